@@ -1,0 +1,34 @@
+"""The mistakes a user can make, each told in one sentence."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class SeSearchError(ValueError):
+    """A mistake in what the user gave; its message is one sentence fit to be shown as it is."""
+
+
+class BackboneError(SeSearchError):
+    """The backbone is unknown or offers no place for an SE block."""
+
+
+class ConfigurationError(SeSearchError):
+    """An SE configuration has an impossible value or does not fit its backbone."""
+
+
+class DefinitionError(SeSearchError):
+    """A space or study file is missing, malformed or holds an impossible value."""
+
+
+class DataError(SeSearchError):
+    """The data asked for do not exist or cannot be read."""
+
+
+class RunFolderError(SeSearchError):
+    """A run folder is unwritable, damaged, in use or belongs to another study."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``"; near names: a, b"`` for the names in ``known`` that resemble ``name``, else an empty string."""
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f"; near names: {', '.join(near)}" if near else ""

@@ -1,0 +1,1 @@
+"""What a searched network is: SE blocks, sites, configurations, insertion and cost."""

@@ -1,0 +1,180 @@
+"""The frozen description of a searched network."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ..errors import ConfigurationError
+from .se_block import check_gate, check_ratio, hidden_channels
+from .sites import Site, find_sites
+
+
+@dataclass(frozen=True, order=True)
+class PlacedSE:
+    """An SE block at its site.
+
+    Attributes:
+        site: Where it stands.
+        ratio: Reduction ratio r, an integer of at least 1.
+        gate: One of :data:`se_search.network.se_block.GATES`.
+        bias: Whether both layers have a bias.
+        rounding: The hidden width is a multiple of this, as in timm's ``make_divisible``; 1 rounds to integers only.
+
+    Raises:
+        ConfigurationError: If a value is impossible.
+    """
+
+    site: Site
+    ratio: int = 16
+    gate: str = "sigmoid"
+    bias: bool = True
+    rounding: int = 8
+
+    def __post_init__(self) -> None:
+        check_ratio(self.ratio)
+        check_gate(self.gate)
+        if not isinstance(self.bias, bool):
+            raise ConfigurationError(f"bias {self.bias!r} is not possible: it must be true or false")
+        if isinstance(self.rounding, bool) or not isinstance(self.rounding, int) or self.rounding < 1:
+            raise ConfigurationError(
+                f"rounding {self.rounding!r} is not possible: it must be an integer of at least 1"
+            )
+
+    @property
+    def hidden(self) -> int:
+        """Width of the hidden layer in channels."""
+        return hidden_channels(self.site.channels, self.ratio, self.rounding)
+
+
+@dataclass(frozen=True)
+class SEConfig:
+    """A backbone and the SE blocks to insert; frozen, hashable, and equal for equal networks.
+
+    Attributes:
+        backbone: A timm architecture name.
+        placed: SE blocks, at most one for each site, kept in the order of :func:`~se_search.find_sites`.
+
+    Raises:
+        ConfigurationError: If two SE blocks share a site.
+    """
+
+    backbone: str
+    placed: tuple[PlacedSE, ...] = ()
+
+    def __post_init__(self) -> None:
+        places = [(placed.site.block, placed.site.position) for placed in self.placed]
+        for place in places:
+            if places.count(place) > 1:
+                raise ConfigurationError(
+                    f"two SE blocks stand at {place[0]} ({place[1]}): a site holds one at most"
+                )
+
+    @classmethod
+    def uniform(
+        cls,
+        backbone: str,
+        ratio: int = 16,
+        stages: Iterable[int] | None = None,
+        gate: str = "sigmoid",
+        position: str = "standard",
+        bias: bool = True,
+        rounding: int = 8,
+    ) -> "SEConfig":
+        """Put the same SE block at every site of ``position``, in all stages or in ``stages`` only.
+
+        Raises:
+            BackboneError: If the backbone is unknown or has no sites.
+            ConfigurationError: If a value is impossible, or the backbone lacks the position or a stage.
+        """
+        sites = [site for site in find_sites(backbone) if site.position == position]
+        if not sites:
+            raise ConfigurationError(
+                f"position {position!r} does not exist in {backbone}: it offers 'standard'"
+            )
+        known = sorted({site.stage for site in sites})
+        chosen = set(known if stages is None else stages)
+        for stage in chosen:
+            if stage not in known:
+                raise ConfigurationError(
+                    f"stage {stage!r} does not exist in {backbone}: its stages are {', '.join(map(str, known))}"
+                )
+        return cls(
+            backbone,
+            tuple(PlacedSE(site, ratio, gate, bias, rounding) for site in sites if site.stage in chosen),
+        )
+
+    @property
+    def id(self) -> str:
+        """Short stable name: the first 12 hexadecimal digits of the SHA-256 of the canonical JSON."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
+
+    def with_site(
+        self, site: Site, ratio: int = 16, gate: str = "sigmoid", bias: bool = True, rounding: int = 8
+    ) -> "SEConfig":
+        """Return a copy with an SE block at ``site``, in place of one that stands there.
+
+        Raises:
+            ConfigurationError: If the backbone has no such site or a value is impossible.
+        """
+        order = {known: index for index, known in enumerate(find_sites(self.backbone))}
+        if site not in order:
+            raise ConfigurationError(f"{site} is not a site of {self.backbone}: `find_sites` lists them")
+        others = [placed for placed in self.placed if placed.site != site]
+        placed = [*others, PlacedSE(site, ratio, gate, bias, rounding)]
+        return replace(self, placed=tuple(sorted(placed, key=lambda one: order[one.site])))
+
+    def without_stage(self, stage: int) -> "SEConfig":
+        """Return a copy without the SE blocks of ``stage``."""
+        return replace(self, placed=tuple(placed for placed in self.placed if placed.site.stage != stage))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that :meth:`from_dict` reads."""
+        sites = [
+            asdict(placed.site) | {key: getattr(placed, key) for key in _OPTIONS} for placed in self.placed
+        ]
+        return {"backbone": self.backbone, "sites": sites}
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "SEConfig":
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            ConfigurationError: If ``data`` is anything else.
+        """
+        try:
+            placed = tuple(
+                PlacedSE(
+                    Site(**{key: one[key] for key in Site.__dataclass_fields__}),
+                    **{key: one[key] for key in _OPTIONS},
+                )
+                for one in data["sites"]
+            )
+            return cls(str(data["backbone"]), placed)
+        except (KeyError, TypeError) as error:
+            raise ConfigurationError(
+                f"this is not an SE configuration: {type(error).__name__} {error}"
+            ) from error
+
+    def to_json(self) -> str:
+        """Return the canonical JSON: sorted keys, no spaces."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> "SEConfig":
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ConfigurationError: If ``text`` is anything else.
+        """
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigurationError(
+                f"this is not an SE configuration: no JSON at character {error.pos}"
+            ) from error
+        return cls.from_dict(data)
+
+
+_OPTIONS = ("ratio", "gate", "bias", "rounding")

@@ -1,0 +1,112 @@
+"""What SE blocks cost in parameters and multiply-additions."""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from .config import SEConfig
+from .insertion import count_parameters, create_model_on_meta
+from .sites import create_on_meta, default_input_size
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Parameters that SE blocks add to a backbone.
+
+    Attributes:
+        formula: Σ 2C²/r over the SE blocks (SENet paper, section 3.4 of the journal version).
+        counted: Parameters of the searched network minus those of its backbone, counted on both.
+        by_stage: The formula's part of each stage that has SE blocks.
+        backbone: Parameters of the backbone as timm publishes it, classifier included.
+    """
+
+    formula: float
+    counted: int
+    by_stage: dict[int, float]
+    backbone: int
+
+    @property
+    def ratio(self) -> float:
+        """Counted parameters as a part of the backbone's: 0.04 is 4 %."""
+        return self.counted / self.backbone
+
+
+def formula_by_stage(config: SEConfig) -> dict[int, float]:
+    """Return the formula's parameters of each stage: (2/r)·N_s·C_s² where its N_s blocks share a ratio."""
+    total: dict[int, Fraction] = {}
+    for placed in config.placed:
+        cost = Fraction(2 * placed.site.channels**2, placed.ratio)
+        total[placed.site.stage] = total.get(placed.site.stage, Fraction(0)) + cost
+    return {stage: float(cost) for stage, cost in sorted(total.items())}
+
+
+@functools.lru_cache(maxsize=64)
+def backbone_parameters(backbone: str) -> int:
+    """Parameters of a backbone as timm publishes it, with its own number of classes.
+
+    Raises:
+        BackboneError: If timm does not know it.
+    """
+    return count_parameters(create_on_meta(backbone))
+
+
+def parameter_overhead(config: SEConfig) -> Overhead:
+    """Return what the SE blocks of ``config`` cost, by the formula and counted on the network.
+
+    Both agree exactly without biases and where the rounded hidden width is C/r.
+
+    Raises:
+        BackboneError: If timm does not know the backbone.
+        ConfigurationError: If a site does not exist in it.
+    """
+    by_stage = formula_by_stage(config)
+    backbone = backbone_parameters(config.backbone)
+    counted = count_parameters(create_model_on_meta(config)) - backbone
+    return Overhead(math.fsum(by_stage.values()), counted, by_stage, backbone)
+
+
+def count_flops(model: nn.Module, input_size: tuple[int, int, int] | None = None) -> int:
+    """Count the multiply-additions of one image's forward pass.
+
+    Convolutions and matrix products are counted by ``torch.utils.flop_counter``; averaging and scaling count one
+    for each element read, so that squeeze and scale are not free.
+
+    Args:
+        model: A network on any device; it runs once in evaluation mode.
+        input_size: ``(channels, height, width)``; timm's own size by default.
+    """
+    device = next(model.parameters()).device
+    training = model.training
+    counter = FlopCounterMode(display=False, custom_mapping=_ELEMENTWISE)
+    with torch.no_grad(), counter:
+        model.eval()(torch.zeros(1, *(input_size or default_input_size(model)), device=device))
+    model.train(training)
+    return int(counter.get_total_flops()) // 2
+
+
+def flops_overhead(config: SEConfig, input_size: tuple[int, int, int] | None = None) -> float:
+    """Return the multiply-additions that SE blocks add as a part of the backbone's: 0.01 is 1 %."""
+    searched = count_flops(create_model_on_meta(config), input_size)
+    return searched / _backbone_flops(config.backbone, input_size) - 1
+
+
+@functools.lru_cache(maxsize=64)
+def _backbone_flops(backbone: str, input_size: tuple[int, int, int] | None) -> int:
+    return count_flops(create_on_meta(backbone), input_size)
+
+
+def _flops_of_elements(shape: Any, *args: Any, **kwargs: Any) -> int:
+    return 2 * math.prod(shape)
+
+
+_ELEMENTWISE: dict[Any, Callable[..., int]] = {
+    torch.ops.aten.mean: _flops_of_elements,
+    torch.ops.aten.mul: _flops_of_elements,
+}
