@@ -29,7 +29,18 @@ _HOMES = {
     "parameter_overhead": ".network.overhead",
 }
 
-__all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604
+__all__ = [
+    "Overhead",
+    "PlacedSE",
+    "SEConfig",
+    "SeSearchError",
+    "Site",
+    "__version__",
+    "create_model",
+    "find_sites",
+    "insert",
+    "parameter_overhead",
+]
 
 
 def __getattr__(name: str) -> Any:

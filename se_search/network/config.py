@@ -38,9 +38,7 @@ class PlacedSE:
         if not isinstance(self.bias, bool):
             raise ConfigurationError(f"bias {self.bias!r} is not possible: it must be true or false")
         if isinstance(self.rounding, bool) or not isinstance(self.rounding, int) or self.rounding < 1:
-            raise ConfigurationError(
-                f"rounding {self.rounding!r} is not possible: it must be an integer of at least 1"
-            )
+            raise ConfigurationError(f"rounding {self.rounding!r} is not possible: it must be an integer of at least 1")
 
     @property
     def hidden(self) -> int:
@@ -67,9 +65,7 @@ class SEConfig:
         places = [(placed.site.block, placed.site.position) for placed in self.placed]
         for place in places:
             if places.count(place) > 1:
-                raise ConfigurationError(
-                    f"two SE blocks stand at {place[0]} ({place[1]}): a site holds one at most"
-                )
+                raise ConfigurationError(f"two SE blocks stand at {place[0]} ({place[1]}): a site holds one at most")
 
     @classmethod
     def uniform(
@@ -90,9 +86,7 @@ class SEConfig:
         """
         sites = [site for site in find_sites(backbone) if site.position == position]
         if not sites:
-            raise ConfigurationError(
-                f"position {position!r} does not exist in {backbone}: it offers 'standard'"
-            )
+            raise ConfigurationError(f"position {position!r} does not exist in {backbone}: it offers 'standard'")
         known = sorted({site.stage for site in sites})
         chosen = set(known if stages is None else stages)
         for stage in chosen:
@@ -131,9 +125,7 @@ class SEConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that :meth:`from_dict` reads."""
-        sites = [
-            asdict(placed.site) | {key: getattr(placed, key) for key in _OPTIONS} for placed in self.placed
-        ]
+        sites = [asdict(placed.site) | {key: getattr(placed, key) for key in _OPTIONS} for placed in self.placed]
         return {"backbone": self.backbone, "sites": sites}
 
     @classmethod
@@ -153,9 +145,7 @@ class SEConfig:
             )
             return cls(str(data["backbone"]), placed)
         except (KeyError, TypeError) as error:
-            raise ConfigurationError(
-                f"this is not an SE configuration: {type(error).__name__} {error}"
-            ) from error
+            raise ConfigurationError(f"this is not an SE configuration: {type(error).__name__} {error}") from error
 
     def to_json(self) -> str:
         """Return the canonical JSON: sorted keys, no spaces."""
@@ -171,9 +161,7 @@ class SEConfig:
         try:
             data = json.loads(text)
         except json.JSONDecodeError as error:
-            raise ConfigurationError(
-                f"this is not an SE configuration: no JSON at character {error.pos}"
-            ) from error
+            raise ConfigurationError(f"this is not an SE configuration: no JSON at character {error.pos}") from error
         return cls.from_dict(data)
 
 

@@ -18,9 +18,7 @@ def check_ratio(ratio: object) -> int:
         ConfigurationError: If it is anything else.
     """
     if isinstance(ratio, bool) or not isinstance(ratio, int) or ratio < 1:
-        raise ConfigurationError(
-            f"reduction ratio {ratio!r} is not possible: it must be an integer of at least 1"
-        )
+        raise ConfigurationError(f"reduction ratio {ratio!r} is not possible: it must be an integer of at least 1")
     return ratio
 
 
@@ -111,7 +109,7 @@ class ElasticSE(nn.Module):
     def slice_state(self, hidden: int) -> dict[str, torch.Tensor]:
         """Return the state of the plain block that the first ``hidden`` units form."""
         state = {"fc1.weight": self.fc1.weight[:hidden], "fc2.weight": self.fc2.weight[:, :hidden]}
-        if self.fc1.bias is not None:
+        if self.fc1.bias is not None and self.fc2.bias is not None:
             state |= {"fc1.bias": self.fc1.bias[:hidden], "fc2.bias": self.fc2.bias}
         return {name: value.detach().clone() for name, value in state.items()}
 

@@ -103,10 +103,7 @@ class _ResidualTracer(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def _record(self, left: object, right: object) -> None:
-        if (
-            not (isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor))
-            or left.shape != right.shape
-        ):
+        if not (isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor)) or left.shape != right.shape:
             return
         frame = self._stack[-1]
         for branch, shortcut in ((left, right), (right, left)):
