@@ -24,6 +24,10 @@ class DataError(SeSearchError):
     """The data asked for do not exist or cannot be read."""
 
 
+class EvaluationError(SeSearchError):
+    """A network cannot be trained or evaluated: its loss or its outputs are not finite."""
+
+
 class RunFolderError(SeSearchError):
     """A run folder is unwritable, damaged, in use or belongs to another study."""
 
