@@ -8,10 +8,15 @@ architecture ``se_search`` with timm as soon as timm is imported, so that export
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from wrapt import register_post_import_hook
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .api import Run, load_run, search
     from .errors import SeSearchError
+    from .evaluation.latency import Ratio, measure_latency
+    from .export.timm_folder import export_timm
     from .network.config import PlacedSE, SEConfig
     from .network.insertion import create_model, insert
     from .network.overhead import Overhead, parameter_overhead
@@ -19,27 +24,39 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Overhead": ".network.overhead",
+    "Ratio": ".evaluation.latency",
+    "Run": ".api",
     "PlacedSE": ".network.config",
     "SEConfig": ".network.config",
     "SeSearchError": ".errors",
     "Site": ".network.sites",
     "create_model": ".network.insertion",
+    "export_timm": ".export.timm_folder",
     "find_sites": ".network.sites",
     "insert": ".network.insertion",
+    "load_run": ".api",
+    "measure_latency": ".evaluation.latency",
     "parameter_overhead": ".network.overhead",
+    "search": ".api",
 }
 
 __all__ = [
     "Overhead",
     "PlacedSE",
+    "Ratio",
+    "Run",
     "SEConfig",
     "SeSearchError",
     "Site",
     "__version__",
     "create_model",
+    "export_timm",
     "find_sites",
     "insert",
+    "load_run",
+    "measure_latency",
     "parameter_overhead",
+    "search",
 ]
 
 
@@ -51,3 +68,10 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_HOMES})
+
+
+def _register_with_timm(timm: Any) -> None:
+    importlib.import_module(".export.registry", __name__)
+
+
+register_post_import_hook(_register_with_timm, "timm")

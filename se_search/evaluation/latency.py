@@ -49,7 +49,7 @@ def measure_latency(
     baseline: nn.Module,
     input_size: tuple[int, int, int] = (3, 224, 224),
     batch: int = 1,
-    pairs: int = 60,
+    pairs: int = 100,
     device: str = "cpu",
     seed: int = 0,
 ) -> Ratio:

@@ -136,7 +136,8 @@ class Supernet:
             RunFolderError: If kept weights are damaged.
         """
         if (folder / WEIGHTS).exists() and (folder / SUMMARY).exists():
-            self._load_trained(folder)
+            self.load(folder)
+            (folder / CHECKPOINT).unlink(missing_ok=True)
             return
 
         schedule = self.schedule
@@ -220,14 +221,20 @@ class Supernet:
                 f"{checkpoint} is damaged ({type(error).__name__}): delete it to train again"
             ) from error
 
-    def _load_trained(self, folder: Path) -> None:
+    def load(self, folder: Path) -> None:
+        """Load the trained weights that ``folder`` holds.
+
+        Raises:
+            RunFolderError: If they are missing, damaged or of another network.
+        """
+        if not (folder / WEIGHTS).is_file():
+            raise RunFolderError(f"{folder} has no {WEIGHTS}: run the search to its end first")
         try:
             self.model.load_state_dict(load_file(folder / WEIGHTS, device=str(self.device)))
         except (OSError, RuntimeError, SafetensorError) as error:
             raise RunFolderError(
                 f"{folder / WEIGHTS} is damaged or of another study ({type(error).__name__}): delete it to train again"
             ) from error
-        (folder / CHECKPOINT).unlink(missing_ok=True)
 
     def evaluate(self, config: SEConfig) -> Evaluation:
         """Evaluate a configuration on the validation images after recalibrating normalisation statistics.

@@ -45,6 +45,12 @@ class PlacedSE:
         """Width of the hidden layer in channels."""
         return hidden_channels(self.site.channels, self.ratio, self.rounding)
 
+    @property
+    def parameters(self) -> int:
+        """Number of parameters: two weight matrices and, where there are biases, two bias vectors."""
+        weights = 2 * self.site.channels * self.hidden
+        return weights + (self.hidden + self.site.channels if self.bias else 0)
+
 
 @dataclass(frozen=True)
 class SEConfig:

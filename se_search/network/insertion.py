@@ -33,7 +33,7 @@ def insert(model: nn.Module, config: SEConfig) -> nn.Module:
     """Insert the SE blocks of ``config`` into ``model``, in place, and return it.
 
     The backbone's own parameters keep their names; those of the SE blocks are ``<block>.se.fc1.weight`` and so on,
-    as in timm's ``seresnet50``.
+    as in timm's ``seresnet50``. The configuration is kept as ``model.se_config``.
 
     Raises:
         ConfigurationError: If the model lacks one of the sites; it is then unchanged.
@@ -54,6 +54,7 @@ def insert(model: nn.Module, config: SEConfig) -> nn.Module:
         for site in attached:
             setattr(model.get_submodule(site.block), SLOT, None)
         raise
+    model.se_config = config  # type: ignore[assignment]  # so that an export knows what was inserted
     return model
 
 

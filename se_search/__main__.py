@@ -1,0 +1,5 @@
+"""``python -m se_search`` is ``se-search``."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,243 @@
+"""The command line: parses, calls one function, turns a user's mistake into one sentence."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, ParamSpec
+
+import typer
+
+from . import __version__
+from .errors import SeSearchError
+
+P = ParamSpec("P")
+
+app = typer.Typer(
+    help="Find where Squeeze-and-Excitation blocks pay for themselves in a timm backbone.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Backbone = Annotated[str, typer.Argument(metavar="BACKBONE", help="A timm architecture name.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a run.")]
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="se-search")
+
+
+def _command(function: Callable[P, None]) -> Callable[P, None]:
+    @app.command()
+    @functools.wraps(function)
+    def command(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            function(*args, **kwargs)
+        except SeSearchError as error:
+            typer.echo(f"Error: {error}", err=True)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt as error:
+            typer.echo("Stopped. The same command goes on from here.", err=True)
+            raise typer.Exit(130) from error
+
+    return command
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"se-search {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None: ...
+
+
+@_command
+def run(
+    backbone: Annotated[str | None, typer.Option(help="A timm architecture name.  [default: the study's]")] = None,
+    budget: Annotated[int | None, typer.Option(help="Configurations to evaluate.  [default: the study's]")] = None,
+    study: Annotated[str, typer.Option(help="How to search: a shipped study or a YAML file.")] = "digits",
+    space: Annotated[
+        str | None, typer.Option(help="What may vary: a shipped space or a YAML file.  [default: the study's]")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Images to train and evaluate on.  [default: the study's]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/BACKBONE-STUDY]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Fixes what can be fixed.  [default: the study's]")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.  [default: the study's]")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.  [default: PyTorch's choice]")] = None,
+    sampler: Annotated[str | None, typer.Option(help="tpe or random.  [default: the study's]")] = None,
+    max_params: Annotated[
+        str | None, typer.Option(help="Most parameters to add, as a share of the backbone's, such as 5%.")
+    ] = None,
+    max_latency: Annotated[
+        float | None, typer.Option(help="Greatest latency ratio on the front, such as 1.03.")
+    ] = None,
+) -> None:
+    """Search, and write the run folder with its report; the same command resumes.
+
+    \b
+    Example:
+      se-search run --backbone resnet50 --budget 50
+      se-search run --backbone resnet18 --space blocks --max-params 5% --out runs/small
+    """
+    from .api import search
+
+    found = search(
+        backbone,
+        study,
+        budget,
+        out,
+        space=space,
+        data=data,
+        seed=seed,
+        device=device,
+        threads=threads,
+        sampler=sampler,
+        max_params=max_params,
+        max_latency=max_latency,
+    )
+    _show_front(found.folder)
+
+
+@_command
+def report(folder: RunFolder) -> None:
+    """Write a run's report, tables and run.json anew from its study.
+
+    \b
+    Example:
+      se-search report runs/resnet50-digits
+    """
+    from .api import load_run
+
+    typer.echo(f"Report: {load_run(folder).report()}")
+
+
+@_command
+def export(
+    folder: RunFolder,
+    pick: Annotated[
+        str, typer.Option(help="Member of the front: knee, accurate, small (fewest parameters) or fast.")
+    ] = "knee",
+    trial: Annotated[int | None, typer.Option(help="Number of any complete trial, instead of --pick.")] = None,
+    to: Annotated[Path, typer.Option(help="Folder to write.")] = Path("exported"),
+) -> None:
+    """Write a found network as a folder that timm.create_model loads.
+
+    The weights are a slice of the search's weight-sharing network, not retrained ones.
+
+    \b
+    Example:
+      se-search export runs/resnet50-digits --pick knee --to exported
+    """
+    from .api import load_run
+
+    number = load_run(folder).export(pick, trial, to)
+    typer.echo(f"Trial {number} is in {to}; load it with")
+    typer.echo(
+        f"  python -c \"import timm, se_search; timm.create_model('local-dir:{to}', pretrained=True)\"",
+    )
+
+
+@_command
+def sites(backbone: Backbone) -> None:
+    """List where SE blocks can stand in a backbone and what each costs at r=16.
+
+    \b
+    Example:
+      se-search sites resnet50
+    """
+    from rich.table import Table
+
+    from .network.config import SEConfig
+    from .network.overhead import backbone_parameters, formula_by_stage
+    from .network.sites import find_sites
+    from .progress import console, say
+
+    table = Table("stage", "block", "position", box=None, pad_edge=False)
+    table.add_column("channels", justify="right")
+    table.add_column("2C²/16", justify="right")
+    found = find_sites(backbone)
+    for site in found:
+        table.add_row(
+            str(site.stage), site.block, site.position, f"{site.channels:,}", f"{2 * site.channels**2 / 16:,.0f}"
+        )
+    console.print(table)
+    total = sum(formula_by_stage(SEConfig.uniform(backbone, 16)).values())
+    parameters = backbone_parameters(backbone)
+    say(f"{len(found)} sites; r=16 at all adds {total:,.0f} to {parameters:,} parameters ({total / parameters:.2%}).")
+
+
+@_command
+def spaces() -> None:
+    """List the shipped search spaces.
+
+    \b
+    Example:
+      se-search spaces
+      se-search run --backbone resnet18 --space my_space.yaml
+    """
+    from .search.definitions import load_space, shipped_names
+
+    for name in shipped_names("search_spaces"):
+        space = load_space(name)
+        typer.echo(f"{name}: {space.description}")
+        typer.echo(f"  ratios {', '.join(map(str, space.ratios))}; gates {', '.join(space.gates)}")
+
+
+@_command
+def studies() -> None:
+    """List the shipped studies.
+
+    \b
+    Example:
+      se-search studies
+      se-search run --backbone resnet18 --study my_study.yaml
+    """
+    from .search.definitions import load_study, shipped_names
+
+    for name in shipped_names("studies"):
+        study = load_study(name)
+        typer.echo(f"{name}: {study.description}")
+        typer.echo(
+            f"  backbone {study.backbone}; data {study.data}; budget {study.budget}; {', '.join(study.objectives)}"
+        )
+
+
+def _show_front(folder: Path) -> None:
+    from rich.table import Table
+
+    from .progress import console, say
+    from .search.record import read_results
+
+    results, run = read_results(folder)
+    picks: dict[int, list[str]] = {}
+    for pick, number in run["picks"].items():
+        picks.setdefault(number, []).append(pick)
+    table = Table("trial", "accuracy", "parameters", "latency", "SE blocks", "", box=None, pad_edge=False)
+    for row in results[results["on_front"]].sort_values("parameter_overhead").to_dict("records"):
+        remarks = [*picks.get(row["number"], []), *([row["name"]] if row["name"] else [])]
+        if row["tied_with"] == row["tied_with"] and row["tied_with"] is not None:
+            remarks.append(f"accuracy not distinguishable from trial {row['tied_with']}'s")
+        table.add_row(
+            str(row["number"]),
+            f"{row['accuracy']:.1%} [{row['accuracy_low']:.1%}, {row['accuracy_high']:.1%}]",
+            f"+{row['parameter_overhead']:.2%}",
+            f"×{row['latency_ratio']:.3f} [{row['latency_low']:.3f}, {row['latency_high']:.3f}]",
+            str(row["se_blocks"]),
+            ", ".join(remarks),
+        )
+    say("")
+    say("Pareto front (accuracy estimated by weight sharing, 95 % intervals):")
+    console.print(table)
+    failed = int((results["state"] == "failed").sum())
+    if failed:
+        say(f"{failed} trials failed; trials.csv holds their reasons.")
+    say(f"Report: {folder / 'report.html'}")
+    say(f"Next:   se-search export {folder} --pick knee --to exported")

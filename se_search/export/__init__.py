@@ -1,0 +1,1 @@
+"""What a person takes away: networks in timm's own format."""

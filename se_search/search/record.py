@@ -1,0 +1,138 @@
+"""What a run folder records: its table of trials, its front and the description that the report shows."""
+
+import json
+import platform
+import subprocess
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from optuna.trial import TrialState
+
+from ..evaluation.data import ImageData, load_data
+from ..evaluation.supernet import SUMMARY
+from ..files import write_text
+from ..network.overhead import backbone_parameters, flops_overhead, parameter_overhead
+from .definitions import StudyDefinition
+from .results import front_of, hypervolume_history, pick_trials, trials_table
+from .run_folder import PARETO_FILE, RUN_FILE, TRIALS_FILE, load_trials, read_definition
+from .space import SearchSpace
+
+
+def record_start(folder: Path, study: StudyDefinition) -> None:
+    """Write ``run.json`` with where the run takes place: versions, platform, threads, commit."""
+    now = {"started": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+    write_text(folder / RUN_FILE, json.dumps(now | _read_json(folder / RUN_FILE) | _provenance(study), indent=2))
+
+
+def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read a run folder: its table of trials and a description of the run, as the report needs them.
+
+    Raises:
+        RunFolderError: If it is no run folder or is damaged.
+    """
+    study = read_definition(folder)
+    optuna_study = load_trials(folder)
+    table = trials_table(optuna_study)
+    space, data = SearchSpace(study.backbone, study.resolved_space), load_data(study.data)
+    complete = table[table["state"] == "complete"]
+    conditions = [
+        trial.user_attrs["latency_conditions"] for trial in optuna_study.get_trials(states=[TrialState.COMPLETE])
+    ]
+    training = _read_json(folder / SUMMARY).get("epochs", [])
+    worst = {
+        "accuracy": 1 / data.classes,
+        "log_loss": 10.0,
+        "parameter_overhead": parameter_overhead(space.largest()).ratio,
+        "flops_overhead": flops_overhead(space.largest(), latency_size(study, data)),
+        "latency_ratio": 2.0,
+    }
+    description = {
+        "name": folder.resolve().name,
+        "folder": str(folder),
+        "backbone": study.backbone,
+        "backbone_parameters": backbone_parameters(study.backbone),
+        "data": {
+            "name": data.name,
+            "train": len(data.train),
+            "validation": len(data.validation),
+            "test": len(data.test),
+            "classes": data.classes,
+            "size": list(data.input_size),
+        },
+        "study": study.description,
+        "space": study.resolved_space.description,
+        "seed": study.seed,
+        "budget": study.budget,
+        "device": study.device,
+        "evaluator": {
+            "name": study.evaluator.name,
+            "epochs": study.evaluator.epochs,
+            "precision": "float32",
+        },
+        "objectives": list(study.objectives),
+        "constraints": study.constraints.model_dump(),
+        "latency": conditions[0] if conditions else {},
+        "sites": [{"block": site.block, "stage": site.stage, "channels": site.channels} for site in space.sites],
+        "picks": pick_trials(table),
+        "hypervolume_history": hypervolume_history(optuna_study, [worst[name] for name in study.objectives]),
+        "hypervolume_reference": {name: worst[name] for name in study.objectives},
+        "timings": {
+            "supernet": sum(epoch["seconds"] for epoch in training),
+            "trials": float(table["seconds"].sum()),
+        },
+        "finished": len(complete) >= study.budget,
+    }
+    return table, _read_json(folder / RUN_FILE) | description
+
+
+def write_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Write ``trials.csv``, ``pareto.csv`` and ``run.json``, and return what :func:`read_results` does.
+
+    Raises:
+        RunFolderError: As :func:`read_results`.
+    """
+    table, run = read_results(folder)
+    write_text(folder / TRIALS_FILE, table.to_csv(index=False))
+    write_text(folder / PARETO_FILE, front_of(table).to_csv(index=False))
+    write_text(folder / RUN_FILE, json.dumps(run, indent=2))
+    return table, run
+
+
+def latency_size(study: StudyDefinition, data: ImageData) -> tuple[int, int, int]:
+    """Input size ``(channels, height, width)`` at which the study measures latency and counts FLOPs."""
+    side = study.latency.size
+    return data.input_size if side is None else (data.input_size[0], side, side)
+
+
+def _provenance(study: StudyDefinition) -> dict[str, Any]:
+    packages = ("se-search", "torch", "timm", "optuna", "plotly", "numpy", "scikit-learn")
+    return {
+        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in packages},
+        "platform": platform.platform(),
+        "threads": study.threads,
+        "dtype": "float32",
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    """Commit of the checkout that runs, if it is one."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,129 @@
+"""Proposing configurations: Optuna's samplers, kept from repeating themselves and from breaking exact limits."""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from ..network.config import SEConfig
+from .space import SearchSpace
+
+_PROPOSALS = 20
+_RANDOM_DRAWS = 200
+_POINTS_LOOKED_AT = 200_000
+
+
+def create_sampler(name: str, seed: int) -> BaseSampler:
+    """Create a sampler of Optuna by the name used in study files.
+
+    Args:
+        name: ``"tpe"`` or ``"random"``.
+        seed: Fixes its proposals.
+    """
+    if name == "random":
+        return RandomSampler(seed=seed)
+    return TPESampler(seed=seed)
+
+
+class DistinctSampler(BaseSampler):
+    """Asks a sampler until it proposes a configuration that is new and allowed.
+
+    After some vain proposals it draws at random, then takes the first point of the space that is left.
+
+    Args:
+        space: The space to sample.
+        name: The sampler to ask.
+        seed: Fixes all proposals, together with the number of trials finished: a search that was killed goes on as
+            it would have done.
+        is_allowed: Whether a configuration keeps the limits that are known before it is tried.
+    """
+
+    def __init__(self, space: SearchSpace, name: str, seed: int, is_allowed: Callable[[SEConfig], bool]) -> None:
+        self._space = space
+        self._name = name
+        self._seed = seed
+        self._is_allowed = is_allowed
+        self._base = create_sampler(name, seed)
+        self._left = self._space.enumerate()
+        self._next: dict[str, Any] | None = None
+        self._looked_at = 0
+
+    def is_exhausted(self, study: Study) -> bool:
+        """Whether no new allowed configuration is left (or none was found among the space's first points)."""
+        return self._first_left(tried_configurations(study, self._space)) is None
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Give the sampler a seed of its own for each trial."""
+        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        self._base = create_sampler(self._name, self._seed * 1_000_003 + len(finished))
+        self._base.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return the whole space: all parameters are proposed together."""
+        return dict(self._space.distributions)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Propose the parameters of a new, allowed configuration."""
+        tried = tried_configurations(study, self._space)
+        for _ in range(_PROPOSALS):
+            joint = self._base.infer_relative_search_space(study, trial)
+            proposal = self._base.sample_relative(study, trial, joint)
+            for name, distribution in search_space.items():
+                if name not in proposal:
+                    proposal[name] = self._base.sample_independent(study, trial, name, distribution)
+            if self._is_new_and_allowed(proposal, tried):
+                return proposal
+
+        drawing = random.Random(self._seed * 1_000_003 + trial.number)
+        for _ in range(_RANDOM_DRAWS):
+            proposal = {name: drawing.choice(one.choices) for name, one in self._space.distributions.items()}
+            if self._is_new_and_allowed(proposal, tried):
+                return proposal
+        # Nothing is left only where an enqueued trial is asked for, which does not use the proposal.
+        return self._first_left(tried) or next(self._space.enumerate())
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Sample one parameter; used only for what an enqueued trial leaves open."""
+        return self._base.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Pass the result on."""
+        self._base.after_trial(study, trial, state, values)
+
+    def _is_new_and_allowed(self, parameters: dict[str, Any], tried: set[SEConfig]) -> bool:
+        config = self._space.to_config(parameters)
+        return config not in tried and self._is_allowed(config)
+
+    def _first_left(self, tried: set[SEConfig]) -> dict[str, Any] | None:
+        # A point that was tried or is not allowed stays so: the enumeration never has to go back.
+        while self._looked_at < _POINTS_LOOKED_AT:
+            if self._next is not None and self._is_new_and_allowed(self._next, tried):
+                return self._next
+            self._next = next(self._left, None)
+            if self._next is None:
+                return None
+            self._looked_at += 1
+        return None
+
+
+def is_interrupted(trial: FrozenTrial) -> bool:
+    """Whether a trial ended without a result or a reason, because its process was killed."""
+    return trial.state == TrialState.FAIL and "error" not in trial.user_attrs
+
+
+def tried_configurations(study: Study, space: SearchSpace) -> set[SEConfig]:
+    """Return the configurations that are done, under way or waiting, or have failed for a reason of their own."""
+    tried = set()
+    for trial in study.get_trials(deepcopy=False):
+        parameters = trial.system_attrs.get("fixed_params") if trial.state == TrialState.WAITING else trial.params
+        if not is_interrupted(trial) and parameters and set(space.distributions) <= set(parameters):
+            tried.add(space.to_config(parameters))
+    return tried
