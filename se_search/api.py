@@ -87,6 +87,7 @@ class Run:
             input_size=data.input_size,
             mean=data.mean,
             std=data.std,
+            interpolation=data.interpolation,
             description=(
                 f"{config.backbone} with {len(config.placed)} SE blocks, trial {number} of an se-search run on "
                 f"{data.name}; weights are a slice of the search's weight-sharing network, not trained on their own"

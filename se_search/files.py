@@ -18,10 +18,15 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary = Path(name)
     try:
         write(temporary)
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
+        move_into_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def move_into_place(temporary: Path, path: Path) -> None:
+    """Replace ``path`` by ``temporary``, readable for whom a new file would be."""
+    temporary.chmod(0o666 & ~_umask())
+    os.replace(temporary, path)
 
 
 def write_text(path: Path, text: str) -> None:

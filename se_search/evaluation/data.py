@@ -27,6 +27,7 @@ class ImageData:
         input_size: ``(channels, height, width)`` of every image.
         mean: Mean that was subtracted, for each channel, of images with values from 0 to 1.
         std: Standard deviation that was divided by, for each channel.
+        interpolation: How the images were resized, in timm's words.
         train: Images to train on.
         validation: Images that the search compares configurations on.
         test: Images that a search never sees; kept for verification.
@@ -37,6 +38,7 @@ class ImageData:
     input_size: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    interpolation: str
     train: TensorDataset
     validation: TensorDataset
     test: TensorDataset
@@ -67,4 +69,4 @@ def _load_digits() -> ImageData:
     mean, std = float(images[train].mean()), float(images[train].std())
     images = ((images - mean) / std).expand(-1, 3, -1, -1)
     parts = [TensorDataset(images[part].contiguous(), labels[part]) for part in (train, validation, test)]
-    return ImageData("digits", 10, (3, 32, 32), (mean,) * 3, (std,) * 3, *parts)
+    return ImageData("digits", 10, (3, 32, 32), (mean,) * 3, (std,) * 3, "bilinear", *parts)

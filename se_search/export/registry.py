@@ -31,4 +31,4 @@ def se_search(pretrained: bool = False, se_config: Any = None, **kwargs: Any) ->
     def create(**model_kwargs: Any) -> nn.Module:
         return create_model(config, **model_kwargs)
 
-    return build_model_with_cfg(create, "se_search", pretrained, feature_cfg={"flatten_sequential": True}, **kwargs)
+    return build_model_with_cfg(create, "se_search", pretrained, **kwargs)

@@ -10,6 +10,7 @@ from timm.models import save_for_hf
 from torch import nn
 
 from ..errors import ConfigurationError, RunFolderError
+from ..files import move_into_place
 from ..network.config import SEConfig
 from .registry import se_search
 
@@ -51,6 +52,7 @@ def export_timm(
     input_size: tuple[int, int, int] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    interpolation: str | None = None,
     description: str = "",
 ) -> None:
     """Write ``config.json`` and ``model.safetensors``, which ``timm.create_model("local-dir:FOLDER")`` loads.
@@ -64,6 +66,7 @@ def export_timm(
         input_size: ``(channels, height, width)`` of the images that the weights expect.
         mean: Mean that is subtracted from images with values from 0 to 1, for each channel.
         std: Standard deviation that is divided by, for each channel.
+        interpolation: How images are resized, in timm's words, such as ``"bicubic"``.
         description: What the weights are.
 
     Raises:
@@ -77,7 +80,13 @@ def export_timm(
     check_target(target)
     published: dict[str, Any] = dict.fromkeys(_NOT_THE_BACKBONES)
     published |= {"architecture": se_search.__name__, "description": description}
-    data = {"input_size": input_size, "mean": mean, "std": std, "crop_pct": 1.0 if input_size else None}
+    data = {
+        "input_size": input_size,
+        "mean": mean,
+        "std": std,
+        "interpolation": interpolation,
+        "crop_pct": 1.0 if input_size else None,
+    }
     try:
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
@@ -90,7 +99,7 @@ def export_timm(
                 safe_serialization=True,
             )
             for name in _FILES:
-                os.replace(Path(temporary, name), target / name)
+                move_into_place(Path(temporary, name), target / name)
     except OSError as error:
         raise RunFolderError(
             f"{target} cannot be written ({error.strerror}): choose another folder with --to"

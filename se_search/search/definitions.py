@@ -1,5 +1,6 @@
 """Space and study files: read with the safe YAML loader, checked whole, frozen."""
 
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -141,6 +142,12 @@ def _data(value: str) -> str:
     return value
 
 
+def _device(value: str) -> str:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", value):
+        raise ValueError("must be cpu, cuda or cuda:N")
+    return value
+
+
 class StudyDefinition(_Definition):
     """How a space is searched.
 
@@ -173,7 +180,7 @@ class StudyDefinition(_Definition):
     sampler: Literal["tpe", "random"] = "tpe"
     budget: Annotated[int, Field(ge=1)] = 50
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
+    device: Annotated[str, AfterValidator(_device)] = "cpu"
     threads: Annotated[int, Field(ge=1)] | None = None
     constraints: ConstraintsDefinition = ConstraintsDefinition()
     evaluator: EvaluatorDefinition = EvaluatorDefinition()

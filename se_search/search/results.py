@@ -106,7 +106,8 @@ def hypervolume_history(study: optuna.Study, reference: Sequence[float]) -> list
     """
     if not any(trial.state == TrialState.COMPLETE for trial in study.get_trials(deepcopy=False)):
         return []
-    with warnings.catch_warnings(category=ExperimentalWarning, action="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
         figure = optuna.visualization.plot_hypervolume_history(study, reference)
     return [float(value) for value in figure.data[0].y]
 

@@ -101,7 +101,8 @@ def open_folder(folder: Path, study: StudyDefinition) -> Iterator[optuna.Study]:
             directions=[OBJECTIVES[name] for name in study.objectives],
             load_if_exists=True,
         )
-        with warnings.catch_warnings(category=ExperimentalWarning, action="ignore"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
             optuna_study.set_metric_names(list(study.objectives))
         yield optuna_study
     finally:

@@ -1,0 +1,161 @@
+"""The commands as a user starts them: whole runs, kills, resumption, export."""
+
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pandas as pd
+import torch
+import yaml
+from optuna.trial import TrialState
+
+from se_search import SEConfig, load_run
+from se_search.evaluation.data import load_data
+from se_search.evaluation.statistics import accuracy_estimate
+
+COMMAND = [sys.executable, "-m", "se_search"]
+BUDGET = 10
+
+
+def run_to_the_end(folder: Path, *arguments: str) -> str:
+    command = [*COMMAND, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def write_study(folder: Path) -> list[str]:
+    study = {
+        "backbone": "resnet10t",
+        "budget": BUDGET,
+        "evaluator": {"epochs": 3, "recalibration_images": 64},
+        "latency": {"pairs": 10},
+    }
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(study))
+    return ["run", "--study", "tiny.yaml", "--out", "run"]
+
+
+def complete_trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    storage = f"sqlite:///{folder / 'run' / 'study.db'}"
+    (name,) = optuna.get_all_study_names(storage)
+    return optuna.load_study(study_name=name, storage=storage).get_trials(states=[TrialState.COMPLETE])
+
+
+def stop_when(folder: Path, arguments: list[str], is_time, which: signal.Signals) -> tuple[int, str]:
+    """Start the command, send it a signal as soon as ``is_time()``, and return its exit code and output."""
+    output = folder / "output.txt"
+    with output.open("w") as stream:
+        process = subprocess.Popen([*COMMAND, *arguments], cwd=folder, stdout=stream, stderr=stream)
+        deadline = time.monotonic() + 120
+        while not is_time():
+            assert process.poll() is None, output.read_text()
+            assert time.monotonic() < deadline, output.read_text()
+            time.sleep(0.02)
+        process.send_signal(which)
+        code = process.wait(60)
+    return code, output.read_text()
+
+
+def test_killed_three_times_the_search_ends_as_if_it_had_not_been(tmp_path):
+    arguments = write_study(tmp_path)
+    seed = random.randrange(1_000_000)
+    print(f"moments drawn with seed {seed}")
+    moments = random.Random(seed)
+
+    def trained() -> bool:
+        return (tmp_path / "run" / "supernet.checkpoint.pt").exists()
+
+    def enough_complete(number):
+        return lambda: (tmp_path / "run" / "supernet.json").exists() and len(complete_trials(tmp_path)) >= number
+
+    def a_little_later(condition):
+        delay = moments.uniform(0, 0.6)
+        return lambda: condition() and not time.sleep(delay)
+
+    outputs = []
+    for is_time in (trained, enough_complete(moments.randint(1, 3)), enough_complete(moments.randint(4, 6))):
+        code, output = stop_when(tmp_path, arguments, a_little_later(is_time), signal.SIGKILL)
+        assert code == -signal.SIGKILL
+        outputs.append(output)
+    outputs.append(run_to_the_end(tmp_path, *arguments))
+
+    # Once a checkpoint was there, no later process began with the first epoch, and all trained three in total.
+    assert all("epoch 1/" not in output for output in outputs[1:])
+    assert "epoch" not in "".join(outputs[2:])
+    assert len(json.loads((tmp_path / "run" / "supernet.json").read_text())["epochs"]) == 3
+
+    complete = complete_trials(tmp_path)
+    assert len(complete) == BUDGET
+    assert len({trial.user_attrs["config_id"] for trial in complete}) == BUDGET
+    assert len(pd.read_csv(tmp_path / "run" / "trials.csv").query("state == 'complete'")) == BUDGET
+
+
+def test_interrupted_the_command_says_so_and_goes_on_later(tmp_path):
+    arguments = write_study(tmp_path)
+
+    def training() -> bool:
+        return (tmp_path / "run" / "supernet.checkpoint.pt").exists()
+
+    code, output = stop_when(tmp_path, arguments, training, signal.SIGINT)
+    assert code == 130
+    assert "The same command goes on from here." in output
+    assert "Traceback" not in output
+    run_to_the_end(tmp_path, *arguments)
+    assert len(complete_trials(tmp_path)) == BUDGET
+
+
+def test_a_finished_run_leaves_all_its_files_and_says_what_next(finished_run):
+    names = {path.name for path in (finished_run / "run").iterdir()}
+    assert names >= {
+        *("study.yaml", "study.db", "supernet.safetensors", "supernet.json"),
+        *("trials.csv", "pareto.csv", "run.json", "report.html"),
+    }
+    output = (finished_run / "output.txt").read_text()
+    assert "Report: run/report.html" in output
+    assert re.search(r"se-search export run --pick knee --to exported", output)
+    front = pd.read_csv(finished_run / "run" / "pareto.csv")
+    for number in front["number"]:
+        assert re.search(rf"^{number} +\d", output, re.MULTILINE)
+    record = json.loads((finished_run / "run" / "run.json").read_text())
+    assert record["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert (record["seed"], record["threads"], record["dtype"]) == (0, torch.get_num_threads(), "float32")
+
+
+def test_a_repeated_command_changes_no_trial_and_a_larger_budget_adds_some(finished_run):
+    before = pd.read_csv(finished_run / "run" / "trials.csv")
+    run_to_the_end(finished_run, "run", "--study", "tiny.yaml", "--out", "run")
+    pd.testing.assert_frame_equal(pd.read_csv(finished_run / "run" / "trials.csv"), before)
+    run_to_the_end(finished_run, "run", "--study", "tiny.yaml", "--out", "run", "--budget", str(len(before) + 2))
+    after = pd.read_csv(finished_run / "run" / "trials.csv")
+    assert len(after) == after["config_id"].nunique() == len(before) + 2
+
+
+def test_the_study_of_a_run_folder_runs_again(finished_run):
+    run_to_the_end(finished_run, "run", "--study", "run/study.yaml", "--budget", "3", "--out", "again")
+    first, again = (pd.read_csv(finished_run / name / "trials.csv") for name in ("run", "again"))
+    # Everything but time is fixed by the seed; the known answers come first in both.
+    columns = ["config_id", "accuracy", "log_loss", "counted_parameters"]
+    pd.testing.assert_frame_equal(first[columns].head(3), again[columns])
+
+
+def test_an_exported_network_has_the_accuracy_that_the_search_reported(finished_run):
+    run = load_run(finished_run / "run")
+    number = int(run.trials.query("se_blocks > 0")["number"].iloc[0])
+    run_to_the_end(finished_run, "export", "run", "--trial", str(number), "--to", "exported")
+
+    import timm
+
+    network = timm.create_model(f"local-dir:{finished_run / 'exported'}", pretrained=True).eval()
+    images, labels = load_data("digits").validation.tensors
+    with torch.no_grad():
+        correct = (network(images).argmax(1) == labels).numpy()
+    row = run.trials.set_index("number").loc[number]
+    assert row["accuracy"] == accuracy_estimate(np.asarray(correct)).value
+    assert network.se_config == SEConfig.from_json(row["config"])
