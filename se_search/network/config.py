@@ -110,6 +110,11 @@ class SEConfig:
         """Short stable name: the first 12 hexadecimal digits of the SHA-256 of the canonical JSON."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
 
+    @property
+    def structure(self) -> tuple[tuple[Site, int, str, bool], ...]:
+        """What the network is: equal for configurations whose ratios are rounded to the same hidden widths."""
+        return tuple((placed.site, placed.hidden, placed.gate, placed.bias) for placed in self.placed)
+
     def with_site(
         self, site: Site, ratio: int = 16, gate: str = "sigmoid", bias: bool = True, rounding: int = 8
     ) -> "SEConfig":

@@ -22,7 +22,7 @@ from .definitions import StudyDefinition
 from .record import latency_size, record_start
 from .results import pack_correct
 from .run_folder import open_folder, read_definition
-from .samplers import DistinctSampler, tried_configurations
+from .samplers import DistinctSampler, tried_structures
 from .space import SearchSpace
 
 _FAILURES_IN_A_ROW = 5
@@ -189,11 +189,11 @@ def _enqueue_known_answers(
     space: SearchSpace, is_allowed: Callable[[SEConfig], bool], optuna_study: optuna.Study
 ) -> dict[SEConfig, str]:
     names = {config: name for name, config in space.known_answers().items()}
-    tried = tried_configurations(optuna_study, space)
+    tried = tried_structures(optuna_study, space)
     for config, name in names.items():
         if not is_allowed(config):
             say(f"{name} is left out: it exceeds --max-params.")
-        elif config not in tried:
+        elif config.structure not in tried:
             optuna_study.enqueue_trial(space.to_parameters(config))
     return names
 

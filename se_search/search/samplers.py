@@ -12,6 +12,8 @@ from optuna.trial import FrozenTrial, TrialState
 from ..network.config import SEConfig
 from .space import SearchSpace
 
+Structure = tuple[tuple[Any, ...], ...]
+
 _PROPOSALS = 20
 _RANDOM_DRAWS = 200
 _POINTS_LOOKED_AT = 200_000
@@ -54,7 +56,7 @@ class DistinctSampler(BaseSampler):
 
     def is_exhausted(self, study: Study) -> bool:
         """Whether no new allowed configuration is left (or none was found among the space's first points)."""
-        return self._first_left(tried_configurations(study, self._space)) is None
+        return self._first_left(tried_structures(study, self._space)) is None
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Give the sampler a seed of its own for each trial."""
@@ -70,7 +72,7 @@ class DistinctSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Propose the parameters of a new, allowed configuration."""
-        tried = tried_configurations(study, self._space)
+        tried = tried_structures(study, self._space)
         for _ in range(_PROPOSALS):
             joint = self._base.infer_relative_search_space(study, trial)
             proposal = self._base.sample_relative(study, trial, joint)
@@ -98,11 +100,11 @@ class DistinctSampler(BaseSampler):
         """Pass the result on."""
         self._base.after_trial(study, trial, state, values)
 
-    def _is_new_and_allowed(self, parameters: dict[str, Any], tried: set[SEConfig]) -> bool:
+    def _is_new_and_allowed(self, parameters: dict[str, Any], tried: set[Structure]) -> bool:
         config = self._space.to_config(parameters)
-        return config not in tried and self._is_allowed(config)
+        return config.structure not in tried and self._is_allowed(config)
 
-    def _first_left(self, tried: set[SEConfig]) -> dict[str, Any] | None:
+    def _first_left(self, tried: set[Structure]) -> dict[str, Any] | None:
         # A point that was tried or is not allowed stays so: the enumeration never has to go back.
         while self._looked_at < _POINTS_LOOKED_AT:
             if self._next is not None and self._is_new_and_allowed(self._next, tried):
@@ -119,11 +121,11 @@ def is_interrupted(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.FAIL and "error" not in trial.user_attrs
 
 
-def tried_configurations(study: Study, space: SearchSpace) -> set[SEConfig]:
-    """Return the configurations that are done, under way or waiting, or have failed for a reason of their own."""
+def tried_structures(study: Study, space: SearchSpace) -> set[Structure]:
+    """Return what is done, under way or waiting, or has failed for a reason of its own, as network structures."""
     tried = set()
     for trial in study.get_trials(deepcopy=False):
         parameters = trial.system_attrs.get("fixed_params") if trial.state == TrialState.WAITING else trial.params
         if not is_interrupted(trial) and parameters and set(space.distributions) <= set(parameters):
-            tried.add(space.to_config(parameters))
+            tried.add(space.to_config(parameters).structure)
     return tried

@@ -1,0 +1,218 @@
+"""The report's Plotly figures."""
+
+import json
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+_FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif'
+_INK = "#1f2937"
+_FAINT = "rgba(107,114,128,0.28)"
+
+
+def accuracy_against_overhead(trials: pd.DataFrame, limits: str = "") -> go.Figure:
+    """Draw accuracy with its interval against parameter overhead in per cent, coloured by latency ratio.
+
+    Args:
+        trials: Complete trials, in the columns of ``trials.csv``.
+        limits: Plain words for the run's limits, for the legend of trials beyond them.
+    """
+    return _scatter(trials, "parameter_overhead", 100.0, None, "parameter overhead (%)", limits)
+
+
+def accuracy_against_latency(trials: pd.DataFrame, limits: str = "") -> go.Figure:
+    """Draw accuracy against latency ratio, both with their intervals; arguments as the other figure's."""
+    interval = ("latency_low", "latency_high")
+    return _scatter(trials, "latency_ratio", 1.0, interval, "latency ratio to the bare backbone", limits)
+
+
+def hypervolume_figure(history: Sequence[float]) -> go.Figure:
+    """Draw the front's hypervolume after each complete trial."""
+    figure = go.Figure(
+        go.Scatter(
+            x=list(range(1, len(history) + 1)),
+            y=list(history),
+            mode="lines",
+            line={"shape": "hv", "color": "#21618c", "width": 2},
+            hovertemplate="%{x} trials: %{y:.4f}<extra></extra>",
+        )
+    )
+    _style(figure, "complete trials", "hypervolume")
+    figure.update_layout(height=280)
+    return figure
+
+
+def ratios_by_stage(config: dict[str, Any]) -> dict[int, list[int]]:
+    """Return the reduction ratios of each stage's SE blocks, in block order, from a configuration's plain data."""
+    stages: dict[int, list[int]] = {}
+    for site in config["sites"]:
+        stages.setdefault(int(site["stage"]), []).append(int(site["ratio"]))
+    return stages
+
+
+def describe_stages(config: dict[str, Any]) -> str:
+    """Say in a few words which stages have SE blocks and with which ratios."""
+    stages = ratios_by_stage(config)
+    parts = []
+    for stage, ratios in stages.items():
+        blocks = f"{len(ratios)} block{'s' if len(ratios) > 1 else ''}"
+        parts.append(f"stage {stage}: {blocks}, r={', '.join(map(str, sorted(set(ratios))))}")
+    return "; ".join(parts) or "no SE"
+
+
+def _scatter(
+    trials: pd.DataFrame, x: str, factor: float, x_interval: tuple[str, str] | None, x_title: str, limits: str
+) -> go.Figure:
+    named = trials["name"] != ""
+    front, feasible = trials["on_front"], trials["feasible"]
+    groups = [
+        (f"beyond the limits{limits}", trials[~feasible & ~named], {"symbol": "x", "size": 8, "opacity": 0.45}, _FAINT),
+        ("other trials", trials[feasible & ~front & ~named], {"symbol": "circle", "size": 8, "opacity": 0.8}, _FAINT),
+        (
+            "Pareto front",
+            trials[front & ~named],
+            {"symbol": "circle", "size": 13, "line": {"color": _INK, "width": 2}},
+            "rgba(31,41,55,0.55)",
+        ),
+    ]
+    figure = go.Figure()
+    for label, rows, marker, bars in groups:
+        if len(rows):
+            figure.add_trace(_points(rows, label, x, factor, x_interval, marker, bars))
+    if named.any():
+        rows = trials[named]
+        ring = [3 if member else 1 for member in rows["on_front"]]
+        marker = {
+            "symbol": "diamond",
+            "size": 14,
+            "line": {"color": _INK, "width": ring},
+            "opacity": [1.0 if kept else 0.45 for kept in rows["feasible"]],
+        }
+        points = _points(
+            rows, "baselines (thick edge: on the front)", x, factor, x_interval, marker, "rgba(31,41,55,0.4)"
+        )
+        figure.add_trace(points)
+    _connect_front(figure, trials[front], x, factor)
+    _label_baselines(figure, trials[named], x, factor)
+    _style(figure, x_title, "accuracy (%)")
+    figure.update_layout(
+        height=520,
+        coloraxis={
+            "colorscale": "Viridis",
+            "colorbar": {
+                "title": {"text": "latency ratio", "side": "top"},
+                "orientation": "h",
+                "thickness": 12,
+                "len": 0.6,
+                "y": -0.2,
+                "yanchor": "top",
+                "tickformat": ".2f",
+                "nticks": 6,
+            },
+        },
+    )
+    return figure
+
+
+def _points(
+    rows: pd.DataFrame,
+    label: str,
+    x: str,
+    factor: float,
+    x_interval: tuple[str, str] | None,
+    marker: dict[str, Any],
+    bars: str,
+) -> go.Scatter:
+    values = rows[x] * factor
+    accuracy = rows["accuracy"] * 100
+    error_x = None
+    if x_interval is not None:
+        low, high = x_interval
+        error_x = _error_bars(values, rows[low] * factor, rows[high] * factor, bars)
+    return go.Scatter(
+        x=values,
+        y=accuracy,
+        error_x=error_x,
+        error_y=_error_bars(accuracy, rows["accuracy_low"] * 100, rows["accuracy_high"] * 100, bars),
+        mode="markers",
+        name=label,
+        marker=marker | {"color": rows["latency_ratio"], "coloraxis": "coloraxis"},
+        customdata=rows["number"],
+        text=[_hover(row) for row in rows.to_dict("records")],
+        hovertemplate="%{text}<extra></extra>",
+    )
+
+
+def _error_bars(value: "pd.Series[float]", low: "pd.Series[float]", high: "pd.Series[float]", colour: str) -> Any:
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": high - value,
+        "arrayminus": value - low,
+        "color": colour,
+        "thickness": 1,
+        "width": 2,
+    }
+
+
+def _connect_front(figure: go.Figure, front: pd.DataFrame, x: str, factor: float) -> None:
+    """Draw the best accuracy that the front reaches up to each value of ``x``."""
+    ordered = front.sort_values([x, "accuracy"], ascending=[True, False])
+    better = ordered[ordered["accuracy"] > ordered["accuracy"].cummax().shift(fill_value=-1.0)]
+    if len(better) > 1:
+        line = go.Scatter(
+            x=better[x] * factor,
+            y=better["accuracy"] * 100,
+            mode="lines",
+            line={"shape": "hv", "color": _INK, "width": 1, "dash": "dot"},
+            name="best up to here",
+            hoverinfo="skip",
+        )
+        figure.add_trace(line)
+
+
+def _label_baselines(figure: go.Figure, baselines: pd.DataFrame, x: str, factor: float) -> None:
+    # Baselines often have one accuracy: their labels take turns above and below, each further out.
+    for position, row in enumerate(baselines.sort_values(x).to_dict("records")):
+        figure.add_annotation(
+            x=row[x] * factor,
+            y=row["accuracy"] * 100,
+            text=escape(row["name"]),
+            showarrow=True,
+            arrowhead=0,
+            arrowcolor="rgba(31,41,55,0.5)",
+            ax=24,
+            ay=(-1 if position % 2 else 1) * (34 + 22 * (position // 2)),
+            xanchor="left",
+            font={"size": 12, "color": _INK},
+            bgcolor="rgba(255,255,255,0.75)",
+        )
+
+
+def _hover(row: dict[Any, Any]) -> str:
+    title = f"<b>trial {row['number']}</b>" + (f" – {escape(row['name'])}" if row["name"] else "")
+    gate = f"<br>gate {escape(row['gate'])}" if row["gate"] else ""
+    stages = escape(describe_stages(json.loads(row["config"]))).replace("; ", "<br>")
+    return (
+        f"{title}<br>{stages}{gate}"
+        f"<br>accuracy {row['accuracy']:.2%} [{row['accuracy_low']:.2%}, {row['accuracy_high']:.2%}]"
+        f"<br>log-loss {row['log_loss']:.4f} [{row['log_loss_low']:.4f}, {row['log_loss_high']:.4f}]"
+        f"<br>parameters +{row['counted_parameters']:,} (+{row['parameter_overhead']:.2%})"
+        f"<br>latency ×{row['latency_ratio']:.3f} [{row['latency_low']:.3f}, {row['latency_high']:.3f}]"
+    )
+
+
+def _style(figure: go.Figure, x_title: str, y_title: str) -> None:
+    axis = {"gridcolor": "#e5e7eb", "zeroline": False, "linecolor": "#9ca3af", "ticks": "outside", "automargin": True}
+    figure.update_layout(
+        template="plotly_white",
+        font={"family": _FONT, "size": 13, "color": _INK},
+        margin={"l": 10, "r": 20, "t": 30, "b": 10},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
+        hoverlabel={"align": "left"},
+        xaxis=axis | {"title": {"text": x_title}},
+        yaxis=axis | {"title": {"text": y_title}},
+    )
