@@ -6,7 +6,11 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+_WIDTH_OF_PLAIN_LINES = 160
+
 console = Console(highlight=False, soft_wrap=True)
+if not console.is_terminal:
+    console.width = _WIDTH_OF_PLAIN_LINES
 
 
 def say(line: str) -> None:

@@ -41,7 +41,7 @@ def hypervolume_figure(history: Sequence[float]) -> go.Figure:
         )
     )
     _style(figure, "complete trials", "hypervolume")
-    figure.update_layout(height=280)
+    figure.update_layout(height=280, yaxis={"rangemode": "tozero"})
     return figure
 
 
@@ -68,7 +68,7 @@ def _scatter(
 ) -> go.Figure:
     named = trials["name"] != ""
     front, feasible = trials["on_front"], trials["feasible"]
-    groups = [
+    groups: list[tuple[str, pd.DataFrame, dict[str, Any], str]] = [
         (f"beyond the limits{limits}", trials[~feasible & ~named], {"symbol": "x", "size": 8, "opacity": 0.45}, _FAINT),
         ("other trials", trials[feasible & ~front & ~named], {"symbol": "circle", "size": 8, "opacity": 0.8}, _FAINT),
         (
@@ -79,22 +79,18 @@ def _scatter(
         ),
     ]
     figure = go.Figure()
+    if named.any():
+        baselines = {
+            "symbol": "diamond",
+            "size": 14,
+            "line": {"color": _INK, "width": [3 if member else 1 for member in front[named]]},
+            "opacity": [1.0 if kept else 0.45 for kept in feasible[named]],
+        }
+        groups.append(("baselines (thick edge: on the front)", trials[named], baselines, "rgba(31,41,55,0.4)"))
     for label, rows, marker, bars in groups:
         if len(rows):
             figure.add_trace(_points(rows, label, x, factor, x_interval, marker, bars))
-    if named.any():
-        rows = trials[named]
-        ring = [3 if member else 1 for member in rows["on_front"]]
-        marker = {
-            "symbol": "diamond",
-            "size": 14,
-            "line": {"color": _INK, "width": ring},
-            "opacity": [1.0 if kept else 0.45 for kept in rows["feasible"]],
-        }
-        points = _points(
-            rows, "baselines (thick edge: on the front)", x, factor, x_interval, marker, "rgba(31,41,55,0.4)"
-        )
-        figure.add_trace(points)
+            figure.add_trace(_legend_entry(label, marker["symbol"]))
     _connect_front(figure, trials[front], x, factor)
     _label_baselines(figure, trials[named], x, factor)
     _style(figure, x_title, "accuracy (%)")
@@ -110,7 +106,8 @@ def _scatter(
                 "y": -0.2,
                 "yanchor": "top",
                 "tickformat": ".2f",
-                "nticks": 6,
+                "tickangle": 0,
+                "nticks": 5,
             },
         },
     )
@@ -139,11 +136,19 @@ def _points(
         error_y=_error_bars(accuracy, rows["accuracy_low"] * 100, rows["accuracy_high"] * 100, bars),
         mode="markers",
         name=label,
+        legendgroup=label,
+        showlegend=False,
         marker=marker | {"color": rows["latency_ratio"], "coloraxis": "coloraxis"},
         customdata=rows["number"],
         text=[_hover(row) for row in rows.to_dict("records")],
         hovertemplate="%{text}<extra></extra>",
     )
+
+
+def _legend_entry(label: str, symbol: str) -> go.Scatter:
+    # An entry of its own: Plotly warns about the colour of an entry whose points are coloured by value.
+    marker = {"symbol": symbol, "size": 10, "color": "#9ca3af", "line": {"color": _INK, "width": 1}}
+    return go.Scatter(x=[None], y=[None], mode="markers", name=label, marker=marker, legendgroup=label)
 
 
 def _error_bars(value: "pd.Series[float]", low: "pd.Series[float]", high: "pd.Series[float]", colour: str) -> Any:
@@ -175,20 +180,19 @@ def _connect_front(figure: go.Figure, front: pd.DataFrame, x: str, factor: float
 
 
 def _label_baselines(figure: go.Figure, baselines: pd.DataFrame, x: str, factor: float) -> None:
-    # Baselines often have one accuracy: their labels take turns above and below, each further out.
-    for position, row in enumerate(baselines.sort_values(x).to_dict("records")):
+    # Baselines often have one accuracy and near costs: their labels form a staircase that no line of another crosses.
+    for step, row in enumerate(reversed(baselines.sort_values(x).to_dict("records"))):
         figure.add_annotation(
             x=row[x] * factor,
             y=row["accuracy"] * 100,
             text=escape(row["name"]),
-            showarrow=True,
             arrowhead=0,
             arrowcolor="rgba(31,41,55,0.5)",
-            ax=24,
-            ay=(-1 if position % 2 else 1) * (34 + 22 * (position // 2)),
+            ax=16,
+            ay=44 + 26 * step,
             xanchor="left",
             font={"size": 12, "color": _INK},
-            bgcolor="rgba(255,255,255,0.75)",
+            bgcolor="rgba(255,255,255,0.8)",
         )
 
 

@@ -70,7 +70,7 @@ def draw_configuration(config: dict[str, Any], sites: list[dict[str, Any]]) -> l
         sites: ``block``, ``stage`` and ``channels`` of every site of the backbone, in forward order.
 
     Returns:
-        Rows of ``stage``, ``label`` (its ratios) and ``cells``; a cell has a ``title`` and a ``ratio`` (``None``: no SE).
+        Rows of ``stage``, ``label`` (its ratios) and ``cells``; a cell has ``title`` and ``ratio`` (``None``: no SE).
     """
     placed = {site["block"]: site for site in config["sites"]}
     rows: dict[int, dict[str, Any]] = {}

@@ -31,7 +31,7 @@ def varied(backbone):
 
 def exported(config, folder, **options):
     torch.manual_seed(0)
-    model = create_model(config, num_classes=7).eval()
+    model = create_model(config, num_classes=7, zero_init_last=False).eval()
     export_timm(model, folder, **options)
     return model
 

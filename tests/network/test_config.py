@@ -1,0 +1,130 @@
+"""The frozen configuration: identity, order, JSON."""
+
+import json
+
+import pytest
+
+from se_search import PlacedSE, SEConfig, Site, find_sites
+from se_search.errors import ConfigurationError
+
+SITES = find_sites("resnet18")
+UNIFORM = SEConfig.uniform("resnet18", 16)
+
+
+def test_json_brings_back_an_equal_configuration():
+    config = SEConfig("resnet18", (PlacedSE(SITES[1], 4, "tanh", False, 1), PlacedSE(SITES[6], 32)))
+    again = SEConfig.from_json(config.to_json())
+    assert again == config
+    assert hash(again) == hash(config)
+    assert again.id == config.id
+
+
+def test_the_id_is_the_digest_of_the_canonical_json():
+    # echo -n '{"backbone":"resnet18","sites":[]}' | sha256sum
+    assert SEConfig("resnet18").id == "e5e491f42ec0"
+
+
+def test_different_configurations_have_different_ids():
+    variants = [
+        UNIFORM,
+        SEConfig("resnet18"),
+        SEConfig("resnet34"),
+        SEConfig.uniform("resnet18", 8),
+        SEConfig.uniform("resnet18", 16, gate="tanh"),
+        SEConfig.uniform("resnet18", 16, bias=False),
+        SEConfig.uniform("resnet18", 16, rounding=1),
+        SEConfig.uniform("resnet18", 16, stages=[2, 5]),
+    ]
+    assert len({config.id for config in variants}) == len(set(variants)) == len(variants)
+
+
+def test_sites_keep_forward_order_however_they_are_added():
+    config = SEConfig("resnet18")
+    for site in reversed(SITES):
+        config = config.with_site(site, 16)
+    assert config == UNIFORM
+
+
+def test_with_site_replaces_what_stands_there():
+    changed = UNIFORM.with_site(SITES[3], 4, "relu")
+    assert len(changed.placed) == len(UNIFORM.placed)
+    assert changed.placed[3] == PlacedSE(SITES[3], 4, "relu")
+    assert changed.placed[:3] + changed.placed[4:] == UNIFORM.placed[:3] + UNIFORM.placed[4:]
+
+
+def test_without_stage_leaves_the_others():
+    assert UNIFORM.without_stage(5) == SEConfig.uniform("resnet18", 16, stages=[2, 3, 4])
+
+
+def test_structure_is_equal_where_rounded_widths_are():
+    # timm's rounding gives 64 channels 8 hidden units at r=8 and at r=32, but 16 at r=4.
+    first, second, third = (SEConfig("resnet18", (PlacedSE(SITES[0], ratio),)) for ratio in (8, 32, 4))
+    assert first.structure == second.structure != third.structure
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"ratio": 0}, "at least 1"),
+        ({"gate": "softmax"}, "sigmoid"),
+        ({"bias": 1}, "true or false"),
+        ({"rounding": 0}, "at least 1"),
+        ({"stages": [6]}, "its stages are 2, 3, 4, 5"),
+        ({"position": "pre"}, "'standard'"),
+    ],
+)
+def test_impossible_values_are_refused(options, reason):
+    with pytest.raises(ConfigurationError, match=reason):
+        SEConfig.uniform("resnet18", **options)
+
+
+def test_a_site_holds_one_block():
+    with pytest.raises(ConfigurationError, match=r"layer1\.0"):
+        SEConfig("resnet18", (PlacedSE(SITES[0], 4), PlacedSE(SITES[0], 8)))
+
+
+def test_a_site_of_another_backbone_is_refused():
+    with pytest.raises(ConfigurationError, match="not a site of resnet18"):
+        UNIFORM.with_site(Site("layer1.0", 2, "standard", 256, "NCHW"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "3",
+        "null",
+        "{}",
+        '{"backbone":"resnet18"}',
+        '{"backbone":"resnet18","sites":3}',
+        '{"backbone":"resnet18","sites":[{}]}',
+        UNIFORM.to_json().replace('"ratio":16', '"ratio":0', 1),
+        UNIFORM.to_json().replace('"sigmoid"', '"__import__"', 1),
+    ],
+)
+def test_anything_else_than_a_configuration_is_refused(text):
+    with pytest.raises(ConfigurationError):
+        SEConfig.from_json(text)
+
+
+def test_json_is_plain():
+    written = json.loads(SEConfig("resnet18", (PlacedSE(SITES[0], 4),)).to_json())
+    assert written == {
+        "backbone": "resnet18",
+        "sites": [
+            {
+                "block": "layer1.0",
+                "stage": 2,
+                "position": "standard",
+                "channels": 64,
+                "layout": "NCHW",
+                "ratio": 4,
+                "gate": "sigmoid",
+                "bias": True,
+                "rounding": 8,
+            }
+        ],
+    }

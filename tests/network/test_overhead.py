@@ -1,0 +1,92 @@
+"""Costs against the SENet paper's formula and tables, and a count by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from se_search import SEConfig, create_model, parameter_overhead
+from se_search.network.insertion import count_parameters
+from se_search.network.overhead import count_flops, flops_overhead
+
+BACKBONE = 25_557_032
+
+
+def formula(ratio, stages=(2, 3, 4, 5)):
+    """(2/r) Σ N_s C_s² of resnet50."""
+    blocks = {2: (3, 256), 3: (4, 512), 4: (6, 1024), 5: (3, 2048)}
+    return 2 * sum(blocks[stage][0] * blocks[stage][1] ** 2 for stage in stages) / ratio
+
+
+@pytest.mark.parametrize(
+    ("ratio", "added", "with_biases", "papers_total"),
+    [
+        (2, 20_119_552, 20_142_208, 45.7),
+        (4, 10_059_776, 10_078_656, 35.7),
+        (8, 5_029_888, 5_046_880, 30.7),
+        (16, 2_514_944, 2_530_992, 28.1),
+        (32, 1_257_472, 1_273_048, 26.9),
+    ],
+)
+def test_uniform_ratios_cost_what_the_paper_says(ratio, added, with_biases, papers_total):
+    exact = parameter_overhead(SEConfig.uniform("resnet50", ratio, bias=False, rounding=1))
+    assert exact.formula == exact.counted == added == formula(ratio)
+    assert exact.backbone == BACKBONE
+    assert exact.ratio == added / BACKBONE
+    # The paper's table gives millions with one digit after the point and rounds up in places.
+    assert round((exact.backbone + added) / 1e6, 1) == pytest.approx(papers_total, abs=0.1001)
+    timms = parameter_overhead(SEConfig.uniform("resnet50", ratio))
+    assert (timms.formula, timms.counted) == (added, with_biases)
+
+
+@pytest.mark.parametrize(("stage", "added"), [(2, 24_576), (3, 131_072), (4, 786_432), (5, 1_572_864)])
+def test_single_stages_cost_what_the_paper_says(stage, added):
+    overhead = parameter_overhead(SEConfig.uniform("resnet50", 16, stages=[stage], bias=False, rounding=1))
+    assert overhead.formula == overhead.counted == added == formula(16, [stage])
+    assert overhead.by_stage == {stage: added}
+
+
+def test_without_the_last_stage_the_cost_is_less_than_half():
+    overhead = parameter_overhead(SEConfig.uniform("resnet50", 16, bias=False, rounding=1).without_stage(5))
+    assert overhead.formula == overhead.counted == 942_080
+    assert round(100 * overhead.ratio, 2) == 3.69
+    assert overhead.by_stage == {2: 24_576, 3: 131_072, 4: 786_432}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("ratio", "rounding"), [(3, 1), (3, 8), (16, 8), (48, 8)])
+def test_counts_without_a_network_equal_those_on_the_network(ratio, rounding, bias):
+    config = SEConfig.uniform("resnet18", ratio, bias=bias, rounding=rounding)
+    on_the_network = count_parameters(create_model(config)) - count_parameters(create_model(SEConfig("resnet18")))
+    assert sum(placed.parameters for placed in config.placed) == on_the_network == parameter_overhead(config).counted
+
+
+def test_resnet50_has_the_published_flops():
+    assert count_flops(create_model(SEConfig("resnet50"))) == pytest.approx(4.1e9, rel=0.01)
+
+
+def test_se_resnet50_adds_the_papers_share_of_flops():
+    # The paper's tables give 3.86 and 3.87 G, two digits after the point, so between nothing and 0.52 %.
+    assert 0.002 < flops_overhead(SEConfig.uniform("resnet50", 16), (3, 224, 224)) < 0.0045
+
+
+def test_flops_of_a_small_network_by_hand():
+    convolution = nn.Conv2d(3, 5, 3, padding=1, bias=False)  # 5 outputs of 3·9 products at each of 8·8 places
+    network = nn.Sequential(convolution, nn.Flatten(), nn.Linear(5 * 64, 7, bias=False))
+    assert count_flops(network, (3, 8, 8)) == 5 * 27 * 64 + 5 * 64 * 7
+
+
+def test_flops_of_an_se_block_by_hand():
+    plain, searched = (create_model(config) for config in (SEConfig("resnet10t"), SEConfig.uniform("resnet10t", 16)))
+    se = 0
+    for channels, side in ((64, 8), (128, 4), (256, 2), (512, 1)):  # at 32×32
+        hidden = max(8, channels // 16)
+        se += 2 * channels * hidden + 2 * channels * side**2  # two layers; pooling and scaling
+    assert count_flops(searched, (3, 32, 32)) - count_flops(plain, (3, 32, 32)) == se
+
+
+def test_counting_leaves_the_mode_as_it_was():
+    model = create_model(SEConfig("resnet10t")).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    count_flops(model, (3, 32, 32))
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -1,0 +1,101 @@
+"""Sites found by tracing, against what timm's models hold."""
+
+import copy
+
+import pytest
+import timm
+import torch
+
+from se_search import SEConfig, Site, create_model, find_sites
+from se_search.errors import BackboneError
+
+RESNETS = [
+    "resnet18",
+    "resnet10t",
+    "resnet26t",
+    "resnet50",
+    "resnet50d",
+    "resnet50s",
+    "resnext50_32x4d",
+    "wide_resnet50_2",
+]
+
+
+def sites_by_attribute(name):
+    """The blocks of ``layer1`` to ``layer4`` and the channels of their last norm."""
+    model = timm.create_model(name)
+    return tuple(
+        Site(
+            f"layer{number}.{index}",
+            number + 1,
+            "standard",
+            (getattr(block, "bn3", None) or block.bn2).num_features,
+            "NCHW",
+        )
+        for number in range(1, 5)
+        for index, block in enumerate(getattr(model, f"layer{number}"))
+    )
+
+
+@pytest.mark.parametrize("name", RESNETS)
+def test_sites_are_the_blocks_of_the_four_layers(name):
+    assert find_sites(name) == sites_by_attribute(name)
+
+
+def test_resnet50_has_the_blocks_and_channels_of_the_paper():
+    sites = find_sites("resnet50")
+    by_stage = {stage: [site.channels for site in sites if site.stage == stage] for stage in (2, 3, 4, 5)}
+    assert by_stage == {2: [256] * 3, 3: [512] * 4, 4: [1024] * 6, 5: [2048] * 3}
+    assert (sites[0].block, sites[-1].block) == ("layer1.0", "layer4.2")
+
+
+def test_stages_of_one_resolution_are_told_apart_by_width():
+    model = timm.create_model("resnet50", output_stride=8)
+    assert [site.stage for site in find_sites(model)] == [site.stage for site in find_sites("resnet50")]
+
+
+def test_parallel_branches_share_the_stage_of_their_resolution_and_width():
+    sites = find_sites("hrnet_w18_small")
+    kinds = {(site.stage, site.channels) for site in sites}
+    assert len(kinds) == len({stage for stage, _ in kinds})
+    assert max(site.stage for site in sites) == len(kinds) + 1
+
+
+def test_a_model_is_traced_without_being_changed():
+    model = timm.create_model("resnet18").train()
+    before = copy.deepcopy(model.state_dict())
+    assert find_sites(model) == find_sites("resnet18")
+    assert model.training
+    assert all(block.se is None for layer in (model.layer1, model.layer4) for block in layer)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet26"])
+def test_a_site_is_on_the_branch_just_before_the_addition(name):
+    """With every gate at zero a block is its shortcut and the activation."""
+    model = create_model(SEConfig.uniform(name, gate="relu")).eval()
+    for site in find_sites(name):
+        block = model.get_submodule(site.block)
+        torch.nn.init.zeros_(block.se.fc2.weight)
+        torch.nn.init.zeros_(block.se.fc2.bias)
+        x = torch.randn(1, block.conv1.in_channels, 8, 8)
+        shortcut = x if block.downsample is None else block.downsample(x)
+        assert torch.equal(block(x.clone()), torch.relu(shortcut))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("resnet5o", "near names: resnet50"),
+        ("", "not an architecture"),
+        ("vgg11", "no residual block"),
+        ("convnext_tiny", "no residual block"),
+        ("seresnet50", "already"),
+        ("resnet50.no_such_tag", "tag"),
+    ],
+)
+def test_a_backbone_without_sites_is_refused_with_its_name_and_reason(name, reason):
+    with pytest.raises(BackboneError, match=reason) as refusal:
+        find_sites(name)
+    assert repr(name) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
