@@ -92,7 +92,7 @@ def _scatter(
             figure.add_trace(_points(rows, label, x, factor, x_interval, marker, bars))
             figure.add_trace(_legend_entry(label, marker["symbol"]))
     _connect_front(figure, trials[front], x, factor)
-    _label_baselines(figure, trials[named], x, factor)
+    _label_baselines(figure, trials, x, factor)
     _style(figure, x_title, "accuracy (%)")
     figure.update_layout(
         height=520,
@@ -179,8 +179,11 @@ def _connect_front(figure: go.Figure, front: pd.DataFrame, x: str, factor: float
         figure.add_trace(line)
 
 
-def _label_baselines(figure: go.Figure, baselines: pd.DataFrame, x: str, factor: float) -> None:
-    # Baselines often have one accuracy and near costs: their labels form a staircase that no line of another crosses.
+def _label_baselines(figure: go.Figure, trials: pd.DataFrame, x: str, factor: float) -> None:
+    baselines = trials[trials["name"] != ""]
+    # Baselines often have near values: their labels form a staircase at the foot, which no line of another crosses.
+    foot = trials["accuracy_low"].min() * 100
+    height = trials["accuracy"].max() * 100 - foot
     for step, row in enumerate(reversed(baselines.sort_values(x).to_dict("records"))):
         figure.add_annotation(
             x=row[x] * factor,
@@ -188,8 +191,9 @@ def _label_baselines(figure: go.Figure, baselines: pd.DataFrame, x: str, factor:
             text=escape(row["name"]),
             arrowhead=0,
             arrowcolor="rgba(31,41,55,0.5)",
-            ax=16,
-            ay=44 + 26 * step,
+            ax=14,
+            ayref="y",
+            ay=foot + height * (0.38 - 0.12 * step),
             xanchor="left",
             font={"size": 12, "color": _INK},
             bgcolor="rgba(255,255,255,0.8)",

@@ -2,8 +2,8 @@
 
 import sqlite3
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import DefinitionError, RunFolderError
-from ..files import write_text
+from ..files import remove_unfinished, write_atomically, write_text
 from .definitions import OBJECTIVES, StudyDefinition, load_study
 
 STUDY_FILE = "study.yaml"
@@ -93,18 +93,11 @@ def open_folder(folder: Path, study: StudyDefinition) -> Iterator[optuna.Study]:
                 parent.rmdir()
         raise RunFolderError(f"{folder} cannot be written ({error.strerror}): choose another --out") from error
     try:
+        remove_unfinished(folder)
         write_text(folder / STUDY_FILE, yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
-        storage = optuna.storages.RDBStorage(_storage_url(folder))
-        optuna_study = optuna.create_study(
-            storage=storage,
-            study_name=_STUDY_NAME,
-            directions=[OBJECTIVES[name] for name in study.objectives],
-            load_if_exists=True,
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            optuna_study.set_metric_names(list(study.objectives))
-        yield optuna_study
+        if not (folder / STORAGE_FILE).exists():
+            write_atomically(folder / STORAGE_FILE, lambda file: _create_storage(file, study.objectives))
+        yield load_trials(folder)
     finally:
         lock.release()
 
@@ -120,19 +113,32 @@ def load_trials(folder: Path) -> optuna.Study:
         raise RunFolderError(f"{folder} has no {STORAGE_FILE}: nothing has been searched in it yet")
     damaged = f"{file} is damaged: restore it from a copy, or choose another folder with --out"
     try:
-        with sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True) as connection:
-            if connection.execute("PRAGMA quick_check").fetchone() != ("ok",):
-                raise RunFolderError(damaged)
-        connection.close()
-        study = optuna.load_study(study_name=_STUDY_NAME, storage=optuna.storages.RDBStorage(_storage_url(folder)))
+        # Optuna would write its tables into an empty or foreign database.
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True)) as connection:
+            intact = connection.execute("PRAGMA quick_check").fetchone() == ("ok",)
+            held = connection.execute("SELECT study_name FROM studies").fetchall()
+        if not intact or held != [(_STUDY_NAME,)]:
+            raise RunFolderError(damaged)
+        study = optuna.load_study(study_name=_STUDY_NAME, storage=optuna.storages.RDBStorage(_storage_url(file)))
         study.get_trials(deepcopy=False)
     except (sqlite3.Error, SQLAlchemyError, RuntimeError, KeyError, ValueError) as error:
         raise RunFolderError(damaged) from error
     return study
 
 
-def _storage_url(folder: Path) -> str:
-    return URL.create("sqlite", database=str((folder / STORAGE_FILE).absolute())).render_as_string()
+def _create_storage(file: Path, objectives: Sequence[str]) -> None:
+    storage = optuna.storages.RDBStorage(_storage_url(file))
+    directions = [OBJECTIVES[name] for name in objectives]
+    study = optuna.create_study(storage=storage, study_name=_STUDY_NAME, directions=directions)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study.set_metric_names(list(objectives))
+    storage.remove_session()
+    storage.engine.dispose()
+
+
+def _storage_url(file: Path) -> str:
+    return URL.create("sqlite", database=str(file.absolute())).render_as_string()
 
 
 def _identity(study: StudyDefinition) -> dict[str, Any]:
