@@ -22,6 +22,9 @@ def test_json_brings_back_an_equal_configuration():
 def test_the_id_is_the_digest_of_the_canonical_json():
     # echo -n '{"backbone":"resnet18","sites":[]}' | sha256sum
     assert SEConfig("resnet18").id == "e5e491f42ec0"
+    # ... '[{"bias":true,"block":"layer1.0","channels":64,"gate":"sigmoid","layout":"NCHW","position":"standard",
+    # "ratio":4,"rounding":8,"stage":2}]' in the place of [], on one line
+    assert SEConfig("resnet18", (PlacedSE(SITES[0], 4),)).id == "091811ce000f"
 
 
 def test_different_configurations_have_different_ids():
@@ -43,6 +46,12 @@ def test_sites_keep_forward_order_however_they_are_added():
     for site in reversed(SITES):
         config = config.with_site(site, 16)
     assert config == UNIFORM
+
+
+def test_equal_networks_are_equal_in_whatever_order_their_blocks_are_given():
+    backwards = SEConfig("resnet18", UNIFORM.placed[::-1])
+    assert backwards == UNIFORM
+    assert backwards.id == UNIFORM.id
 
 
 def test_with_site_replaces_what_stands_there():
@@ -103,11 +112,47 @@ def test_a_site_of_another_backbone_is_refused():
         '{"backbone":"resnet18","sites":[{}]}',
         UNIFORM.to_json().replace('"ratio":16', '"ratio":0', 1),
         UNIFORM.to_json().replace('"sigmoid"', '"__import__"', 1),
+        UNIFORM.to_json() + "}",
+        pytest.param("[" * 100_000, id="nested too deeply for the parser"),
+        pytest.param("1" * 5_000, id="too many digits for the parser"),
     ],
 )
 def test_anything_else_than_a_configuration_is_refused(text):
     with pytest.raises(ConfigurationError):
         SEConfig.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"channels": "64"},
+        {"channels": 64.0},
+        {"channels": None},
+        {"channels": 0},
+        {"channels": -64},
+        {"stage": "2"},
+        {"block": ["layer1.0"]},
+        {"block": None},
+        {"position": None},
+        {"layout": 4},
+        {"ratio": "16"},
+        {"gate": ["sigmoid"]},
+        {"bias": None},
+        {"rounding": 8.0},
+    ],
+    ids=str,
+)
+def test_a_site_with_a_value_of_another_kind_is_refused(change):
+    data = UNIFORM.to_dict()
+    data["sites"][0] |= change
+    with pytest.raises(ConfigurationError):
+        SEConfig.from_dict(data)
+
+
+@pytest.mark.parametrize("backbone", [None, 18, ["resnet18"]])
+def test_a_backbone_is_a_name(backbone):
+    with pytest.raises(ConfigurationError):
+        SEConfig.from_dict({"backbone": backbone, "sites": []})
 
 
 def test_json_is_plain():

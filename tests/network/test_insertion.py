@@ -11,7 +11,12 @@ from se_search import SEConfig, create_model, insert
 from se_search.errors import BackboneError, ConfigurationError
 from se_search.network.insertion import count_parameters
 
-TWINS = [("resnet50", "seresnet50"), ("resnet18", "seresnet18"), ("resnext50_32x4d", "seresnext50_32x4d")]
+TWINS = [
+    ("resnet50", "seresnet50"),
+    ("resnet18", "seresnet18"),
+    ("resnext50_32x4d", "seresnext50_32x4d"),
+    ("resnet50t", "seresnet50t"),  # deep stem, pooled shortcuts
+]
 SMALL = SEConfig.uniform("resnet18", 16)
 
 
@@ -102,10 +107,26 @@ def test_timms_interfaces_work(images):
     assert sum(".se." in name for name in features.state_dict()) == 8 * 4
 
 
-def test_blocks_follow_the_precision_and_mode_of_their_place():
-    model = insert(timm.create_model("resnet18").to(torch.bfloat16).eval(), SMALL)
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
-    assert not any(module.training for module in model.modules())
+@pytest.mark.parametrize("place", [torch.float16, torch.bfloat16, torch.float64, "meta"])
+@pytest.mark.parametrize("training", [True, False])
+def test_blocks_follow_the_precision_device_and_mode_of_their_place(place, training):
+    model = timm.create_model("resnet10t").to(place).train(training)
+    before = {(parameter.dtype, parameter.device) for parameter in model.parameters()}
+    insert(model, SEConfig.uniform("resnet10t", 16))
+    assert {(parameter.dtype, parameter.device) for parameter in model.parameters()} == before
+    assert {module.training for module in model.modules()} == {training}
+
+
+@pytest.mark.parametrize("second", [SMALL, SEConfig.uniform("resnet18", 4), SEConfig.uniform("resnet18", stages=[2])])
+def test_a_second_insertion_is_refused_and_leaves_the_first(second):
+    """Also where no block collides: ``se_config`` would no longer tell what the network holds."""
+    first = SEConfig.uniform("resnet18", 16, stages=[4, 5])
+    model = insert(timm.create_model("resnet18"), first)
+    before = dict(model.named_modules())
+    with pytest.raises(ConfigurationError):
+        insert(model, second)
+    assert dict(model.named_modules()) == before
+    assert model.se_config == first
 
 
 @pytest.mark.parametrize(
@@ -119,6 +140,15 @@ def test_a_network_that_lacks_a_site_is_refused_and_stays_as_it_is(backbone, rea
         insert(model, SMALL)
     assert list(model.state_dict()) == before
     assert not hasattr(model, "se_config")
+
+
+def test_a_network_of_other_widths_is_refused_and_stays_as_it_is():
+    """resnet34 has resnet50's block names, with a quarter of the channels."""
+    model = timm.create_model("resnet34")
+    before = list(model.state_dict())
+    with pytest.raises(ConfigurationError):
+        insert(model, SEConfig.uniform("resnet50", 16))
+    assert list(model.state_dict()) == before
 
 
 def test_an_unknown_tag_is_refused():

@@ -65,8 +65,8 @@ def test_resnet50_has_the_published_flops():
 
 
 def test_se_resnet50_adds_the_papers_share_of_flops():
-    # The paper's tables give 3.86 and 3.87 G, two digits after the point, so between nothing and 0.52 %.
-    assert 0.002 < flops_overhead(SEConfig.uniform("resnet50", 16), (3, 224, 224)) < 0.0045
+    # The paper says 0.26 % (3.86 and 3.87 G, two digits after the point); here pooling and scaling count as well.
+    assert 0.002 < flops_overhead(SEConfig.uniform("resnet50", 16), (3, 224, 224)) < 0.004
 
 
 def test_flops_of_a_small_network_by_hand():

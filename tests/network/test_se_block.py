@@ -50,6 +50,12 @@ def test_rounding_1_gives_the_nearest_integer_and_at_least_1(channels, ratio, wi
     assert hidden_channels(channels, ratio, rounding=1) == width
 
 
+@pytest.mark.parametrize("channels", [7, 20, 64, 96, 100, 2048])
+@pytest.mark.parametrize("ratio", [1, 2, 3, 8, 16, 40])
+def test_rounding_1_rounds_halves_up(channels, ratio):
+    assert hidden_channels(channels, ratio, rounding=1) == max(1, (2 * channels + ratio) // (2 * ratio))
+
+
 @pytest.mark.parametrize("ratio", [0, -1, 1.5, 16.0, True, "16", None])
 def test_an_impossible_ratio_is_refused(ratio):
     with pytest.raises(ConfigurationError, match="integer of at least 1"):
@@ -78,6 +84,9 @@ def test_leading_units_of_an_elastic_block_are_a_plain_block(ratio, gate, bias):
     assert elastic.fc1.weight.grad[:width].abs().sum() > 0
     assert elastic.fc1.weight.grad[width:].abs().sum() == 0
     assert elastic.fc2.weight.grad[:, width:].abs().sum() == 0
+    if bias:
+        assert elastic.fc1.bias.grad[:width].abs().sum() > 0
+        assert elastic.fc1.bias.grad[width:].abs().sum() == 0
 
 
 def test_an_elastic_block_that_is_off_returns_its_input():
@@ -93,3 +102,14 @@ def test_an_elastic_block_that_is_off_returns_its_input():
 def test_an_elastic_block_has_no_other_widths(width):
     with pytest.raises(ConfigurationError, match="8 hidden units"):
         ElasticSE(16, 8).select(width)
+
+
+@pytest.mark.parametrize(("width", "gate"), [(9, "relu"), (2, "softmax")])
+def test_a_refused_selection_leaves_the_elastic_block_as_it_was(width, gate):
+    elastic = ElasticSE(16, 8)
+    elastic.select(4, "tanh")
+    x = torch.randn(1, 16, 2, 2)
+    before = elastic(x)
+    with pytest.raises(ConfigurationError):
+        elastic.select(width, gate)
+    assert torch.equal(elastic(x), before)

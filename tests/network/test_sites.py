@@ -66,7 +66,8 @@ def test_a_model_is_traced_without_being_changed():
     before = copy.deepcopy(model.state_dict())
     assert find_sites(model) == find_sites("resnet18")
     assert model.training
-    assert all(block.se is None for layer in (model.layer1, model.layer4) for block in layer)
+    assert all(model.get_submodule(site.block).se is None for site in find_sites("resnet18"))
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -83,6 +84,32 @@ def test_a_site_is_on_the_branch_just_before_the_addition(name):
         assert torch.equal(block(x.clone()), torch.relu(shortcut))
 
 
+@pytest.mark.parametrize("name", ["resnet10t", "resnet18", "skresnet18"])
+def test_a_block_adds_exactly_what_its_se_block_gives(name):
+    model = create_model(SEConfig.uniform(name), zero_init_last=False).eval()
+    sites = find_sites(name)
+    seen = {}
+
+    def keep(key):
+        # A copy, as timm's blocks add the shortcut to SE's output in place.
+        return lambda module, args, output: seen.__setitem__(key, (args[0].clone(), output.clone()))
+
+    for site in sites:
+        block = model.get_submodule(site.block)
+        block.register_forward_hook(keep(site))
+        block.se.register_forward_hook(keep((site, "se")))
+        if block.downsample is not None:
+            block.downsample.register_forward_hook(keep((site, "downsample")))
+    with torch.no_grad():
+        model(torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    for site in sites:
+        entered, left = seen[site]
+        shortcut = seen[site, "downsample"][1] if (site, "downsample") in seen else entered
+        branch, scaled = seen[site, "se"]
+        assert torch.equal(left, torch.relu(shortcut + scaled))
+        assert not torch.equal(scaled, branch)
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -90,6 +117,7 @@ def test_a_site_is_on_the_branch_just_before_the_addition(name):
         ("", "not an architecture"),
         ("vgg11", "no residual block"),
         ("convnext_tiny", "no residual block"),
+        ("regnetx_002", "no residual block"),  # its slot is an nn.Identity: no attention, but no place either
         ("seresnet50", "already"),
         ("resnet50.no_such_tag", "tag"),
     ],

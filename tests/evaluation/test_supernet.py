@@ -1,0 +1,169 @@
+"""The weight-sharing network: slices, recalibration, training that resumes."""
+
+import json
+import random
+from contextlib import contextmanager
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from se_search import PlacedSE, SEConfig, find_sites
+from se_search.errors import EvaluationError, RunFolderError
+from se_search.evaluation.data import load_data
+from se_search.evaluation.supernet import CHECKPOINT, SUMMARY, WEIGHTS, Supernet, TrainingSchedule
+from se_search.network.se_block import GATES, hidden_channels
+
+BACKBONE = "resnet10t"
+DATA = load_data("digits")
+LARGEST = SEConfig.uniform(BACKBONE, 2)
+
+
+def draw(rng: random.Random) -> SEConfig:
+    """Each block on or off with any ratio, one gate."""
+    gate = rng.choice(GATES)
+    sites = [site for site in find_sites(BACKBONE) if rng.random() < 0.6]
+    return SEConfig(BACKBONE, tuple(PlacedSE(site, rng.choice((2, 3, 4, 8, 16, 32)), gate) for site in sites))
+
+
+@contextmanager
+def silent(description, total, completed):
+    yield lambda steps=1, line=None: None
+
+
+def supernet(epochs=1, seed=0, **schedule):
+    options = {"batch": 64, "learning_rate": 0.003, "weight_decay": 0.05, "recalibration_images": 128} | schedule
+    widest = {site: hidden_channels(site.channels, 2) for site in find_sites(BACKBONE)}
+    return Supernet(BACKBONE, widest, True, DATA, TrainingSchedule(epochs=epochs, seed=seed, **options))
+
+
+def train(network, folder, progress_bar=silent):
+    network.train(folder, draw, LARGEST, progress_bar)
+    return network
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return train(supernet(), tmp_path_factory.mktemp("supernet"))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_slice_is_the_plain_network_that_was_evaluated(trained, seed):
+    config = draw(random.Random(seed))
+    evaluation = trained.evaluate(config)
+    plain = trained.slice(config)
+    images, labels = DATA.validation.tensors
+    with torch.no_grad():
+        logits = plain(images)
+        torch.testing.assert_close(logits, trained.model(images), rtol=0, atol=1e-5)
+    correct = (logits.argmax(1) == labels).numpy()
+    assert evaluation.accuracy.value == correct.mean()
+    assert (evaluation.correct == correct).all()
+    assert evaluation.log_loss.value == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-5)
+    assert plain.se_config == config
+    assert sum(".se.fc1.weight" in name for name in plain.state_dict()) == len(config.placed)
+
+
+def test_the_ten_configurations_differ():
+    assert len({draw(random.Random(seed)) for seed in range(10)}) == 10
+
+
+def test_an_evaluation_does_not_depend_on_what_was_evaluated_before(trained):
+    first, other = SEConfig.uniform(BACKBONE, 4), SEConfig(BACKBONE)
+    before = trained.evaluate(first)
+    trained.evaluate(other)
+    after = trained.evaluate(first)
+    assert (before.accuracy, before.log_loss) == (after.accuracy, after.log_loss)
+    assert (before.correct == after.correct).all()
+
+
+def test_recalibration_uses_the_configurations_own_statistics(trained):
+    """The norm after the stem sees the same images whatever is switched on; the last one does not."""
+    running = {}
+    for name, config in (("none", SEConfig(BACKBONE)), ("all", LARGEST)):
+        state = trained.slice(config).state_dict()
+        running[name] = (state["bn1.running_mean"], state["layer4.0.bn1.running_mean"])
+    assert torch.equal(running["none"][0], running["all"][0])
+    assert not torch.allclose(running["none"][1], running["all"][1])
+
+
+def test_training_lowers_the_loss(tmp_path):
+    train(supernet(epochs=3), tmp_path)
+    epochs = json.loads((tmp_path / SUMMARY).read_text())["epochs"]
+    assert len(epochs) == 3
+    assert epochs[2]["loss"] < epochs[0]["loss"] / 2
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+class Killed(Exception):
+    """Stands for a process that ends in the middle of training."""
+
+
+def test_interrupted_training_ends_with_the_weights_of_uninterrupted_training(tmp_path):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "parts").mkdir()
+    whole = train(supernet(epochs=3), tmp_path / "whole")
+
+    begun_at = []
+
+    @contextmanager
+    def interrupting(description, total, completed):
+        begun_at.append(completed)
+        steps = 0
+
+        def advance(step=1, line=None):
+            nonlocal steps
+            steps += step
+            if steps == 20:  # an epoch has 16
+                raise Killed
+
+        yield advance
+
+    for _ in range(2):
+        with pytest.raises(Killed):
+            train(supernet(epochs=3), tmp_path / "parts", interrupting)
+    parts = train(supernet(epochs=3), tmp_path / "parts")
+    assert begun_at == [0, 16]
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, parts.model.state_dict()[name]), name
+
+
+def test_trained_weights_are_loaded_and_not_trained_again(tmp_path):
+    network = train(supernet(), tmp_path)
+    before = (tmp_path / WEIGHTS).stat().st_mtime_ns
+
+    def no_progress(*arguments):
+        raise AssertionError("trained again")
+
+    again = train(supernet(seed=5), tmp_path, no_progress)
+    assert (tmp_path / WEIGHTS).stat().st_mtime_ns == before
+    assert torch.equal(again.model.conv1[0].weight, network.model.conv1[0].weight)
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"\x80\x04cos\nsystem\n."])
+def test_damaged_weights_and_checkpoints_are_refused(tmp_path, content):
+    (tmp_path / CHECKPOINT).write_bytes(content)
+    with pytest.raises(RunFolderError, match=f"{CHECKPOINT} is damaged"):
+        train(supernet(), tmp_path)
+    (tmp_path / WEIGHTS).write_bytes(content)
+    with pytest.raises(RunFolderError, match=f"{WEIGHTS} is damaged"):
+        supernet().load(tmp_path)
+
+
+def test_missing_weights_are_refused(tmp_path):
+    with pytest.raises(RunFolderError, match="run the search to its end"):
+        supernet().load(tmp_path)
+
+
+def test_outputs_that_are_not_finite_fail_the_evaluation():
+    network = supernet()
+    with torch.no_grad():
+        network.model.fc.weight.fill_(float("nan"))
+    with pytest.raises(EvaluationError, match="not finite"):
+        network.evaluate(SEConfig(BACKBONE))
+
+
+def test_training_that_diverges_says_what_to_change(tmp_path):
+    with pytest.raises(EvaluationError, match="learning_rate"):
+        train(supernet(learning_rate=1e30), tmp_path)
+    assert not (tmp_path / WEIGHTS).exists()
