@@ -1,0 +1,157 @@
+"""The table of trials, the front and its named members, against independent computations."""
+
+import itertools
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from se_search import SEConfig
+from se_search.errors import RunFolderError
+from se_search.search.results import (
+    front_of,
+    hypervolume_history,
+    pack_correct,
+    pick_trials,
+    trials_table,
+    unpack_correct,
+)
+
+IMAGES = 400
+CONFIG = SEConfig("resnet10t")
+
+
+def add(study, right, overhead, latency, constraint=None, correct=None, **attributes):
+    """Add a complete trial whose first ``right`` images are correct, unless ``correct`` says which."""
+    if correct is None:
+        correct = np.arange(IMAGES) < right
+    measured = {
+        "accuracy": float(correct.mean()),
+        "accuracy_low": float(correct.mean()) - 0.01,
+        "accuracy_high": float(correct.mean()) + 0.01,
+        "log_loss": 0.1,
+        "log_loss_low": 0.09,
+        "log_loss_high": 0.11,
+        "formula_parameters": overhead * 1e6,
+        "counted_parameters": int(overhead * 1e6),
+        "total_parameters": int((1 + overhead) * 1e6),
+        "parameter_overhead": overhead,
+        "flops_overhead": 0.01,
+        "latency_ratio": latency,
+        "latency_low": latency - 0.01,
+        "latency_high": latency + 0.01,
+        "correct": pack_correct(correct),
+        "config": CONFIG.to_json(),
+        "config_id": CONFIG.id,
+    }
+    system = {} if constraint is None else {"constraints:max_latency": constraint}
+    study.add_trial(
+        optuna.trial.create_trial(
+            values=[measured["accuracy"], overhead, latency], user_attrs=measured | attributes, system_attrs=system
+        )
+    )
+
+
+@pytest.fixture
+def study():
+    return optuna.create_study(directions=["maximize", "minimize", "minimize"])
+
+
+def dominates(one, other):
+    return all(a <= b for a, b in zip(one, other, strict=True)) and one != other
+
+
+def test_the_front_is_what_no_other_dominates(study):
+    random = np.random.default_rng(0)
+    for _ in range(40):
+        add(study, int(random.integers(300, 400)), float(random.uniform(0, 0.2)), float(random.uniform(1, 1.2)))
+    table = trials_table(study)
+    losses = [(-trial.values[0], *trial.values[1:]) for trial in study.trials]
+    expected = {number for number, one in enumerate(losses) if not any(dominates(other, one) for other in losses)}
+    assert set(table[table["on_front"]]["number"]) == expected
+    assert 3 < len(expected) < 40
+    assert list(front_of(table)["parameter_overhead"]) == sorted(front_of(table)["parameter_overhead"])
+
+
+def test_trials_beyond_a_limit_are_kept_off_the_front(study):
+    add(study, 399, 0.0, 1.5, constraint=0.3)
+    add(study, 390, 0.1, 1.1, constraint=-0.1)
+    table = trials_table(study).set_index("number")
+    assert list(table["feasible"]) == [False, True]
+    assert list(table["on_front"]) == [False, True]
+    assert pick_trials(trials_table(study)) == dict.fromkeys(("knee", "accurate", "small", "fast"), 1)
+
+
+def test_a_member_that_cannot_be_told_from_a_smaller_one_is_tied_with_it(study):
+    add(study, 380, 0.00, 1.00)
+    add(study, 381, 0.01, 1.01)  # one image more: noise
+    add(study, 398, 0.02, 1.02)  # eighteen images more and none fewer: no noise
+    table = trials_table(study)
+    assert table["on_front"].all()
+    assert table["tied_with"].isna().tolist() == [True, False, True]
+    assert table["tied_with"].iloc[1] == 0
+
+
+def test_the_named_members_of_a_front(study):
+    add(study, 300, 0.00, 1.03)
+    add(study, 360, 0.02, 1.02)  # 60 % of the gain for 20 % of the cost: the knee
+    add(study, 380, 0.06, 1.01)
+    add(study, 400, 0.10, 1.04)
+    assert pick_trials(trials_table(study)) == {"knee": 1, "accurate": 3, "small": 0, "fast": 2}
+
+
+def test_the_knee_is_never_a_tied_member(study):
+    add(study, 390, 0.00, 1.00)
+    add(study, 391, 0.001, 1.01)
+    add(study, 392, 0.10, 1.02)
+    assert pick_trials(trials_table(study))["knee"] == 0
+
+
+def test_failed_trials_have_a_row_with_their_reason_and_killed_ones_have_none(study):
+    add(study, 390, 0.0, 1.0)
+    for attributes in ({"error": "ValueError: no"}, {}):
+        failed = {"config": CONFIG.to_json(), "config_id": CONFIG.id} | attributes
+        study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=failed))
+    table = trials_table(study)
+    assert list(table["state"]) == ["complete", "failed"]
+    assert list(table["error"]) == ["", "ValueError: no"]
+    assert table["accuracy"].isna().tolist() == [False, True]
+
+
+def test_an_empty_study_has_no_front(study):
+    table = trials_table(study)
+    assert table.empty
+    assert pick_trials(table) == {}
+    assert hypervolume_history(study, [0, 1, 2]) == []
+
+
+@pytest.mark.parametrize("attributes", [{"config": "{"}, {"config": "[]"}, {"accuracy": "high"}])
+def test_attributes_that_others_wrote_are_refused(study, attributes):
+    add(study, 300, 0.0, 1.0)
+    add(study, 390, 0.1, 1.1, **attributes)
+    with pytest.raises(RunFolderError, match="not written by se-search"):
+        trials_table(study)
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 400])
+def test_packed_outcomes_come_back(size):
+    outcomes = np.random.default_rng(size).random(size) < 0.5
+    assert (unpack_correct(pack_correct(outcomes)) == outcomes).all()
+
+
+def test_the_hypervolume_of_a_plane_by_hand():
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    for accuracy, overhead in ((0.5, 0.5), (0.8, 0.8), (0.4, 0.9)):
+        study.add_trial(optuna.trial.create_trial(values=[accuracy, overhead]))
+    # Against (0, 1): 0.5·0.5; then 0.3·0.2 more; then nothing, for the third is dominated.
+    assert hypervolume_history(study, [0.0, 1.0]) == pytest.approx([0.25, 0.31, 0.31])
+
+
+def test_table_rows_and_values_agree(study):
+    for right, overhead in itertools.product((300, 350), (0.01, 0.02)):
+        add(study, right, overhead, 1.0 + overhead, name="given")
+    table = trials_table(study)
+    for trial, row in zip(study.trials, table.to_dict("records"), strict=True):
+        assert [row["accuracy"], row["parameter_overhead"], row["latency_ratio"]] == trial.values
+        assert row["name"] == "given"
