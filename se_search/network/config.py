@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from timm.utils import natural_key
+
 from ..errors import ConfigurationError
 from .se_block import check_gate, check_ratio, hidden_channels
 from .sites import Site, find_sites
@@ -58,20 +60,24 @@ class SEConfig:
 
     Attributes:
         backbone: A timm architecture name.
-        placed: SE blocks, at most one for each site, kept in the order of :func:`~se_search.find_sites`.
+        placed: SE blocks, at most one for each site, kept in the order of stages and of block names within them
+            (numbers compared as numbers), in whatever order they are given.
 
     Raises:
-        ConfigurationError: If two SE blocks share a site.
+        ConfigurationError: If two SE blocks share a site or the backbone is no name.
     """
 
     backbone: str
     placed: tuple[PlacedSE, ...] = ()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.backbone, str):
+            raise ConfigurationError(f"backbone {self.backbone!r} is not possible: it must be a name")
         places = [(placed.site.block, placed.site.position) for placed in self.placed]
         for place in places:
             if places.count(place) > 1:
                 raise ConfigurationError(f"two SE blocks stand at {place[0]} ({place[1]}): a site holds one at most")
+        object.__setattr__(self, "placed", tuple(sorted(self.placed, key=_forward_order)))
 
     @classmethod
     def uniform(
@@ -123,12 +129,10 @@ class SEConfig:
         Raises:
             ConfigurationError: If the backbone has no such site or a value is impossible.
         """
-        order = {known: index for index, known in enumerate(find_sites(self.backbone))}
-        if site not in order:
+        if site not in find_sites(self.backbone):
             raise ConfigurationError(f"{site} is not a site of {self.backbone}: `find_sites` lists them")
         others = [placed for placed in self.placed if placed.site != site]
-        placed = [*others, PlacedSE(site, ratio, gate, bias, rounding)]
-        return replace(self, placed=tuple(sorted(placed, key=lambda one: order[one.site])))
+        return replace(self, placed=(*others, PlacedSE(site, ratio, gate, bias, rounding)))
 
     def without_stage(self, stage: int) -> "SEConfig":
         """Return a copy without the SE blocks of ``stage``."""
@@ -154,7 +158,7 @@ class SEConfig:
                 )
                 for one in data["sites"]
             )
-            return cls(str(data["backbone"]), placed)
+            return cls(data["backbone"], placed)
         except (KeyError, TypeError) as error:
             raise ConfigurationError(f"this is not an SE configuration: {type(error).__name__} {error}") from error
 
@@ -171,9 +175,13 @@ class SEConfig:
         """
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ConfigurationError(f"this is not an SE configuration: no JSON at character {error.pos}") from error
+        except (ValueError, RecursionError) as error:
+            raise ConfigurationError(f"this is not an SE configuration: {error}") from error
         return cls.from_dict(data)
+
+
+def _forward_order(placed: PlacedSE) -> tuple[Any, ...]:
+    return placed.site.stage, natural_key(placed.site.block), placed.site.position
 
 
 _OPTIONS = ("ratio", "gate", "bias", "rounding")

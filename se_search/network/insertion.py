@@ -9,7 +9,7 @@ from torch import nn
 from ..errors import BackboneError, ConfigurationError
 from .config import SEConfig
 from .se_block import create_se_block
-from .sites import SLOT, Site, check_backbone
+from .sites import SLOT, Site, check_backbone, find_sites
 
 
 def attach(model: nn.Module, site: Site, block: nn.Module) -> None:
@@ -18,15 +18,20 @@ def attach(model: nn.Module, site: Site, block: nn.Module) -> None:
     Raises:
         ConfigurationError: If the model has no such block or its slot is taken.
     """
+    host = _host_of_empty_slot(model, site)
+    neighbour = next(host.parameters())
+    block.train(host.training)
+    setattr(host, SLOT, block.to(device=neighbour.device, dtype=neighbour.dtype))
+
+
+def _host_of_empty_slot(model: nn.Module, site: Site) -> nn.Module:
     try:
         host = model.get_submodule(site.block)
     except AttributeError as error:
         raise ConfigurationError(f"{site.block} does not exist in this {type(model).__name__}") from error
     if getattr(host, SLOT, host) is not None:
         raise ConfigurationError(f"{site.block} of this {type(model).__name__} has no empty SE slot")
-    neighbour = next(host.parameters())
-    block.train(host.training)
-    setattr(host, SLOT, block.to(device=neighbour.device, dtype=neighbour.dtype))
+    return host
 
 
 def insert(model: nn.Module, config: SEConfig) -> nn.Module:
@@ -36,24 +41,28 @@ def insert(model: nn.Module, config: SEConfig) -> nn.Module:
     as in timm's ``seresnet50``. The configuration is kept as ``model.se_config``.
 
     Raises:
-        ConfigurationError: If the model lacks one of the sites; it is then unchanged.
+        ConfigurationError: If the model holds SE blocks of a configuration already, lacks one of the sites or has
+            other widths there; it is then unchanged.
     """
-    blocks = [
-        (
+    if getattr(model, "se_config", None) is not None and model.se_config.placed:
+        raise ConfigurationError(
+            f"this {type(model).__name__} holds the SE blocks of a configuration already: insert into a bare one"
+        )
+    for placed in config.placed:
+        _host_of_empty_slot(model, placed.site)
+    widths = {site.block: site.channels for site in find_sites(model)} if config.placed else {}
+    for placed in config.placed:
+        if widths.get(placed.site.block) != placed.site.channels:
+            raise ConfigurationError(
+                f"{placed.site.block} of this {type(model).__name__} has {widths.get(placed.site.block)} channels, "
+                f"not the {placed.site.channels} of the configuration"
+            )
+    for placed in config.placed:
+        attach(
+            model,
             placed.site,
             create_se_block(placed.site.channels, placed.ratio, placed.gate, placed.bias, placed.rounding),
         )
-        for placed in config.placed
-    ]
-    attached: list[Site] = []
-    try:
-        for site, block in blocks:
-            attach(model, site, block)
-            attached.append(site)
-    except ConfigurationError:
-        for site in attached:
-            setattr(model.get_submodule(site.block), SLOT, None)
-        raise
     model.se_config = config  # type: ignore[assignment]  # so that an export knows what was inserted
     return model
 

@@ -103,8 +103,8 @@ class ElasticSE(nn.Module):
             raise ConfigurationError(
                 f"hidden width {hidden} is not possible: the elastic block has {self.fc1.out_channels} hidden units"
             )
-        self.active_hidden = hidden
         self._gate = create_act_layer(check_gate(gate))
+        self.active_hidden = hidden
 
     def slice_state(self, hidden: int) -> dict[str, torch.Tensor]:
         """Return the state of the plain block that the first ``hidden`` units form."""

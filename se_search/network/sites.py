@@ -12,7 +12,7 @@ from timm.models import get_arch_name
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..errors import BackboneError, did_you_mean
+from ..errors import BackboneError, ConfigurationError, did_you_mean
 
 DEFAULT_INPUT_SIZE = (3, 224, 224)
 SLOT = "se"
@@ -38,6 +38,9 @@ class Site:
         position: ``"standard"``: on the residual branch just before the addition.
         channels: Channels that the SE block scales.
         layout: Order of the dimensions, ``"NCHW"``.
+
+    Raises:
+        ConfigurationError: If a value is of another kind.
     """
 
     block: str
@@ -45,6 +48,18 @@ class Site:
     position: str
     channels: int
     layout: str
+
+    def __post_init__(self) -> None:
+        for name in ("block", "position", "layout"):
+            value = getattr(self, name)
+            if not isinstance(value, str):
+                raise ConfigurationError(f"{name} {value!r} of a site is not possible: it must be a string")
+        for name in ("stage", "channels"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigurationError(
+                    f"{name} {value!r} of a site is not possible: it must be an integer of at least 1"
+                )
 
 
 @dataclass
@@ -141,9 +156,10 @@ def create_on_meta(backbone: str, **kwargs: Any) -> nn.Module:
 
 
 def default_input_size(model: nn.Module) -> tuple[int, int, int]:
-    """Input size ``(channels, height, width)`` that timm publishes for ``model``, or 3×224×224."""
-    published = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
-    return tuple(published) if published else DEFAULT_INPUT_SIZE
+    """Input size ``(channels, height, width)`` that ``model`` takes: its own channels, timm's resolution or 224×224."""
+    channels, *resolution = (getattr(model, "pretrained_cfg", None) or {}).get("input_size") or DEFAULT_INPUT_SIZE
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    return (first.in_channels if first else channels, *resolution)
 
 
 def find_sites(backbone: str | nn.Module, input_size: tuple[int, int, int] | None = None) -> tuple[Site, ...]:
@@ -175,7 +191,8 @@ def _trace_sites(model: nn.Module, input_size: tuple[int, int, int] | None, name
         setattr(module, SLOT, nn.Identity())
     additions = _trace_additions(model, input_size or default_input_size(model)) if slots else []
     if not additions:
-        occupied = any(isinstance(getattr(module, SLOT, None), nn.Module) for module in model.modules())
+        holders = [getattr(module, SLOT, None) for module in model.modules()]
+        occupied = any(isinstance(holder, nn.Module) and not isinstance(holder, nn.Identity) for holder in holders)
         reason = (
             "it carries attention layers already"
             if occupied and not slots

@@ -151,6 +151,13 @@ def test_a_network_of_other_widths_is_refused_and_stays_as_it_is():
     assert list(model.state_dict()) == before
 
 
+def test_other_input_channels_and_truncated_networks_take_blocks():
+    assert create_model(SMALL, in_chans=1).conv1.in_channels == 1
+    first = SEConfig.uniform("resnet18", 16, stages=[2])
+    truncated = create_model(first, features_only=True, out_indices=(1,))
+    assert sum(".se." in name for name in truncated.state_dict()) == 2 * 4
+
+
 def test_an_unknown_tag_is_refused():
     with pytest.raises(BackboneError, match="no_such_tag"):
         create_model(SEConfig("resnet18.no_such_tag"))
