@@ -44,7 +44,8 @@ def insert(model: nn.Module, config: SEConfig) -> nn.Module:
         ConfigurationError: If the model holds SE blocks of a configuration already, lacks one of the sites or has
             other widths there; it is then unchanged.
     """
-    if getattr(model, "se_config", None) is not None and model.se_config.placed:
+    inserted = getattr(model, "se_config", None)
+    if isinstance(inserted, SEConfig) and inserted.placed:
         raise ConfigurationError(
             f"this {type(model).__name__} holds the SE blocks of a configuration already: insert into a bare one"
         )
