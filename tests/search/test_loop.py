@@ -1,0 +1,105 @@
+"""The study loop on a tiny real backbone: budget, limits, failures, what is never evaluated twice."""
+
+import pytest
+
+from se_search import SEConfig, load_run, parameter_overhead
+from se_search.errors import EvaluationError, RunFolderError
+from se_search.evaluation.latency import measure_latency
+from se_search.report.page import render_report
+from se_search.search import loop
+from se_search.search.definitions import load_study
+from se_search.search.loop import run_search
+from se_search.search.record import read_results
+
+UNIFORM = SEConfig.uniform("resnet10t", 16)
+
+
+@pytest.fixture
+def going_on(finished_run):
+    """The run folder of a finished search and a function that goes on with it up to a larger budget."""
+    folder = finished_run / "run"
+
+    def go_on(more: int) -> None:
+        study = load_study(str(finished_run / "tiny.yaml"))
+        run_search(study.model_copy(update={"budget": study.budget + more}), folder)
+
+    return folder, go_on
+
+
+def tiny_study(finished_run, **overrides):
+    return load_study(str(finished_run / "tiny.yaml"), **overrides)
+
+
+def test_the_known_answers_come_first_and_the_budget_counts_distinct_networks(finished_run):
+    trials = load_run(finished_run / "run").trials
+    assert list(trials["name"])[:3] == ["no SE", "uniform r=16", "uniform r=16 without the last stage"]
+    assert len(trials) == tiny_study(finished_run).budget
+    structures = {SEConfig.from_json(text).structure for text in trials["config"]}
+    assert len(structures) == len(trials)
+
+
+def test_parameters_beyond_the_limit_are_never_evaluated(finished_run, tmp_path, capsys):
+    limit = 0.005
+    assert parameter_overhead(UNIFORM).ratio > limit > parameter_overhead(UNIFORM.without_stage(5)).ratio
+    run_search(tiny_study(finished_run, space="blocks", max_params="0.5%", budget=5), tmp_path / "run")
+    trials = load_run(tmp_path / "run").trials
+    assert len(trials) == 5
+    counted = [parameter_overhead(SEConfig.from_json(text)).ratio for text in trials["config"]]
+    assert max(counted) <= limit
+    assert list(trials["name"])[:2] == ["no SE", "uniform r=16 without the last stage"]
+    assert "uniform r=16 is left out: it exceeds --max-params." in capsys.readouterr().out
+
+
+def test_a_latency_that_nothing_keeps_gives_an_empty_front_and_a_report_that_says_so(finished_run, tmp_path):
+    run_search(tiny_study(finished_run, max_latency=0.01, budget=2), tmp_path / "run")
+    run = load_run(tmp_path / "run")
+    assert len(run.trials) == 2
+    assert run.front.empty
+    assert not run.trials["feasible"].any()
+    with pytest.raises(RunFolderError, match="within its limits"):
+        run.config("knee")
+    assert "No evaluated configuration keeps the limits" in render_report(*read_results(run.folder))
+
+
+def test_a_failing_trial_is_recorded_and_the_search_goes_on(going_on, monkeypatch):
+    folder, go_on = going_on
+    before = load_run(folder).trials
+    calls = []
+
+    def fail_once(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            raise MemoryError("one network was too large")
+        return measure_latency(*arguments, **options)
+
+    monkeypatch.setattr(loop, "measure_latency", fail_once)
+    go_on(3)
+    trials = load_run(folder).trials
+    failed = trials[trials["state"] == "failed"]
+    assert list(failed["error"]) == ["MemoryError: one network was too large"]
+    assert (trials["state"] == "complete").sum() == len(before) + 3
+    assert trials["config_id"].is_unique
+
+
+def test_when_everything_fails_the_search_stops_early_and_keeps_what_it_has(going_on, monkeypatch):
+    folder, go_on = going_on
+    before = load_run(folder).trials
+
+    def fail(*arguments, **options):
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(loop, "measure_latency", fail)
+    with pytest.raises(EvaluationError, match="5 trials in a row failed, the last with: the device is gone"):
+        go_on(30)
+    trials = load_run(folder).trials
+    assert (trials["state"] == "complete").sum() == len(before)
+    assert (trials["state"] == "failed").sum() == 5
+
+
+def test_a_space_smaller_than_the_budget_ends_the_search(finished_run, tmp_path, capsys):
+    (finished_run / "two.yaml").write_text("placement: stage\nratios: [16]\ngates: [sigmoid]\n")
+    study = tiny_study(finished_run, space=str(finished_run / "two.yaml"), max_params="0.01%", budget=10)
+    run_search(study, tmp_path / "run")
+    # One SE block has more than 0.01 % of the backbone's parameters: only the network without SE is left.
+    assert list(load_run(tmp_path / "run").trials["name"]) == ["no SE"]
+    assert "the search ends after 1 of 10" in capsys.readouterr().out

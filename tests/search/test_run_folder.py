@@ -1,0 +1,109 @@
+"""Run folders: whose they are, one process at a time, nothing half-written."""
+
+import multiprocessing
+import os
+
+import pytest
+import yaml
+
+from se_search.errors import RunFolderError
+from se_search.search.definitions import load_study
+from se_search.search.run_folder import load_trials, open_folder, read_definition
+
+STUDY = load_study("digits", backbone="resnet10t", budget=5)
+
+
+def test_a_new_folder_holds_the_study_and_an_empty_storage(tmp_path):
+    with open_folder(tmp_path / "deep" / "run", STUDY) as study:
+        assert study.trials == []
+        assert study.metric_names == list(STUDY.objectives)
+    assert read_definition(tmp_path / "deep" / "run") == STUDY
+
+
+def test_what_others_created_comes_back_and_a_larger_budget_is_welcome(tmp_path):
+    with open_folder(tmp_path / "run", STUDY) as study:
+        study.add_trial(_trial())
+    larger = STUDY.model_copy(update={"budget": 50, "description": "longer"})
+    with open_folder(tmp_path / "run", larger) as study:
+        assert len(study.trials) == 1
+    assert read_definition(tmp_path / "run").budget == 50
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"backbone": "resnet18"}, "backbone is 'resnet10t' there and 'resnet18' here"),
+        ({"seed": 7}, "seed is 0 there and 7 here"),
+        ({"max_params": "5%"}, "constraints.max_params is None there and 0.05 here"),
+        ({"space": "blocks"}, "space.placement is 'stage' there and 'block' here"),
+    ],
+)
+def test_another_study_is_refused_by_what_differs(tmp_path, change, words):
+    with open_folder(tmp_path / "run", STUDY):
+        pass
+    other = load_study("digits", **({"backbone": "resnet10t", "budget": 5} | change))
+    with pytest.raises(RunFolderError, match="another study") as refusal, open_folder(tmp_path / "run", other):
+        pass
+    assert words in str(refusal.value)
+    assert read_definition(tmp_path / "run") == STUDY
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    with open_folder(tmp_path / "run", STUDY), context.Pool(1) as pool:
+        answer = pool.apply(_try_to_open, (tmp_path / "run",))
+    assert "in use by another process" in answer
+    assert _try_to_open(tmp_path / "run") == "opened"
+
+
+def test_an_unwritable_place_is_refused_and_stays_as_it_is(tmp_path, monkeypatch):
+    # Permissions do not bind the superuser, so the failure of the file system is injected.
+    def refuse(*arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with (
+        pytest.raises(RunFolderError, match=r"cannot be written \(Permission denied\)"),
+        open_folder(tmp_path / "deep" / "run", STUDY),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["", "[]", "backbone: [", "backbone: resnet10t\nbudget: 0\n", "seed: 1\n"])
+def test_a_damaged_study_file_is_named(tmp_path, text):
+    with open_folder(tmp_path / "run", STUDY):
+        pass
+    (tmp_path / "run" / "study.yaml").write_text(text)
+    with pytest.raises(RunFolderError, match=r"study\.yaml is damaged"):
+        read_definition(tmp_path / "run")
+
+
+def test_what_a_killed_process_left_unfinished_is_removed(tmp_path):
+    with open_folder(tmp_path / "run", STUDY):
+        pass
+    left = tmp_path / "run" / ".supernet.checkpoint.pt.x1.unfinished"
+    left.write_bytes(b"half")
+    with open_folder(tmp_path / "run", STUDY):
+        pass
+    assert not left.exists()
+
+
+def test_a_folder_without_a_storage_has_nothing_to_load(tmp_path):
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({"backbone": "resnet10t"}))
+    with pytest.raises(RunFolderError, match=r"has no study\.db"):
+        load_trials(tmp_path)
+
+
+def _try_to_open(folder):
+    try:
+        with open_folder(folder, STUDY):
+            return "opened"
+    except RunFolderError as error:
+        return str(error)
+
+
+def _trial():
+    import optuna
+
+    return optuna.trial.create_trial(values=[0.5] * len(STUDY.objectives))
