@@ -1,6 +1,8 @@
 """The command line: parses, calls one function, turns a user's mistake into one sentence."""
 
 import functools
+import shutil
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, ParamSpec
@@ -211,6 +213,7 @@ def studies() -> None:
 
 
 def _show_front(folder: Path) -> None:
+    import pandas
     from rich.table import Table
 
     from .progress import console, say
@@ -223,7 +226,7 @@ def _show_front(folder: Path) -> None:
     table = Table("trial", "accuracy", "parameters", "latency", "SE blocks", "", box=None, pad_edge=False)
     for row in results[results["on_front"]].sort_values("parameter_overhead").to_dict("records"):
         remarks = [*picks.get(row["number"], []), *([row["name"]] if row["name"] else [])]
-        if row["tied_with"] == row["tied_with"] and row["tied_with"] is not None:
+        if not pandas.isna(row["tied_with"]):
             remarks.append(f"accuracy not distinguishable from trial {row['tied_with']}'s")
         table.add_row(
             str(row["number"]),
@@ -236,8 +239,19 @@ def _show_front(folder: Path) -> None:
     say("")
     say("Pareto front (accuracy estimated by weight sharing, 95 % intervals):")
     console.print(table)
+    for caution in run["cautions"]:
+        say(caution)
     failed = int((results["state"] == "failed").sum())
     if failed:
         say(f"{failed} trials failed; trials.csv holds their reasons.")
     say(f"Report: {folder / 'report.html'}")
-    say(f"Next:   se-search export {folder} --pick knee --to exported")
+    if run["picks"]:
+        say(f"Next:   {_program()} export {folder} --pick knee --to exported")
+
+
+def _program() -> str:
+    """How to start this program again: by its name, or by its path where the environment is not activated."""
+    if shutil.which("se-search"):
+        return "se-search"
+    script = Path(sysconfig.get_path("scripts"), "se-search")
+    return str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)

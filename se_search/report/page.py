@@ -50,7 +50,6 @@ def render_report(trials: pd.DataFrame, run: dict[str, Any]) -> str:
             "complete": len(complete),
             "failed": int((trials["state"] == "failed").sum()),
             "front": len(front),
-            "tied": int(front["tied_with"].notna().sum()),
         },
         front=[_row(row, run) for row in front.to_dict("records")],
         trials=[_row(row, run) for row in trials.to_dict("records")],

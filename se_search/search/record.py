@@ -16,7 +16,7 @@ from ..evaluation.supernet import SUMMARY
 from ..files import write_text
 from ..network.overhead import backbone_parameters, flops_overhead, parameter_overhead
 from .definitions import StudyDefinition
-from .results import front_of, hypervolume_history, pick_trials, trials_table
+from .results import cautions, front_of, hypervolume_history, pick_trials, trials_table
 from .run_folder import PARETO_FILE, RUN_FILE, TRIALS_FILE, load_trials, read_definition
 from .space import SearchSpace
 
@@ -77,6 +77,7 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         "latency": conditions[0] if conditions else {},
         "sites": [{"block": site.block, "stage": site.stage, "channels": site.channels} for site in space.sites],
         "picks": pick_trials(table),
+        "cautions": cautions(table),
         "hypervolume_history": hypervolume_history(optuna_study, [worst[name] for name in study.objectives]),
         "hypervolume_reference": {name: worst[name] for name in study.objectives},
         "timings": {

@@ -97,6 +97,30 @@ def pick_trials(table: pd.DataFrame) -> dict[str, int]:
     }
 
 
+def cautions(table: pd.DataFrame) -> list[str]:
+    """Say in sentences what the front does not show; empty where there is nothing to be careful about."""
+    front = front_of(table)
+    if not (table["state"] == "complete").any():
+        return ["No configuration has been evaluated yet."]
+    if front.empty:
+        return ["No evaluated configuration keeps the limits, so the Pareto front is empty."]
+    said = []
+    tied = int(front["tied_with"].notna().sum())
+    if tied:
+        members = "One member of the front" if tied == 1 else f"{tied} members of the front"
+        said.append(
+            f"{members} cannot be told apart in accuracy from a smaller one, image by image: "
+            "what looks like a gain there may be noise."
+        )
+    if front["se_blocks"].max() == 0:
+        said.append(
+            "No configuration with SE is on the front: none was more accurate on these images than the bare backbone."
+        )
+    elif front["counted_parameters"].nunique() == 1:
+        said.append("All of the front has one cost: no larger network was more accurate on these images.")
+    return said
+
+
 def hypervolume_history(study: optuna.Study, reference: Sequence[float]) -> list[float]:
     """Return the front's hypervolume after each complete trial.
 

@@ -99,7 +99,7 @@ class SearchSpace:
         known = {
             "no SE": SEConfig(self.backbone),
             "uniform r=16": uniform,
-            "uniform r=16 without the last stage": uniform.without_stage(self.stages[-1]),
+            "r=16 without the last stage": uniform.without_stage(self.stages[-1]),
         }
         return {name: config for name, config in known.items() if self._holds(config)}
 

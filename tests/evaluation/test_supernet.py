@@ -140,6 +140,7 @@ def test_trained_weights_are_loaded_and_not_trained_again(tmp_path):
     assert torch.equal(again.model.conv1[0].weight, network.model.conv1[0].weight)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"\x80\x04cos\nsystem\n."])
 def test_damaged_weights_and_checkpoints_are_refused(tmp_path, content):
     (tmp_path / CHECKPOINT).write_bytes(content)

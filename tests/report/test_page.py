@@ -7,6 +7,7 @@ import pytest
 
 from se_search.report.page import render_report
 from se_search.search.record import read_results
+from se_search.search.results import cautions
 
 HOSTILE = "</script><img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
 
@@ -114,7 +115,13 @@ def test_names_and_reasons_from_outside_are_text(open_page, tmp_path, results):
 
 def test_a_run_without_a_trial_has_a_page_that_says_so(open_page, tmp_path, results):
     trials, run = results
-    run |= {"picks": {}, "hypervolume_history": [], "latency": {}, "finished": False}
+    run |= {
+        "picks": {},
+        "hypervolume_history": [],
+        "latency": {},
+        "finished": False,
+        "cautions": cautions(trials.iloc[:0]),
+    }
     page, told, _ = open_page(write_page(tmp_path, trials.iloc[:0], run))
     assert "No configuration has been evaluated yet" in page.locator("header").inner_text()
     assert page.locator("table").count() == 0

@@ -32,7 +32,7 @@ def tiny_study(finished_run, **overrides):
 
 def test_the_known_answers_come_first_and_the_budget_counts_distinct_networks(finished_run):
     trials = load_run(finished_run / "run").trials
-    assert list(trials["name"])[:3] == ["no SE", "uniform r=16", "uniform r=16 without the last stage"]
+    assert list(trials["name"])[:3] == ["no SE", "uniform r=16", "r=16 without the last stage"]
     assert len(trials) == tiny_study(finished_run).budget
     structures = {SEConfig.from_json(text).structure for text in trials["config"]}
     assert len(structures) == len(trials)
@@ -46,7 +46,7 @@ def test_parameters_beyond_the_limit_are_never_evaluated(finished_run, tmp_path,
     assert len(trials) == 5
     counted = [parameter_overhead(SEConfig.from_json(text)).ratio for text in trials["config"]]
     assert max(counted) <= limit
-    assert list(trials["name"])[:2] == ["no SE", "uniform r=16 without the last stage"]
+    assert list(trials["name"])[:2] == ["no SE", "r=16 without the last stage"]
     assert "uniform r=16 is left out: it exceeds --max-params." in capsys.readouterr().out
 
 

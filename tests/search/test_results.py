@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 from se_search import SEConfig
 from se_search.errors import RunFolderError
 from se_search.search.results import (
+    cautions,
     front_of,
     hypervolume_history,
     pack_correct,
@@ -117,6 +118,32 @@ def test_failed_trials_have_a_row_with_their_reason_and_killed_ones_have_none(st
     assert list(table["state"]) == ["complete", "failed"]
     assert list(table["error"]) == ["", "ValueError: no"]
     assert table["accuracy"].isna().tolist() == [False, True]
+
+
+def test_cautions_say_what_the_front_does_not_show(study):
+    assert cautions(trials_table(study)) == ["No configuration has been evaluated yet."]
+    add(study, 399, 0.0, 1.5, constraint=0.3)
+    assert cautions(trials_table(study)) == [
+        "No evaluated configuration keeps the limits, so the Pareto front is empty."
+    ]
+    add(study, 380, 0.00, 1.00)
+    (alone,) = cautions(trials_table(study))
+    assert alone.startswith("No configuration with SE is on the front")
+    with_se = SEConfig.uniform("resnet10t")
+    add(study, 381, 0.01, 1.01, config=with_se.to_json(), config_id=with_se.id)
+    (tied,) = cautions(trials_table(study))
+    assert tied.startswith("One member of the front cannot be told apart in accuracy")
+    add(study, 398, 0.02, 1.02, config=with_se.to_json(), config_id=with_se.id)
+    assert cautions(trials_table(study)) == [tied]
+
+
+def test_a_front_of_one_cost_is_said_to_be_one(study):
+    with_se = SEConfig.uniform("resnet10t")
+    for right, latency in ((390, 1.1), (380, 1.0)):
+        add(study, right, 0.01, latency, config=with_se.to_json(), config_id=with_se.id)
+    assert cautions(trials_table(study)) == [
+        "All of the front has one cost: no larger network was more accurate on these images."
+    ]
 
 
 def test_an_empty_study_has_no_front(study):

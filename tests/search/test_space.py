@@ -43,7 +43,7 @@ def test_the_known_answers_are_the_papers(name):
     assert SearchSpace("resnet50", load_space(name)).known_answers() == {
         "no SE": SEConfig("resnet50"),
         "uniform r=16": uniform,
-        "uniform r=16 without the last stage": uniform.without_stage(5),
+        "r=16 without the last stage": uniform.without_stage(5),
     }
 
 
