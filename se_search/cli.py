@@ -5,12 +5,12 @@ import shutil
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated, Literal, ParamSpec
 
 import typer
 
 from . import __version__
-from .errors import SeSearchError
+from .errors import ConfigurationError, SeSearchError
 
 P = ParamSpec("P")
 
@@ -148,32 +148,103 @@ def export(
 
 
 @_command
-def sites(backbone: Backbone) -> None:
+def sites(
+    backbone: Backbone,
+    position: Annotated[
+        str | None, typer.Option(help="Only this: standard, pre, post, identity, 3x3 or existing.  [default: all]")
+    ] = None,
+) -> None:
     """List where SE blocks can stand in a backbone and what each costs at r=16.
+
+    Where the backbone has attention already, "now" shows its weights and the reduction ratio that they amount to.
 
     \b
     Example:
-      se-search sites resnet50
+      se-search sites resnet50 --position standard
+      se-search sites efficientnet_b0 --position existing
     """
     from rich.table import Table
 
     from .network.config import SEConfig
+    from .network.discovery import POSITIONS
     from .network.overhead import backbone_parameters, formula_by_stage
-    from .network.sites import find_sites
+    from .network.sites import find_places
     from .progress import console, say
 
-    table = Table("stage", "block", "position", box=None, pad_edge=False)
+    if position is not None and position not in POSITIONS:
+        raise ConfigurationError(f"position {position!r} is unknown: choose one of {', '.join(POSITIONS)}")
+    table = Table("stage", "block", "position", "layout", box=None, pad_edge=False)
     table.add_column("channels", justify="right")
     table.add_column("2C²/16", justify="right")
-    found = find_sites(backbone)
-    for site in found:
-        table.add_row(
-            str(site.stage), site.block, site.position, f"{site.channels:,}", f"{2 * site.channels**2 / 16:,.0f}"
-        )
+    table.add_column("now", justify="right")
+    places = find_places(backbone)
+    for site, place in places.items():
+        if position in (None, site.position):
+            table.add_row(
+                str(site.stage),
+                site.block,
+                site.position,
+                site.layout,
+                f"{site.channels:,}",
+                f"{2 * site.channels**2 / 16:,.0f}",
+                f"{place.weights:,}, r={2 * site.channels**2 / place.weights:.3g}" if place.weights else "",
+            )
     console.print(table)
-    total = sum(formula_by_stage(SEConfig.uniform(backbone, 16)).values())
     parameters = backbone_parameters(backbone)
-    say(f"{len(found)} sites; r=16 at all adds {total:,.0f} to {parameters:,} parameters ({total / parameters:.2%}).")
+    for offered in dict.fromkeys(site.position for site in places):
+        total = sum(formula_by_stage(SEConfig.uniform(backbone, 16, position=offered)).values())
+        number = sum(site.position == offered for site in places)
+        say(
+            f"{offered}: {number} sites; r=16 at all adds {total:,.0f} to {parameters:,} parameters "
+            f"({total / parameters:+.2%})."
+        )
+
+
+@_command
+def reproduce(
+    what: Annotated[Literal["params"], typer.Argument(help="params: the paper's tables of parameters and FLOPs.")],
+) -> None:
+    """Print the cost tables of the SENet paper beside what is counted on timm's networks.
+
+    \b
+    Example:
+      se-search reproduce params
+    """
+    from rich.table import Table
+
+    from .network.paper import count_figure, published_figures
+    from .progress import console, progress_bar, say
+
+    figures = list(published_figures())
+    with progress_bar("Counting", len(figures)) as advance:
+        counted = []
+        for figure in figures:
+            counted.append(count_figure(figure))
+            advance()
+    for name in dict.fromkeys(figure.table for figure in figures):
+        table = Table("network", title=f"By {name}", title_justify="left", box=None, pad_edge=False)
+        for column in ("paper M", "2C²/r M", "diff.", "counted M", "diff.", "paper GFLOPs", "counted", "diff."):
+            table.add_column(column, justify="right")
+        for one in counted:
+            if one.figure.table != name:
+                continue
+            millions, giga_flops = one.figure.millions, one.figure.giga_flops
+            table.add_row(
+                one.figure.name,
+                "" if millions is None else f"{millions:.1f}",
+                f"{one.formula:.2f}",
+                "" if millions is None else f"{one.formula - millions:+.2f}",
+                f"{one.counted:.2f}",
+                "" if millions is None else f"{one.counted - millions:+.2f}",
+                "" if giga_flops is None else f"{giga_flops:.4g}",
+                f"{one.giga_flops:.3f}",
+                "" if giga_flops is None else f"{one.giga_flops / giga_flops - 1:+.1%}",
+            )
+        console.print(table)
+        say("")
+    say("M: parameters in millions, classifier included; counted: with timm's biases and rounding.")
+    say("GFLOPs: multiply-additions of one image. The paper's ResNets stride in the first 1×1 convolution of a block,")
+    say("timm's in the 3×3, which costs more. Why its Inception-ResNet-v2 is cheaper than timm's is not known.")
 
 
 @_command
@@ -231,7 +302,7 @@ def _show_front(folder: Path) -> None:
         table.add_row(
             str(row["number"]),
             f"{row['accuracy']:.1%} [{row['accuracy_low']:.1%}, {row['accuracy_high']:.1%}]",
-            f"+{row['parameter_overhead']:.2%}",
+            f"{row['parameter_overhead']:+.2%}",
             f"×{row['latency_ratio']:.3f} [{row['latency_low']:.3f}, {row['latency_high']:.3f}]",
             str(row["se_blocks"]),
             ", ".join(remarks),

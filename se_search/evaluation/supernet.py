@@ -22,10 +22,11 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from ..errors import EvaluationError, RunFolderError
 from ..files import write_atomically, write_text
+from ..network.backbones import network_options
 from ..network.config import SEConfig
 from ..network.insertion import attach, create_model
 from ..network.se_block import ElasticSE
-from ..network.sites import SLOT, Site
+from ..network.sites import Site, find_places
 from .data import ImageData
 from .statistics import Estimate, accuracy_estimate, mean_estimate
 
@@ -99,17 +100,25 @@ class Supernet:
         self.schedule = schedule
         self.device = torch.device(device)
         torch.manual_seed(schedule.seed)
-        self.model = create_model(SEConfig(backbone), num_classes=data.classes)
+        self._options = network_options(backbone, data.input_size) | {"num_classes": data.classes}
+        self.model = create_model(SEConfig(backbone), **self._options)
         self._elastic: dict[Site, ElasticSE] = {}
+        places = {(site.block, site.position): place for site, place in find_places(self.model).items()}
         for site, hidden in widest.items():
-            self._elastic[site] = ElasticSE(site.channels, hidden, bias)
-            attach(self.model, site, self._elastic[site])
+            place = places[site.block, site.position]
+            kept = self.model.get_submodule(place.host) if place.side == "existing" else None
+            self._elastic[site] = ElasticSE(site.channels, hidden, bias, site.layout, kept)
+            attach(self.model, site, place, self._elastic[site])
         self.model.to(self.device)
+        names = {module: name for name, module in self.model.named_modules()}
+        self._names = {site: names[block] for site, block in self._elastic.items()}
 
     def select(self, config: SEConfig) -> None:
-        """Switch the SE blocks of ``config`` on and all others off."""
-        for block in self._elastic.values():
+        """Switch the SE blocks of ``config`` on and all others off; existing attention stays where nothing is said."""
+        for site, block in self._elastic.items():
             block.select(None)
+            if block.kept is not None and site not in config.removed:
+                block.keep()
         for placed in config.placed:
             self._elastic[placed.site].select(placed.hidden, placed.gate)
 
@@ -262,12 +271,17 @@ class Supernet:
         """
         self._select_recalibrated(config)
         shared = {name: value.cpu() for name, value in self.model.state_dict().items()}
-        slots = tuple(f"{site.block}.{SLOT}." for site in self._elastic)
-        state = {name: value for name, value in shared.items() if not name.startswith(slots)}
+        elastic = tuple(f"{name}." for name in self._names.values())
+        state = {name: value for name, value in shared.items() if not name.startswith(elastic)}
+        for site, block in self._elastic.items():
+            if block.keeps:
+                own = f"{self._names[site]}."
+                kept = {name: value for name, value in shared.items() if name.startswith(f"{own}kept.")}
+                state |= {own + name.removeprefix(f"{own}kept."): value for name, value in kept.items()}
         for placed in config.placed:
             sliced = self._elastic[placed.site].slice_state(placed.hidden)
-            state |= {f"{placed.site.block}.{SLOT}.{name}": value.cpu() for name, value in sliced.items()}
-        model = create_model(config, num_classes=self.data.classes)
+            state |= {f"{self._names[placed.site]}.{name}": value.cpu() for name, value in sliced.items()}
+        model = create_model(config, **self._options)
         model.load_state_dict(state)
         return model.eval()
 

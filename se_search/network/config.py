@@ -9,8 +9,8 @@ from typing import Any
 from timm.utils import natural_key
 
 from ..errors import ConfigurationError
-from .se_block import check_gate, check_ratio, hidden_channels
-from .sites import Site, find_sites
+from .se_block import check_gate, check_ratio, check_start, hidden_channels
+from .sites import Site, default_position, find_sites
 
 
 @dataclass(frozen=True, order=True)
@@ -23,6 +23,7 @@ class PlacedSE:
         gate: One of :data:`se_search.network.se_block.GATES`.
         bias: Whether both layers have a bias.
         rounding: The hidden width is a multiple of this, as in timm's ``make_divisible``; 1 rounds to integers only.
+        start: ``"paper"``, or ``"identity"``: the block starts without an effect.
 
     Raises:
         ConfigurationError: If a value is impossible.
@@ -33,10 +34,12 @@ class PlacedSE:
     gate: str = "sigmoid"
     bias: bool = True
     rounding: int = 8
+    start: str = "paper"
 
     def __post_init__(self) -> None:
         check_ratio(self.ratio)
         check_gate(self.gate)
+        check_start(self.start)
         if not isinstance(self.bias, bool):
             raise ConfigurationError(f"bias {self.bias!r} is not possible: it must be true or false")
         if isinstance(self.rounding, bool) or not isinstance(self.rounding, int) or self.rounding < 1:
@@ -61,23 +64,35 @@ class SEConfig:
     Attributes:
         backbone: A timm architecture name.
         placed: SE blocks, at most one for each site, kept in the order of stages and of block names within them
-            (numbers compared as numbers), in whatever order they are given.
+            (numbers compared as numbers), in whatever order they are given. At a site ``existing`` the block takes the
+            place of the attention that stands there.
+        removed: Sites ``existing`` whose attention is taken out, in the same order. All others keep it.
 
     Raises:
-        ConfigurationError: If two SE blocks share a site or the backbone is no name.
+        ConfigurationError: If a site is named twice, one without attention is removed, or the backbone is no name.
     """
 
     backbone: str
     placed: tuple[PlacedSE, ...] = ()
+    removed: tuple[Site, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.backbone, str):
             raise ConfigurationError(f"backbone {self.backbone!r} is not possible: it must be a name")
-        places = [(placed.site.block, placed.site.position) for placed in self.placed]
+        places = [(site.block, site.position) for site in self.sites]
         for place in places:
             if places.count(place) > 1:
                 raise ConfigurationError(f"two SE blocks stand at {place[0]} ({place[1]}): a site holds one at most")
-        object.__setattr__(self, "placed", tuple(sorted(self.placed, key=_forward_order)))
+        for site in self.removed:
+            if site.position != "existing":
+                raise ConfigurationError(f"{site.block} ({site.position}) has no attention that could be removed")
+        object.__setattr__(self, "placed", tuple(sorted(self.placed, key=lambda one: _forward_order(one.site))))
+        object.__setattr__(self, "removed", tuple(sorted(self.removed, key=_forward_order)))
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Every site that differs from the backbone."""
+        return (*(placed.site for placed in self.placed), *self.removed)
 
     @classmethod
     def uniform(
@@ -92,13 +107,18 @@ class SEConfig:
     ) -> "SEConfig":
         """Put the same SE block at every site of ``position``, in all stages or in ``stages`` only.
 
+        Position ``default`` is that of :func:`se_search.network.sites.default_position`.
+
         Raises:
             BackboneError: If the backbone is unknown or has no sites.
             ConfigurationError: If a value is impossible, or the backbone lacks the position or a stage.
         """
-        sites = [site for site in find_sites(backbone) if site.position == position]
+        if position == "default":
+            position = default_position(backbone)
+        sites = find_sites(backbone, position=position)
         if not sites:
-            raise ConfigurationError(f"position {position!r} does not exist in {backbone}: it offers 'standard'")
+            offered = ", ".join(dict.fromkeys(site.position for site in find_sites(backbone)))
+            raise ConfigurationError(f"position {position!r} does not exist in {backbone}: it offers {offered}")
         known = sorted({site.stage for site in sites})
         chosen = set(known if stages is None else stages)
         for stage in chosen:
@@ -117,9 +137,10 @@ class SEConfig:
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
 
     @property
-    def structure(self) -> tuple[tuple[Site, int, str, bool], ...]:
+    def structure(self) -> tuple[tuple[Any, ...], ...]:
         """What the network is: equal for configurations whose ratios are rounded to the same hidden widths."""
-        return tuple((placed.site, placed.hidden, placed.gate, placed.bias) for placed in self.placed)
+        placed = ((one.site, one.hidden, one.gate, one.bias, one.start) for one in self.placed)
+        return (*placed, *((site,) for site in self.removed))
 
     def with_site(
         self, site: Site, ratio: int = 16, gate: str = "sigmoid", bias: bool = True, rounding: int = 8
@@ -132,16 +153,35 @@ class SEConfig:
         if site not in find_sites(self.backbone):
             raise ConfigurationError(f"{site} is not a site of {self.backbone}: `find_sites` lists them")
         others = [placed for placed in self.placed if placed.site != site]
-        return replace(self, placed=(*others, PlacedSE(site, ratio, gate, bias, rounding)))
+        removed = tuple(other for other in self.removed if other != site)
+        return replace(self, placed=(*others, PlacedSE(site, ratio, gate, bias, rounding)), removed=removed)
 
     def without_stage(self, stage: int) -> "SEConfig":
-        """Return a copy without the SE blocks of ``stage``."""
-        return replace(self, placed=tuple(placed for placed in self.placed if placed.site.stage != stage))
+        """Return a copy without the SE blocks of ``stage``; where they took the place of attention, none is left."""
+        gone = [placed.site for placed in self.placed if placed.site.stage == stage]
+        return replace(
+            self,
+            placed=tuple(placed for placed in self.placed if placed.site not in gone),
+            removed=(*self.removed, *(site for site in gone if site.position == "existing")),
+        )
+
+    @classmethod
+    def without_attention(cls, backbone: str) -> "SEConfig":
+        """Take out all attention that the backbone has.
+
+        Raises:
+            BackboneError: If the backbone is unknown.
+        """
+        return cls(backbone, removed=find_sites(backbone, position="existing"))
+
+    def starting_at_identity(self) -> "SEConfig":
+        """Return a copy whose SE blocks start without an effect."""
+        return replace(self, placed=tuple(replace(placed, start="identity") for placed in self.placed))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that :meth:`from_dict` reads."""
         sites = [asdict(placed.site) | {key: getattr(placed, key) for key in _OPTIONS} for placed in self.placed]
-        return {"backbone": self.backbone, "sites": sites}
+        return {"backbone": self.backbone, "sites": sites, "removed": [asdict(site) for site in self.removed]}
 
     @classmethod
     def from_dict(cls, data: Any) -> "SEConfig":
@@ -151,14 +191,8 @@ class SEConfig:
             ConfigurationError: If ``data`` is anything else.
         """
         try:
-            placed = tuple(
-                PlacedSE(
-                    Site(**{key: one[key] for key in Site.__dataclass_fields__}),
-                    **{key: one[key] for key in _OPTIONS},
-                )
-                for one in data["sites"]
-            )
-            return cls(data["backbone"], placed)
+            placed = tuple(PlacedSE(_site(one), **{key: one[key] for key in _OPTIONS}) for one in data["sites"])
+            return cls(data["backbone"], placed, tuple(_site(one) for one in data["removed"]))
         except (KeyError, TypeError) as error:
             raise ConfigurationError(f"this is not an SE configuration: {type(error).__name__} {error}") from error
 
@@ -180,8 +214,12 @@ class SEConfig:
         return cls.from_dict(data)
 
 
-def _forward_order(placed: PlacedSE) -> tuple[Any, ...]:
-    return placed.site.stage, natural_key(placed.site.block), placed.site.position
+def _forward_order(site: Site) -> tuple[Any, ...]:
+    return site.stage, natural_key(site.block), site.position
 
 
-_OPTIONS = ("ratio", "gate", "bias", "rounding")
+def _site(data: Any) -> Site:
+    return Site(**{key: data[key] for key in Site.__dataclass_fields__})
+
+
+_OPTIONS = ("ratio", "gate", "bias", "rounding", "start")

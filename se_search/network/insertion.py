@@ -1,79 +1,127 @@
 """Putting the SE blocks of a configuration into a network."""
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import timm
 import torch
+from timm.models._features import FeatureGetterNet  # timm.models leaves it out of its names
 from torch import nn
 
 from ..errors import BackboneError, ConfigurationError
+from .backbones import check_backbone, create_on_meta
 from .config import SEConfig
+from .discovery import Place
 from .se_block import create_se_block
-from .sites import SLOT, Site, check_backbone, find_sites
+from .sites import Site, find_places
 
 
-def attach(model: nn.Module, site: Site, block: nn.Module) -> None:
+def attach(model: nn.Module, site: Site, place: Place, block: nn.Module) -> None:
     """Put ``block`` at ``site`` of ``model``, on the device and in the precision of the weights around it.
 
-    Raises:
-        ConfigurationError: If the model has no such block or its slot is taken.
+    Args:
+        model: The network.
+        site: The site.
+        place: How it is reached in this network, from :func:`se_search.network.sites.find_places`.
+        block: What scales the channels there.
     """
-    host = _host_of_empty_slot(model, site)
-    neighbour = next(host.parameters())
-    block.train(host.training)
-    setattr(host, SLOT, block.to(device=neighbour.device, dtype=neighbour.dtype))
+    parent, _, child = place.host.rpartition(".")
+    neighbour = _nearest_parameter(model, place.host)
+    block.train(model.get_submodule(parent).training)
+    block.to(device=neighbour.device, dtype=neighbour.dtype)
+    if place.side in ("slot", "existing"):
+        setattr(model.get_submodule(parent), child, block)
+        return
+    host = model.get_submodule(place.host)
+    name = "se" if site.position == "standard" and not hasattr(host, "se") else f"se_{site.position}"
+    host.add_module(name, block)
+    if place.side == "output":
+        host.register_forward_hook(functools.partial(_scale_output, name))
+    else:
+        host.register_forward_pre_hook(functools.partial(_scale_input, name))
 
 
-def _host_of_empty_slot(model: nn.Module, site: Site) -> nn.Module:
-    try:
-        host = model.get_submodule(site.block)
-    except AttributeError as error:
-        raise ConfigurationError(f"{site.block} does not exist in this {type(model).__name__}") from error
-    if getattr(host, SLOT, host) is not None:
-        raise ConfigurationError(f"{site.block} of this {type(model).__name__} has no empty SE slot")
-    return host
+# Hooks find the block by its name on the module they run for: a copy of the network then uses its own block.
+def _scale_output(name: str, module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+    return getattr(module, name)(output)
 
 
-def insert(model: nn.Module, config: SEConfig) -> nn.Module:
+def _scale_input(name: str, module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return (getattr(module, name)(args[0]), *args[1:])
+
+
+def _nearest_parameter(model: nn.Module, name: str) -> nn.Parameter:
+    while name:
+        name = name.rpartition(".")[0]
+        found = next(model.get_submodule(name).parameters(), None)
+        if found is not None:
+            return found
+    return next(model.parameters())
+
+
+def insert(model: nn.Module, config: SEConfig, identity_start: bool = False) -> nn.Module:
     """Insert the SE blocks of ``config`` into ``model``, in place, and return it.
 
-    The backbone's own parameters keep their names; those of the SE blocks are ``<block>.se.fc1.weight`` and so on,
-    as in timm's ``seresnet50``. The configuration is kept as ``model.se_config``.
+    The backbone's own parameters keep their names. Where timm's block has a place for SE, the new parameters are
+    ``<block>.se.fc1.weight`` and so on, as in timm's ``seresnet50``; elsewhere they stand under the module whose input
+    or output is scaled, as ``se`` or with the position as in ``se_post``, and a hook of that module applies them.
+    The configuration is kept as ``model.se_config``.
+
+    Args:
+        model: A network from timm.
+        config: What to insert.
+        identity_start: Let the SE blocks start without an effect, whatever the configuration says.
 
     Raises:
         ConfigurationError: If the model holds SE blocks of a configuration already, lacks one of the sites or has
             other widths there; it is then unchanged.
     """
+    kind = type(model).__name__
     inserted = getattr(model, "se_config", None)
-    if isinstance(inserted, SEConfig) and inserted.placed:
-        raise ConfigurationError(
-            f"this {type(model).__name__} holds the SE blocks of a configuration already: insert into a bare one"
-        )
-    for placed in config.placed:
-        _host_of_empty_slot(model, placed.site)
-    widths = {site.block: site.channels for site in find_sites(model)} if config.placed else {}
-    for placed in config.placed:
-        if widths.get(placed.site.block) != placed.site.channels:
+    if isinstance(inserted, SEConfig) and inserted.sites:
+        raise ConfigurationError(f"this {kind} holds the SE blocks of a configuration already: insert into a bare one")
+    if identity_start:
+        config = config.starting_at_identity()
+    places = find_places(model) if config.sites else {}
+    here = {(site.block, site.position): site for site in places}
+    for site in config.sites:
+        found = here.get((site.block, site.position))
+        if found is None:
+            raise ConfigurationError(f"{site.block} ({site.position}) does not exist in this {kind}")
+        if (found.channels, found.layout) != (site.channels, site.layout):
             raise ConfigurationError(
-                f"{placed.site.block} of this {type(model).__name__} has {widths.get(placed.site.block)} channels, "
-                f"not the {placed.site.channels} of the configuration"
+                f"{site.block} ({site.position}) of this {kind} has {found.channels} channels in {found.layout}, "
+                f"not the {site.channels} in {site.layout} of the configuration"
             )
+    for site in config.removed:
+        attach(model, site, places[here[site.block, site.position]], nn.Identity())
     for placed in config.placed:
-        attach(
-            model,
-            placed.site,
-            create_se_block(placed.site.channels, placed.ratio, placed.gate, placed.bias, placed.rounding),
+        site = placed.site
+        block = create_se_block(
+            site.channels, placed.ratio, placed.gate, placed.bias, placed.rounding, site.layout, placed.start
         )
+        attach(model, site, places[here[site.block, site.position]], block)
     model.se_config = config  # type: ignore[assignment]  # so that an export knows what was inserted
     return model
 
 
-def create_model(config: SEConfig, pretrained: bool = False, **timm_kwargs: Any) -> nn.Module:
+def create_model(
+    config: SEConfig,
+    pretrained: bool = False,
+    identity_start: bool | None = None,
+    features_only: bool = False,
+    out_indices: int | Sequence[int] | None = None,
+    **timm_kwargs: Any,
+) -> nn.Module:
     """Create the backbone with timm and insert the SE blocks of ``config``.
 
     Args:
         config: What to build.
-        pretrained: Load timm's weights of the backbone; the SE blocks start random.
+        pretrained: Load timm's weights of the backbone.
+        identity_start: Let the SE blocks start without an effect; by default where the weights are pretrained.
+        features_only: Return the network as an extractor of features, see :func:`extract_features`.
+        out_indices: Indices of the features; by default those that timm gives for the backbone.
         **timm_kwargs: Passed to ``timm.create_model``, such as ``num_classes``.
 
     Raises:
@@ -85,7 +133,22 @@ def create_model(config: SEConfig, pretrained: bool = False, **timm_kwargs: Any)
         model = timm.create_model(config.backbone, pretrained=pretrained, **timm_kwargs)
     except RuntimeError as error:
         raise BackboneError(f"backbone {config.backbone!r} cannot be created by timm: {error}") from error
-    return insert(model, config)
+    insert(model, config, pretrained if identity_start is None else identity_start)
+    return extract_features(model, config.backbone, out_indices) if features_only else model
+
+
+def extract_features(model: nn.Module, backbone: str, out_indices: int | Sequence[int] | None = None) -> nn.Module:
+    """Wrap ``model`` so that it returns feature maps, as ``timm.create_model(backbone, features_only=True)`` does.
+
+    Args:
+        model: The network of ``backbone`` with SE blocks; what comes after the last feature is taken out of it.
+        backbone: A timm architecture name.
+        out_indices: Indices of the features; by default those that timm gives for the backbone.
+    """
+    if out_indices is None:
+        features: Any = create_on_meta(backbone, features_only=True)
+        out_indices = features.feature_info.out_indices
+    return FeatureGetterNet(model, out_indices=out_indices)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -11,17 +11,21 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..errors import ConfigurationError
+from .backbones import create_on_meta, default_input_size, network_options
 from .config import SEConfig
+from .discovery import Place
 from .insertion import count_parameters, create_model_on_meta
-from .sites import create_on_meta, default_input_size
+from .sites import Site, find_places
 
 
 @dataclass(frozen=True)
 class Overhead:
-    """Parameters that SE blocks add to a backbone.
+    """Parameters that SE blocks add to a backbone; fewer than none where its own attention is taken out.
 
     Attributes:
-        formula: Σ 2C²/r over the SE blocks (SENet paper, section 3.4 of the journal version).
+        formula: Σ 2C²/r over the SE blocks (SENet paper, section 3.4 of the journal version), minus the weights of
+            attention that they take the place of or that is removed.
         counted: Parameters of the searched network minus those of its backbone, counted on both.
         by_stage: The formula's part of each stage that has SE blocks.
         backbone: Parameters of the backbone as timm publishes it, classifier included.
@@ -39,12 +43,36 @@ class Overhead:
 
 
 def formula_by_stage(config: SEConfig) -> dict[int, float]:
-    """Return the formula's parameters of each stage: (2/r)·N_s·C_s² where its N_s blocks share a ratio."""
+    """Return the formula's parameters of each stage: (2/r)·N_s·C_s² where its N_s blocks share a ratio.
+
+    The weights of attention that is replaced or removed count against them.
+    """
     total: dict[int, Fraction] = {}
     for placed in config.placed:
         cost = Fraction(2 * placed.site.channels**2, placed.ratio)
         total[placed.site.stage] = total.get(placed.site.stage, Fraction(0)) + cost
+    for site, place in _replaced(config):
+        total[site.stage] = total.get(site.stage, Fraction(0)) - place.weights
     return {stage: float(cost) for stage, cost in sorted(total.items())}
+
+
+def added_parameters(config: SEConfig) -> int:
+    """Return the parameters that ``config`` adds to its backbone, biases included, without building the network.
+
+    Raises:
+        BackboneError: If timm does not know the backbone.
+        ConfigurationError: If a site does not exist in it.
+    """
+    return sum(placed.parameters for placed in config.placed) - sum(place.parameters for _, place in _replaced(config))
+
+
+def _replaced(config: SEConfig) -> list[tuple[Site, Place]]:
+    existing = [site for site in config.sites if site.position == "existing"]
+    places = find_places(config.backbone) if existing else {}
+    for site in existing:
+        if site not in places:
+            raise ConfigurationError(f"{site} is not a site of {config.backbone}: `find_sites` lists them")
+    return [(site, places[site]) for site in existing]
 
 
 @functools.lru_cache(maxsize=64)
@@ -93,13 +121,15 @@ def count_flops(model: nn.Module, input_size: tuple[int, int, int] | None = None
 
 def flops_overhead(config: SEConfig, input_size: tuple[int, int, int] | None = None) -> float:
     """Return the multiply-additions that SE blocks add as a part of the backbone's: 0.01 is 1 %."""
-    searched = count_flops(create_model_on_meta(config), input_size)
+    options = network_options(config.backbone, input_size) if input_size else {}
+    searched = count_flops(create_model_on_meta(config, **options), input_size)
     return searched / _backbone_flops(config.backbone, input_size) - 1
 
 
 @functools.lru_cache(maxsize=64)
 def _backbone_flops(backbone: str, input_size: tuple[int, int, int] | None) -> int:
-    return count_flops(create_on_meta(backbone), input_size)
+    options = network_options(backbone, input_size) if input_size else {}
+    return count_flops(create_on_meta(backbone, **options), input_size)
 
 
 def _flops_of_elements(shape: Any, *args: Any, **kwargs: Any) -> int:

@@ -2,30 +2,21 @@
 
 import copy
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-import timm
-import torch
-from timm.models import get_arch_name
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
-from ..errors import BackboneError, ConfigurationError, did_you_mean
+from ..errors import BackboneError, ConfigurationError
+from .backbones import create_on_meta, default_input_size
+from .discovery import Found, Place, block_of, discover, stream_of
+from .tracing import EmptySlot, Trace
 
-DEFAULT_INPUT_SIZE = (3, 224, 224)
-SLOT = "se"
-"""Name of the attribute in which timm's residual blocks keep their attention layer, ``None`` where they have none."""
+_BRANCH_SLOT, _SHORTCUT_SLOT = "se", "downsample"
+"""Attributes in which timm's blocks keep an optional layer, ``None`` without one."""
 
-_ADDITIONS = {
-    torch.add,
-    torch.Tensor.add,
-    torch.Tensor.add_,
-    torch.Tensor.__add__,
-    torch.Tensor.__radd__,
-    torch.Tensor.__iadd__,
-}
+_DEFAULT_POSITIONS = ("existing", "standard", "post", "pre")
 
 
 @dataclass(frozen=True, order=True)
@@ -33,11 +24,12 @@ class Site:
     """One place where an SE block can stand.
 
     Attributes:
-        block: Name of the residual block in the backbone, such as ``"layer2.0"``.
+        block: Name of the block in the backbone, such as ``"layer2.0"``; where a block has several residual branches,
+            of the module that the branch ends in, such as ``"blocks.0.attn"``; at ``existing``, of the attention.
         stage: Number of its stage as in the SENet paper: the stem is 1, resnet50's ``layer1`` is 2.
-        position: ``"standard"``: on the residual branch just before the addition.
+        position: One of :data:`se_search.network.discovery.POSITIONS`.
         channels: Channels that the SE block scales.
-        layout: Order of the dimensions, ``"NCHW"``.
+        layout: Order of the dimensions: ``"NCHW"``, ``"NHWC"`` or, for tokens, ``"NLC"`` or ``"NCL"``.
 
     Raises:
         ConfigurationError: If a value is of another kind.
@@ -62,164 +54,171 @@ class Site:
                 )
 
 
-@dataclass
-class _Frame:
-    """One running module: what came in, and which of its children made which tensor."""
+@dataclass(frozen=True)
+class SkippedSite:
+    """A place at which no SE block can stand.
 
-    name: str
-    inputs: set[int]
-    makers: dict[int, list[str]] = field(default_factory=dict)
-    consumed: dict[str, set[int]] = field(default_factory=dict)
-
-    def is_shortcut(self, tensor: torch.Tensor) -> bool:
-        """Whether ``tensor`` is the block's input, as it came or after one child."""
-        makers = self.makers.get(id(tensor), [])
-        return id(tensor) in self.inputs or any(self.consumed[maker] & self.inputs for maker in makers)
-
-
-class _ResidualTracer(TorchFunctionMode):
-    """Records the residual additions whose branch passes through a block's SE slot."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[tuple[str, tuple[int, ...]]] = []
-        self._stack: list[_Frame] = []
-        self._alive: list[torch.Tensor] = []  # an identity stays unique only while its tensor lives
-
-    def enter(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._stack.append(_Frame(name, self._identities((*args, *kwargs.values()))))
-
-        return hook
-
-    def leave(self, name: str) -> Callable[..., None]:
-        child = name.rpartition(".")[2]
-
-        def hook(module: nn.Module, args: tuple[Any, ...], output: object) -> None:
-            frame = self._stack.pop()
-            if self._stack:
-                parent = self._stack[-1]
-                parent.consumed.setdefault(child, set()).update(frame.inputs)
-                for identity in self._identities((output,)):
-                    parent.makers.setdefault(identity, []).append(child)
-
-        return hook
-
-    def _identities(self, values: tuple[Any, ...]) -> set[int]:
-        tensors = [value for value in values if isinstance(value, torch.Tensor)]
-        self._alive.extend(tensors)
-        return {id(tensor) for tensor in tensors}
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func in _ADDITIONS and self._stack and len(args) >= 2:
-            self._record(args[0], args[1])
-        return func(*args, **(kwargs or {}))
-
-    def _record(self, left: object, right: object) -> None:
-        if not (isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor)) or left.shape != right.shape:
-            return
-        frame = self._stack[-1]
-        for branch, shortcut in ((left, right), (right, left)):
-            if SLOT in frame.makers.get(id(branch), []) and frame.is_shortcut(shortcut):
-                self.found.append((frame.name, tuple(branch.shape)))
-                return
-
-
-def check_backbone(backbone: str) -> str:
-    """Return ``backbone`` if timm knows an architecture of that name (with or without a pretrained tag).
-
-    Raises:
-        BackboneError: If it does not; the message holds near names.
+    Attributes:
+        block: As :attr:`Site.block`.
+        position: As :attr:`Site.position`.
+        reason: Why not, in a few words.
     """
-    if not isinstance(backbone, str) or not timm.is_model(backbone):
-        near = did_you_mean(get_arch_name(str(backbone)), timm.list_models())
-        raise BackboneError(f"backbone {backbone!r} is not an architecture of timm{near}")
-    return backbone
+
+    block: str
+    position: str
+    reason: str
 
 
-def create_on_meta(backbone: str, **kwargs: Any) -> nn.Module:
-    """Create a backbone without memory for its weights, in evaluation mode.
+@dataclass(frozen=True)
+class ResidualAddition:
+    """An addition that joins a branch to the stream of a block.
 
-    Args:
-        backbone: A timm architecture name.
-        **kwargs: Passed to ``timm.create_model``.
+    Attributes:
+        block: As :attr:`Site.block`.
+        channels: Channels of the stream; 0 where they cannot be told.
+        layout: Order of its dimensions, as :attr:`Site.layout`; empty where it cannot be told.
     """
-    check_backbone(backbone)
-    with torch.device("meta"):
-        try:
-            model = timm.create_model(backbone, pretrained=False, **kwargs)
-        except RuntimeError as error:
-            raise BackboneError(f"backbone {backbone!r} cannot be created by timm: {error}") from error
-    return model.eval()
+
+    block: str
+    channels: int
+    layout: str
 
 
-def default_input_size(model: nn.Module) -> tuple[int, int, int]:
-    """Input size ``(channels, height, width)`` that ``model`` takes: its own channels, timm's resolution or 224×224."""
-    channels, *resolution = (getattr(model, "pretrained_cfg", None) or {}).get("input_size") or DEFAULT_INPUT_SIZE
-    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-    return (first.in_channels if first else channels, *resolution)
+@dataclass(frozen=True)
+class Discovery:
+    """What tracing a backbone has found, everything in forward order.
+
+    Attributes:
+        places: Sites, with the way to reach each.
+        skipped: Places that are no sites, with the reason.
+        additions: Residual additions.
+    """
+
+    places: dict[Site, Place]
+    skipped: tuple[SkippedSite, ...]
+    additions: tuple[ResidualAddition, ...]
 
 
-def find_sites(backbone: str | nn.Module, input_size: tuple[int, int, int] | None = None) -> tuple[Site, ...]:
-    """Find the sites of a backbone of timm's ResNet family, in forward order.
+def find_sites(
+    backbone: str | nn.Module, input_size: tuple[int, int, int] | None = None, position: str | None = None
+) -> tuple[Site, ...]:
+    """Find the sites of a backbone, all positions of a block together, in forward order.
 
-    One forward pass on the meta device finds every residual addition whose branch passes the block's ``se`` slot.
-    Stages are the blocks of one output resolution and width, numbered in the order in which they appear.
+    One forward pass on the meta device is traced. A residual addition joins a branch to a block's stream: its input, or
+    the sum of an earlier addition, as it came or through one projection. Networks without any get a site ``post`` at
+    each repeated unit. Stages are the blocks of one output resolution, numbered in forward order; where a resolution
+    has blocks of several widths, two blocks or more of each on average, each width is a stage.
 
     Args:
         backbone: A timm architecture name, or a model (which stays as it is).
         input_size: ``(channels, height, width)`` to trace with; timm's own size by default.
+        position: Return the sites of this position only, one of :data:`se_search.network.discovery.POSITIONS`.
 
     Raises:
-        BackboneError: If the name is unknown or the network has no such place.
+        BackboneError: If the name is unknown, the network cannot be traced, or it has no such place.
+    """
+    return tuple(site for site in find_places(backbone, input_size) if position in (None, site.position))
+
+
+def default_position(backbone: str) -> str:
+    """Return ``existing`` for a backbone with attention, ``standard`` for others with residual branches, else ``post``.
+
+    Raises:
+        BackboneError: As :func:`find_sites`.
+    """
+    offered = {site.position for site in find_sites(backbone)}
+    return next(position for position in _DEFAULT_POSITIONS if position in offered)
+
+
+def find_places(backbone: str | nn.Module, input_size: tuple[int, int, int] | None = None) -> dict[Site, Place]:
+    """Find sites as :func:`find_sites` does, with the way to reach each.
+
+    Raises:
+        BackboneError: As :func:`find_sites`.
+    """
+    name = backbone if isinstance(backbone, str) else type(backbone).__name__
+    places = trace_backbone(backbone, input_size).places
+    if not places:
+        raise BackboneError(
+            f"backbone {name!r} has no site for an SE block: it has neither a residual branch nor a repeated unit "
+            "whose channels can be told"
+        )
+    return places
+
+
+def trace_backbone(backbone: str | nn.Module, input_size: tuple[int, int, int] | None = None) -> Discovery:
+    """Trace a backbone and return all that is found; what a name leads to is kept for the rest of the process.
+
+    Raises:
+        BackboneError: If the name is unknown or the network cannot be traced.
     """
     if isinstance(backbone, str):
-        return _find_sites_by_name(backbone, input_size)
-    return _trace_sites(copy.deepcopy(backbone).to("meta").eval(), input_size, type(backbone).__name__)
+        return _trace_by_name(backbone, input_size)
+    return _discover(copy.deepcopy(backbone).to("meta").eval(), input_size, type(backbone).__name__)
 
 
 @functools.lru_cache(maxsize=64)
-def _find_sites_by_name(backbone: str, input_size: tuple[int, int, int] | None) -> tuple[Site, ...]:
-    return _trace_sites(create_on_meta(backbone), input_size, backbone)
+def _trace_by_name(backbone: str, input_size: tuple[int, int, int] | None) -> Discovery:
+    return _discover(create_on_meta(backbone), input_size, backbone)
 
 
-def _trace_sites(model: nn.Module, input_size: tuple[int, int, int] | None, name: str) -> tuple[Site, ...]:
-    slots = [module for module in model.modules() if getattr(module, SLOT, module) is None]
-    for module in slots:
-        setattr(module, SLOT, nn.Identity())
-    additions = _trace_additions(model, input_size or default_input_size(model)) if slots else []
-    if not additions:
-        holders = [getattr(module, SLOT, None) for module in model.modules()]
-        occupied = any(isinstance(holder, nn.Module) and not isinstance(holder, nn.Identity) for holder in holders)
-        reason = (
-            "it carries attention layers already"
-            if occupied and not slots
-            else "it has no residual block with an SE slot"
-        )
-        raise BackboneError(
-            f"backbone {name!r} has no site for an SE block: {reason}; "
-            "choose a plain member of timm's ResNet family, such as resnet50, resnet18d or resnext50_32x4d"
-        )
-    sites = []
-    stages: dict[tuple[int, ...], int] = {}
-    for block, (_, channels, *resolution) in additions:
-        stage = stages.setdefault((channels, *resolution), len(stages) + 2)
-        sites.append(Site(block, stage, "standard", channels, "NCHW"))
-    return tuple(sites)
+def _discover(model: nn.Module, input_size: tuple[int, int, int] | None, name: str) -> Discovery:
+    trace = _trace(model, input_size or default_input_size(model), name)
+    found = discover(trace)
+    stages = _number_stages(one for one in found if one.place)
+    places = {
+        Site(one.block, stages[one.size], one.position, one.channels, one.layout): one.place
+        for one in found
+        if one.place
+    }
+    skipped = tuple(SkippedSite(one.block, one.position, one.reason) for one in found if not one.place)
+    additions = (ResidualAddition(block_of(trace, one), *(stream_of(trace, one) or (0, ""))) for one in trace.additions)
+    return Discovery(places, skipped, tuple(additions))
 
 
-def _trace_additions(model: nn.Module, input_size: tuple[int, int, int]) -> list[tuple[str, tuple[int, ...]]]:
-    tracer = _ResidualTracer()
-    handles = []
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(tracer.enter(name), with_kwargs=True))
-        handles.append(module.register_forward_hook(tracer.leave(name)))
+def _number_stages(found: Iterable[Found]) -> dict[tuple[int, int], int]:
+    """Number the stages of all sizes ``(width, pixels)`` from 2."""
+    blocks = {one.block: one.size for one in found}
+    sizes = Counter(blocks.values())
+    numbers: dict[tuple[int, int], int] = {}
+    keys: dict[tuple[int, int], int] = {}
+    for width, pixels in sizes:
+        alike = [count for (_, other), count in sizes.items() if other == pixels]
+        key = (width if sum(alike) >= 2 * len(alike) else 0, pixels)
+        numbers[width, pixels] = keys.setdefault(key, len(keys) + 2)
+    return numbers
+
+
+def _trace(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Trace:
+    slots = {
+        f"{path}.{slot}" if path else slot: (module, slot)
+        for path, module in model.named_modules()
+        for slot in (_BRANCH_SLOT, _SHORTCUT_SLOT)
+        if getattr(module, slot, module) is None
+    }
+    for module, slot in slots.values():
+        setattr(module, slot, EmptySlot())
     try:
-        with torch.no_grad(), tracer:
-            model(torch.empty(1, *input_size, device="meta"))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return tracer.found
+        trace = _run(model, input_size)
+        # Some blocks put something else than their input through a shortcut layer where they have one.
+        misused = [path for path, (_, slot) in slots.items() if slot == _SHORTCUT_SLOT and _changes(trace, path)]
+        if misused:
+            for path in misused:
+                setattr(*slots[path], None)
+            trace = _run(model, input_size)
+        return trace
+    except Exception as error:  # timm's networks raise many kinds for inputs that they do not take
+        raise BackboneError(
+            f"backbone {name!r} cannot be traced with one image of {'×'.join(map(str, input_size))}: "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from error
+
+
+def _run(model: nn.Module, input_size: tuple[int, int, int]) -> Trace:
+    trace = Trace(model)
+    trace.run(model, input_size)
+    return trace
+
+
+def _changes(trace: Trace, slot: str) -> bool:
+    return trace.runs[slot] > 0 and slot not in trace.reads_stream

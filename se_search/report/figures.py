@@ -1,6 +1,7 @@
 """The report's Plotly figures."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -13,20 +14,21 @@ _INK = "#1f2937"
 _FAINT = "rgba(107,114,128,0.28)"
 
 
-def accuracy_against_overhead(trials: pd.DataFrame, limits: str = "") -> go.Figure:
+def accuracy_against_overhead(trials: pd.DataFrame, sites: list[dict[str, Any]], limits: str = "") -> go.Figure:
     """Draw accuracy with its interval against parameter overhead in per cent, coloured by latency ratio.
 
     Args:
         trials: Complete trials, in the columns of ``trials.csv``.
+        sites: The sites of the space, as in ``run.json``.
         limits: Plain words for the run's limits, for the legend of trials beyond them.
     """
-    return _scatter(trials, "parameter_overhead", 100.0, None, "parameter overhead (%)", limits)
+    return _scatter(trials, sites, "parameter_overhead", 100.0, None, "parameter overhead (%)", limits)
 
 
-def accuracy_against_latency(trials: pd.DataFrame, limits: str = "") -> go.Figure:
+def accuracy_against_latency(trials: pd.DataFrame, sites: list[dict[str, Any]], limits: str = "") -> go.Figure:
     """Draw accuracy against latency ratio, both with their intervals; arguments as the other figure's."""
     interval = ("latency_low", "latency_high")
-    return _scatter(trials, "latency_ratio", 1.0, interval, "latency ratio to the bare backbone", limits)
+    return _scatter(trials, sites, "latency_ratio", 1.0, interval, "latency ratio to the bare backbone", limits)
 
 
 def hypervolume_figure(history: Sequence[float]) -> go.Figure:
@@ -45,26 +47,40 @@ def hypervolume_figure(history: Sequence[float]) -> go.Figure:
     return figure
 
 
-def ratios_by_stage(config: dict[str, Any]) -> dict[int, list[int]]:
-    """Return the reduction ratios of each stage's SE blocks, in block order, from a configuration's plain data."""
-    stages: dict[int, list[int]] = {}
-    for site in config["sites"]:
-        stages.setdefault(int(site["stage"]), []).append(int(site["ratio"]))
-    return stages
+def describe_stages(config: dict[str, Any], sites: list[dict[str, Any]]) -> str:
+    """Say in a few words which stages have SE blocks, with which ratios and where.
 
-
-def describe_stages(config: dict[str, Any]) -> str:
-    """Say in a few words which stages have SE blocks and with which ratios."""
-    stages = ratios_by_stage(config)
+    Args:
+        config: A configuration's plain data.
+        sites: ``block``, ``stage`` and ``position`` of every site of the space.
+    """
+    placed = {(site["block"], site["position"]): site for site in config["sites"]}
+    removed = {(site["block"], site["position"]) for site in config["removed"]}
+    stages: dict[int, Counter[str]] = {}
+    for site in sites:
+        key = site["block"], site["position"]
+        here = stages.setdefault(int(site["stage"]), Counter())
+        if key in placed:
+            where = "" if site["position"] in ("standard", "existing") else f" {site['position']}"
+            here[f"r={placed[key]['ratio']}{where}"] += 1
+        elif site["position"] == "existing" and key not in removed:
+            here["kept"] += 1
     parts = []
-    for stage, ratios in stages.items():
-        blocks = f"{len(ratios)} block{'s' if len(ratios) > 1 else ''}"
-        parts.append(f"stage {stage}: {blocks}, r={', '.join(map(str, sorted(set(ratios))))}")
+    for stage, kinds in stages.items():
+        if kinds:
+            blocks = f"{kinds.total()} block{'s' if kinds.total() > 1 else ''}"
+            parts.append(f"stage {stage}: {blocks}, {', '.join(kinds)}")
     return "; ".join(parts) or "no SE"
 
 
 def _scatter(
-    trials: pd.DataFrame, x: str, factor: float, x_interval: tuple[str, str] | None, x_title: str, limits: str
+    trials: pd.DataFrame,
+    sites: list[dict[str, Any]],
+    x: str,
+    factor: float,
+    x_interval: tuple[str, str] | None,
+    x_title: str,
+    limits: str,
 ) -> go.Figure:
     named = trials["name"] != ""
     front, feasible = trials["on_front"], trials["feasible"]
@@ -89,7 +105,7 @@ def _scatter(
         groups.append(("baselines (thick edge: on the front)", trials[named], baselines, "rgba(31,41,55,0.4)"))
     for label, rows, marker, bars in groups:
         if len(rows):
-            figure.add_trace(_points(rows, label, x, factor, x_interval, marker, bars))
+            figure.add_trace(_points(rows, sites, label, x, factor, x_interval, marker, bars))
             figure.add_trace(_legend_entry(label, marker["symbol"]))
     _connect_front(figure, trials[front], x, factor)
     _label_baselines(figure, trials, x, factor)
@@ -116,6 +132,7 @@ def _scatter(
 
 def _points(
     rows: pd.DataFrame,
+    sites: list[dict[str, Any]],
     label: str,
     x: str,
     factor: float,
@@ -140,7 +157,7 @@ def _points(
         showlegend=False,
         marker=marker | {"color": rows["latency_ratio"], "coloraxis": "coloraxis"},
         customdata=rows["number"],
-        text=[_hover(row) for row in rows.to_dict("records")],
+        text=[_hover(row, sites) for row in rows.to_dict("records")],
         hovertemplate="%{text}<extra></extra>",
     )
 
@@ -200,15 +217,15 @@ def _label_baselines(figure: go.Figure, trials: pd.DataFrame, x: str, factor: fl
         )
 
 
-def _hover(row: dict[Any, Any]) -> str:
+def _hover(row: dict[Any, Any], sites: list[dict[str, Any]]) -> str:
     title = f"<b>trial {row['number']}</b>" + (f" – {escape(row['name'])}" if row["name"] else "")
     gate = f"<br>gate {escape(row['gate'])}" if row["gate"] else ""
-    stages = escape(describe_stages(json.loads(row["config"]))).replace("; ", "<br>")
+    stages = escape(describe_stages(json.loads(row["config"]), sites)).replace("; ", "<br>")
     return (
         f"{title}<br>{stages}{gate}"
         f"<br>accuracy {row['accuracy']:.2%} [{row['accuracy_low']:.2%}, {row['accuracy_high']:.2%}]"
         f"<br>log-loss {row['log_loss']:.4f} [{row['log_loss_low']:.4f}, {row['log_loss_high']:.4f}]"
-        f"<br>parameters +{row['counted_parameters']:,} (+{row['parameter_overhead']:.2%})"
+        f"<br>parameters {row['counted_parameters']:+,} ({row['parameter_overhead']:+.2%})"
         f"<br>latency ×{row['latency_ratio']:.3f} [{row['latency_low']:.3f}, {row['latency_high']:.3f}]"
     )
 

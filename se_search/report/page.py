@@ -33,8 +33,8 @@ def render_report(trials: pd.DataFrame, run: dict[str, Any]) -> str:
     figures = {}
     if len(complete):
         suffix = f" ({limits})" if limits else ""
-        figures["overhead"] = _figure(accuracy_against_overhead(complete, suffix), "figure-overhead")
-        figures["latency"] = _figure(accuracy_against_latency(complete, suffix), "figure-latency")
+        figures["overhead"] = _figure(accuracy_against_overhead(complete, run["sites"], suffix), "figure-overhead")
+        figures["latency"] = _figure(accuracy_against_latency(complete, run["sites"], suffix), "figure-latency")
         figures["hypervolume"] = _figure(hypervolume_figure(run["hypervolume_history"]), "figure-hypervolume")
     environment = Environment(
         loader=PackageLoader("se_search.report", ""),
@@ -54,6 +54,7 @@ def render_report(trials: pd.DataFrame, run: dict[str, Any]) -> str:
         front=[_row(row, run) for row in front.to_dict("records")],
         trials=[_row(row, run) for row in trials.to_dict("records")],
         ratios=sorted({site["ratio"] for row in front["config"] for site in json.loads(row)["sites"]}),
+        keeps=any(site["position"] == "existing" for site in run["sites"]),
         shade=shade,
         pick_titles=_PICK_TITLES,
         figures=figures,
@@ -66,23 +67,36 @@ def draw_configuration(config: dict[str, Any], sites: list[dict[str, Any]]) -> l
 
     Args:
         config: A configuration's plain data.
-        sites: ``block``, ``stage`` and ``channels`` of every site of the backbone, in forward order.
+        sites: ``block``, ``stage``, ``position`` and ``channels`` of every site of the space, in forward order.
 
     Returns:
-        Rows of ``stage``, ``label`` (its ratios) and ``cells``; a cell has ``title`` and ``ratio`` (``None``: no SE).
+        Rows of ``stage``, ``label`` (its ratios) and ``cells``, one for each block; a cell has ``title``, ``ratio``
+        (``None``: no SE block of the search) and ``kept`` (the backbone's own attention stays).
     """
-    placed = {site["block"]: site for site in config["sites"]}
-    rows: dict[int, dict[str, Any]] = {}
+    placed = {(site["block"], site["position"]): site for site in config["sites"]}
+    removed = {(site["block"], site["position"]) for site in config["removed"]}
+    rows: dict[int, dict[str, dict[str, Any]]] = {}
     for site in sites:
-        row = rows.setdefault(site["stage"], {"stage": site["stage"], "cells": []})
-        here = placed.get(site["block"])
-        kind = f"r={here['ratio']}, {here['gate']}" if here else "no SE"
-        title = f"{site['block']} ({site['channels']} channels): {kind}"
-        row["cells"].append({"ratio": here["ratio"] if here else None, "title": title})
-    for row in rows.values():
-        used = sorted({cell["ratio"] for cell in row["cells"] if cell["ratio"] is not None})
-        row["label"] = f"r={', '.join(map(str, used))}" if used else "–"
-    return list(rows.values())
+        key = site["block"], site["position"]
+        cells = rows.setdefault(site["stage"], {})
+        if key in placed:
+            one = placed[key]
+            kind = f"r={one['ratio']}, {one['gate']}, {site['position']}"
+            cells[site["block"]] = _cell(site, kind, ratio=one["ratio"])
+        elif site["position"] == "existing" and key not in removed:
+            cells[site["block"]] = _cell(site, "kept as in the backbone", kept=True)
+        else:
+            cells.setdefault(site["block"], _cell(site, "no SE"))
+    drawn = []
+    for stage, cells in rows.items():
+        used = [f"r={ratio}" for ratio in sorted({cell["ratio"] for cell in cells.values() if cell["ratio"]})]
+        kept = ["kept"] if any(cell["kept"] for cell in cells.values()) else []
+        drawn.append({"stage": stage, "label": ", ".join(used + kept) or "–", "cells": list(cells.values())})
+    return drawn
+
+
+def _cell(site: dict[str, Any], kind: str, ratio: int | None = None, kept: bool = False) -> dict[str, Any]:
+    return {"title": f"{site['block']} ({site['channels']} channels): {kind}", "ratio": ratio, "kept": kept}
 
 
 def shade(ratio: int) -> str:
@@ -98,7 +112,7 @@ def _row(row: dict[Any, Any], run: dict[str, Any]) -> dict[str, Any]:
     return row | {
         "picks": picks,
         "tied_with": tied,
-        "stages": describe_stages(config),
+        "stages": describe_stages(config, run["sites"]),
         "drawing": draw_configuration(config, run["sites"]),
     }
 

@@ -85,6 +85,9 @@ class SpaceDefinition(_Definition):
     Attributes:
         description: One sentence for ``se-search spaces``.
         placement: What is switched on or off: a whole ``"stage"`` or each ``"block"``.
+        positions: Positions that SE blocks may have. ``"default"`` is ``existing`` in networks that have attention,
+            ``standard`` in others with residual branches, ``post`` in plain ones.
+        position_per: Whether one position is chosen for the whole ``"network"`` or for each ``"stage"``.
         ratios: Reduction ratios that a stage may have.
         gates: Gates of which a configuration uses one.
         bias: Whether the SE blocks have biases.
@@ -93,6 +96,13 @@ class SpaceDefinition(_Definition):
 
     description: str = ""
     placement: Literal["stage", "block"]
+    positions: Annotated[
+        tuple[Literal["default", "standard", "pre", "post", "identity", "3x3", "existing"], ...],
+        _Listed,
+        Field(min_length=1),
+        AfterValidator(_distinct),
+    ] = ("default",)
+    position_per: Literal["network", "stage"] = "network"
     ratios: Annotated[tuple[Ratio, ...], _Listed, Field(min_length=1), AfterValidator(_distinct)]
     gates: Annotated[tuple[Gate, ...], _Listed, Field(min_length=1), AfterValidator(_distinct)]
     bias: bool = True

@@ -13,9 +13,10 @@ from ..errors import DefinitionError, EvaluationError
 from ..evaluation.data import ImageData, load_data
 from ..evaluation.latency import measure_latency
 from ..evaluation.supernet import Supernet, TrainingSchedule
+from ..network.backbones import network_options
 from ..network.config import SEConfig
 from ..network.insertion import create_model
-from ..network.overhead import backbone_parameters, flops_overhead, parameter_overhead
+from ..network.overhead import added_parameters, backbone_parameters, flops_overhead, parameter_overhead
 from ..network.se_block import hidden_channels
 from ..progress import progress_bar, say
 from .definitions import StudyDefinition
@@ -47,6 +48,8 @@ def run_search(study: StudyDefinition, folder: Path) -> None:
     study = study.model_copy(update={"threads": torch.get_num_threads()})
     space = SearchSpace(study.backbone, study.resolved_space)
     data = load_data(study.data)
+    network_options(study.backbone, data.input_size)
+    network_options(study.backbone, latency_size(study, data))
     if len(data.train) < study.evaluator.recalibration_images:
         raise DefinitionError(
             f"evaluator.recalibration_images is {study.evaluator.recalibration_images}: "
@@ -100,13 +103,15 @@ def _search(
     backbone = backbone_parameters(study.backbone)
 
     def is_allowed(config: SEConfig) -> bool:
-        return limit is None or sum(placed.parameters for placed in config.placed) <= limit * backbone
+        return limit is None or added_parameters(config) <= limit * backbone
 
     for killed in optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         optuna_study.tell(killed.number, state=TrialState.FAIL)  # its process was killed: this one holds the lock
     names = _enqueue_known_answers(space, is_allowed, optuna_study)
     optuna_study.sampler = sampler = DistinctSampler(space, study.sampler, study.seed, is_allowed)
-    baseline = create_model(SEConfig(study.backbone), num_classes=data.classes)
+    size = latency_size(study, data)
+    options = network_options(study.backbone, size) | {"num_classes": data.classes}
+    baseline = create_model(SEConfig(study.backbone), **options)
 
     failures = 0
     done = _complete(optuna_study)
@@ -123,7 +128,8 @@ def _search(
             if config in names:
                 trial.set_user_attr("name", names[config])
             try:
-                values = _evaluate(study, config, data, supernet, baseline, trial)
+                trial.set_user_attr("se_blocks", space.count_blocks(config))
+                values = _evaluate(study, config, size, options, supernet, baseline, trial)
             except Exception as error:  # whatever goes wrong in one trial must not end the search
                 failures += 1
                 trial.set_user_attr("error", f"{type(error).__name__}: {error}"[:500])
@@ -141,15 +147,15 @@ def _search(
 def _evaluate(
     study: StudyDefinition,
     config: SEConfig,
-    data: ImageData,
+    size: tuple[int, int, int],
+    options: dict[str, Any],
     supernet: Supernet,
     baseline: nn.Module,
     trial: Trial,
 ) -> list[float]:
-    size = latency_size(study, data)
     overhead = parameter_overhead(config)
     latency = measure_latency(
-        create_model(config, num_classes=data.classes),
+        create_model(config, **options),
         baseline,
         size,
         study.latency.batch,
@@ -204,7 +210,7 @@ def _line(trial: Trial) -> str:
     return (
         f"trial {trial.number}{name}: accuracy {measured['accuracy']:.1%} "
         f"[{measured['accuracy_low']:.1%}, {measured['accuracy_high']:.1%}], "
-        f"parameters +{measured['parameter_overhead']:.2%}, latency ×{measured['latency_ratio']:.3f} "
+        f"parameters {measured['parameter_overhead']:+.2%}, latency ×{measured['latency_ratio']:.3f} "
         f"[{measured['latency_low']:.3f}, {measured['latency_high']:.3f}]"
     )
 

@@ -45,8 +45,8 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     worst = {
         "accuracy": 1 / data.classes,
         "log_loss": 10.0,
-        "parameter_overhead": parameter_overhead(space.largest()).ratio,
-        "flops_overhead": flops_overhead(space.largest(), latency_size(study, data)),
+        "parameter_overhead": max(0.0, parameter_overhead(space.largest()).ratio),
+        "flops_overhead": max(0.0, flops_overhead(space.largest(), latency_size(study, data))),
         "latency_ratio": 2.0,
     }
     description = {
@@ -75,7 +75,10 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         "objectives": list(study.objectives),
         "constraints": study.constraints.model_dump(),
         "latency": conditions[0] if conditions else {},
-        "sites": [{"block": site.block, "stage": site.stage, "channels": site.channels} for site in space.sites],
+        "sites": [
+            {"block": site.block, "stage": site.stage, "position": site.position, "channels": site.channels}
+            for site in space.sites
+        ],
         "picks": pick_trials(table),
         "cautions": cautions(table),
         "hypervolume_history": hypervolume_history(optuna_study, [worst[name] for name in study.objectives]),

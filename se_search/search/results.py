@@ -114,7 +114,7 @@ def cautions(table: pd.DataFrame) -> list[str]:
         )
     if front["se_blocks"].max() == 0:
         said.append(
-            "No configuration with SE is on the front: none was more accurate on these images than the bare backbone."
+            "No configuration with SE is on the front: none was more accurate on these images than the network without."
         )
     elif front["counted_parameters"].nunique() == 1:
         said.append("All of the front has one cost: no larger network was more accurate on these images.")
@@ -149,7 +149,7 @@ def _row(trial: FrozenTrial, on_front: bool, tied_with: int | None) -> dict[str,
         "on_front": on_front,
         "tied_with": tied_with,
         "gate": placed[0]["gate"] if placed else "",
-        "se_blocks": len(placed),
+        "se_blocks": int(attributes["se_blocks"]),
         "config": attributes["config"],
         "error": attributes.get("error", ""),
         "seconds": trial.duration.total_seconds() if trial.duration else math.nan,

@@ -7,52 +7,79 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution
 
-from ..errors import ConfigurationError
+from ..errors import BackboneError, ConfigurationError
 from ..network.config import PlacedSE, SEConfig
-from ..network.sites import Site, find_sites
+from ..network.sites import Site, default_position, find_sites
 from .definitions import SpaceDefinition
 
 OFF = "none"
 """Choice of a stage's ratio that leaves the stage without SE."""
 
+KEEP = "keep"
+"""Choice of a stage's ratio that leaves the attention that the backbone has there as it is."""
+
 
 class SearchSpace:
     """The configurations that a space definition allows on a backbone.
 
-    Its parameters are flat, so that every sampler can use them jointly: ``stage2.ratio`` and so on, ``gate``, and,
-    where blocks are placed one by one, one switch named after each block.
+    Its parameters are flat, so that every sampler can use them jointly: ``stage2.ratio`` and so on, ``gate``, where
+    there is a choice of positions ``position`` or ``stage2.position``, and, where blocks are placed one by one, one
+    switch named after each block.
 
     Args:
         backbone: A timm architecture name.
         definition: What may vary.
 
     Raises:
-        BackboneError: If the backbone is unknown or has no sites.
+        BackboneError: If the backbone is unknown, has no sites, or lacks a position.
     """
 
     def __init__(self, backbone: str, definition: SpaceDefinition) -> None:
         self.backbone = backbone
         self.definition = definition
-        self.sites = find_sites(backbone)
+        found = find_sites(backbone)
+        offered = tuple(dict.fromkeys(site.position for site in found))
+        default = default_position(backbone)
+        named = (default if position == "default" else position for position in definition.positions)
+        self.positions = tuple(dict.fromkeys(named))
+        for position in self.positions:
+            if position not in offered:
+                raise BackboneError(
+                    f"position {position!r} does not exist in {backbone}: it offers {', '.join(offered)}"
+                )
+        self.sites = tuple(site for site in found if site.position in self.positions)
         self.stages = tuple(sorted({site.stage for site in self.sites}))
-        ratios: tuple[str | int, ...] = definition.ratios
-        if definition.placement == "stage":
-            ratios = (OFF, *ratios)
         self.distributions: dict[str, CategoricalDistribution] = {
-            f"stage{stage}.ratio": CategoricalDistribution(ratios) for stage in self.stages
+            f"stage{stage}.ratio": CategoricalDistribution(self._ratios(stage)) for stage in self.stages
         }
+        if len(self.positions) > 1:
+            names = (self._position_name(stage) for stage in self.stages)
+            self.distributions |= {name: CategoricalDistribution(self.positions) for name in names}
         if definition.placement == "block":
             self.distributions |= {site.block: CategoricalDistribution((False, True)) for site in self.sites}
         self.distributions["gate"] = CategoricalDistribution(definition.gates)
 
+    def _ratios(self, stage: int) -> tuple[str | int, ...]:
+        existing = any(site.stage == stage and site.position == "existing" for site in self.sites)
+        off = (OFF,) if self.definition.placement == "stage" else ()
+        return (*off, *((KEEP,) if existing else ()), *self.definition.ratios)
+
+    def _position_name(self, stage: int) -> str:
+        return f"stage{stage}.position" if self.definition.position_per == "stage" else "position"
+
     def to_config(self, parameters: Mapping[str, Any]) -> SEConfig:
         """Return the configuration that ``parameters`` describe; different parameters may describe the same one."""
-        placed = []
+        placed, removed = [], []
         for site in self.sites:
+            if site.position != parameters.get(self._position_name(site.stage), self.positions[0]):
+                continue
             ratio = parameters[f"stage{site.stage}.ratio"]
-            if ratio != OFF and parameters.get(site.block, True):
+            if ratio == OFF or not parameters.get(site.block, True):
+                removed.append(site)
+            elif ratio != KEEP:
                 placed.append(self._place(site, ratio, parameters["gate"]))
-        return SEConfig(self.backbone, tuple(placed))
+        taken_out = tuple(site for site in removed if site.position == "existing")
+        return SEConfig(self.backbone, tuple(placed), taken_out)
 
     def to_parameters(self, config: SEConfig) -> dict[str, Any]:
         """Return parameters that describe ``config``.
@@ -63,16 +90,34 @@ class SearchSpace:
         used = {placed.site: placed for placed in config.placed}
         parameters: dict[str, Any] = {"gate": next((one.gate for one in config.placed), self.definition.gates[0])}
         for stage in self.stages:
-            ratios = [used[site].ratio for site in self.sites if site.stage == stage and site in used]
-            absent = OFF if self.definition.placement == "stage" else self.definition.ratios[0]
-            parameters[f"stage{stage}.ratio"] = ratios[0] if ratios else absent
+            here = [site for site in config.sites if site.stage == stage]
+            name = self._position_name(stage)
+            if here or name not in parameters:
+                parameters[name] = here[0].position if here else self.positions[0]
+            parameters[f"stage{stage}.ratio"] = self._ratio_of(config, stage)
         if self.definition.placement == "block":
-            parameters |= {site.block: site in used for site in self.sites}
+            for site in self.sites:
+                existing = site.position == "existing" and site not in config.removed
+                parameters[site.block] = parameters.get(site.block, False) or site in used or existing
         parameters = {name: parameters[name] for name in self.distributions}
         allowed = all(value in self.distributions[name].choices for name, value in parameters.items())
         if not allowed or self.to_config(parameters) != config:
             raise ConfigurationError(f"configuration {config.id} is not in this space")
         return parameters
+
+    def _ratio_of(self, config: SEConfig, stage: int) -> str | int:
+        for placed in config.placed:
+            if placed.site.stage == stage:
+                return placed.ratio
+        existing = [site for site in self.sites if site.stage == stage and site.position == "existing"]
+        if existing and not set(existing) <= set(config.removed):
+            return KEEP
+        return OFF if self.definition.placement == "stage" else self.definition.ratios[0]
+
+    def count_blocks(self, config: SEConfig) -> int:
+        """Number of SE blocks in the network of ``config``, with the attention that it keeps."""
+        existing = len(find_sites(self.backbone, position="existing"))
+        return len(config.placed) + existing - sum(site.position == "existing" for site in config.sites)
 
     def draw(self, rng: random.Random) -> SEConfig:
         """Draw a configuration, each parameter uniformly from its choices."""
@@ -85,23 +130,28 @@ class SearchSpace:
             yield dict(zip(self.distributions, values, strict=True))
 
     def largest(self) -> SEConfig:
-        """Return the configuration with the widest SE block at every site."""
-        ratio, gate = min(self.definition.ratios), self.definition.gates[0]
-        return SEConfig(self.backbone, tuple(self._place(site, ratio, gate) for site in self.sites))
+        """Return a configuration with the widest SE block at every site of one position."""
+        return self._uniform(min(self.definition.ratios))
 
     def known_answers(self) -> dict[str, SEConfig]:
         """Return the configurations to try first, by name, as far as the space holds them.
 
         They are no SE, the paper's uniform r=16, and that without the last stage, which the paper found nearly as
-        accurate for far fewer parameters.
+        accurate for far fewer parameters; for a backbone with attention also the backbone as it is.
         """
-        uniform = SEConfig(self.backbone, tuple(self._place(site, 16, self.definition.gates[0]) for site in self.sites))
-        known = {
-            "no SE": SEConfig(self.backbone),
-            "uniform r=16": uniform,
-            "r=16 without the last stage": uniform.without_stage(self.stages[-1]),
+        bare = SEConfig.without_attention(self.backbone)
+        known = {} if bare == SEConfig(self.backbone) else {"as published": SEConfig(self.backbone)}
+        known |= {
+            "no SE": bare,
+            "uniform r=16": self._uniform(16),
+            "r=16 without the last stage": self._uniform(16).without_stage(self.stages[-1]),
         }
         return {name: config for name, config in known.items() if self._holds(config)}
+
+    def _uniform(self, ratio: int) -> SEConfig:
+        gate = self.definition.gates[0]
+        sites = [site for site in self.sites if site.position == self.positions[0]]
+        return SEConfig(self.backbone, tuple(self._place(site, ratio, gate) for site in sites))
 
     def _holds(self, config: SEConfig) -> bool:
         try:

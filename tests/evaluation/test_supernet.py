@@ -22,7 +22,7 @@ LARGEST = SEConfig.uniform(BACKBONE, 2)
 def draw(rng: random.Random) -> SEConfig:
     """Each block on or off with any ratio, one gate."""
     gate = rng.choice(GATES)
-    sites = [site for site in find_sites(BACKBONE) if rng.random() < 0.6]
+    sites = [site for site in find_sites(BACKBONE, position="standard") if rng.random() < 0.6]
     return SEConfig(BACKBONE, tuple(PlacedSE(site, rng.choice((2, 3, 4, 8, 16, 32)), gate) for site in sites))
 
 
@@ -33,7 +33,7 @@ def silent(description, total, completed):
 
 def supernet(epochs=1, seed=0, **schedule):
     options = {"batch": 64, "learning_rate": 0.003, "weight_decay": 0.05, "recalibration_images": 128} | schedule
-    widest = {site: hidden_channels(site.channels, 2) for site in find_sites(BACKBONE)}
+    widest = {site: hidden_channels(site.channels, 2) for site in find_sites(BACKBONE, position="standard")}
     return Supernet(BACKBONE, widest, True, DATA, TrainingSchedule(epochs=epochs, seed=seed, **options))
 
 

@@ -25,7 +25,7 @@ with torch.no_grad():
 def varied(backbone):
     """Another ratio for each stage, another gate in the last one, nothing in the first."""
     gates = {2: "tanh", 3: "sigmoid", 4: "hard_sigmoid", 5: "relu"}
-    sites = [site for site in find_sites(backbone) if site.stage > 2]
+    sites = [site for site in find_sites(backbone, position="standard") if site.stage > 2]
     return SEConfig(backbone, tuple(PlacedSE(site, 2**site.stage, gates[site.stage]) for site in sites))
 
 

@@ -7,7 +7,7 @@ import pytest
 from se_search import PlacedSE, SEConfig, Site, find_sites
 from se_search.errors import ConfigurationError
 
-SITES = find_sites("resnet18")
+SITES = find_sites("resnet18", position="standard")
 UNIFORM = SEConfig.uniform("resnet18", 16)
 
 

@@ -39,11 +39,11 @@ def sites_by_attribute(name):
 
 @pytest.mark.parametrize("name", RESNETS)
 def test_sites_are_the_blocks_of_the_four_layers(name):
-    assert find_sites(name) == sites_by_attribute(name)
+    assert find_sites(name, position="standard") == sites_by_attribute(name)
 
 
 def test_resnet50_has_the_blocks_and_channels_of_the_paper():
-    sites = find_sites("resnet50")
+    sites = find_sites("resnet50", position="standard")
     by_stage = {stage: [site.channels for site in sites if site.stage == stage] for stage in (2, 3, 4, 5)}
     assert by_stage == {2: [256] * 3, 3: [512] * 4, 4: [1024] * 6, 5: [2048] * 3}
     assert (sites[0].block, sites[-1].block) == ("layer1.0", "layer4.2")
@@ -51,11 +51,13 @@ def test_resnet50_has_the_blocks_and_channels_of_the_paper():
 
 def test_stages_of_one_resolution_are_told_apart_by_width():
     model = timm.create_model("resnet50", output_stride=8)
-    assert [site.stage for site in find_sites(model)] == [site.stage for site in find_sites("resnet50")]
+    assert [site.stage for site in find_sites(model, position="standard")] == [
+        site.stage for site in find_sites("resnet50", position="standard")
+    ]
 
 
 def test_parallel_branches_share_the_stage_of_their_resolution_and_width():
-    sites = find_sites("hrnet_w18_small")
+    sites = find_sites("hrnet_w18_small", position="standard")
     kinds = {(site.stage, site.channels) for site in sites}
     assert len(kinds) == len({stage for stage, _ in kinds})
     assert max(site.stage for site in sites) == len(kinds) + 1
@@ -64,9 +66,9 @@ def test_parallel_branches_share_the_stage_of_their_resolution_and_width():
 def test_a_model_is_traced_without_being_changed():
     model = timm.create_model("resnet18").train()
     before = copy.deepcopy(model.state_dict())
-    assert find_sites(model) == find_sites("resnet18")
+    assert find_sites(model, position="standard") == find_sites("resnet18", position="standard")
     assert model.training
-    assert all(model.get_submodule(site.block).se is None for site in find_sites("resnet18"))
+    assert all(model.get_submodule(site.block).se is None for site in find_sites("resnet18", position="standard"))
     assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -75,7 +77,7 @@ def test_a_model_is_traced_without_being_changed():
 def test_a_site_is_on_the_branch_just_before_the_addition(name):
     """With every gate at zero a block is its shortcut and the activation."""
     model = create_model(SEConfig.uniform(name, gate="relu")).eval()
-    for site in find_sites(name):
+    for site in find_sites(name, position="standard"):
         block = model.get_submodule(site.block)
         torch.nn.init.zeros_(block.se.fc2.weight)
         torch.nn.init.zeros_(block.se.fc2.bias)
@@ -87,7 +89,7 @@ def test_a_site_is_on_the_branch_just_before_the_addition(name):
 @pytest.mark.parametrize("name", ["resnet10t", "resnet18", "skresnet18"])
 def test_a_block_adds_exactly_what_its_se_block_gives(name):
     model = create_model(SEConfig.uniform(name), zero_init_last=False).eval()
-    sites = find_sites(name)
+    sites = find_sites(name, position="standard")
     seen = {}
 
     def keep(key):
@@ -124,6 +126,6 @@ def test_a_block_adds_exactly_what_its_se_block_gives(name):
 )
 def test_a_backbone_without_sites_is_refused_with_its_name_and_reason(name, reason):
     with pytest.raises(BackboneError, match=reason) as refusal:
-        find_sites(name)
+        find_sites(name, position="standard")
     assert repr(name) in str(refusal.value)
     assert "\n" not in str(refusal.value)

@@ -39,7 +39,7 @@ def points(figure):
     [(accuracy_against_overhead, "parameter_overhead", 100), (accuracy_against_latency, "latency_ratio", 1)],
 )
 def test_every_trial_is_one_point_with_its_values(trials, draw, column, factor):
-    drawn = points(draw(trials))
+    drawn = points(draw(trials, sites))
     assert set(drawn) == set(trials["number"])
     for row in trials.to_dict("records"):
         expected = (
@@ -51,7 +51,7 @@ def test_every_trial_is_one_point_with_its_values(trials, draw, column, factor):
 
 
 def test_baselines_are_marked_and_labelled(trials):
-    figure = accuracy_against_overhead(trials)
+    figure = accuracy_against_overhead(trials, sites)
     (diamonds,) = [trace for trace in figure.data if trace.customdata is not None and trace.marker.symbol == "diamond"]
     named = trials[trials["name"] != ""]
     assert set(diamonds.customdata) == set(named["number"])
@@ -62,7 +62,7 @@ def test_trials_beyond_the_limits_are_told_apart(trials):
     trials.loc[trials["number"] == 5, ["feasible", "on_front"]] = False
     (crosses,) = [
         trace
-        for trace in accuracy_against_overhead(trials, " (latency)").data
+        for trace in accuracy_against_overhead(trials, sites, " (latency)").data
         if trace.customdata is not None and trace.marker.symbol == "x"
     ]
     assert list(crosses.customdata) == [5]

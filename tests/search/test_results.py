@@ -45,6 +45,7 @@ def add(study, right, overhead, latency, constraint=None, correct=None, **attrib
         "correct": pack_correct(correct),
         "config": CONFIG.to_json(),
         "config_id": CONFIG.id,
+        "se_blocks": 0,
     }
     system = {} if constraint is None else {"constraints:max_latency": constraint}
     study.add_trial(
@@ -112,7 +113,7 @@ def test_the_knee_is_never_a_tied_member(study):
 def test_failed_trials_have_a_row_with_their_reason_and_killed_ones_have_none(study):
     add(study, 390, 0.0, 1.0)
     for attributes in ({"error": "ValueError: no"}, {}):
-        failed = {"config": CONFIG.to_json(), "config_id": CONFIG.id} | attributes
+        failed = {"config": CONFIG.to_json(), "config_id": CONFIG.id, "se_blocks": 0} | attributes
         study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=failed))
     table = trials_table(study)
     assert list(table["state"]) == ["complete", "failed"]
@@ -130,17 +131,17 @@ def test_cautions_say_what_the_front_does_not_show(study):
     (alone,) = cautions(trials_table(study))
     assert alone.startswith("No configuration with SE is on the front")
     with_se = SEConfig.uniform("resnet10t")
-    add(study, 381, 0.01, 1.01, config=with_se.to_json(), config_id=with_se.id)
+    add(study, 381, 0.01, 1.01, config=with_se.to_json(), config_id=with_se.id, se_blocks=4)
     (tied,) = cautions(trials_table(study))
     assert tied.startswith("One member of the front cannot be told apart in accuracy")
-    add(study, 398, 0.02, 1.02, config=with_se.to_json(), config_id=with_se.id)
+    add(study, 398, 0.02, 1.02, config=with_se.to_json(), config_id=with_se.id, se_blocks=4)
     assert cautions(trials_table(study)) == [tied]
 
 
 def test_a_front_of_one_cost_is_said_to_be_one(study):
     with_se = SEConfig.uniform("resnet10t")
     for right, latency in ((390, 1.1), (380, 1.0)):
-        add(study, right, 0.01, latency, config=with_se.to_json(), config_id=with_se.id)
+        add(study, right, 0.01, latency, config=with_se.to_json(), config_id=with_se.id, se_blocks=4)
     assert cautions(trials_table(study)) == [
         "All of the front has one cost: no larger network was more accurate on these images."
     ]

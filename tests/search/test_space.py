@@ -58,7 +58,7 @@ def test_the_largest_has_the_smallest_ratio_everywhere():
 
 
 def test_a_configuration_outside_the_space_is_refused():
-    sites = find_sites("resnet18")
+    sites = find_sites("resnet18", position="standard")
     stages, blocks = (SearchSpace("resnet18", load_space(name)) for name in ("stages", "blocks"))
     one_block = SEConfig("resnet18").with_site(sites[0], 4)
     assert blocks.to_config(blocks.to_parameters(one_block)) == one_block

@@ -1,0 +1,372 @@
+"""From a traced network to the places where an SE block can stand in it."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from .tracing import ELEMENTWISE, SLICES, Addition, Call, EmptySlot, Node, Operation, Trace
+
+POSITIONS = ("standard", "pre", "post", "identity", "3x3", "existing")
+"""The paper's positions (section 6.5 of the journal version), and ``existing``: where the backbone has attention."""
+
+ATTENTION = frozenset(
+    {
+        "SEModule",
+        "SqueezeExcite",
+        "SqueezeExciteCl",
+        "SEWithNorm",
+        "EffectiveSEModule",
+        "EcaModule",
+        "CecaModule",
+        "GlobalContext",
+    }
+)
+"""timm's classes of channel attention that only scale their input, so that they can be taken out."""
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_ACTIVATIONS = (nn.ReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.ReLU6, nn.LeakyReLU)
+_LAYOUTS = {(4, 1): "NCHW", (4, 3): "NHWC", (3, 2): "NLC", (3, 1): "NCL"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """How a site is reached in the network.
+
+    Attributes:
+        host: Name of a module, or of the slot.
+        side: ``"slot"``: the SE block becomes ``host``; ``"output"`` or ``"input"``: it scales what ``host`` returns or
+            is given first; ``"existing"``: ``host`` is the attention that stands there.
+        parameters: Number of parameters of what stands there in the backbone.
+        weights: The same without biases: 2·C·h for an SE block with hidden width h, which is 2C²/r for r = C/h.
+    """
+
+    host: str
+    side: Literal["slot", "output", "input", "existing"]
+    parameters: int = 0
+    weights: int = 0
+
+
+@dataclass(frozen=True)
+class Found:
+    """A place for an SE block, or the reason why there is none.
+
+    Attributes:
+        order: Where it stands in forward order.
+        size: Width and number of pixels of the block's stream.
+        block: Name of the block.
+        position: One of :data:`POSITIONS`.
+        channels: Channels that an SE block would scale.
+        layout: Order of the dimensions there.
+        place: How it is reached; otherwise
+        reason: why no SE block can stand there.
+    """
+
+    order: tuple[int, int]
+    size: tuple[int, int]
+    block: str
+    position: str
+    channels: int = 0
+    layout: str = ""
+    place: Place | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A place with the shape of the tensor there and the dimension of its channels."""
+
+    place: Place
+    shape: tuple[int, ...]
+    axis: int
+
+
+def discover(trace: Trace) -> list[Found]:
+    """Return all places in forward order: at residual additions, at attention, or else at repeated units."""
+    found = [*_residual_places(trace), *_existing_places(trace)]
+    if not any(one.place for one in found):
+        found += _unit_places(trace)
+    return sorted(found, key=lambda one: (one.order, POSITIONS.index(one.position)))
+
+
+def block_of(trace: Trace, addition: Addition) -> str:
+    """Name the block of an addition: its module, or where that has several, the module that the branch ends in."""
+    frame = addition.frame.name
+    if sum(other.frame is addition.frame for other in trace.additions) == 1:
+        return frame
+    calls = [call for call in addition.calls if not trace.passes_on(call)]
+    weighted = (call.name for call in calls if trace.weights_of([call]))
+    return next(weighted, calls[0].name if calls else frame)
+
+
+def stream_of(trace: Trace, addition: Addition) -> tuple[int, str] | None:
+    """Return channels and layout of the stream at an addition; ``None`` if they cannot be told."""
+    shape, axis = trace.shapes[addition.result[0]], _stream_axis(trace, addition)
+    layout = None if axis is None else _LAYOUTS.get((len(shape), axis))
+    return None if axis is None or layout is None else (shape[axis], layout)
+
+
+def _residual_places(trace: Trace) -> Iterator[Found]:
+    last = {id(addition.frame): addition for addition in trace.additions}
+    occupied = [name for name in trace.modules if _is_attention(trace, name)]
+    for index, addition in enumerate(trace.additions):
+        frame = addition.frame
+        axis = _stream_axis(trace, addition)
+        shape = trace.shapes[addition.result[0]]
+        channels = shape[axis] if axis is not None else 0
+        order = trace.ends[frame.name], index
+        size = channels, math.prod(shape[1:]) // max(channels, 1)
+        block = block_of(trace, addition)
+
+        reached: dict[str, _Tensor | str] = {}
+        if axis is None:
+            reached = dict.fromkeys(POSITIONS[:-1], "which dimension holds the channels cannot be told")
+        elif trace.runs[frame.name] != 1:
+            reached = dict.fromkeys(POSITIONS[:-1], f"{frame.name} runs {trace.runs[frame.name]} times in one forward")
+        else:
+            attention = next((name for name in occupied if _is_behind(name, addition.calls)), None)
+            reached["standard"] = f"{attention} stands on the branch" if attention else _standard(trace, addition, axis)
+            reached["pre"] = _pre(trace, addition, axis)
+            if last[id(frame)] is addition:
+                reached["post"] = _post(trace, addition, axis)
+            reached["identity"] = _identity(trace, addition, axis)
+            reached["3x3"] = _spatial(trace, addition)
+        for position, there in reached.items():
+            name = frame.name if position == "post" else block
+            if isinstance(there, str):
+                yield Found(order, size, name, position, reason=there)
+                continue
+            layout = _LAYOUTS.get((len(there.shape), there.axis))
+            if layout is None:
+                yield Found(order, size, name, position, reason=f"a tensor of {len(there.shape)} dimensions is there")
+            else:
+                yield Found(order, size, name, position, there.shape[there.axis], layout, there.place)
+
+
+def _stream_axis(trace: Trace, addition: Addition) -> int | None:
+    """Dimension of the channels in a sum: as layers around it read and write it, or the odd one out of three."""
+    shape = trace.shapes[addition.result[0]]
+    for node in (addition.result, addition.shortcut, addition.branch):
+        if node[0] in trace.channel_axis:
+            return trace.channel_axis[node[0]]
+    if len(shape) == 4 and (shape[1] == shape[2]) != (shape[2] == shape[3]):
+        return 1 if shape[2] == shape[3] else 3
+    readers = [
+        trace.channel_axis[node[0]]
+        for node in addition.frame.streams
+        if node[0] in trace.channel_axis and trace.shapes[node[0]] == shape
+    ]
+    return readers[0] if readers else None
+
+
+def _standard(trace: Trace, addition: Addition, axis: int) -> _Tensor | str:
+    """The module that the branch ends in: an empty slot, or the last one that is more than a dropped or scaled path.
+
+    Between it and the addition only dimensions are moved, all channels are scaled, or channels are left out.
+    """
+    candidates: list[tuple[Call, int]] = []
+    frame, node = addition.frame, addition.branch
+    pixels = math.prod(trace.shapes[node[0]]) // trace.shapes[node[0]][axis]
+    while node not in frame.streams:
+        origin = frame.origins.get(node)
+        if isinstance(origin, Call):
+            shape = trace.shapes[node[0]]
+            if axis < len(shape) and math.prod(shape) == pixels * shape[axis]:
+                candidates.append((origin, axis))
+            if not trace.passes_on(origin) or not origin.inputs:
+                break
+            node = origin.inputs[0]
+            continue
+        before = _before(trace, node, origin, axis)
+        if before is None:
+            break
+        node, axis = before
+    for call, _ in candidates:
+        if isinstance(trace.modules[call.name], EmptySlot) and trace.runs[call.name] == 1:
+            return _Tensor(Place(call.name, "slot"), trace.shapes[call.output[0]], axis)
+    # The branch itself first; behind a dropped or scaled path only where nothing else can be had.
+    for call, channel_axis in sorted(candidates, key=lambda one: trace.passes_on(one[0])):
+        host = _output_host(trace, call.name)
+        if host is not None:
+            return _Tensor(Place(host, "output"), trace.shapes[call.output[0]], channel_axis)
+    return "no module that runs once returns the branch"
+
+
+def _before(trace: Trace, node: Node, origin: Operation | None, axis: int) -> tuple[Node, int] | None:
+    """Follow the branch through one operation; ``None`` where a scale for each channel could not move across it."""
+    if origin is None or not origin.inputs:
+        return None
+    if origin.order is not None:
+        return origin.inputs[0], origin.order[axis]
+    shape = trace.shapes[node[0]]
+    if origin.name in ELEMENTWISE:
+        same = [one for one in origin.inputs if trace.shapes[one[0]] == shape]
+        return (same[0], axis) if len(same) == 1 else None
+    if origin.name in SLICES:
+        before = trace.shapes[origin.inputs[0][0]]
+        others = [one != other for dim, (one, other) in enumerate(zip(before, shape, strict=False)) if dim != axis]
+        return (origin.inputs[0], axis) if len(before) == len(shape) and not any(others) else None
+    return None
+
+
+def _pre(trace: Trace, addition: Addition, axis: int) -> _Tensor | str:
+    readers = {call.name: call for call in addition.calls if call.inputs and call.inputs[0] in addition.frame.streams}
+    if len(readers) != 1:
+        return f"{len(readers)} modules of the branch read the stream"
+    ((name, call),) = readers.items()
+    identity = call.inputs[0][0]
+    shape = trace.shapes[identity]
+    if len(shape) != len(trace.shapes[addition.result[0]]):
+        return "the branch reads a tensor of another form than the sum"
+    host = _input_host(trace, name)
+    if host is None:
+        return f"{name} runs more than once or is merged for inference"
+    return _Tensor(Place(host, "input"), shape, trace.channel_axis.get(identity, axis))
+
+
+def _post(trace: Trace, addition: Addition, axis: int) -> _Tensor | str:
+    frame = addition.frame
+    if frame.output is None:
+        return "the block returns more than one tensor"
+    if not frame.name or _output_host(trace, frame.name) != frame.name:
+        return "the block is no module of its own"
+    before, shape = trace.shapes[addition.result[0]], trace.shapes[frame.output]
+    if shape == before:
+        return _Tensor(Place(frame.name, "output"), shape, axis)
+    if math.prod(shape) == math.prod(before) and len(shape) in (3, 4) and shape[-1] == before[axis] == before[-1]:
+        return _Tensor(Place(frame.name, "output"), shape, len(shape) - 1)
+    return "the block returns a tensor of another form than the sum"
+
+
+def _identity(trace: Trace, addition: Addition, axis: int) -> _Tensor | str:
+    shape = trace.shapes[addition.result[0]]
+    for call in addition.skipped[:1]:
+        if trace.shapes[call.output[0]] != shape or trace.runs[call.name] != 1:
+            continue
+        if isinstance(trace.modules[call.name], EmptySlot):
+            return _Tensor(Place(call.name, "slot"), shape, axis)
+        if host := _output_host(trace, call.name):
+            return _Tensor(Place(host, "output"), shape, axis)
+    return "no module that runs once stands on the shortcut"
+
+
+def _spatial(trace: Trace, addition: Addition) -> _Tensor | str:
+    inside = [
+        call
+        for call in trace.calls
+        if isinstance(trace.modules[call.name], nn.Conv2d)
+        and max(trace.modules[call.name].kernel_size) > 1
+        and _is_behind(call.name, addition.calls)
+    ]
+    if not inside:
+        return "the branch has no spatial convolution"
+    name = inside[-1].name
+    if _output_host(trace, name) is None:
+        return f"{name} runs more than once or is merged for inference"
+    return _Tensor(Place(name, "output"), trace.shapes[inside[-1].output[0]], 1)
+
+
+def _is_behind(name: str, calls: list[Call]) -> bool:
+    return any(name == call.name or name.startswith(f"{call.name}.") for call in calls)
+
+
+def _existing_places(trace: Trace) -> Iterator[Found]:
+    outputs = {call.name: call for call in trace.calls}
+    for name in trace.modules:
+        if not _is_attention(trace, name):
+            continue
+        block = name.rpartition(".")[0]
+        while block and (block not in outputs or isinstance(trace.modules[block], _CONTAINERS)):
+            block = block.rpartition(".")[0]
+        if trace.runs[name] != 1 or name not in outputs:
+            order = trace.ends.get(name, len(trace.ends)), 0
+            yield Found(order, (0, 0), name, "existing", reason=f"it runs {trace.runs[name]} times in one forward")
+            continue
+        shape = trace.shapes[outputs[name].output[0]]
+        axis = 3 if type(trace.modules[name]).__name__ == "SqueezeExciteCl" else 1
+        stream = trace.shapes[outputs[block].output[0]] if block else shape
+        order = trace.ends[block or name], 0
+        size = stream[axis], math.prod(stream[1:]) // stream[axis]
+        if len(shape) != 4 or len(stream) != 4:
+            yield Found(order, size, name, "existing", reason=f"a tensor of {len(shape)} dimensions is there")
+            continue
+        parameters = list(trace.modules[name].parameters())
+        weights = sum(parameter.numel() for parameter in parameters if parameter.dim() > 1)
+        place = Place(name, "existing", sum(parameter.numel() for parameter in parameters), weights)
+        yield Found(order, size, name, "existing", shape[axis], _LAYOUTS[4, axis], place)
+
+
+def _is_attention(trace: Trace, name: str) -> bool:
+    kind = type(trace.modules[name])
+    return kind.__name__ in ATTENTION and kind.__module__.startswith("timm.")
+
+
+def _unit_places(trace: Trace) -> Iterator[Found]:
+    """Places at the outputs of repeated units, for networks without residual branches.
+
+    A unit is the innermost module that holds two convolutions or more and whose class occurs twice or more; in networks
+    of single layers it is an activation after a convolution.
+    """
+    outputs = {
+        call.name: call
+        for call in trace.calls
+        if len(trace.shapes[call.output[0]]) == 4 and call.name and trace.runs[call.name] == 1
+    }
+    composite = [
+        name
+        for name in outputs
+        if trace.weights_of([outputs[name]]) >= 2 and not isinstance(trace.modules[name], _CONTAINERS)
+    ]
+    kinds = Counter(type(trace.modules[name]) for name in composite)
+    units = [name for name in composite if kinds[type(trace.modules[name])] >= 2 and _output_host(trace, name)]
+    units = [name for name in units if not any(other.startswith(f"{name}.") for other in units)]
+    if not units:
+        units = [
+            name
+            for name, call in outputs.items()
+            if isinstance(trace.modules[name], _ACTIVATIONS) and trace.shapes[call.output[0]][2] > 1
+        ]
+    for name in units:
+        _, channels, height, width = trace.shapes[outputs[name].output[0]]
+        size, order = (channels, height * width), (trace.ends[name], 0)
+        yield Found(order, size, name, "post", channels, "NCHW", Place(name, "output"))
+
+
+def _output_host(trace: Trace, name: str) -> str | None:
+    """The module whose output hook serves ``name``; ``None`` if there is none."""
+    host = _inner(trace, name, last=True)
+    return host if host in trace.returned_one else None
+
+
+def _input_host(trace: Trace, name: str) -> str | None:
+    """The module whose input hook serves ``name``; ``None`` if there is none."""
+    return _inner(trace, name, last=False)
+
+
+def _inner(trace: Trace, name: str, last: bool) -> str | None:
+    """The module that runs whenever ``name`` does, once in a forward pass, and stays when timm merges layers.
+
+    timm runs the children of containers one by one in places, so their first or last child serves.
+    """
+    module = trace.modules[name]
+    while isinstance(module, _CONTAINERS):
+        children = list(module._modules)
+        if not children or type(module).forward is not nn.Sequential.forward:
+            return None
+        name = f"{name}.{children[-1 if last else 0]}"
+        module = trace.modules[name]
+    return name if trace.runs[name] == 1 and not _is_merged(trace, name) else None
+
+
+def _is_merged(trace: Trace, name: str) -> bool:
+    """Whether ``timm.utils.reparameterize_model`` puts another module in the place of ``name``."""
+    if hasattr(trace.modules[name], "fuse"):
+        return True
+    while "." in name:
+        name = name.rpartition(".")[0]
+        if any(hasattr(trace.modules[name], merge) for merge in ("fuse", "reparameterize", "switch_to_deploy")):
+            return True
+    return False

@@ -1,0 +1,268 @@
+"""Networks with SE blocks at every position, and what users of timm do with a network."""
+
+import copy
+import pickle
+from collections import Counter
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from se_search import PlacedSE, SEConfig, create_model, find_sites, insert
+from se_search.errors import ConfigurationError
+
+# Layouts NCHW, NHWC, NLC; slots, output and input hooks; own attention; units without a residual branch.
+PLACED = [
+    ("resnet18", "standard"),
+    ("resnet18", "pre"),
+    ("resnet18", "post"),
+    ("resnet18", "identity"),
+    ("resnet18", "3x3"),
+    ("convnext_atto", "standard"),
+    ("convnext_atto", "3x3"),
+    ("vit_tiny_patch16_224", "standard"),
+    ("vit_tiny_patch16_224", "pre"),
+    ("vit_tiny_patch16_224", "post"),
+    ("swin_tiny_patch4_window7_224", "standard"),
+    ("efficientnet_b0", "existing"),
+    ("mobilenetv2_100", "standard"),
+    ("vgg11", "post"),
+]
+SEVERAL_SIZES = [(name, position) for name, position in PLACED if "224" not in name]
+
+
+def bare_network(name, **options):
+    """Create a network all of whose branches count: many of timm's start at zero or next to it."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, **options).eval()
+    for parameter in model.parameters():
+        if parameter.dim() <= 1:
+            nn.init.uniform_(parameter, 0.5, 1.5)
+    return model
+
+
+def searched_network(name, position, **options):
+    return insert(bare_network(name, **options), SEConfig.uniform(name, 4, position=position)).eval()
+
+
+def images_for(name, batch=2):
+    side = 224 if "224" in name else 64
+    return torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def se_blocks(model):
+    """The inserted blocks, by name: only they have two layers of these names."""
+    return {
+        name: module for name, module in model.named_modules() if hasattr(module, "fc1") and hasattr(module, "gate")
+    }
+
+
+def equal(one, other):
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
+
+
+@pytest.mark.parametrize(("name", "position"), PLACED)
+def test_every_block_runs_once_and_scales_its_channels(name, position):
+    model = searched_network(name, position)
+    runs, scaled = Counter(), {}
+
+    def watch(key):
+        def hook(module, args, output):
+            runs[key] += 1
+            scaled[key] = (args[0].clone(), output.clone())  # timm adds to what a block returns in place
+
+        return hook
+
+    for key, block in se_blocks(model).items():
+        block.register_forward_hook(watch(key))
+    with torch.no_grad():
+        model(images_for(name))
+    sites = find_sites(name, position=position)
+    assert len(runs) == len(sites)
+    assert set(runs.values()) == {1}
+    layouts = {"NCHW": 1, "NHWC": 3, "NLC": 2}
+    assert Counter(one.channels for one in sites) == Counter(
+        block.fc1.in_channels for block in se_blocks(model).values()
+    )
+    for entered, left in scaled.values():
+        # One factor for each image and channel, the same at all places.
+        axis = next(layouts[site.layout] for site in sites if entered.shape[layouts[site.layout]] == site.channels)
+        flat_in, flat_out = (one.movedim(axis, 1).flatten(2) for one in (entered, left))
+        factor = (flat_in * flat_out).sum(2) / (flat_in * flat_in).sum(2)
+        torch.testing.assert_close(flat_out, flat_in * factor[..., None], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "position"), PLACED)
+def test_identity_start_changes_no_output_and_lets_gradients_through(name, position):
+    bare = bare_network(name)
+    config = SEConfig.uniform(name, 4, position=position)
+    if position == "existing":
+        bare = insert(bare, SEConfig.without_attention(name))
+        model = insert(bare_network(name), config, identity_start=True).eval()
+    else:
+        model = insert(copy.deepcopy(bare), config, identity_start=True).eval()
+    images = images_for(name)
+    with torch.no_grad():
+        expected = bare(images)
+    output = model(images)
+    assert float((output - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+    output.square().mean().backward()
+    for key, block in se_blocks(model).items():
+        assert block.fc1.weight.grad.abs().sum() > 0, key
+        assert block.fc2.weight.grad.abs().sum() > 0, key
+
+
+@pytest.mark.parametrize("gate", ["sigmoid", "hard_sigmoid", "tanh", "relu"])
+def test_every_gate_starts_at_one(gate):
+    bare = bare_network("resnet10t")
+    model = insert(copy.deepcopy(bare), SEConfig.uniform("resnet10t", gate=gate), identity_start=True)
+    images = images_for("resnet10t")
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), bare(images), rtol=0, atol=1e-5 * float(bare(images).abs().max()))
+
+
+@pytest.mark.parametrize(("name", "position"), PLACED)
+def test_the_backbones_parameters_keep_names_and_values(name, position):
+    bare, model = bare_network(name), searched_network(name, position)
+    kept = bare.state_dict()
+    if position == "existing":
+        kept = insert(copy.deepcopy(bare), SEConfig.without_attention(name)).state_dict()
+    state = model.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in kept.items())
+    again = searched_network(name, position)
+    again.load_state_dict(state)
+    with torch.no_grad():
+        assert torch.equal(again(images_for(name)), model(images_for(name)))
+
+
+@pytest.mark.parametrize(("name", "position"), PLACED)
+def test_copies_and_pickles_have_blocks_of_their_own(name, position):
+    model = searched_network(name, position)
+    images = images_for(name)
+    with torch.no_grad():
+        expected = model(images)
+        for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert torch.equal(twin(images), expected)
+            for block in se_blocks(twin).values():
+                block.fc2.weight.zero_()
+                block.fc2.bias.fill_(-9.0)
+            assert not torch.allclose(twin(images), expected)
+            assert torch.equal(model(images), expected)
+
+
+@pytest.mark.parametrize(("name", "position"), PLACED)
+def test_compile_takes_the_whole_graph(name, position):
+    model = searched_network(name, position)
+    images = images_for(name)
+    torch.compiler.reset()
+    with torch.no_grad():
+        equal(torch.compile(model, backend="eager", fullgraph=True)(images), model(images))
+
+
+@pytest.mark.parametrize(("name", "position"), PLACED)
+def test_export_gives_equal_outputs(name, position):
+    model = searched_network(name, position)
+    images = images_for(name)
+    with torch.no_grad():
+        equal(torch.export.export(model, (images,)).module()(images), model(images))
+
+
+@pytest.mark.parametrize(("name", "position"), PLACED)
+def test_features_are_those_of_timm(name, position):
+    """With an identity start the features equal those that timm extracts from the bare backbone."""
+    config = SEConfig.uniform(name, 4, position=position)
+    if position == "existing":
+        config = SEConfig(name)
+    torch.manual_seed(0)
+    expected = timm.create_model(name, features_only=True).eval()
+    model = create_model(config, identity_start=True, features_only=True).eval()
+    own = {key.replace(".", "_").removeprefix("model_"): value for key, value in expected.state_dict().items()}
+    state = {
+        key: own.get(key.removeprefix("model.").replace(".", "_"), value) for key, value in model.state_dict().items()
+    }
+    model.load_state_dict(state)
+    images = images_for(name)
+    with torch.no_grad():
+        ours, timms = model(images), expected(images)
+    assert [one.shape for one in ours] == [one.shape for one in timms]
+    for one, other in zip(ours, timms, strict=True):
+        equal(one, other)
+    assert model.feature_info.channels() == expected.feature_info.channels()
+
+
+@pytest.mark.parametrize(("name", "position"), PLACED)
+def test_intermediates_classifier_and_checkpointing_work(name, position):
+    model = searched_network(name, position)
+    images = images_for(name)
+    with torch.no_grad():
+        final, intermediates = model.forward_intermediates(images)
+        equal(final, model.forward_features(images))
+    assert len(intermediates) == len(model.feature_info)
+
+    model.set_grad_checkpointing(True)
+    model.train()
+    output = model(images)
+    output.square().mean().backward()
+    assert all(block.fc2.weight.grad is not None for block in se_blocks(model).values())
+    model.eval()
+    model.reset_classifier(7)
+    assert model(images).shape == (2, 7)
+
+
+@pytest.mark.parametrize(("name", "position"), PLACED)
+def test_autocast_and_channels_last_give_near_outputs(name, position):
+    model = searched_network(name, position)
+    images = images_for(name)
+    with torch.no_grad():
+        expected = model(images)
+        laid_out = copy.deepcopy(model).to(memory_format=torch.channels_last)
+        equal(laid_out(images.contiguous(memory_format=torch.channels_last)), expected)
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = model(images).float()
+    assert torch.nn.functional.cosine_similarity(cast.flatten(), expected.flatten(), dim=0) > 0.98
+
+
+@pytest.mark.parametrize(("name", "position"), SEVERAL_SIZES)
+def test_a_second_resolution_works(name, position):
+    model = searched_network(name, position)
+    with torch.no_grad():
+        assert model(torch.randn(1, 3, 96, 80)).shape == (1, 1000)
+
+
+def test_positions_stand_together_in_one_network():
+    sites = find_sites("resnet18")
+    config = SEConfig("resnet18", tuple(PlacedSE(site, 4) for site in sites))
+    bare = bare_network("resnet18")
+    model = insert(copy.deepcopy(bare), config, identity_start=True)
+    assert len(se_blocks(model)) == len(sites) == 5 * 8
+    images = images_for("resnet18")
+    with torch.no_grad():
+        assert float((model(images) - bare(images)).abs().max()) <= 1e-5 * float(bare(images).abs().max())
+
+
+def test_a_slot_for_a_shortcut_layer_that_gets_something_else_stays_empty():
+    """timm's ResNetV2 and NFNet put the activated input through a shortcut layer where they have one."""
+    for name in ("nf_resnet26", "resnetv2_50"):
+        assert not {site.block for site in find_sites(name, position="identity")} & {"stages.0.1", "stages.1.1"}
+
+
+def test_a_module_that_runs_twice_is_no_site():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, x):
+            x = x + self.conv(x)
+            return x + self.conv(x)
+
+    model = nn.Sequential(Twice())
+    from se_search.network.sites import trace_backbone
+
+    found = trace_backbone(model, (3, 8, 8))
+    assert {site.position for site in found.places} == {"post"}
+    assert any(one.position == "3x3" and "more than once" in one.reason for one in found.skipped)
+    site = find_sites("resnet10t", position="standard")[0]
+    with pytest.raises(ConfigurationError, match="does not exist"):
+        insert(model, SEConfig("resnet10t", (PlacedSE(site),)))
