@@ -153,6 +153,9 @@ def sites(
     position: Annotated[
         str | None, typer.Option(help="Only this: standard, pre, post, identity, 3x3 or existing.  [default: all]")
     ] = None,
+    skipped: Annotated[
+        bool, typer.Option("--skipped", help="Also list the places that are left out, and why.")
+    ] = False,
 ) -> None:
     """List where SE blocks can stand in a backbone and what each costs at r=16.
 
@@ -168,7 +171,7 @@ def sites(
     from .network.config import SEConfig
     from .network.discovery import POSITIONS
     from .network.overhead import backbone_parameters, formula_by_stage
-    from .network.sites import find_places
+    from .network.sites import find_places, trace_backbone
     from .progress import console, say
 
     if position is not None and position not in POSITIONS:
@@ -198,6 +201,13 @@ def sites(
             f"{offered}: {number} sites; r=16 at all adds {total:,.0f} to {parameters:,} parameters "
             f"({total / parameters:+.2%})."
         )
+    if skipped:
+        say("")
+        reasons = Table("block", "position", "left out, because", box=None, pad_edge=False)
+        for one in trace_backbone(backbone).skipped:
+            if position in (None, one.position):
+                reasons.add_row(one.block, one.position, one.reason)
+        console.print(reasons)
 
 
 @_command

@@ -2,13 +2,33 @@
 
 import hashlib
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from timm.models import register_model
+from torch import nn
 from typer.testing import CliRunner
 
 from se_search import __version__
 from se_search.cli import app
+
+
+class NoPlaceForSE(nn.Module):
+    """A network with neither a residual branch nor a unit that occurs twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.head(self.conv(x).mean((2, 3)))
+
+
+@register_model
+def no_place_for_se(pretrained=False, **kwargs):
+    return NoPlaceForSE()
 
 
 def invoke(*arguments):
@@ -38,6 +58,8 @@ SPACES = {
     "ratio_half.yaml": "placement: stage\nratios: [2.5]\ngates: [sigmoid]\n",
     "gate.yaml": "placement: stage\nratios: [4]\ngates: [sigmoyd]\n",
     "malformed.yaml": "placement: stage\nratios: [4\ngates: [sigmoid]\n",
+    "before.yaml": "placement: stage\npositions: [pre]\nratios: [4]\ngates: [sigmoid]\n",
+    "position.yaml": "placement: stage\npositions: [behind]\nratios: [4]\ngates: [sigmoid]\n",
     "unknown_key.yaml": "placement: stage\nratio: [4]\nratios: [4]\ngates: [sigmoid]\n",
 }
 
@@ -46,8 +68,9 @@ SPACES = {
     ("arguments", "words"),
     [
         (["--backbone", "resnet5o"], ["'resnet5o'", "resnet50"]),
-        (["--backbone", "vgg11"], ["'vgg11'", "no site"]),
-        (["--backbone", "seresnet50"], ["'seresnet50'", "already"]),
+        (["--backbone", "no_place_for_se"], ["'no_place_for_se'", "no site"]),
+        (["--backbone", "vgg11", "--space", "before.yaml"], ["'pre'", "vgg11", "it offers post"]),
+        (["--backbone", "inception_v3"], ["'inception_v3'", "3×32×32"]),
         (["--space", "stage"], ["'stage'", "stages", "blocks"]),
         (["--study", "digit"], ["'digit'", "digits"]),
         (["--space", "malformed.yaml"], ["malformed.yaml", "line 3", "YAML"]),
@@ -55,6 +78,7 @@ SPACES = {
         (["--space", "ratio_0.yaml"], ["ratio_0.yaml", "ratios", "0", "at least 1"]),
         (["--space", "ratio_half.yaml"], ["ratio_half.yaml", "ratios", "2.5", "integer"]),
         (["--space", "gate.yaml"], ["gate.yaml", "gates", "'sigmoyd'", "hard_sigmoid"]),
+        (["--space", "position.yaml"], ["position.yaml", "positions", "'behind'", "'post'"]),
         (["--space", "unknown_key.yaml"], ["unknown_key.yaml", "ratio", "ratios"]),
         (["--budget", "0"], ["--budget", "0", "1"]),
         (["--max-params", "abc"], ["--max-params", "'abc'", "5%"]),
@@ -150,12 +174,33 @@ def test_damaged_shared_weights_are_refused(finished_run, monkeypatch):
 
 
 def test_sites_prints_the_formula_of_every_site():
-    result = invoke("sites", "resnet50")
+    result = invoke("sites", "resnet50", "--position", "standard")
     rows = [line.split() for line in result.output.splitlines() if " layer" in line]
     assert len(rows) == 16
-    assert rows[0] == ["2", "layer1.0", "standard", "256", "8,192"]  # 2 · 256² / 16
-    assert rows[-1] == ["5", "layer4.2", "standard", "2,048", "524,288"]  # 2 · 2048² / 16
+    assert rows[0] == ["2", "layer1.0", "standard", "NCHW", "256", "8,192"]  # 2 · 256² / 16
+    assert rows[-1] == ["5", "layer4.2", "standard", "NCHW", "2,048", "524,288"]  # 2 · 2048² / 16
     assert "2,514,944 to 25,557,032 parameters" in result.output
+
+
+def test_sites_prints_every_position_and_what_stands_there_already():
+    rows = [line.split() for line in invoke("sites", "resnet50").output.splitlines() if " layer" in line]
+    assert Counter(row[2] for row in rows) == dict.fromkeys(("standard", "pre", "post", "identity", "3x3"), 16)
+    first = next(line for line in invoke("sites", "efficientnet_b0").output.splitlines() if "existing" in line)
+    # 32 channels, squeezed to 8: 2 · 32 · 8 weights, as with r = 4.
+    assert first.split() == ["2", "blocks.0.0.se", "existing", "NCHW", "32", "128", "512,", "r=4"]
+
+
+def test_sites_tells_why_places_are_left_out():
+    output = invoke("sites", "tnt_s_legacy_patch16_224", "--skipped").output
+    assert re.search(r"blocks\.0 +post +the block returns more than one tensor", output)
+
+
+def test_reproduce_prints_the_papers_parameters_beside_those_counted():
+    output = invoke("reproduce", "params").output
+    line = next(line for line in output.splitlines() if line.startswith("SE, r=16"))
+    assert line.split()[2:7] == ["28.1", "28.07", "-0.03", "28.09", "-0.01"]
+    line = next(line for line in output.splitlines() if line.startswith("SE-MobileNet"))
+    assert line.split()[1:3] == ["4.7", "4.71"]
 
 
 def test_shipped_spaces_and_studies_are_listed():
@@ -167,6 +212,6 @@ def test_version():
     assert invoke("--version").output == f"se-search {__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["run", "report", "export", "sites", "spaces", "studies"])
+@pytest.mark.parametrize("command", ["run", "report", "export", "sites", "reproduce", "spaces", "studies"])
 def test_every_command_has_help_with_an_example(command):
     assert f"Example:\n    se-search {command}" in invoke(command, "--help").output

@@ -1,17 +1,16 @@
 """timm's architectures by name: whether they exist, what they take, and how to create them without weights."""
 
+import copy
 import functools
 from typing import Any
 
 import timm
 import torch
-from timm.models import get_arch_name
+from timm.models import get_arch_name, get_model_input_config
 from torch import nn
 
 from ..errors import BackboneError, did_you_mean
 from .tracing import BATCH
-
-DEFAULT_INPUT_SIZE = (3, 224, 224)
 
 
 def check_backbone(backbone: str) -> str:
@@ -45,12 +44,20 @@ def create_on_meta(backbone: str, **kwargs: Any) -> nn.Module:
     return model.eval()
 
 
+def copy_on_meta(model: nn.Module) -> nn.Module:
+    """Copy a network without the memory of its weights, in float32 and evaluation mode."""
+    memo: dict[int, torch.Tensor] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(model, memo).float().eval()
+
+
 def default_input_size(model: nn.Module) -> tuple[int, int, int]:
-    """Input size ``(channels, height, width)`` that ``model`` takes: its own, the one timm publishes, or 3×224×224."""
-    channels, *resolution = (getattr(model, "pretrained_cfg", None) or {}).get("input_size") or DEFAULT_INPUT_SIZE
-    resolution = getattr(getattr(model, "patch_embed", None), "img_size", None) or resolution
-    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-    return (first.in_channels if first else channels, *resolution)
+    """Input size ``(channels, height, width)`` that ``model`` takes, or that timm recommends for it."""
+    channels, height, width = get_model_input_config(model)["input_size"]
+    return channels, height, width
 
 
 def network_options(backbone: str, input_size: tuple[int, int, int]) -> dict[str, Any]:
@@ -76,5 +83,5 @@ def _network_options(backbone: str, input_size: tuple[int, int, int]) -> tuple[t
         except BackboneError:
             raise
         except Exception as error:  # timm's networks raise many kinds for what they do not take
-            reason = reason or str(error).partition("\n")[0]
+            reason = reason or str(error).partition("\n")[0] or type(error).__name__
     raise BackboneError(f"backbone {backbone!r} cannot take images of {'×'.join(map(str, input_size))}: {reason}")

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import nn
@@ -89,17 +89,33 @@ def discover(trace: Trace) -> list[Found]:
     found = [*_residual_places(trace), *_existing_places(trace)]
     if not any(one.place for one in found):
         found += _unit_places(trace)
-    return sorted(found, key=lambda one: (one.order, POSITIONS.index(one.position)))
+    found.sort(key=lambda one: (one.order, POSITIONS.index(one.position)))
+    taken: set[tuple[str, str, str]] = set()
+    for index, one in enumerate(found):
+        if one.place:
+            key = one.position, one.place.side, one.place.host
+            if key in taken:
+                found[index] = replace(one, place=None, reason=f"{one.place.host} serves another block")
+            taken.add(key)
+    return found
 
 
-def block_of(trace: Trace, addition: Addition) -> str:
-    """Name the block of an addition: its module, or where that has several, the module that the branch ends in."""
-    frame = addition.frame.name
-    if sum(other.frame is addition.frame for other in trace.additions) == 1:
-        return frame
-    calls = [call for call in addition.calls if not trace.passes_on(call)]
-    weighted = (call.name for call in calls if trace.weights_of([call]))
-    return next(weighted, calls[0].name if calls else frame)
+def name_blocks(trace: Trace) -> list[str]:
+    """Name the block of each addition: its module, or where that has several, the module that the branch ends in.
+
+    Where several branches end in one module, they are told apart as in ``"blocks.0.mlp"`` and ``"blocks.0.mlp#2"``.
+    """
+    several = Counter(id(addition.frame) for addition in trace.additions)
+    names: list[str] = []
+    for addition in trace.additions:
+        name = addition.frame.name
+        if several[id(addition.frame)] > 1:
+            calls = [call for call in addition.calls if not trace.passes_on(call)]
+            weighted = (call.name for call in calls if trace.weights_of([call]))
+            name = next(weighted, calls[0].name if calls else name)
+        number = sum(other.partition("#")[0] == name for other in names) + 1
+        names.append(name if number == 1 else f"{name}#{number}")
+    return names
 
 
 def stream_of(trace: Trace, addition: Addition) -> tuple[int, str] | None:
@@ -112,15 +128,13 @@ def stream_of(trace: Trace, addition: Addition) -> tuple[int, str] | None:
 def _residual_places(trace: Trace) -> Iterator[Found]:
     last = {id(addition.frame): addition for addition in trace.additions}
     occupied = [name for name in trace.modules if _is_attention(trace, name)]
-    for index, addition in enumerate(trace.additions):
+    for index, (addition, block) in enumerate(zip(trace.additions, name_blocks(trace), strict=True)):
         frame = addition.frame
         axis = _stream_axis(trace, addition)
         shape = trace.shapes[addition.result[0]]
         channels = shape[axis] if axis is not None else 0
         order = trace.ends[frame.name], index
         size = channels, math.prod(shape[1:]) // max(channels, 1)
-        block = block_of(trace, addition)
-
         reached: dict[str, _Tensor | str] = {}
         if axis is None:
             reached = dict.fromkeys(POSITIONS[:-1], "which dimension holds the channels cannot be told")

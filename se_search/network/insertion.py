@@ -140,6 +140,8 @@ def create_model(
 def extract_features(model: nn.Module, backbone: str, out_indices: int | Sequence[int] | None = None) -> nn.Module:
     """Wrap ``model`` so that it returns feature maps, as ``timm.create_model(backbone, features_only=True)`` does.
 
+    They are NCHW for every backbone, also where timm's own extractor returns NHWC (Swin).
+
     Args:
         model: The network of ``backbone`` with SE blocks; what comes after the last feature is taken out of it.
         backbone: A timm architecture name.

@@ -20,7 +20,8 @@ STARTS = ("paper", "identity")
 """How an SE block starts: as the paper's, or without an effect."""
 
 _FROM_ONE = {"sigmoid": (0.0, 2.0), "hard_sigmoid": (0.0, 2.0), "tanh": (math.atanh(0.5), 2.0), "relu": (1.0, 1.0)}
-_NEXT_TO_ZERO = 1e-7  # not zero, or no gradient would reach the first layer
+# No activation is large enough to make this felt: the outputs stay. Zero would keep the gradient from the first layer.
+_NEXT_TO_ZERO = 1e-20
 
 
 def check_ratio(ratio: object) -> int:
@@ -118,6 +119,8 @@ def create_se_block(
     if check_start(start) == "identity":
         block.gate = GateFromOne(block.gate, *_FROM_ONE[gate])
         nn.init.normal_(block.fc2.weight, std=_NEXT_TO_ZERO)
+        if block.fc2.bias is not None:
+            nn.init.zeros_(block.fc2.bias)
     return block
 
 

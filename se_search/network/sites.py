@@ -1,6 +1,5 @@
 """Where SE blocks can stand in a backbone, found by tracing the network itself."""
 
-import copy
 import functools
 from collections import Counter
 from collections.abc import Iterable
@@ -9,8 +8,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..errors import BackboneError, ConfigurationError
-from .backbones import create_on_meta, default_input_size
-from .discovery import Found, Place, block_of, discover, stream_of
+from .backbones import copy_on_meta, create_on_meta, default_input_size
+from .discovery import Found, Place, discover, name_blocks, stream_of
 from .tracing import EmptySlot, Trace
 
 _BRANCH_SLOT, _SHORTCUT_SLOT = "se", "downsample"
@@ -154,7 +153,7 @@ def trace_backbone(backbone: str | nn.Module, input_size: tuple[int, int, int] |
     """
     if isinstance(backbone, str):
         return _trace_by_name(backbone, input_size)
-    return _discover(copy.deepcopy(backbone).to("meta").eval(), input_size, type(backbone).__name__)
+    return _discover(copy_on_meta(backbone), input_size, type(backbone).__name__)
 
 
 @functools.lru_cache(maxsize=64)
@@ -172,8 +171,11 @@ def _discover(model: nn.Module, input_size: tuple[int, int, int] | None, name: s
         if one.place
     }
     skipped = tuple(SkippedSite(one.block, one.position, one.reason) for one in found if not one.place)
-    additions = (ResidualAddition(block_of(trace, one), *(stream_of(trace, one) or (0, ""))) for one in trace.additions)
-    return Discovery(places, skipped, tuple(additions))
+    additions = tuple(
+        ResidualAddition(block, *(stream_of(trace, addition) or (0, "")))
+        for addition, block in zip(trace.additions, name_blocks(trace), strict=True)
+    )
+    return Discovery(places, skipped, additions)
 
 
 def _number_stages(found: Iterable[Found]) -> dict[tuple[int, int], int]:
@@ -190,28 +192,24 @@ def _number_stages(found: Iterable[Found]) -> dict[tuple[int, int], int]:
 
 
 def _trace(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Trace:
-    slots = {
-        f"{path}.{slot}" if path else slot: (module, slot)
-        for path, module in model.named_modules()
-        for slot in (_BRANCH_SLOT, _SHORTCUT_SLOT)
-        if getattr(module, slot, module) is None
-    }
-    for module, slot in slots.values():
-        setattr(module, slot, EmptySlot())
+    _fill(model, _BRANCH_SLOT)
     try:
         trace = _run(model, input_size)
-        # Some blocks put something else than their input through a shortcut layer where they have one.
-        misused = [path for path, (_, slot) in slots.items() if slot == _SHORTCUT_SLOT and _changes(trace, path)]
-        if misused:
-            for path in misused:
-                setattr(*slots[path], None)
-            trace = _run(model, input_size)
-        return trace
     except Exception as error:  # timm's networks raise many kinds for inputs that they do not take
         raise BackboneError(
             f"backbone {name!r} cannot be traced with one image of {'×'.join(map(str, input_size))}: "
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         ) from error
+    slots = _fill(model, _SHORTCUT_SLOT)
+    return (slots and _run_with_shortcut_slots(model, input_size, slots, trace)) or trace
+
+
+def _fill(model: nn.Module, slot: str) -> list[str]:
+    """Put an :class:`EmptySlot` wherever ``slot`` is ``None`` and return the names of these places."""
+    empty = [(name, module) for name, module in model.named_modules() if getattr(module, slot, module) is None]
+    for _, module in empty:
+        setattr(module, slot, EmptySlot())
+    return [f"{name}.{slot}" if name else slot for name, _ in empty]
 
 
 def _run(model: nn.Module, input_size: tuple[int, int, int]) -> Trace:
@@ -220,5 +218,18 @@ def _run(model: nn.Module, input_size: tuple[int, int, int]) -> Trace:
     return trace
 
 
-def _changes(trace: Trace, slot: str) -> bool:
-    return trace.runs[slot] > 0 and slot not in trace.reads_stream
+def _run_with_shortcut_slots(
+    model: nn.Module, input_size: tuple[int, int, int], slots: list[str], without: Trace
+) -> Trace | None:
+    """Trace with a layer in every shortcut slot; ``None`` where that changes what the network computes.
+
+    Some blocks put something else than their input through such a layer where they have one, others have no shortcut
+    without one.
+    """
+    try:
+        trace = _run(model, input_size)
+    except Exception:  # as above: where shapes no longer fit, the slots are of no use
+        return None
+    used = {slot for slot in slots if trace.runs[slot]}
+    same = len(trace.additions) == len(without.additions) and used <= trace.reads_stream
+    return trace if same else None

@@ -20,11 +20,11 @@ def test_json_brings_back_an_equal_configuration():
 
 
 def test_the_id_is_the_digest_of_the_canonical_json():
-    # echo -n '{"backbone":"resnet18","sites":[]}' | sha256sum
-    assert SEConfig("resnet18").id == "e5e491f42ec0"
+    # echo -n '{"backbone":"resnet18","removed":[],"sites":[]}' | sha256sum
+    assert SEConfig("resnet18").id == "26afc973f1a7"
     # ... '[{"bias":true,"block":"layer1.0","channels":64,"gate":"sigmoid","layout":"NCHW","position":"standard",
-    # "ratio":4,"rounding":8,"stage":2}]' in the place of [], on one line
-    assert SEConfig("resnet18", (PlacedSE(SITES[0], 4),)).id == "091811ce000f"
+    # "ratio":4,"rounding":8,"stage":2,"start":"paper"}]' in the place of the second [], on one line
+    assert SEConfig("resnet18", (PlacedSE(SITES[0], 4),)).id == "935c1e0b5016"
 
 
 def test_different_configurations_have_different_ids():
@@ -80,7 +80,8 @@ def test_structure_is_equal_where_rounded_widths_are():
         ({"bias": 1}, "true or false"),
         ({"rounding": 0}, "at least 1"),
         ({"stages": [6]}, "its stages are 2, 3, 4, 5"),
-        ({"position": "pre"}, "'standard'"),
+        ({"position": "existing"}, "it offers standard"),
+        ({"position": "before"}, "'before'"),
     ],
 )
 def test_impossible_values_are_refused(options, reason):
@@ -108,8 +109,10 @@ def test_a_site_of_another_backbone_is_refused():
         "null",
         "{}",
         '{"backbone":"resnet18"}',
-        '{"backbone":"resnet18","sites":3}',
-        '{"backbone":"resnet18","sites":[{}]}',
+        '{"backbone":"resnet18","sites":[]}',
+        '{"backbone":"resnet18","removed":[],"sites":3}',
+        '{"backbone":"resnet18","removed":[],"sites":[{}]}',
+        '{"backbone":"resnet18","removed":[{}],"sites":[]}',
         UNIFORM.to_json().replace('"ratio":16', '"ratio":0', 1),
         UNIFORM.to_json().replace('"sigmoid"', '"__import__"', 1),
         UNIFORM.to_json() + "}",
@@ -139,6 +142,7 @@ def test_anything_else_than_a_configuration_is_refused(text):
         {"gate": ["sigmoid"]},
         {"bias": None},
         {"rounding": 8.0},
+        {"start": "warm"},
     ],
     ids=str,
 )
@@ -152,7 +156,7 @@ def test_a_site_with_a_value_of_another_kind_is_refused(change):
 @pytest.mark.parametrize("backbone", [None, 18, ["resnet18"]])
 def test_a_backbone_is_a_name(backbone):
     with pytest.raises(ConfigurationError):
-        SEConfig.from_dict({"backbone": backbone, "sites": []})
+        SEConfig.from_dict({"backbone": backbone, "sites": [], "removed": []})
 
 
 def test_json_is_plain():
@@ -170,6 +174,34 @@ def test_json_is_plain():
                 "gate": "sigmoid",
                 "bias": True,
                 "rounding": 8,
+                "start": "paper",
             }
         ],
+        "removed": [],
     }
+
+
+def test_what_is_removed_is_kept_in_order_and_told_in_the_json():
+    own = find_sites("regnety_002", position="existing")
+    config = SEConfig("regnety_002", removed=own[::-1])
+    assert config.removed == own
+    assert config == SEConfig.without_attention("regnety_002")
+    assert SEConfig.from_json(config.to_json()) == config
+    assert config.id != SEConfig("regnety_002").id
+
+
+def test_only_attention_can_be_removed():
+    with pytest.raises(ConfigurationError, match="no attention"):
+        SEConfig("resnet18", removed=SITES[:1])
+
+
+def test_a_block_takes_the_place_of_removed_attention_and_leaves_none_behind():
+    own = find_sites("regnety_002", position="existing")
+    config = SEConfig.without_attention("regnety_002").with_site(own[0], 4)
+    assert config.removed == own[1:]
+    assert config.without_stage(own[0].stage).removed == own
+
+
+def test_the_default_position_is_that_of_the_backbone():
+    for name, position in (("resnet18", "standard"), ("regnety_002", "existing"), ("vgg11", "post")):
+        assert SEConfig.uniform(name, position="default") == SEConfig.uniform(name, position=position)

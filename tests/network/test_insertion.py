@@ -131,7 +131,7 @@ def test_a_second_insertion_is_refused_and_leaves_the_first(second):
 
 @pytest.mark.parametrize(
     ("backbone", "reason"),
-    [("resnet10t", "does not exist"), ("seresnet18", "no empty SE slot"), ("vgg11", "does not exist")],
+    [("resnet10t", "does not exist"), ("seresnet18", "does not exist"), ("vgg11", "does not exist")],
 )
 def test_a_network_that_lacks_a_site_is_refused_and_stays_as_it_is(backbone, reason):
     model = timm.create_model(backbone)

@@ -56,11 +56,18 @@ def test_stages_of_one_resolution_are_told_apart_by_width():
     ]
 
 
-def test_parallel_branches_share_the_stage_of_their_resolution_and_width():
-    sites = find_sites("hrnet_w18_small", position="standard")
-    kinds = {(site.stage, site.channels) for site in sites}
-    assert len(kinds) == len({stage for stage, _ in kinds})
-    assert max(site.stage for site in sites) == len(kinds) + 1
+def test_parallel_branches_of_different_resolutions_are_different_stages():
+    sites = [site for site in find_sites("hrnet_w18_small", position="standard") if site.block.startswith("stage")]
+    stage_of = {site.channels: site.stage for site in sites}
+    assert len(set(stage_of.values())) == len(stage_of) == 4
+    assert all(site.stage == stage_of[site.channels] for site in sites)
+
+
+def test_widths_that_grow_from_block_to_block_make_no_stages():
+    """rexnet_100 has another width in each block: of 27 to 174 channels at four resolutions."""
+    sites = find_sites("rexnet_100", position="post")
+    assert len({site.channels for site in sites}) == 11
+    assert len({site.stage for site in sites}) == 4
 
 
 def test_a_model_is_traced_without_being_changed():
@@ -117,15 +124,26 @@ def test_a_block_adds_exactly_what_its_se_block_gives(name):
     [
         ("resnet5o", "near names: resnet50"),
         ("", "not an architecture"),
-        ("vgg11", "no residual block"),
-        ("convnext_tiny", "no residual block"),
-        ("regnetx_002", "no residual block"),  # its slot is an nn.Identity: no attention, but no place either
-        ("seresnet50", "already"),
         ("resnet50.no_such_tag", "tag"),
     ],
 )
-def test_a_backbone_without_sites_is_refused_with_its_name_and_reason(name, reason):
+def test_an_unknown_backbone_is_refused_with_its_name_and_reason(name, reason):
     with pytest.raises(BackboneError, match=reason) as refusal:
-        find_sites(name, position="standard")
+        find_sites(name)
     assert repr(name) in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_network_that_cannot_be_traced_is_refused_with_the_reason():
+    with pytest.raises(BackboneError, match="4×8×8"):
+        find_sites("resnet10t", (4, 8, 8))
+
+
+def test_a_network_without_a_place_is_refused():
+    with pytest.raises(BackboneError, match="no site"):
+        find_sites(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)), (3, 8, 8))
+
+
+def test_half_precision_and_other_devices_make_no_difference():
+    model = timm.create_model("convnext_atto").half()
+    assert find_sites(model) == find_sites("convnext_atto")
