@@ -5,13 +5,15 @@ import random
 from contextlib import contextmanager
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 
-from se_search import PlacedSE, SEConfig, find_sites
+from se_search import PlacedSE, SEConfig, create_model, find_sites
 from se_search.errors import EvaluationError, RunFolderError
 from se_search.evaluation.data import load_data
 from se_search.evaluation.supernet import CHECKPOINT, SUMMARY, WEIGHTS, Supernet, TrainingSchedule
+from se_search.network.backbones import network_options
 from se_search.network.se_block import GATES, hidden_channels
 
 BACKBONE = "resnet10t"
@@ -62,6 +64,57 @@ def test_a_slice_is_the_plain_network_that_was_evaluated(trained, seed):
     assert evaluation.log_loss.value == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-5)
     assert plain.se_config == config
     assert sum(".se.fc1.weight" in name for name in plain.state_dict()) == len(config.placed)
+
+
+# Tokens, NHWC, input hooks, slots of shortcuts, repeated units, and attention that is kept, replaced or removed.
+PLACED = [
+    ("vit_tiny_patch16_224", "standard"),
+    ("vit_tiny_patch16_224", "pre"),
+    ("swin_tiny_patch4_window7_224", "standard"),
+    ("convnext_atto", "3x3"),
+    ("resnet10t", "identity"),
+    ("repvgg_a0", "post"),
+    ("regnety_002", "existing"),
+    ("mobilenetv3_small_050", "existing"),
+]
+
+
+def placed_supernet(name, position):
+    sites = find_sites(name, position=position)
+    widest = {site: hidden_channels(site.channels, 2) for site in sites}
+    return Supernet(name, widest, True, DATA, TrainingSchedule(1, 64, 0.003, 0.05, 128, 0)), sites
+
+
+@pytest.mark.parametrize(("name", "position"), PLACED)
+def test_slices_at_every_position_and_of_own_attention_are_the_plain_networks(name, position):
+    network, sites = placed_supernet(name, position)
+    rng = random.Random(0)
+    kept, removed, placed = [], [], []
+    for site in sites:
+        rng.choice((kept, removed, placed)).append(site)
+    config = SEConfig(
+        name,
+        tuple(PlacedSE(site, rng.choice((2, 4, 16)), "sigmoid") for site in placed),
+        tuple(removed) if position == "existing" else (),
+    )
+    plain = network.slice(config)
+    images = DATA.validation.tensors[0][:64]
+    with torch.no_grad():
+        expected = network.model(images)
+        torch.testing.assert_close(plain(images), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    twin = create_model(config, num_classes=10, **network_options(name, DATA.input_size))
+    assert plain.state_dict().keys() == twin.state_dict().keys()
+
+
+def test_keeping_all_attention_is_timms_network_to_the_bit():
+    network, _ = placed_supernet("regnety_002", "existing")
+    plain = network.slice(SEConfig("regnety_002"))
+    timms = timm.create_model("regnety_002", num_classes=10).eval()
+    timms.load_state_dict(plain.state_dict())
+    images = DATA.validation.tensors[0][:64]
+    with torch.no_grad():
+        assert torch.equal(plain(images), timms(images))
+        assert torch.equal(network.model(images), timms(images))
 
 
 def test_the_ten_configurations_differ():

@@ -65,7 +65,7 @@ def test_parallel_branches_of_different_resolutions_are_different_stages():
 
 def test_widths_that_grow_from_block_to_block_make_no_stages():
     """rexnet_100 has another width in each block: of 27 to 174 channels at four resolutions."""
-    sites = find_sites("rexnet_100", position="post")
+    sites = find_sites("rexnet_100", position="pre")
     assert len({site.channels for site in sites}) == 11
     assert len({site.stage for site in sites}) == 4
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from se_search import SEConfig, find_sites
-from se_search.errors import ConfigurationError
+from se_search.errors import BackboneError, ConfigurationError
 from se_search.search.definitions import SpaceDefinition, load_space
 from se_search.search.space import SearchSpace
 
@@ -67,3 +67,65 @@ def test_a_configuration_outside_the_space_is_refused():
             stages.to_parameters(config)
     with pytest.raises(ConfigurationError, match="not in this space"):
         blocks.to_parameters(one_block.with_site(sites[1], 8))  # two ratios in one stage
+
+
+def positions_space(backbone, positions, per="network", placement="stage"):
+    definition = SpaceDefinition(
+        placement=placement, positions=positions, position_per=per, ratios=(4, 16), gates=("sigmoid",)
+    )
+    return SearchSpace(backbone, definition)
+
+
+@pytest.mark.parametrize(("per", "number"), [("network", 2 * (3**4 - 1) + 1), ("stage", 5**4)])
+def test_a_choice_of_positions_gives_as_many_configurations_as_it_must(per, number):
+    """Four stages, each without SE or with one of two ratios, at one of two positions."""
+    space = positions_space("resnet10t", ("standard", "post"), per)
+    points = {space.to_config(parameters) for parameters in space.enumerate()}
+    assert len(points) == number
+    stages = [{one.site.position for one in config.placed} for config in points]
+    assert max(len(positions) for positions in stages) == (1 if per == "network" else 2)
+
+
+def test_thinning_keeps_replaces_or_removes_what_the_backbone_has():
+    space = positions_space("regnety_002", ("default",))
+    own = find_sites("regnety_002", position="existing")
+    assert space.positions == ("existing",)
+    points = {space.to_config(parameters) for parameters in space.enumerate()}
+    assert len(points) == 4**4  # none, keep, r=4 or r=16 in each of four stages
+    assert SEConfig("regnety_002") in points
+    assert SEConfig.without_attention("regnety_002") in points
+    assert SEConfig.uniform("regnety_002", 4, position="existing") in points
+    for config in points:
+        assert len(config.placed) + len(config.removed) + (space.count_blocks(config) - len(config.placed)) == len(own)
+
+
+def test_the_known_answers_of_a_backbone_with_attention_hold_it_as_it_is():
+    known = positions_space("regnety_002", ("default",)).known_answers()
+    assert known["as published"] == SEConfig("regnety_002")
+    assert known["no SE"] == SEConfig.without_attention("regnety_002")
+    assert known["uniform r=16"] == SEConfig.uniform("regnety_002", 16, position="existing")
+
+
+@pytest.mark.parametrize("placement", ["stage", "block"])
+@pytest.mark.parametrize(
+    ("backbone", "positions", "per"),
+    [
+        ("resnet18", ("standard", "pre", "post", "identity", "3x3"), "stage"),
+        ("resnet18", ("post", "3x3"), "network"),
+        ("regnety_002", ("existing", "pre"), "stage"),
+        ("efficientnet_b0", ("default",), "network"),
+        ("vit_tiny_patch16_224", ("standard", "pre"), "stage"),
+        ("vgg11", ("default",), "network"),
+    ],
+)
+def test_positions_and_own_attention_go_to_parameters_and_back(backbone, positions, per, placement):
+    space = positions_space(backbone, positions, per, placement)
+    rng = random.Random(0)
+    for _ in range(50):
+        config = space.draw(rng)
+        assert space.to_config(space.to_parameters(config)) == config
+
+
+def test_a_position_that_the_backbone_lacks_is_refused():
+    with pytest.raises(BackboneError, match="it offers post"):
+        positions_space("vgg11", ("pre",))
