@@ -24,7 +24,7 @@ from ..errors import EvaluationError, RunFolderError
 from ..files import write_atomically, write_text
 from ..network.backbones import network_options
 from ..network.config import SEConfig
-from ..network.insertion import attach, create_model
+from ..network.insertion import attach, create_model, whole_state
 from ..network.se_block import ElasticSE
 from ..network.sites import Site, find_places
 from .data import ImageData
@@ -176,8 +176,7 @@ class Supernet:
                 line = f"epoch {epoch + 1}/{schedule.epochs}: training loss {latest['loss']:.4f}"
                 advance(0, f"{line}, {latest['seconds']:.1f} s")
 
-        weights = {name: value.contiguous().cpu() for name, value in self.model.state_dict().items()}
-        write_atomically(folder / WEIGHTS, lambda path: save_file(weights, path))
+        write_atomically(folder / WEIGHTS, lambda path: save_file(whole_state(self.model), path))
         write_text(folder / SUMMARY, json.dumps({"backbone": self.backbone, "epochs": history}, indent=2))
         (folder / CHECKPOINT).unlink()
 

@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from timm.models import save_for_hf
+from safetensors.torch import save_file
+from timm.models._hub import save_config_for_hf  # timm.models leaves it out of its names
 from torch import nn
 
 from ..errors import ConfigurationError, RunFolderError
 from ..files import move_into_place
 from ..network.config import SEConfig
+from ..network.insertion import whole_state
 from .registry import se_search
 
-_FILES = ("model.safetensors", "config.json")
+_WEIGHTS, _CONFIG = "model.safetensors", "config.json"
+_FILES = (_WEIGHTS, _CONFIG)
 
 # What timm publishes about the backbone's own weights, which the exported weights are not.
 _NOT_THE_BACKBONES = (
@@ -90,14 +93,14 @@ def export_timm(
     try:
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
-            save_for_hf(
+            save_config_for_hf(
                 model,
-                temporary,
+                Path(temporary, _CONFIG),
                 model_config={"pretrained_cfg": published},
                 model_args={"se_config": config.to_dict()},
                 data_config={key: value for key, value in data.items() if value is not None},
-                safe_serialization=True,
             )
+            save_file(whole_state(model), Path(temporary, _WEIGHTS))
             for name in _FILES:
                 move_into_place(Path(temporary, name), target / name)
     except OSError as error:

@@ -153,6 +153,14 @@ def extract_features(model: nn.Module, backbone: str, out_indices: int | Sequenc
     return FeatureGetterNet(model, out_indices=out_indices)
 
 
+def whole_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the state of ``model`` on the CPU as safetensors takes it: no two names share memory (CoaT's do)."""
+    return {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in model.state_dict().items()
+    }
+
+
 def count_parameters(model: nn.Module) -> int:
     """Number of parameters of ``model``."""
     return sum(parameter.numel() for parameter in model.parameters())

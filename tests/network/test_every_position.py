@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 import timm
 import torch
+from networks import bare_network
 from torch import nn
 
 from se_search import PlacedSE, SEConfig, create_model, find_sites, insert
@@ -33,23 +34,17 @@ SEVERAL_SIZES = [(name, position) for name, position in PLACED if "224" not in n
 SIDE = 64
 
 
-def bare_network(name, **options):
-    """Create a network all of whose branches count: many of timm's start at zero or next to it."""
-    torch.manual_seed(0)
-    model = timm.create_model(name, **options_for(name), **options).eval()
-    for parameter in model.parameters():
-        if parameter.dim() <= 1:
-            nn.init.uniform_(parameter, 0.2, 0.6)
-    return model
-
-
-def searched_network(name, position, **options):
-    return insert(bare_network(name, **options), SEConfig.uniform(name, 4, position=position)).eval()
+def searched_network(name, position):
+    return insert(small_network(name), SEConfig.uniform(name, 4, position=position)).eval()
 
 
 def options_for(name):
     """Networks that are built for one resolution are built for a small one."""
     return {"img_size": SIDE} if "224" in name else {}
+
+
+def small_network(name):
+    return bare_network(name, **options_for(name))
 
 
 def images_for(name, batch=2):
@@ -102,11 +97,11 @@ def test_every_block_runs_once_and_scales_its_channels(name, position):
 
 @pytest.mark.parametrize(("name", "position"), PLACED)
 def test_identity_start_changes_no_output_and_lets_gradients_through(name, position):
-    bare = bare_network(name)
+    bare = small_network(name)
     config = SEConfig.uniform(name, 4, position=position)
     if position == "existing":
         bare = insert(bare, SEConfig.without_attention(name))
-        model = insert(bare_network(name), config, identity_start=True).eval()
+        model = insert(small_network(name), config, identity_start=True).eval()
     else:
         model = insert(copy.deepcopy(bare), config, identity_start=True).eval()
     images = images_for(name)
@@ -122,7 +117,7 @@ def test_identity_start_changes_no_output_and_lets_gradients_through(name, posit
 
 @pytest.mark.parametrize("gate", ["sigmoid", "hard_sigmoid", "tanh", "relu"])
 def test_every_gate_starts_at_one(gate):
-    bare = bare_network("resnet10t")
+    bare = small_network("resnet10t")
     model = insert(copy.deepcopy(bare), SEConfig.uniform("resnet10t", gate=gate), identity_start=True)
     images = images_for("resnet10t")
     with torch.no_grad():
@@ -131,7 +126,7 @@ def test_every_gate_starts_at_one(gate):
 
 @pytest.mark.parametrize(("name", "position"), PLACED)
 def test_the_backbones_parameters_keep_names_and_values(name, position):
-    bare, model = bare_network(name), searched_network(name, position)
+    bare, model = small_network(name), searched_network(name, position)
     kept = bare.state_dict()
     if position == "existing":
         kept = insert(copy.deepcopy(bare), SEConfig.without_attention(name)).state_dict()
@@ -241,7 +236,7 @@ def test_a_second_resolution_works(name, position):
 def test_positions_stand_together_in_one_network():
     sites = find_sites("resnet18")
     config = SEConfig("resnet18", tuple(PlacedSE(site, 4) for site in sites))
-    bare = bare_network("resnet18")
+    bare = small_network("resnet18")
     model = insert(copy.deepcopy(bare), config, identity_start=True)
     assert len(se_blocks(model)) == len(sites) == 5 * 8
     images = images_for("resnet18")
