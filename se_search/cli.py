@@ -271,7 +271,9 @@ def spaces() -> None:
     for name in shipped_names("search_spaces"):
         space = load_space(name)
         typer.echo(f"{name}: {space.description}")
-        typer.echo(f"  ratios {', '.join(map(str, space.ratios))}; gates {', '.join(space.gates)}")
+        typer.echo(
+            f"  positions {', '.join(space.positions)}; ratios {', '.join(map(str, space.ratios))}; gates {', '.join(space.gates)}"
+        )
 
 
 @_command

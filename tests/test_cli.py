@@ -204,7 +204,7 @@ def test_reproduce_prints_the_papers_parameters_beside_those_counted():
 
 
 def test_shipped_spaces_and_studies_are_listed():
-    assert re.findall(r"^(\w+):", invoke("spaces").output, re.MULTILINE) == ["blocks", "stages"]
+    assert re.findall(r"^(\w+):", invoke("spaces").output, re.MULTILINE) == ["blocks", "positions", "stages"]
     assert re.findall(r"^(\w+):", invoke("studies").output, re.MULTILINE) == ["digits"]
 
 

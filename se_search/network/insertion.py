@@ -1,7 +1,7 @@
 """Putting the SE blocks of a configuration into a network."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import timm
@@ -14,7 +14,7 @@ from .backbones import check_backbone, create_on_meta
 from .config import SEConfig
 from .discovery import Place
 from .se_block import create_se_block
-from .sites import Site, find_places
+from .sites import Site, find_places, find_places_once
 
 
 def attach(model: nn.Module, site: Site, place: Place, block: nn.Module) -> None:
@@ -77,13 +77,15 @@ def insert(model: nn.Module, config: SEConfig, identity_start: bool = False) -> 
         ConfigurationError: If the model holds SE blocks of a configuration already, lacks one of the sites or has
             other widths there; it is then unchanged.
     """
+    return _insert(model, config.starting_at_identity() if identity_start else config, find_places)
+
+
+def _insert(model: nn.Module, config: SEConfig, find: Callable[[nn.Module], dict[Site, Place]]) -> nn.Module:
     kind = type(model).__name__
     inserted = getattr(model, "se_config", None)
     if isinstance(inserted, SEConfig) and inserted.sites:
         raise ConfigurationError(f"this {kind} holds the SE blocks of a configuration already: insert into a bare one")
-    if identity_start:
-        config = config.starting_at_identity()
-    places = find_places(model) if config.sites else {}
+    places = find(model) if config.sites else {}
     here = {(site.block, site.position): site for site in places}
     for site in config.sites:
         found = here.get((site.block, site.position))
@@ -133,7 +135,9 @@ def create_model(
         model = timm.create_model(config.backbone, pretrained=pretrained, **timm_kwargs)
     except RuntimeError as error:
         raise BackboneError(f"backbone {config.backbone!r} cannot be created by timm: {error}") from error
-    insert(model, config, pretrained if identity_start is None else identity_start)
+    if identity_start or (identity_start is None and pretrained):
+        config = config.starting_at_identity()
+    _insert(model, config, lambda bare: find_places_once(bare, config.backbone, timm_kwargs))
     return extract_features(model, config.backbone, out_indices) if features_only else model
 
 

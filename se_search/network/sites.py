@@ -2,8 +2,9 @@
 
 import functools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -143,6 +144,26 @@ def find_places(backbone: str | nn.Module, input_size: tuple[int, int, int] | No
             "whose channels can be told"
         )
     return places
+
+
+def find_places_once(model: nn.Module, backbone: str, arguments: Mapping[str, Any]) -> dict[Site, Place]:
+    """Find sites as :func:`find_places` does, once in a process for each architecture and its arguments.
+
+    Args:
+        model: A bare network.
+        backbone: Its architecture.
+        arguments: What it was created with besides.
+    """
+    if not all(isinstance(value, _PLAIN) for value in arguments.values()):
+        return find_places(model)
+    key = (backbone, *sorted(arguments.items()))
+    if key not in _places_of_created:
+        _places_of_created[key] = find_places(model)
+    return _places_of_created[key]
+
+
+_PLAIN = (str, int, float, bool, tuple, type(None))
+_places_of_created: dict[tuple[Any, ...], dict[Site, Place]] = {}
 
 
 def trace_backbone(backbone: str | nn.Module, input_size: tuple[int, int, int] | None = None) -> Discovery:

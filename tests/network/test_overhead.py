@@ -1,12 +1,15 @@
 """Costs against the SENet paper's formula and tables, and a count by hand."""
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from se_search import SEConfig, create_model, parameter_overhead
 from se_search.network.insertion import count_parameters
-from se_search.network.overhead import count_flops, flops_overhead
+from se_search.network.overhead import added_parameters, count_flops, flops_overhead
+from se_search.network.paper import count_figure, published_figures
+from se_search.network.sites import find_places
 
 BACKBONE = 25_557_032
 
@@ -90,3 +93,62 @@ def test_counting_leaves_the_mode_as_it_was():
     count_flops(model, (3, 32, 32))
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_thinning_to_no_se_saves_exactly_the_parameters_of_se():
+    model = timm.create_model("regnety_016")
+    se = sum(parameter.numel() for name, parameter in model.named_parameters() if ".se." in name)
+    overhead = parameter_overhead(SEConfig.without_attention("regnety_016"))
+    assert overhead.counted == added_parameters(SEConfig.without_attention("regnety_016")) == -se
+    thinned = create_model(SEConfig.without_attention("regnety_016"))
+    assert count_parameters(thinned) == count_parameters(model) - se
+    assert not any(".se." in name for name, _ in thinned.named_parameters())
+
+
+def test_keeping_all_attention_is_timms_network_to_the_bit():
+    torch.manual_seed(0)
+    timms = timm.create_model("regnety_016").eval()
+    ours = create_model(SEConfig("regnety_016")).eval()
+    ours.load_state_dict(timms.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(ours(images), timms(images))
+    assert parameter_overhead(SEConfig("regnety_016")).counted == 0
+
+
+def test_the_equivalent_ratio_of_existing_attention_is_that_of_its_widths():
+    """EfficientNet-B0's block 1.0 squeezes 96 expanded channels to a quarter of the 16 that enter the block."""
+    places = {site.block: place for site, place in find_places("efficientnet_b0").items() if place.side == "existing"}
+    assert places["blocks.1.0.se"].weights == 2 * 96 * (16 // 4)
+    assert places["blocks.1.0.se"].parameters == 2 * 96 * 4 + 96 + 4
+
+
+def test_replacing_attention_counts_the_difference():
+    config = SEConfig.uniform("efficientnet_b0", 8, position="existing", bias=False, rounding=1)
+    places = {site: place for site, place in find_places("efficientnet_b0").items() if place.side == "existing"}
+    new = sum(2 * site.channels**2 / 8 for site in places)
+    overhead = parameter_overhead(config)
+    assert overhead.formula == new - sum(place.weights for place in places.values())
+    assert overhead.counted == new - sum(place.parameters for place in places.values())
+    assert overhead.counted == count_parameters(create_model(config)) - overhead.backbone
+
+
+@pytest.mark.parametrize("position", ["standard", "pre", "post", "identity", "3x3"])
+def test_formula_and_count_agree_at_every_position(position):
+    config = SEConfig.uniform("resnet50", 16, position=position, bias=False, rounding=1)
+    overhead = parameter_overhead(config)
+    assert overhead.formula == overhead.counted == sum(2 * one.site.channels**2 / 16 for one in config.placed)
+
+
+def test_the_papers_figures_are_met_but_for_its_rounding():
+    for figure in published_figures():
+        if figure.millions is not None:
+            assert count_figure(figure).formula == pytest.approx(figure.millions, abs=0.12), figure.name
+
+
+def test_the_papers_flops_are_met_where_the_networks_are_the_same():
+    """Not its ResNets, which stride elsewhere than timm's, nor its Inception-ResNet-v2."""
+    same = {"ResNeXt-50", "SE-ResNeXt-50", "ResNeXt-101", "SE-ResNeXt-101", "VGG-16", "MobileNet"}
+    for figure in published_figures():
+        if figure.name in same:
+            assert count_figure(figure).giga_flops == pytest.approx(figure.giga_flops, rel=0.003), figure.name
