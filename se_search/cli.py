@@ -271,9 +271,8 @@ def spaces() -> None:
     for name in shipped_names("search_spaces"):
         space = load_space(name)
         typer.echo(f"{name}: {space.description}")
-        typer.echo(
-            f"  positions {', '.join(space.positions)}; ratios {', '.join(map(str, space.ratios))}; gates {', '.join(space.gates)}"
-        )
+        choices = {"positions": space.positions, "ratios": space.ratios, "gates": space.gates}
+        typer.echo("  " + "; ".join(f"{key} {', '.join(map(str, values))}" for key, values in choices.items()))
 
 
 @_command
