@@ -187,7 +187,7 @@ def test_sites_prints_every_position_and_what_stands_there_already():
     assert Counter(row[2] for row in rows) == dict.fromkeys(("standard", "pre", "post", "identity", "3x3"), 16)
     first = next(line for line in invoke("sites", "efficientnet_b0").output.splitlines() if "existing" in line)
     # 32 channels, squeezed to 8: 2 · 32 · 8 weights, as with r = 4.
-    assert first.split() == ["2", "blocks.0.0.se", "existing", "NCHW", "32", "128", "512,", "r=4"]
+    assert first.split() == ["2", "blocks.0.0", "existing", "NCHW", "32", "128", "512,", "r=4"]
 
 
 def test_sites_tells_why_places_are_left_out():

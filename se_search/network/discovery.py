@@ -289,28 +289,35 @@ def _is_behind(name: str, calls: list[Call]) -> bool:
 
 def _existing_places(trace: Trace) -> Iterator[Found]:
     outputs = {call.name: call for call in trace.calls}
-    for name in trace.modules:
-        if not _is_attention(trace, name):
-            continue
-        block = name.rpartition(".")[0]
-        while block and (block not in outputs or isinstance(trace.modules[block], _CONTAINERS)):
-            block = block.rpartition(".")[0]
+    attention = [name for name in trace.modules if _is_attention(trace, name)]
+    around = {name: _block_around(trace, name) for name in attention}
+    shared = Counter(around.values())
+    for name in attention:
+        block = around[name] if around[name] and shared[around[name]] == 1 else name
         if trace.runs[name] != 1 or name not in outputs:
             order = trace.ends.get(name, len(trace.ends)), 0
-            yield Found(order, (0, 0), name, "existing", reason=f"it runs {trace.runs[name]} times in one forward")
+            yield Found(order, (0, 0), block, "existing", reason=f"it runs {trace.runs[name]} times in one forward")
             continue
         shape = trace.shapes[outputs[name].output[0]]
+        stream = trace.shapes[outputs[around[name] or name].output[0]]
         axis = 3 if type(trace.modules[name]).__name__ == "SqueezeExciteCl" else 1
-        stream = trace.shapes[outputs[block].output[0]] if block else shape
-        order = trace.ends[block or name], 0
+        order = trace.ends[around[name] or name], 0
         size = stream[axis], math.prod(stream[1:]) // stream[axis]
         if len(shape) != 4 or len(stream) != 4:
-            yield Found(order, size, name, "existing", reason=f"a tensor of {len(shape)} dimensions is there")
+            yield Found(order, size, block, "existing", reason=f"a tensor of {len(shape)} dimensions is there")
             continue
         parameters = list(trace.modules[name].parameters())
         weights = sum(parameter.numel() for parameter in parameters if parameter.dim() > 1)
         place = Place(name, "existing", sum(parameter.numel() for parameter in parameters), weights)
-        yield Found(order, size, name, "existing", shape[axis], _LAYOUTS[4, axis], place)
+        yield Found(order, size, block, "existing", shape[axis], _LAYOUTS[4, axis], place)
+
+
+def _block_around(trace: Trace, name: str) -> str:
+    """The innermost module around ``name`` that is no container and returns one tensor; empty if there is none."""
+    block = name.rpartition(".")[0]
+    while block and (block not in trace.returned_one or isinstance(trace.modules[block], _CONTAINERS)):
+        block = block.rpartition(".")[0]
+    return block
 
 
 def _is_attention(trace: Trace, name: str) -> bool:

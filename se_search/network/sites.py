@@ -25,7 +25,7 @@ class Site:
 
     Attributes:
         block: Name of the block in the backbone, such as ``"layer2.0"``; where a block has several residual branches,
-            of the module that the branch ends in, such as ``"blocks.0.attn"``; at ``existing``, of the attention.
+            of the module that the branch ends in, such as ``"blocks.0.attn"``.
         stage: Number of its stage as in the SENet paper: the stem is 1, resnet50's ``layer1`` is 2.
         position: One of :data:`se_search.network.discovery.POSITIONS`.
         channels: Channels that the SE block scales.
@@ -187,7 +187,7 @@ def _discover(model: nn.Module, input_size: tuple[int, int, int] | None, name: s
     found = discover(trace)
     stages = _number_stages(one for one in found if one.place)
     places = {
-        Site(one.block, stages[one.size], one.position, one.channels, one.layout): one.place
+        Site(one.block, stages[one.block], one.position, one.channels, one.layout): one.place
         for one in found
         if one.place
     }
@@ -199,17 +199,19 @@ def _discover(model: nn.Module, input_size: tuple[int, int, int] | None, name: s
     return Discovery(places, skipped, additions)
 
 
-def _number_stages(found: Iterable[Found]) -> dict[tuple[int, int], int]:
-    """Number the stages of all sizes ``(width, pixels)`` from 2."""
-    blocks = {one.block: one.size for one in found}
-    sizes = Counter(blocks.values())
+def _number_stages(found: Iterable[Found]) -> dict[str, int]:
+    """Return the stage of each block, numbered from 2."""
+    size_of: dict[str, tuple[int, int]] = {}
+    for one in found:
+        size_of.setdefault(one.block, one.size)
+    blocks_of = Counter(size_of.values())
     numbers: dict[tuple[int, int], int] = {}
-    keys: dict[tuple[int, int], int] = {}
-    for width, pixels in sizes:
-        alike = [count for (_, other), count in sizes.items() if other == pixels]
+    stages = {}
+    for block, (width, pixels) in size_of.items():
+        alike = [blocks for (_, other), blocks in blocks_of.items() if other == pixels]
         key = (width if sum(alike) >= 2 * len(alike) else 0, pixels)
-        numbers[width, pixels] = keys.setdefault(key, len(keys) + 2)
-    return numbers
+        stages[block] = numbers.setdefault(key, len(numbers) + 2)
+    return stages
 
 
 def _trace(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Trace:

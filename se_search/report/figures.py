@@ -238,6 +238,7 @@ def _style(figure: go.Figure, x_title: str, y_title: str) -> None:
         margin={"l": 10, "r": 20, "t": 30, "b": 10},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
         hoverlabel={"align": "left"},
+        modebar={"orientation": "v"},  # beside the plot: above it stands the legend
         xaxis=axis | {"title": {"text": x_title}},
         yaxis=axis | {"title": {"text": y_title}},
     )

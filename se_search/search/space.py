@@ -96,9 +96,11 @@ class SearchSpace:
                 parameters[name] = here[0].position if here else self.positions[0]
             parameters[f"stage{stage}.ratio"] = self._ratio_of(config, stage)
         if self.definition.placement == "block":
+            parameters |= {site.block: False for site in self.sites}
             for site in self.sites:
-                existing = site.position == "existing" and site not in config.removed
-                parameters[site.block] = parameters.get(site.block, False) or site in used or existing
+                if site.position == parameters.get(self._position_name(site.stage), self.positions[0]):
+                    kept = site.position == "existing" and site not in config.removed
+                    parameters[site.block] |= site in used or kept
         parameters = {name: parameters[name] for name in self.distributions}
         allowed = all(value in self.distributions[name].choices for name, value in parameters.items())
         if not allowed or self.to_config(parameters) != config:

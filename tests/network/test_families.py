@@ -148,10 +148,9 @@ def test_a_member_of_each_family_goes_from_insertion_to_an_exported_folder(famil
     known = {key for key, _ in bare.named_parameters()}
     added = {key: parameter for key, parameter in model.named_parameters() if key not in known}
     assert len(added) == 4 * len(sites)
-    without = {key for key, parameter in added.items() if parameter.grad is None}
-    assert not without
-    silent = {key for key, parameter in added.items() if key.endswith("fc2.weight") and not parameter.grad.any()}
-    assert not silent
+    assert not {key for key, parameter in added.items() if parameter.grad is None}
+    # The bias, as all eight hidden units of a narrow block can be below zero by chance.
+    assert not {key for key, parameter in added.items() if key.endswith("fc2.bias") and not parameter.grad.any()}
 
     with torch.no_grad():
         for key, parameter in added.items():

@@ -119,8 +119,8 @@ def test_keeping_all_attention_is_timms_network_to_the_bit():
 def test_the_equivalent_ratio_of_existing_attention_is_that_of_its_widths():
     """EfficientNet-B0's block 1.0 squeezes 96 expanded channels to a quarter of the 16 that enter the block."""
     places = {site.block: place for site, place in find_places("efficientnet_b0").items() if place.side == "existing"}
-    assert places["blocks.1.0.se"].weights == 2 * 96 * (16 // 4)
-    assert places["blocks.1.0.se"].parameters == 2 * 96 * 4 + 96 + 4
+    assert places["blocks.1.0"].weights == 2 * 96 * (16 // 4)
+    assert places["blocks.1.0"].parameters == 2 * 96 * 4 + 96 + 4
 
 
 def test_replacing_attention_counts_the_difference():
