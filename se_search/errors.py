@@ -28,6 +28,10 @@ class EvaluationError(SeSearchError):
     """A network cannot be trained or evaluated: its loss or its outputs are not finite."""
 
 
+class ExportError(SeSearchError):
+    """A network cannot be written in the format asked for, or a written one cannot be read."""
+
+
 class RunFolderError(SeSearchError):
     """A run folder is unwritable, damaged, in use or belongs to another study."""
 

@@ -3,12 +3,12 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from timm.utils import natural_key
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, did_you_mean
 from .se_block import check_gate, check_ratio, check_start, hidden_channels
 from .sites import Site, default_position, find_sites
 
@@ -191,9 +191,15 @@ class SEConfig:
             ConfigurationError: If ``data`` is anything else.
         """
         try:
-            placed = tuple(PlacedSE(_site(one), **{key: one[key] for key in _OPTIONS}) for one in data["sites"])
-            return cls(data["backbone"], placed, tuple(_site(one) for one in data["removed"]))
-        except (KeyError, TypeError) as error:
+            _refuse_unknown(data, _KEYS)
+            placed = []
+            for one in data["sites"]:
+                _refuse_unknown(one, _SITE_KEYS | _OPTIONS)
+                placed.append(PlacedSE(_site(one), **{key: one[key] for key in _OPTIONS}))
+            for one in data["removed"]:
+                _refuse_unknown(one, _SITE_KEYS)
+            return cls(data["backbone"], tuple(placed), tuple(_site(one) for one in data["removed"]))
+        except (AttributeError, KeyError, TypeError) as error:
             raise ConfigurationError(f"this is not an SE configuration: {type(error).__name__} {error}") from error
 
     def to_json(self) -> str:
@@ -219,7 +225,14 @@ def _forward_order(site: Site) -> tuple[Any, ...]:
 
 
 def _site(data: Any) -> Site:
-    return Site(**{key: data[key] for key in Site.__dataclass_fields__})
+    return Site(**{key: data[key] for key in _SITE_KEYS})
 
 
-_OPTIONS = ("ratio", "gate", "bias", "rounding", "start")
+def _refuse_unknown(data: Any, known: frozenset[str]) -> None:
+    for key in data.keys() - known:
+        raise ConfigurationError(f"key {key!r} of an SE configuration is unknown{did_you_mean(str(key), known)}")
+
+
+_KEYS = frozenset({"backbone", "sites", "removed"})
+_SITE_KEYS = frozenset(field.name for field in fields(Site))
+_OPTIONS = frozenset(field.name for field in fields(PlacedSE)) - {"site"}

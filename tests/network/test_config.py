@@ -113,6 +113,8 @@ def test_a_site_of_another_backbone_is_refused():
         '{"backbone":"resnet18","removed":[],"sites":3}',
         '{"backbone":"resnet18","removed":[],"sites":[{}]}',
         '{"backbone":"resnet18","removed":[{}],"sites":[]}',
+        '{"backbone":"resnet18","removed":[],"sites":[],"weights":"elsewhere"}',
+        UNIFORM.to_json().replace('"ratio":16', '"ratio":16,"rate":16', 1),
         UNIFORM.to_json().replace('"ratio":16', '"ratio":0', 1),
         UNIFORM.to_json().replace('"sigmoid"', '"__import__"', 1),
         UNIFORM.to_json() + "}",
