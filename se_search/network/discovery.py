@@ -379,15 +379,4 @@ def _inner(trace: Trace, name: str, last: bool) -> str | None:
             return None
         name = f"{name}.{children[-1 if last else 0]}"
         module = trace.modules[name]
-    return name if trace.runs[name] == 1 and not _is_merged(trace, name) else None
-
-
-def _is_merged(trace: Trace, name: str) -> bool:
-    """Whether ``timm.utils.reparameterize_model`` puts another module in the place of ``name``."""
-    if hasattr(trace.modules[name], "fuse"):
-        return True
-    while "." in name:
-        name = name.rpartition(".")[0]
-        if any(hasattr(trace.modules[name], merge) for merge in ("fuse", "reparameterize", "switch_to_deploy")):
-            return True
-    return False
+    return name if trace.runs[name] == 1 and name not in trace.merged else None

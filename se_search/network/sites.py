@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from timm.utils import reparameterize_model
 from torch import nn
 
 from ..errors import BackboneError, ConfigurationError
@@ -184,6 +186,7 @@ def _trace_by_name(backbone: str, input_size: tuple[int, int, int] | None) -> Di
 
 def _discover(model: nn.Module, input_size: tuple[int, int, int] | None, name: str) -> Discovery:
     trace = _trace(model, input_size or default_input_size(model), name)
+    trace.merged = _merge(model)
     found = discover(trace)
     stages = _number_stages(one for one in found if one.place)
     places = {
@@ -197,6 +200,17 @@ def _discover(model: nn.Module, input_size: tuple[int, int, int] | None, name: s
         for addition, block in zip(trace.additions, name_blocks(trace), strict=True)
     )
     return Discovery(places, skipped, additions)
+
+
+def _merge(model: nn.Module) -> set[str]:
+    """Merge layers as timm does for inference, in place, and return the names of the modules that went."""
+    before = dict(model.named_modules())
+    try:
+        with torch.device("meta"), torch.no_grad():
+            after = dict(reparameterize_model(model, inplace=True).named_modules())
+    except Exception:  # a network of the user's own may have a method of timm's name that does something else
+        return set(before)
+    return {name for name, module in before.items() if after.get(name) is not module}
 
 
 def _number_stages(found: Iterable[Found]) -> dict[str, int]:

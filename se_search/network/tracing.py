@@ -166,6 +166,7 @@ class Trace(TorchFunctionMode):
         additions: Residual additions, in forward order.
         returned_one: Modules that returned one tensor.
         reads_stream: Modules that were given the stream of the block around them.
+        merged: Modules that go when timm merges layers for inference.
         channel_axis: For tensors that a layer with known layout has read or written, the dimension of the channels.
     """
 
@@ -179,6 +180,7 @@ class Trace(TorchFunctionMode):
         self.additions: list[Addition] = []
         self.returned_one: set[str] = set()
         self.reads_stream: set[str] = set()
+        self.merged: set[str] = set()
         self.channel_axis: dict[int, int] = {}
         self._weights = {name: _count_weights(module) for name, module in self.modules.items()}
         self._stack: list[Frame] = []

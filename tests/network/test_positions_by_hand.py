@@ -1,22 +1,24 @@
 """Every position against forwards of timm's blocks written by hand, from the source of timm 1.0.31."""
 
+import contextlib
 import copy
+import functools
 import re
 
 import pytest
 import torch
 from networks import bare_network
 
-from se_search import SEConfig, find_sites, insert
+from se_search import PlacedSE, SEConfig, find_sites, insert
 
 NCHW, NHWC, NLC = 1, 3, 2
 """Dimension of the channels in each layout."""
 
-OPTIONS = {
-    "vit_tiny_patch16_224": {"img_size": 32},
-    "swin_tiny_patch4_window7_224": {"img_size": 64},
+SMALL = {
+    "vit_tiny_patch16_224": {"img_size": 32, "depth": 3},
+    "swin_tiny_patch4_window7_224": {"img_size": 64, "depths": (2, 2)},
     "mixer_s32_224": {"img_size": 64},
-    "cait_xxs24_224": {"img_size": 32},
+    "cait_xxs24_224": {"img_size": 32, "depth": 3},
 }
 
 
@@ -92,13 +94,13 @@ def swin(b, x, se):
 def inverted_residual(b, x, se):
     y = b.bn1(b.conv_pw(se("pre", x, NCHW)))
     y = b.bn2(se("3x3", b.conv_dw(y), NCHW))
-    y = se("standard", b.bn3(b.conv_pwl(se("existing.se", y, NCHW, b.se))), NCHW)
+    y = se("standard", b.bn3(b.conv_pwl(se("existing", y, NCHW, b.se))), NCHW)
     return se("post", y + x if b.has_skip else y, NCHW)
 
 
 def depthwise_separable(b, x, se):
     y = b.bn1(b.conv_dw(x))
-    y = b.bn2(b.conv_pw(se("existing.se", y, NCHW, b.se)))
+    y = b.bn2(b.conv_pw(se("existing", y, NCHW, b.se)))
     return y + x if b.has_skip else y
 
 
@@ -181,16 +183,23 @@ CASES = {
     ),
     "cait_xxs24_224": (cait, r"blocks\.\d+", ATTN_MLP),
     "nf_resnet26": (norm_free, r"stages\.\d\.\d", ALL_FIVE),
-    "rexnet_100": (rexnet, r"features\.([1-9]|1[0-6])", ("standard", "pre", "3x3")),
+    "rexnet_100": (rexnet, r"features\.([1-9]|1[0-5])", ("standard", "pre", "3x3")),
     "dpn48b": (dual_path, r"features\.conv[2-5]_\d", ("standard", "pre", "3x3")),
     "dpn68": (dual_path, r"features\.conv[2-5]_\d+", ("standard",)),
-    "efficientnet_b0": (efficientnet, r"blocks\.\d\.\d", ("existing.se", "pre", "post", "3x3")),
+    "efficientnet_b0": (efficientnet, r"blocks\.\d\.\d", ("existing", "pre", "post", "3x3")),
 }
 PLACES = [(name, place) for name, (_, _, places) in CASES.items() for place in places]
 
 
+@functools.cache
 def small_network(name):
-    return bare_network(name, **OPTIONS.get(name, {}))
+    return bare_network(name, **SMALL.get(name, {}))
+
+
+@functools.cache
+def sites_of(name):
+    """Sites by their block and place."""
+    return {split(name, site): site for site in find_sites(small_network(name))}
 
 
 def split(name, site):
@@ -200,7 +209,7 @@ def split(name, site):
 
 
 def images_for(name):
-    side = OPTIONS.get(name, {}).get("img_size", 64)
+    side = SMALL.get(name, {}).get("img_size", 64)
     return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
@@ -231,13 +240,15 @@ def run_watched(model, images, names):
 def searched(name, place, remove=False):
     """A bare network, its twin with SE blocks at ``place``, and the new weights of each block that has one."""
     bare = small_network(name)
-    sites = {split(name, site)[0]: site for site in find_sites(name) if split(name, site)[1] == place}
-    config = SEConfig.uniform(name, 4, position=place.partition(".")[0])
-    placed = tuple(one for one in config.placed if one.site in sites.values())
-    config = SEConfig(name, removed=tuple(sites.values())) if remove else SEConfig(name, placed)
+    sites = {block: site for (block, here), site in sites_of(name).items() if here == place}
+    if remove:
+        config = SEConfig(name, removed=tuple(sites.values()))
+    else:
+        config = SEConfig(name, tuple(PlacedSE(site, 4) for site in sites.values()))
     model = insert(copy.deepcopy(bare), config).eval()
     old = dict(bare.named_parameters())
     new = {key: value for key, value in model.named_parameters() if key not in old}
+    torch.manual_seed(0)
     for value in new.values():
         torch.nn.init.normal_(value, std=0.3)
     weights = {
@@ -246,6 +257,7 @@ def searched(name, place, remove=False):
         }
         for block in sites
     }
+    assert weights
     assert all(len(one) == 4 * (not remove) for one in weights.values())
     assert len(new) == sum(map(len, weights.values()))
     return bare, model, weights
@@ -266,51 +278,41 @@ def near(one, other):
     return one.shape == other.shape and float((one - other).abs().max()) <= 1e-5 * float(other.abs().max())
 
 
-def mismatches(name, place, remove=False):
-    """Blocks whose output differs from the forward by hand."""
-    by_hand = CASES[name][0]
-    bare, model, weights = searched(name, place, remove)
-    given, returned = run_watched(model, images_for(name), weights)
-    with torch.no_grad():
-        return [
-            block
-            for block, own in weights.items()
-            if not near(returned[block], by_hand(bare.get_submodule(block), given[block].clone(), se_at(place, own)))
-        ]
-
-
 @pytest.mark.parametrize(("name", "place"), PLACES)
 def test_blocks_compute_what_the_forward_by_hand_does(name, place):
-    assert mismatches(name, place) == []
+    by_hand, _, places = CASES[name]
+    bare, model, weights = searched(name, place)
+    given, returned = run_watched(model, images_for(name), weights)
+
+    def is_as_at(other, block):
+        expected = by_hand(bare.get_submodule(block), given[block].clone(), se_at(other, weights[block]))
+        return near(returned[block], expected)
+
+    with torch.no_grad():
+        assert [block for block in weights if not is_as_at(place, block)] == []
+        # The comparison tells a block without SE apart, and one with SE of that width elsewhere.
+        block = max(weights)
+        assert not is_as_at("nowhere", block)
+        ends = {"standard", "3x3"} if name == "resnetv2_18" else set()  # its branch ends in a spatial convolution
+        for other in set(places) - (ends if place in ends else {place}):
+            with contextlib.suppress(RuntimeError):  # another width
+                assert not is_as_at(other, block), other
 
 
 def test_attention_taken_out_is_gone():
-    assert mismatches("efficientnet_b0", "existing.se", remove=True) == []
-
-
-@pytest.mark.parametrize(("name", "place"), PLACES)
-def test_another_place_or_none_is_told_apart(name, place):
-    """The comparison above would fail for an SE block of equal width elsewhere in the block."""
-    by_hand, _, places = CASES[name]
-    bare, model, weights = searched(name, place)
-    block = min(weights)
-    given, returned = run_watched(model, images_for(name), [block])
-    module, x = bare.get_submodule(block), given[block]
-    alike = {"standard", "3x3"} if name == "resnetv2_18" else {place}  # its branch ends in a spatial convolution
+    bare, model, _ = searched("efficientnet_b0", "existing", remove=True)
+    blocks = expected_blocks("efficientnet_b0", "existing")
+    given, returned = run_watched(model, images_for("efficientnet_b0"), blocks)
     with torch.no_grad():
-        assert not near(returned[block], by_hand(module, x.clone(), se_at("nowhere", {})))
-        for other in set(places) - alike - {place}:
-            try:
-                result = by_hand(module, x.clone(), se_at(other, weights[block]))
-            except RuntimeError:  # another width
-                continue
-            assert not near(returned[block], result), other
+        for block in blocks:
+            expected = efficientnet(bare.get_submodule(block), given[block].clone(), se_at("existing", {}))
+            assert near(returned[block], expected), block
 
 
 def expected_blocks(name, place):
     """Blocks with a residual addition that have ``place``, read off the source of timm."""
     blocks = {key: module for key, module in small_network(name).named_modules() if re.fullmatch(CASES[name][1], key)}
-    if place == "existing.se":
+    if place == "existing":
         return set(blocks)
     preact = name.startswith(("resnetv2", "nf_"))
     return {
@@ -327,23 +329,26 @@ def expected_blocks(name, place):
 
 @pytest.mark.parametrize(("name", "place"), PLACES)
 def test_no_block_is_left_out(name, place):
-    found = {split(name, site)[0] for site in find_sites(name) if split(name, site)[1] == place}
-    assert expected_blocks(name, place) <= found
+    assert expected_blocks(name, place) <= {block for block, here in sites_of(name) if here == place}
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnetv2_18", "resnetv2_50", "regnetx_002", "nf_resnet26"])
 def test_the_shortcut_does_not_see_an_se_block_at_pre(name):
     bare, model, weights = searched(name, "pre")
-    projected = [block for block in weights if bare.get_submodule(block).downsample is not None]
-    shortcuts = [f"{block}.downsample" for block in projected]
-    given, _ = run_watched(model, images_for(name), weights)
-    _, projections = run_watched(model, images_for(name), shortcuts)
+    projected = {block: f"{block}.downsample" for block in weights if bare.get_submodule(block).downsample is not None}
+    given, _ = run_watched(model, images_for(name), projected)
+    _, projections = run_watched(model, images_for(name), projected.values())
+
+    def shortcut(block, x):
+        if name.startswith("resnetv2"):
+            x = block.norm1(x)
+        if name.startswith("nf_"):
+            x = block.act1(x) * block.beta
+        return block.downsample(x)
+
     with torch.no_grad():
-        for block, shortcut in zip(projected, shortcuts, strict=True):
-            module = bare.get_submodule(block)
-            x = given[block]
-            if name.startswith("resnetv2"):
-                x = module.norm1(x)
-            if name.startswith("nf_"):
-                x = module.act1(x) * module.beta
-            assert near(projections[shortcut], module.downsample(x)), block
+        assert [
+            block
+            for block, key in projected.items()
+            if not near(projections[key], shortcut(bare.get_submodule(block), given[block]))
+        ] == []

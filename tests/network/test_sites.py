@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 
-from se_search import SEConfig, Site, create_model, find_sites
+from se_search import PlacedSE, SEConfig, Site, create_model, find_sites
 from se_search.errors import BackboneError
 
 RESNETS = [
@@ -147,3 +147,20 @@ def test_a_network_without_a_place_is_refused():
 def test_half_precision_and_other_devices_make_no_difference():
     model = timm.create_model("convnext_atto").half()
     assert find_sites(model) == find_sites("convnext_atto")
+
+
+@pytest.mark.parametrize("name", ["repvgg_a0", "fastvit_t8", "levit_128s"])
+def test_blocks_stay_when_timm_merges_layers_for_inference(name):
+    """Names of what merging replaces change; those of SE blocks do not, and the outputs stay."""
+    torch.manual_seed(0)
+    config = SEConfig(name, tuple(PlacedSE(site, 4) for site in find_sites(name) if site.position != "existing"))
+    model = create_model(config).eval()
+    merged = timm.utils.reparameterize_model(copy.deepcopy(model))
+    se = {key for key in model.state_dict() if ".se" in key and ".fc" in key}
+    assert len(se) >= 4 * len(config.placed)
+    assert se <= set(merged.state_dict())
+    assert len(merged.state_dict()) < len(model.state_dict())
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        expected = model(images)
+        torch.testing.assert_close(merged(images), expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
