@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import nn
 
-from .tracing import ELEMENTWISE, SLICES, Addition, Call, EmptySlot, Node, Operation, Trace
+from .tracing import BATCH, ELEMENTWISE, SLICES, Addition, Call, EmptySlot, Node, Operation, Trace
 
 POSITIONS = ("standard", "pre", "post", "identity", "3x3", "existing")
 """The paper's positions (section 6.5 of the journal version), and ``existing``: where the backbone has attention."""
@@ -25,7 +25,7 @@ ATTENTION = frozenset(
         "GlobalContext",
     }
 )
-"""timm's classes of channel attention that only scale their input, so that they can be taken out."""
+"""timm's classes of channel attention that only scale their input, or add to it, so that they can be taken out."""
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _ACTIVATIONS = (nn.ReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.ReLU6, nn.LeakyReLU)
@@ -156,6 +156,8 @@ def _residual_places(trace: Trace) -> Iterator[Found]:
             layout = _LAYOUTS.get((len(there.shape), there.axis))
             if layout is None:
                 yield Found(order, size, name, position, reason=f"a tensor of {len(there.shape)} dimensions is there")
+            elif there.shape[0] != BATCH:
+                yield Found(order, size, name, position, reason="images are cut into parts or mixed there")
             else:
                 yield Found(order, size, name, position, there.shape[there.axis], layout, there.place)
 
@@ -179,12 +181,16 @@ def _stream_axis(trace: Trace, addition: Addition) -> int | None:
 def _standard(trace: Trace, addition: Addition, axis: int) -> _Tensor | str:
     """The module that the branch ends in: an empty slot, or the last one that is more than a dropped or scaled path.
 
-    Between it and the addition only dimensions are moved, all channels are scaled, or channels are left out.
+    Between it and the addition only dimensions are moved, all channels are scaled, or channels are left out, and
+    nothing else reads the branch.
     """
     candidates: list[tuple[Call, int]] = []
     frame, node = addition.frame, addition.branch
     pixels = math.prod(trace.shapes[node[0]]) // trace.shapes[node[0]][axis]
     while node not in frame.streams:
+        readers = trace.readers.get(node[:2], [])
+        if len(readers) > 1 and not all(step.name in SLICES for step in readers):
+            return "something else reads the branch"
         origin = frame.origins.get(node)
         if isinstance(origin, Call):
             shape = trace.shapes[node[0]]
@@ -201,12 +207,27 @@ def _standard(trace: Trace, addition: Addition, axis: int) -> _Tensor | str:
     for call, _ in candidates:
         if isinstance(trace.modules[call.name], EmptySlot) and trace.runs[call.name] == 1:
             return _Tensor(Place(call.name, "slot"), trace.shapes[call.output[0]], axis)
-    # The branch itself first; behind a dropped or scaled path only where nothing else can be had.
-    for call, channel_axis in sorted(candidates, key=lambda one: trace.passes_on(one[0])):
-        host = _output_host(trace, call.name)
+    # The branch itself first. Batch norms are replaced where they are frozen or synchronised, and a dropped or scaled
+    # path is scaled before it is dropped.
+    for call, channel_axis in sorted(candidates, key=lambda one: _preference(trace, one[0])):
+        inner = not trace.passes_on(call)
+        host = _output_host(trace, call.name) if inner else _input_host(trace, call.name)
         if host is not None:
-            return _Tensor(Place(host, "output"), trace.shapes[call.output[0]], channel_axis)
+            place = Place(host, "output" if inner else "input")
+            return _Tensor(place, trace.shapes[call.output[0]], channel_axis)
     return "no module that runs once returns the branch"
+
+
+def _preference(trace: Trace, call: Call) -> int:
+    if trace.passes_on(call):
+        return 1
+    host = _output_host(trace, call.name)
+    return 2 if host is not None and _is_replaced(trace, host) else 0
+
+
+def _is_replaced(trace: Trace, name: str) -> bool:
+    """Whether PyTorch and timm put another module in its place to freeze or to synchronise statistics."""
+    return isinstance(trace.modules[name], nn.modules.batchnorm._BatchNorm)
 
 
 def _before(trace: Trace, node: Node, origin: Operation | None, axis: int) -> tuple[Node, int] | None:
@@ -227,10 +248,20 @@ def _before(trace: Trace, node: Node, origin: Operation | None, axis: int) -> tu
 
 
 def _pre(trace: Trace, addition: Addition, axis: int) -> _Tensor | str:
-    readers = {call.name: call for call in addition.calls if call.inputs and call.inputs[0] in addition.frame.streams}
+    """The one module that reads the stream for the branch, and for nothing else."""
+    frame = addition.frame
+    streams = set(frame.streams)
+    for node, origin in frame.origins.items():
+        if isinstance(origin, Call) and type(trace.modules[origin.name]) is nn.Identity and origin.inputs[0] in streams:
+            streams.add(node)
+    readers = {call.name: call for call in addition.calls if call.inputs and call.inputs[0] in streams}
     if len(readers) != 1:
         return f"{len(readers)} modules of the branch read the stream"
     ((name, call),) = readers.items()
+    if call in addition.skipped:
+        return f"the shortcut reads what {name} returns"
+    if trace.leads_around(streams, addition.branch, lambda _, step: _is_inside(step.within, name)):
+        return "the branch reads the stream outside of modules"
     identity = call.inputs[0][0]
     shape = trace.shapes[identity]
     if len(shape) != len(trace.shapes[addition.result[0]]):
@@ -247,7 +278,7 @@ def _post(trace: Trace, addition: Addition, axis: int) -> _Tensor | str:
         return "the block returns more than one tensor"
     if not frame.name or _output_host(trace, frame.name) != frame.name:
         return "the block is no module of its own"
-    before, shape = trace.shapes[addition.result[0]], trace.shapes[frame.output]
+    before, shape = trace.shapes[addition.result[0]], trace.shapes[frame.output[0]]
     if shape == before:
         return _Tensor(Place(frame.name, "output"), shape, axis)
     if math.prod(shape) == math.prod(before) and len(shape) in (3, 4) and shape[-1] == before[axis] == before[-1]:
@@ -277,14 +308,21 @@ def _spatial(trace: Trace, addition: Addition) -> _Tensor | str:
     ]
     if not inside:
         return "the branch has no spatial convolution"
-    name = inside[-1].name
-    if _output_host(trace, name) is None:
-        return f"{name} runs more than once or is merged for inference"
-    return _Tensor(Place(name, "output"), trace.shapes[inside[-1].output[0]], 1)
+    for call in reversed(inside):
+        result = call.output[:2]
+        if not trace.leads_around(addition.frame.streams, addition.branch, lambda made, _: made == result):  # noqa: B023  # used at once
+            if _output_host(trace, call.name) is None:
+                return f"{call.name} runs more than once or is merged for inference"
+            return _Tensor(Place(call.name, "output"), trace.shapes[call.output[0]], 1)
+    return "the branch also leads around each of its spatial convolutions"
 
 
 def _is_behind(name: str, calls: list[Call]) -> bool:
-    return any(name == call.name or name.startswith(f"{call.name}.") for call in calls)
+    return any(_is_inside(name, call.name) for call in calls)
+
+
+def _is_inside(name: str, module: str) -> bool:
+    return name == module or name.startswith(f"{module}.")
 
 
 def _existing_places(trace: Trace) -> Iterator[Found]:
@@ -302,10 +340,11 @@ def _existing_places(trace: Trace) -> Iterator[Found]:
         stream = trace.shapes[outputs[around[name] or name].output[0]]
         axis = 3 if type(trace.modules[name]).__name__ == "SqueezeExciteCl" else 1
         order = trace.ends[around[name] or name], 0
-        size = stream[axis], math.prod(stream[1:]) // stream[axis]
         if len(shape) != 4 or len(stream) != 4:
-            yield Found(order, size, block, "existing", reason=f"a tensor of {len(shape)} dimensions is there")
+            reason = f"a tensor of {min(len(shape), len(stream))} dimensions is there"
+            yield Found(order, (0, 0), block, "existing", reason=reason)
             continue
+        size = stream[axis], math.prod(stream[1:]) // stream[axis]
         parameters = list(trace.modules[name].parameters())
         weights = sum(parameter.numel() for parameter in parameters if parameter.dim() > 1)
         place = Place(name, "existing", sum(parameter.numel() for parameter in parameters), weights)

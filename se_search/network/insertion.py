@@ -27,7 +27,7 @@ def attach(model: nn.Module, site: Site, place: Place, block: nn.Module) -> None
         block: What scales the channels there.
     """
     parent, _, child = place.host.rpartition(".")
-    neighbour = _nearest_parameter(model, place.host)
+    neighbour = _nearest_parameter(model, parent if place.side == "slot" else place.host)
     block.train(model.get_submodule(parent).training)
     block.to(device=neighbour.device, dtype=neighbour.dtype)
     if place.side in ("slot", "existing"):
@@ -52,12 +52,11 @@ def _scale_input(name: str, module: nn.Module, args: tuple[torch.Tensor, ...]) -
 
 
 def _nearest_parameter(model: nn.Module, name: str) -> nn.Parameter:
-    while name:
-        name = name.rpartition(".")[0]
+    while True:
         found = next(model.get_submodule(name).parameters(), None)
-        if found is not None:
-            return found
-    return next(model.parameters())
+        if found is not None or not name:
+            return found if found is not None else nn.Parameter(torch.empty(0))
+        name = name.rpartition(".")[0]
 
 
 def insert(model: nn.Module, config: SEConfig, identity_start: bool = False) -> nn.Module:

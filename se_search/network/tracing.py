@@ -1,8 +1,9 @@
 """One traced forward pass: which modules ran, what they made, and which additions join a branch to a stream."""
 
+import functools
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,8 +33,11 @@ class EmptySlot(nn.Identity):
     """Stands, while a network is traced, where timm's block has an optional layer and this network has none."""
 
 
-Node = tuple[int, int]
-"""A tensor's identity and how often something was made of it: an operation in place makes it anew."""
+Made = tuple[int, int]
+"""A tensor's identity and how often it was made: an operation in place makes it anew."""
+
+Node = tuple[int, int, int]
+"""The same, and how often modules of one frame have returned it as they got it."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,21 @@ class Operation:
         return len(self.inputs) == 1 and self.name in RESHAPES | SLICES | ELEMENTWISE
 
 
+@dataclass(frozen=True)
+class Step:
+    """One operation anywhere in the network.
+
+    Attributes:
+        name: The function's name.
+        inputs: Tensors that it reads, parameters left out.
+        within: Name of the innermost module around it.
+    """
+
+    name: str
+    inputs: tuple[Made, ...]
+    within: str
+
+
 @dataclass
 class Addition:
     """An addition that joins a branch to the stream of a block.
@@ -94,65 +113,53 @@ class Addition:
 
 @dataclass
 class Frame:
-    """One run of a module that has children, as it goes on.
+    """One run of a module, as it goes on.
 
     Attributes:
         name: The module's name in the network.
-        inputs: Tensors that it was given.
-        streams: Its inputs and the sums of its residual additions, also reshaped.
+        passed: Tensors that it was given, as nodes of the frame around it.
+        streams: The same as its own nodes, and the sums of its residual additions, also reshaped.
         origins: What made each tensor, in order.
-        versions: How often something was made of each tensor.
-        output: Identity of what it returned, if that was one tensor.
+        returned: How often its modules have returned a tensor as they got it.
+        output: What it returned, if that was one tensor.
     """
 
     name: str
-    inputs: set[Node]
+    passed: tuple[Node, ...]
     streams: set[Node]
     origins: dict[Node, Call | Operation] = field(default_factory=dict)
-    versions: Counter[int] = field(default_factory=Counter)
-    output: int | None = None
+    returned: Counter[Made] = field(default_factory=Counter)
+    output: Node | None = None
 
-    def now(self, tensor: torch.Tensor) -> Node:
+    def node(self, made: Made) -> Node:
         """The tensor as it is at this moment."""
-        return id(tensor), self.versions[id(tensor)]
+        return (*made, self.returned[made])
 
-    def next(self, tensor: torch.Tensor) -> Node:
-        """The tensor as it will be once it is made anew."""
-        return id(tensor), self.versions[id(tensor)] + 1
-
-    def made(self, tensor: torch.Tensor, by: Call | Operation) -> Node:
-        """Record that ``tensor`` was made."""
-        self.versions[id(tensor)] += 1
-        self.origins[self.now(tensor)] = by
-        return self.now(tensor)
-
-    def calls_between(self, starts: Set[Node], end: Node) -> list[Call] | None:
-        """Return the calls on all ways from ``starts`` to ``end``, the latest first; ``None`` if there is no way."""
+    def between(self, starts: Set[Node], end: Node) -> dict[Node, Call | Operation] | None:
+        """Return what stands on all ways from ``starts`` to ``end``, the latest first; ``None`` if there is no way."""
         reached = set(starts)
         for node, origin in self.origins.items():
             if not reached.isdisjoint(origin.inputs):
                 reached.add(node)
         if end not in reached:
             return None
-        calls, wanted = [], {end}
+        found, wanted = {}, {end}
         for node, origin in reversed(self.origins.items()):
             if node in wanted and node not in starts:
                 wanted.update(reached.intersection(origin.inputs))
-                if isinstance(origin, Call):
-                    calls.append(origin)
-        return calls
+                found[node] = origin
+        return found
 
-    def shortcut_calls(self, node: Node) -> list[Call] | None:
-        """Return the calls between the stream and a shortcut, the latest first; ``None`` if it is no shortcut."""
-        calls: list[Call] = []
+    def shortcut_origins(self, node: Node) -> list[Call | Operation] | None:
+        """Return what stands between the stream and a shortcut, the latest first; ``None`` if it is no shortcut."""
+        found: list[Call | Operation] = []
         while node not in self.streams:
             origin = self.origins.get(node)
-            if isinstance(origin, Call) and origin.inputs:
-                calls.append(origin)
-            elif not (isinstance(origin, Operation) and origin.passes_one_on):
+            if origin is None or not origin.inputs or (isinstance(origin, Operation) and not origin.passes_one_on):
                 return None
+            found.append(origin)
             node = origin.inputs[0]
-        return calls
+        return found
 
 
 class Trace(TorchFunctionMode):
@@ -162,6 +169,7 @@ class Trace(TorchFunctionMode):
         runs: How often each module ran.
         ends: For each module, its place in the order in which modules ended.
         calls: Every run of a module that returned one tensor, in order of its end.
+        steps: What made each tensor, anywhere in the network, in order.
         shapes: Shape of every tensor, by its identity.
         additions: Residual additions, in forward order.
         returned_one: Modules that returned one tensor.
@@ -176,12 +184,14 @@ class Trace(TorchFunctionMode):
         self.runs: Counter[str] = Counter()
         self.ends: dict[str, int] = {}
         self.calls: list[Call] = []
+        self.steps: dict[Made, Step] = {}
         self.shapes: dict[int, tuple[int, ...]] = {}
         self.additions: list[Addition] = []
         self.returned_one: set[str] = set()
         self.reads_stream: set[str] = set()
         self.merged: set[str] = set()
         self.channel_axis: dict[int, int] = {}
+        self._versions: Counter[int] = Counter()
         self._weights = {name: _count_weights(module) for name, module in self.modules.items()}
         self._stack: list[Frame] = []
         self._alive: list[torch.Tensor] = []  # an identity stays unique only while its tensor lives
@@ -191,7 +201,7 @@ class Trace(TorchFunctionMode):
         handles = []
         for name, module in self.modules.items():
             handles.append(module.register_forward_pre_hook(self._enter(name), with_kwargs=True))
-            handles.append(module.register_forward_hook(self._leave(name)))
+            handles.append(module.register_forward_hook(self._leave(name), with_kwargs=True))
         try:
             with torch.no_grad(), self:
                 model(torch.empty(BATCH, *input_size, device="meta"))
@@ -199,46 +209,71 @@ class Trace(TorchFunctionMode):
             for handle in handles:
                 handle.remove()
 
+    @functools.cached_property
+    def readers(self) -> dict[Made, list[Step]]:
+        """What reads each tensor, once the network has run."""
+        readers: dict[Made, list[Step]] = {}
+        for step in self.steps.values():
+            for made in step.inputs:
+                readers.setdefault(made, []).append(step)
+        return readers
+
+    def leads_around(self, starts: Iterable[Node], end: Node, avoided: Callable[[Made, Step], bool]) -> bool:
+        """Whether a way leads from ``starts`` to ``end`` that takes no avoided step."""
+        goals, seen, waiting = {start[:2] for start in starts}, {end[:2]}, [end[:2]]
+        while waiting:
+            made = waiting.pop()
+            if made in goals:
+                return True
+            step = self.steps.get(made)
+            if step is not None and not avoided(made, step):
+                waiting.extend(before for before in step.inputs if before not in seen)
+                seen.update(step.inputs)
+        return False
+
     def passes_on(self, call: Call) -> bool:
         """Whether a module hands a branch on, possibly scaled or dropped: what stands before it is the branch."""
         return isinstance(self.modules[call.name], _PASSING)
 
-    def weights_of(self, calls: list[Call]) -> int:
+    def weights_of(self, calls: Iterable[Call]) -> int:
         """Number of convolutions and linear layers in the modules of ``calls``."""
         return sum(self._weights[call.name] for call in calls)
+
+    def _now(self, tensor: torch.Tensor) -> Made:
+        return id(tensor), self._versions[id(tensor)]
 
     def _enter(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             tensors = self._keep((args, kwargs))
-            frame = Frame(name, set(), set())
-            frame.inputs.update(frame.now(tensor) for tensor in tensors)
-            frame.streams.update(frame.inputs)
-            self._stack.append(frame)
+            given = tuple(map(self._now, tensors))
+            passed = tuple(map(self._stack[-1].node, given)) if self._stack else ()
+            self._stack.append(Frame(name, passed, {(*made, 0) for made in given}))
             if tensors:
                 self._learn_layout(module, tensors[0])
 
         return hook
 
     def _leave(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
             frame = self._stack.pop()
             self.runs[name] += 1
             self.ends[name] = len(self.ends)
             made = self._keep(output)
             if isinstance(output, torch.Tensor):
-                frame.output = id(output)
+                frame.output = frame.node(self._now(output))
                 self._learn_layout(module, output)
                 if not any(module.children()):
-                    self._hand_layout_on(args, output)
+                    self._hand_layout_on((args, kwargs), output)
             if not self._stack:
                 return
             parent = self._stack[-1]
-            inputs = tuple(parent.now(tensor) for tensor in _tensors(args))
-            if not parent.streams.isdisjoint(inputs):
+            if not parent.streams.isdisjoint(frame.passed):
                 self.reads_stream.add(name)
             for tensor in made:
-                call = Call(name, inputs, parent.next(tensor))
-                parent.made(tensor, call)
+                if parent.node(self._now(tensor)) in frame.passed:
+                    parent.returned[self._now(tensor)] += 1
+                call = Call(name, frame.passed, parent.node(self._now(tensor)))
+                parent.origins[call.output] = call
                 if isinstance(output, torch.Tensor):
                     self.calls.append(call)
                     self.returned_one.add(name)
@@ -261,8 +296,8 @@ class Trace(TorchFunctionMode):
         elif isinstance(module, nn.Linear) or (leaf and kind.startswith(_CHANNELS_LAST_NAMES)):
             self.channel_axis.setdefault(id(tensor), tensor.dim() - 1)
 
-    def _hand_layout_on(self, args: tuple[Any, ...], output: torch.Tensor) -> None:
-        first = next(_tensors(args), None)
+    def _hand_layout_on(self, given: object, output: torch.Tensor) -> None:
+        first = next(_tensors(given), None)
         if first is not None and first.shape == output.shape and id(first) in self.channel_axis:
             self.channel_axis.setdefault(id(output), self.channel_axis[id(first)])
 
@@ -274,13 +309,17 @@ class Trace(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         frame = self._stack[-1]
         operands = [one for one in _tensors((args, kwargs)) if not isinstance(one, nn.Parameter)]
-        nodes = tuple(frame.now(operand) for operand in operands)
+        inputs = tuple(map(self._now, operands))
+        nodes = tuple(map(frame.node, inputs))
         shapes = [tuple(operand.shape) for operand in self._keep(operands)]
         result = func(*args, **(kwargs or {}))
         for tensor in self._keep(result):
             shape = tuple(tensor.shape)
             order = _order(name, args, len(shape))
-            node = frame.made(tensor, Operation(name, nodes, order))
+            self._versions[id(tensor)] += 1
+            self.steps[self._now(tensor)] = Step(name, inputs, frame.name)
+            node = frame.node(self._now(tensor))
+            frame.origins[node] = Operation(name, nodes, order)
             if name in RESHAPES and nodes and nodes[0] in frame.streams:
                 frame.streams.add(node)
             if name in ADDITIONS and shapes == [shape, shape] and len(shape) >= 3 and tensor.is_floating_point():
@@ -301,24 +340,38 @@ class Trace(TorchFunctionMode):
 
     def _residual(self, frame: Frame, branch: Node, shortcut: Node, result: Node) -> Addition | None:
         """Return the addition if ``shortcut`` is a stream and ``branch`` comes from the same stream through more."""
-        calls = frame.calls_between({shortcut}, branch)
-        if calls and self._learn_anything(calls):
+        calls = _calls(frame.between({shortcut}, branch))
+        if self._learn_anything(calls):
             return Addition(frame, branch, shortcut, result, calls, [])
-        calls, skipped = frame.calls_between(frame.streams, branch), frame.shortcut_calls(shortcut)
-        if calls is None or skipped is None:
+        origins, skipped = frame.between(frame.streams, branch), frame.shortcut_origins(shortcut)
+        if origins is None or skipped is None:
             return None
-        projections = [call for call in skipped if self.weights_of([call])]
+        calls, projections = _calls(origins), [call for call in _calls(skipped) if self.weights_of([call])]
         if self.weights_of(projections) > _MOST_PROJECTIONS or any(call in calls for call in projections):
             return None
         if self.weights_of(calls) <= self.weights_of(projections):
             return None
         # A shortcut that is normalised only is one of several parallel branches, to be merged for inference (RepVGG).
-        if not projections and any(isinstance(self.modules[call.name], nn.BatchNorm2d) for call in skipped):
+        if not projections and any(isinstance(self.modules[call.name], nn.BatchNorm2d) for call in _calls(skipped)):
             return None
-        return Addition(frame, branch, shortcut, result, calls, skipped)
+        # Two groups of channels of one stream, one of them through a layer (Res2Net's hierarchy of groups).
+        if skipped and _is_slice(skipped[-1]):
+            reads = [origin for origin in origins.values() if not frame.streams.isdisjoint(origin.inputs)]
+            if all(map(_is_slice, reads)):
+                return None
+        return Addition(frame, branch, shortcut, result, calls, _calls(skipped))
 
     def _learn_anything(self, calls: list[Call]) -> bool:
         return any(True for call in calls for _ in self.modules[call.name].parameters())
+
+
+def _calls(origins: Iterable[Call | Operation] | dict[Node, Call | Operation] | None) -> list[Call]:
+    values = origins.values() if isinstance(origins, dict) else origins or ()
+    return [origin for origin in values if isinstance(origin, Call)]
+
+
+def _is_slice(origin: Call | Operation) -> bool:
+    return isinstance(origin, Operation) and origin.name in SLICES
 
 
 def _tensors(value: object) -> Iterator[torch.Tensor]:
