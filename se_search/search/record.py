@@ -80,7 +80,7 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
             for site in space.sites
         ],
         "picks": pick_trials(table),
-        "cautions": cautions(table),
+        "cautions": cautions(table, 1 / data.classes),
         "hypervolume_history": hypervolume_history(optuna_study, [worst[name] for name in study.objectives]),
         "hypervolume_reference": {name: worst[name] for name in study.objectives},
         "timings": {

@@ -97,14 +97,24 @@ def pick_trials(table: pd.DataFrame) -> dict[str, int]:
     }
 
 
-def cautions(table: pd.DataFrame) -> list[str]:
-    """Say in sentences what the front does not show; empty where there is nothing to be careful about."""
+def cautions(table: pd.DataFrame, chance: float) -> list[str]:
+    """Say in sentences what the front does not show; empty where there is nothing to be careful about.
+
+    Args:
+        table: From :func:`trials_table`.
+        chance: Accuracy of guessing.
+    """
     front = front_of(table)
     if not (table["state"] == "complete").any():
         return ["No configuration has been evaluated yet."]
     if front.empty:
         return ["No evaluated configuration keeps the limits, so the Pareto front is empty."]
     said = []
+    if front["accuracy_low"].max() <= chance:
+        said.append(
+            f"No member of the front is better than guessing ({chance:.0%}): the shared network has not learned. "
+            "Train it for more epochs or with a lower learning_rate."
+        )
     tied = int(front["tied_with"].notna().sum())
     if tied:
         members = "One member of the front" if tied == 1 else f"{tied} members of the front"

@@ -120,7 +120,7 @@ def test_a_run_without_a_trial_has_a_page_that_says_so(open_page, tmp_path, resu
         "hypervolume_history": [],
         "latency": {},
         "finished": False,
-        "cautions": cautions(trials.iloc[:0]),
+        "cautions": cautions(trials.iloc[:0], 0.1),
     }
     page, told, _ = open_page(write_page(tmp_path, trials.iloc[:0], run))
     assert "No configuration has been evaluated yet" in page.locator("header").inner_text()

@@ -122,27 +122,27 @@ def test_failed_trials_have_a_row_with_their_reason_and_killed_ones_have_none(st
 
 
 def test_cautions_say_what_the_front_does_not_show(study):
-    assert cautions(trials_table(study)) == ["No configuration has been evaluated yet."]
+    assert cautions(trials_table(study), 0.1) == ["No configuration has been evaluated yet."]
     add(study, 399, 0.0, 1.5, constraint=0.3)
-    assert cautions(trials_table(study)) == [
+    assert cautions(trials_table(study), 0.1) == [
         "No evaluated configuration keeps the limits, so the Pareto front is empty."
     ]
     add(study, 380, 0.00, 1.00)
-    (alone,) = cautions(trials_table(study))
+    (alone,) = cautions(trials_table(study), 0.1)
     assert alone.startswith("No configuration with SE is on the front")
     with_se = SEConfig.uniform("resnet10t")
     add(study, 381, 0.01, 1.01, config=with_se.to_json(), config_id=with_se.id, se_blocks=4)
-    (tied,) = cautions(trials_table(study))
+    (tied,) = cautions(trials_table(study), 0.1)
     assert tied.startswith("One member of the front cannot be told apart in accuracy")
     add(study, 398, 0.02, 1.02, config=with_se.to_json(), config_id=with_se.id, se_blocks=4)
-    assert cautions(trials_table(study)) == [tied]
+    assert cautions(trials_table(study), 0.1) == [tied]
 
 
 def test_a_front_of_one_cost_is_said_to_be_one(study):
     with_se = SEConfig.uniform("resnet10t")
     for right, latency in ((390, 1.1), (380, 1.0)):
         add(study, right, 0.01, latency, config=with_se.to_json(), config_id=with_se.id, se_blocks=4)
-    assert cautions(trials_table(study)) == [
+    assert cautions(trials_table(study), 0.1) == [
         "All of the front has one cost: no larger network was more accurate on these images."
     ]
 
@@ -183,3 +183,9 @@ def test_table_rows_and_values_agree(study):
     for trial, row in zip(study.trials, table.to_dict("records"), strict=True):
         assert [row["accuracy"], row["parameter_overhead"], row["latency_ratio"]] == trial.values
         assert row["name"] == "given"
+
+
+def test_a_front_no_better_than_guessing_is_said_to_be_so(study):
+    add(study, 43, 0.0, 1.0)  # of 400: 10.75 % with an interval of one per cent to either side
+    assert any("better than guessing (10%)" in said for said in cautions(trials_table(study), 0.1))
+    assert not any("guessing" in said for said in cautions(trials_table(study), 0.05))
