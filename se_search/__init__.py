@@ -6,6 +6,8 @@ architecture ``se_search`` with timm as soon as timm is imported, so that export
 """
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from wrapt import register_post_import_hook
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from .api import Run, load_run, search
     from .errors import SeSearchError
     from .evaluation.latency import Ratio, measure_latency
-    from .export.timm_folder import export_timm
+    from .export.timm_folder import export_timm, load_exported
     from .network.config import PlacedSE, SEConfig
     from .network.insertion import create_model, insert
     from .network.overhead import Overhead, parameter_overhead
@@ -34,6 +36,7 @@ _HOMES = {
     "export_timm": ".export.timm_folder",
     "find_sites": ".network.sites",
     "insert": ".network.insertion",
+    "load_exported": ".export.timm_folder",
     "load_run": ".api",
     "measure_latency": ".evaluation.latency",
     "parameter_overhead": ".network.overhead",
@@ -53,11 +56,23 @@ __all__ = [
     "export_timm",
     "find_sites",
     "insert",
+    "load_exported",
     "load_run",
     "measure_latency",
     "parameter_overhead",
     "search",
 ]
+
+
+class _Package(ModuleType):
+    """Keeps ``se_search.search`` the function: importing a module of the package of that name would put that there."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name == "search" and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

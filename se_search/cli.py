@@ -75,6 +75,9 @@ def run(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.  [default: the study's]")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.  [default: PyTorch's choice]")] = None,
     sampler: Annotated[str | None, typer.Option(help="tpe or random.  [default: the study's]")] = None,
+    evaluator: Annotated[
+        str | None, typer.Option(help="What judges a configuration: supernet or a plugin's.  [default: the study's]")
+    ] = None,
     max_params: Annotated[
         str | None, typer.Option(help="Most parameters to add, as a share of the backbone's, such as 5%.")
     ] = None,
@@ -102,6 +105,7 @@ def run(
         device=device,
         threads=threads,
         sampler=sampler,
+        evaluator=evaluator,
         max_params=max_params,
         max_latency=max_latency,
     )
@@ -129,22 +133,62 @@ def export(
     ] = "knee",
     trial: Annotated[int | None, typer.Option(help="Number of any complete trial, instead of --pick.")] = None,
     to: Annotated[Path, typer.Option(help="Folder to write.")] = Path("exported"),
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Name timm's own architecture, where it is the same network.")
+    ] = False,
+    standalone: Annotated[
+        bool, typer.Option("--standalone", help="Also write model.py, which builds the network without se_search.")
+    ] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also write model.onnx.")] = False,
+    pt2: Annotated[bool, typer.Option("--pt2", help="Also write model.pt2, for torch.export.load.")] = False,
+    openvino: Annotated[bool, typer.Option("--openvino", help="Also write model.xml with its model.bin.")] = False,
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", metavar="NAME", help="Also write an export format of a plugin.")
+    ] = None,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REPOSITORY", help="Also upload the folder, with the token of HF_TOKEN or `hf auth login`."
+        ),
+    ] = None,
 ) -> None:
-    """Write a found network as a folder that timm.create_model loads.
+    """Write a found network as a folder that timm.create_model loads, with a model card.
 
     The weights are a slice of the search's weight-sharing network, not retrained ones.
 
     \b
     Example:
       se-search export runs/resnet50-digits --pick knee --to exported
+      se-search export runs/resnet50-digits --trial 0 --plain --to plain
+      se-search export runs/resnet50-digits --standalone --to standalone
+      se-search export runs/resnet50-digits --onnx --to with-onnx
+      se-search export runs/resnet50-digits --pt2 --to with-pt2
+      se-search export runs/resnet50-digits --openvino --to with-openvino
+      se-search export runs/resnet50-digits --push-to-hub me/my-network
     """
     from .api import load_run
 
-    number = load_run(folder).export(pick, trial, to)
-    typer.echo(f"Trial {number} is in {to}; load it with")
-    typer.echo(
-        f"  python -c \"import timm, se_search; timm.create_model('local-dir:{to}', pretrained=True)\"",
+    exported = load_run(folder).export(
+        pick,
+        trial,
+        to,
+        plain=plain,
+        standalone=standalone,
+        onnx=onnx,
+        pt2=pt2,
+        openvino=openvino,
+        formats=formats or (),
+        push_to_hub=push_to_hub,
     )
+    typer.echo(f"Trial {exported.trial} is in {to} ({', '.join(exported.files)}); load it with")
+    modules = "timm" if plain else "timm, se_search"
+    typer.echo(f"  python -c \"import {modules}; timm.create_model('local-dir:{to}', pretrained=True)\"")
+    if exported.timm_architecture and not plain:
+        typer.echo(
+            f"timm builds this network by itself as {exported.timm_architecture}: with --plain no se_search is needed."
+        )
+    if exported.repository:
+        typer.echo(f"Uploaded to {exported.repository}.")
 
 
 @_command
@@ -259,19 +303,26 @@ def reproduce(
 
 @_command
 def spaces() -> None:
-    """List the shipped search spaces.
+    """List the shipped search spaces and those of installed plugins.
 
     \b
     Example:
       se-search spaces
       se-search run --backbone resnet18 --space my_space.yaml
     """
-    from .search.definitions import load_space, shipped_names
+    from . import api
 
-    for name in shipped_names("search_spaces"):
-        space = load_space(name)
-        typer.echo(f"{name}: {space.description}")
-        choices = {"positions": space.positions, "ratios": space.ratios, "gates": space.gates}
+    for one in api.spaces():
+        name = f"{one.name} (of package {one.package})" if one.package else one.name
+        if one.definition is None:
+            typer.echo(f"{name}: cannot be used: {one.problem}")
+            continue
+        typer.echo(f"{name}: {one.definition.description}")
+        choices = {
+            "positions": one.definition.positions,
+            "ratios": one.definition.ratios,
+            "gates": one.definition.gates,
+        }
         typer.echo("  " + "; ".join(f"{key} {', '.join(map(str, values))}" for key, values in choices.items()))
 
 
@@ -284,10 +335,9 @@ def studies() -> None:
       se-search studies
       se-search run --backbone resnet18 --study my_study.yaml
     """
-    from .search.definitions import load_study, shipped_names
+    from . import api
 
-    for name in shipped_names("studies"):
-        study = load_study(name)
+    for name, study in api.studies().items():
         typer.echo(f"{name}: {study.description}")
         typer.echo(
             f"  backbone {study.backbone}; data {study.data}; budget {study.budget}; {', '.join(study.objectives)}"
@@ -295,31 +345,22 @@ def studies() -> None:
 
 
 def _show_front(folder: Path) -> None:
-    import pandas
+    from rich.markup import escape
     from rich.table import Table
 
+    from .api import describe_front
     from .progress import console, say
     from .search.record import read_results
 
     results, run = read_results(folder)
-    picks: dict[int, list[str]] = {}
-    for pick, number in run["picks"].items():
-        picks.setdefault(number, []).append(pick)
-    table = Table("trial", "accuracy", "parameters", "latency", "SE blocks", "", box=None, pad_edge=False)
-    for row in results[results["on_front"]].sort_values("parameter_overhead").to_dict("records"):
-        remarks = [*picks.get(row["number"], []), *([row["name"]] if row["name"] else [])]
-        if not pandas.isna(row["tied_with"]):
-            remarks.append(f"accuracy not distinguishable from trial {row['tied_with']}'s")
-        table.add_row(
-            str(row["number"]),
-            f"{row['accuracy']:.1%} [{row['accuracy_low']:.1%}, {row['accuracy_high']:.1%}]",
-            f"{row['parameter_overhead']:+.2%}",
-            f"×{row['latency_ratio']:.3f} [{row['latency_low']:.3f}, {row['latency_high']:.3f}]",
-            str(row["se_blocks"]),
-            ", ".join(remarks),
-        )
+    front = describe_front(results, run)
+    table = Table(*front.columns, box=None, pad_edge=False)
+    for row in front.itertuples(index=False):
+        table.add_row(*map(escape, row))
     say("")
-    say("Pareto front (accuracy estimated by weight sharing, 95 % intervals):")
+    name = run["evaluator"]["name"]
+    how = "weight sharing" if name == "supernet" else f"the evaluator {name}"
+    say(f"Pareto front (accuracy estimated by {how}, 95 % intervals):")
     console.print(table)
     for caution in run["cautions"]:
         say(caution)

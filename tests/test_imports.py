@@ -10,7 +10,20 @@ import pytest
 import se_search
 
 PACKAGE = Path(se_search.__file__).parent
-ORDER = ["errors", "files", "progress", "network", "evaluation", "search", "report", "export", "api", "cli", "__main__"]
+ORDER = [
+    "errors",
+    "files",
+    "progress",
+    "plugins",
+    "network",
+    "evaluation",
+    "search",
+    "report",
+    "export",
+    "api",
+    "cli",
+    "__main__",
+]
 MAY_IMPORT = {
     "report": {"report"},
     "export": {"errors", "files", "network", "export"},

@@ -5,13 +5,11 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
@@ -28,28 +26,11 @@ from ..network.insertion import attach, create_model, whole_state
 from ..network.se_block import ElasticSE
 from ..network.sites import Site, find_places
 from .data import ImageData
-from .statistics import Estimate, accuracy_estimate, mean_estimate
-
-ProgressBar = Callable[[str, int, int], AbstractContextManager[Callable[..., None]]]
+from .evaluator import Evaluation, ProgressBar, Space, evaluate_network
 
 WEIGHTS = "supernet.safetensors"
 SUMMARY = "supernet.json"
 CHECKPOINT = "supernet.checkpoint.pt"
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a configuration is worth on the validation images.
-
-    Attributes:
-        accuracy: Top-1 accuracy with its Wilson interval.
-        log_loss: Mean cross-entropy in nats with its bootstrap interval.
-        correct: Whether each validation image was classified correctly, for paired comparisons.
-    """
-
-    accuracy: Estimate
-    log_loss: Estimate
-    correct: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -121,6 +102,10 @@ class Supernet:
                 block.keep()
         for placed in config.placed:
             self._elastic[placed.site].select(placed.hidden, placed.gate)
+
+    def prepare(self, folder: Path, space: Space, progress_bar: ProgressBar) -> None:
+        """Train the shared network on ``space``, see :meth:`train`."""
+        self.train(folder, space.draw, space.largest(), progress_bar)
 
     def train(
         self,
@@ -251,17 +236,7 @@ class Supernet:
             EvaluationError: If the network's outputs are not finite.
         """
         self._select_recalibrated(config)
-        losses, correct = [], []
-        with torch.inference_mode():
-            for images, labels in DataLoader(self.data.validation, self.schedule.batch):
-                logits = self.model(images.to(self.device)).float().cpu()
-                losses.append(F.cross_entropy(logits, labels, reduction="none"))
-                correct.append(logits.argmax(1) == labels)
-        loss = torch.cat(losses).numpy()
-        if not np.isfinite(loss).all():
-            raise EvaluationError("the network's outputs on the validation images are not finite")
-        right = torch.cat(correct).numpy()
-        return Evaluation(accuracy_estimate(right), mean_estimate(loss, self.schedule.seed), right)
+        return evaluate_network(self.model, self.data.validation, self.schedule.batch, self.device, self.schedule.seed)
 
     def slice(self, config: SEConfig) -> nn.Module:
         """Return the plain network of ``config`` with its slice of the shared weights, in evaluation mode on the CPU.
@@ -283,6 +258,10 @@ class Supernet:
         model = create_model(config, **self._options)
         model.load_state_dict(state)
         return model.eval()
+
+    def network(self, config: SEConfig) -> nn.Module:
+        """Return the plain network of ``config``, see :meth:`slice`."""
+        return self.slice(config)
 
     def _select_recalibrated(self, config: SEConfig) -> None:
         self.select(config)

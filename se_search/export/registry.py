@@ -4,11 +4,28 @@ It is imported while timm's own import ends, possibly from within one of this pa
 of the package only when a network is created.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from timm.models import build_model_with_cfg, register_model
+from timm.models._builder import pretrained_cfg_for_features  # timm.models leaves it out of its names
 from torch import nn
+
+from ..errors import ConfigurationError
+
+NOT_FOR_NETWORKS = frozenset(
+    {
+        *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_model_args"),
+        *("pretrained_strict", "pretrained_filter_fn", "checkpoint_path", "cache_dir", "pruned"),
+        *("model_cfg", "feature_cfg", "kwargs_filter", "features_only", "out_indices"),
+        *("scriptable", "exportable", "no_jit", "device", "dtype"),
+    }
+)
+"""Arguments that say where weights come from and how timm builds, not what the network is: no folder may hold them."""
+
+_REFUSED = ("checkpoint_path", "pretrained_strict", "pretrained_filter_fn", "pruned", "model_cfg", "kwargs_filter")
 
 
 @register_model
@@ -30,15 +47,37 @@ def se_search(
             ``in_chans`` work as with timm's own networks.
 
     Raises:
-        ConfigurationError: If ``se_config`` is no configuration or does not fit its backbone.
+        ConfigurationError: If ``se_config`` is no configuration or does not fit its backbone, or an argument would load
+            weights from elsewhere or only in part.
     """
     from ..network.config import SEConfig
     from ..network.insertion import create_model, extract_features
 
+    for name in _REFUSED:
+        if name in kwargs:
+            raise ConfigurationError(f"argument {name!r} is not possible for the architecture se_search")
     config = se_config if isinstance(se_config, SEConfig) else SEConfig.from_dict(se_config)
 
     def create(**model_kwargs: Any) -> nn.Module:
         return create_model(config, **model_kwargs)
 
-    model = build_model_with_cfg(create, "se_search", pretrained, **kwargs)
-    return extract_features(model, config.backbone, out_indices) if features_only else model
+    model = build_model_with_cfg(create, "se_search", pretrained, pretrained_filter_fn=_adapt, **kwargs)
+    if not features_only:
+        return model
+    features = extract_features(model, config.backbone, out_indices)
+    # As timm's own extractors have them.
+    features.pretrained_cfg = features.default_cfg = pretrained_cfg_for_features(model.pretrained_cfg)
+    features.in_chans = model.in_chans
+    return features
+
+
+def _adapt(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """Fit weights to a network for another image size, as timm does for the backbone.
+
+    timm's modules have a function of this name for it; where one has none, weights of other shapes are refused.
+    """
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    if all(value.shape == shapes.get(name) for name, value in state.items()):
+        return state
+    adapt = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    return adapt(state, model) if adapt else state

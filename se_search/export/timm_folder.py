@@ -1,23 +1,48 @@
-"""Writing a searched network as a folder that ``timm.create_model`` loads."""
+"""Writing a searched network as a folder that ``timm.create_model`` loads, and reading such a folder."""
 
+import hashlib
+import importlib
+import json
 import os
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import timm
 from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf  # timm.models leaves it out of its names
 from torch import nn
 
-from ..errors import ConfigurationError, RunFolderError
+from .. import __version__
+from ..errors import ConfigurationError, ExportError, RunFolderError, SeSearchError
 from ..files import move_into_place
+from ..network.backbones import default_input_size
 from ..network.config import SEConfig
-from ..network.insertion import whole_state
-from .registry import se_search
+from ..network.insertion import create_model_on_meta, whole_state
+from .card import Files, Origin, render_card, title_of, unknown_origin
+from .hub import check_upload, upload
+from .registry import NOT_FOR_NETWORKS, se_search
+from .standalone import check_standalone, render_standalone
+from .twin import bare_arguments, find_twin, load_twin, outputs
 
-_WEIGHTS, _CONFIG = "model.safetensors", "config.json"
-_FILES = (_WEIGHTS, _CONFIG)
+_CONFIG, _WEIGHTS, _CARD, _STANDALONE = "config.json", "model.safetensors", "README.md", "model.py"
+_GRAPHS = {
+    "onnx": ("export_onnx", "model.onnx"),
+    "pt2": ("export_program", "model.pt2"),
+    "openvino": ("export_openvino", "model.xml"),
+}
+_FILES = (
+    *(_CONFIG, _WEIGHTS, _CARD, _STANDALONE),
+    *("model.onnx", "model.onnx.data", "model.pt2", "model.xml", "model.bin"),
+)
+Exporter = Callable[[nn.Module, Path, tuple[int, int, int]], object]
+"""Writes a network, which takes images of the given size, into a folder that is there and empty."""
+
+_RECORD = "se_search"
+"""Key of ``config.json`` under which an export says what it is; timm leaves it alone."""
 
 # What timm publishes about the backbone's own weights, which the exported weights are not.
 _NOT_THE_BACKBONES = (
@@ -33,6 +58,27 @@ _NOT_THE_BACKBONES = (
     "label_names",
     "label_descriptions",
 )
+_ELSEWHERE = ("file", "url", "hf_hub_id", "hf_hub_filename", "source", "state_dict", "custom_load")
+"""Keys of ``pretrained_cfg`` by which timm would look for weights outside the folder, or load them in another way."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export has written.
+
+    Attributes:
+        folder: The folder.
+        files: Names of the files in it.
+        timm_architecture: timm's own architecture that is the same network; ``None`` if there is none.
+        repository: Where the folder was uploaded to; ``None`` if it was not.
+        trial: Number of the exported trial; ``None`` for a network of no run.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    timm_architecture: str | None = None
+    repository: str | None = None
+    trial: int | None = None
 
 
 def check_target(folder: Path) -> None:
@@ -43,10 +89,17 @@ def check_target(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"{folder} is not a folder: choose another with --to")
-    if folder.is_dir():
-        others = sorted(entry.name for entry in folder.iterdir() if entry.name not in _FILES)
-        if others:
-            raise RunFolderError(f"{folder} holds other files ({others[0]}): choose another folder with --to")
+    if not folder.is_dir():
+        return
+    entries = sorted(entry.name for entry in folder.iterdir())
+    exported = _is_export(folder)  # formats of plugins are folders in it
+    others = [name for name in entries if name not in _FILES and not (exported and (folder / name).is_dir())]
+    if others:
+        raise RunFolderError(f"{folder} holds other files ({others[0]}): choose another folder with --to")
+    if entries and not exported:
+        raise RunFolderError(
+            f"{folder} holds {entries[0]}, which se-search has not written: choose another folder with --to"
+        )
 
 
 def export_timm(
@@ -57,23 +110,43 @@ def export_timm(
     std: Sequence[float] | None = None,
     interpolation: str | None = None,
     description: str = "",
-) -> None:
-    """Write ``config.json`` and ``model.safetensors``, which ``timm.create_model("local-dir:FOLDER")`` loads.
+    *,
+    label_names: Sequence[str] | None = None,
+    origin: Origin | None = None,
+    plain: bool = False,
+    standalone: bool = False,
+    onnx: bool = False,
+    pt2: bool = False,
+    openvino: bool = False,
+    writers: Mapping[str, Exporter] | None = None,
+    push_to_hub: str | None = None,
+) -> Exported:
+    """Write ``config.json``, ``model.safetensors`` and a model card, for ``timm.create_model("local-dir:FOLDER")``.
 
-    The loading process must ``import se_search`` first: it registers the architecture. Both files are complete before
-    either is moved into place.
+    The loading process must ``import se_search`` first: it registers the architecture. All files are complete before
+    any is moved into place.
 
     Args:
         model: A network from :func:`se_search.create_model` or :func:`se_search.insert`.
-        folder: Where to write; created where it does not exist.
+        folder: Where to write; new, empty or of an earlier export.
         input_size: ``(channels, height, width)`` of the images that the weights expect.
         mean: Mean that is subtracted from images with values from 0 to 1, for each channel.
         std: Standard deviation that is divided by, for each channel.
         interpolation: How images are resized, in timm's words, such as ``"bicubic"``.
         description: What the weights are.
+        label_names: Names of the classes, in the order of the outputs.
+        origin: Where the weights come from; by default what ``description`` says.
+        plain: Name timm's own architecture that is the same network, so that nothing but timm is needed to load it.
+        standalone: Also write ``model.py``, which builds the network without this package.
+        onnx: Also write ``model.onnx``.
+        pt2: Also write ``model.pt2``, a program of ``torch.export``.
+        openvino: Also write ``model.xml`` with its ``model.bin``.
+        writers: Also let these write, each ``(model, folder, input_size)`` into a folder of its name.
+        push_to_hub: Also upload the folder to this repository, ``OWNER/NAME``.
 
     Raises:
         ConfigurationError: If nothing was inserted into the model by this package.
+        ExportError: If the network cannot be written as asked, or not be uploaded.
         RunFolderError: If the folder holds other files or cannot be written.
     """
     config = getattr(model, "se_config", None)
@@ -81,29 +154,216 @@ def export_timm(
         raise ConfigurationError(f"this {type(model).__name__} holds no SE configuration: create it with create_model")
     target = Path(folder)
     check_target(target)
-    published: dict[str, Any] = dict.fromkeys(_NOT_THE_BACKBONES)
-    published |= {"architecture": se_search.__name__, "description": description}
-    data = {
-        "input_size": input_size,
-        "mean": mean,
-        "std": std,
-        "interpolation": interpolation,
-        "crop_pct": 1.0 if input_size else None,
-    }
+    if push_to_hub is not None:
+        check_upload(push_to_hub)
+    if label_names is not None and len(label_names) != model.num_classes:
+        raise ExportError(f"{len(label_names)} names of classes are given for a network of {model.num_classes} classes")
+    _check_architecture(model, config)
+    size = input_size or default_input_size(model)
+    twin = find_twin(model, config, size)
+    if plain and twin is None:
+        raise ExportError(
+            f"{config.backbone} with these SE blocks is no architecture of timm's own, so --plain is not possible: "
+            "--standalone writes a file that builds it without se_search"
+        )
+    graphs = [_GRAPHS[name] for name, wanted in (("onnx", onnx), ("pt2", pt2), ("openvino", openvino)) if wanted]
+    extra = [*([_STANDALONE] if standalone else []), *(file for _, file in graphs)]
+    was_training = model.training
+    model.eval()
     try:
-        target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
-            save_config_for_hf(
-                model,
-                Path(temporary, _CONFIG),
-                model_config={"pretrained_cfg": published},
-                model_args={"se_config": config.to_dict()},
-                data_config={key: value for key, value in data.items() if value is not None},
+        beside = next(parent for parent in target.absolute().parents if parent.exists())
+        with tempfile.TemporaryDirectory(dir=beside, prefix=f".{target.name}.") as temporary:
+            draft = Path(temporary)
+            save_file(whole_state(model), draft / _WEIGHTS)
+            written = _write_config(
+                load_twin(twin, model) if plain and twin else model,
+                twin if plain and twin else se_search.__name__,
+                {} if plain else {"se_config": config.to_dict()},
+                draft,
+                {"input_size": input_size, "mean": mean, "std": std, "interpolation": interpolation},
+                description,
+                label_names,
             )
-            save_file(whole_state(model), Path(temporary, _WEIGHTS))
-            for name in _FILES:
-                move_into_place(Path(temporary, name), target / name)
+            if plain:
+                _check_plain(draft, model, size)
+            source = f"hf-hub:{push_to_hub}" if push_to_hub else f"local-dir:{target.absolute().name}"
+            card = render_card(
+                config,
+                origin or unknown_origin(model, description),
+                Files(source, twin, plain, tuple(extra)),
+                title_of(config, target),
+                written["pretrained_cfg"],
+                label_names,
+            )
+            (draft / _CARD).write_text(card, encoding="utf-8")
+            if standalone:
+                (draft / _STANDALONE).write_text(render_standalone(model, config), encoding="utf-8")
+                check_standalone(draft, model, size)
+            for function, file in graphs:
+                getattr(importlib.import_module(".graph", __package__), function)(model, draft / file, size)
+            for name, write in (writers or {}).items():
+                (draft / name).mkdir()
+                write(model, draft / name, size)
+            files = tuple(name for name in _FILES if (draft / name).exists())
+            target.mkdir(parents=True, exist_ok=True)
+            # The configuration first: a folder that holds it is known as an export, also when the rest is missing.
+            for name in files:
+                move_into_place(draft / name, target / name)
+            for name in set(_FILES).difference(files):
+                (target / name).unlink(missing_ok=True)
+            for name in writers or {}:
+                shutil.rmtree(target / name, ignore_errors=True)
+                (draft / name).rename(target / name)
     except OSError as error:
         raise RunFolderError(
             f"{target} cannot be written ({error.strerror}): choose another folder with --to"
         ) from error
+    finally:
+        model.train(was_training)
+    if push_to_hub is not None:
+        upload(target, push_to_hub, files)
+    return Exported(target, files, twin, push_to_hub)
+
+
+def load_exported(folder: str | os.PathLike[str], **timm_kwargs: Any) -> nn.Module:
+    """Load an exported folder after checking it: all that is loaded lies in it and is what was written.
+
+    The weights must have the digest that ``config.json`` records. That finds damage and exchanged files; it is no
+    signature, as whoever changes one file can change both.
+
+    Args:
+        folder: A folder that :func:`export_timm` has written.
+        **timm_kwargs: Passed to ``timm.create_model``, such as ``num_classes`` or ``features_only``.
+
+    Returns:
+        The network, in evaluation mode.
+
+    Raises:
+        ExportError: If the folder is not an export, is damaged, or names anything outside itself.
+        ConfigurationError: If its configuration is none or does not fit its backbone.
+    """
+    target = Path(folder)
+    config = _read_config(target)
+    _check_config(target, config)
+    weights = target / _WEIGHTS
+    if not weights.is_file():
+        others = sorted(path.name for path in target.iterdir() if path.suffix in (".bin", ".pth", ".pt", ".ckpt"))
+        instead = f"; {others[0]} may hold a pickle, which is not loaded" if others else ""
+        raise ExportError(f"{target} has no {_WEIGHTS}{instead}: export the network again")
+    if _digest(weights) != config[_RECORD].get("weights_sha256"):
+        raise ExportError(
+            f"{weights} is damaged or not the file that was exported: its SHA-256 is not the one in {_CONFIG}"
+        )
+    try:
+        return timm.create_model(f"local-dir:{target}", pretrained=True, **timm_kwargs).eval()
+    except SeSearchError:
+        raise
+    except Exception as error:  # timm's networks raise many kinds for arguments and weights that they do not take
+        raise ExportError(f"{target} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+
+
+def _write_config(
+    model: nn.Module,
+    architecture: str,
+    arguments: dict[str, Any],
+    folder: Path,
+    data: dict[str, Any],
+    description: str,
+    label_names: Sequence[str] | None,
+) -> dict[str, Any]:
+    """Write ``config.json`` beside the weights and return what it holds."""
+    published: dict[str, Any] = dict.fromkeys(_NOT_THE_BACKBONES)
+    published |= {"architecture": architecture, "description": description or None}
+    if data["input_size"]:
+        data = data | {"crop_pct": 1.0}
+    file = folder / _CONFIG
+    try:
+        save_config_for_hf(
+            model,
+            str(file),
+            model_config={"pretrained_cfg": published, "label_names": label_names and list(label_names)},
+            model_args=arguments,
+            data_config={key: value for key, value in data.items() if value is not None},
+        )
+    except (TypeError, ValueError) as error:  # an argument of the network that JSON cannot hold
+        raise ExportError(f"this {type(model).__name__} cannot be written as a timm folder: {error}") from error
+    written: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    written["pretrained_cfg"] = {
+        key: value
+        for key, value in written["pretrained_cfg"].items()
+        if value is not None or key not in (*_NOT_THE_BACKBONES, "description")
+    }
+    written[_RECORD] = {"version": __version__, "weights_sha256": _digest(folder / _WEIGHTS)}
+    file.write_text(json.dumps(written, indent=2), encoding="utf-8")
+    return written
+
+
+def _check_architecture(model: nn.Module, config: SEConfig) -> None:
+    """Check that ``config`` builds a network with the parameters of ``model``: only then can it be loaded again."""
+    try:
+        built = create_model_on_meta(config, **bare_arguments(model))
+    except (TypeError, RuntimeError) as error:
+        raise ExportError(f"{config.backbone} cannot be created as this network was: {error}") from error
+    here, there = ({key: value.shape for key, value in one.state_dict().items()} for one in (model, built))
+    different = sorted(key for key in here.keys() | there.keys() if here.get(key) != there.get(key))
+    if different:
+        raise ExportError(
+            f"this {type(model).__name__} is not {config.backbone} with the SE blocks of its configuration: "
+            f"{different[0]} differs"
+        )
+
+
+def _check_plain(folder: Path, model: nn.Module, input_size: tuple[int, int, int]) -> None:
+    loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    if not outputs(loaded, input_size).equal(outputs(model, input_size)):
+        raise ExportError(
+            f"timm's {type(loaded).__name__} gives other outputs with these weights, so --plain is not possible"
+        )
+
+
+def _is_export(folder: Path) -> bool:
+    try:
+        return isinstance(_read_config(folder).get(_RECORD), dict)
+    except ExportError:
+        return False
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    file = folder / _CONFIG
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ExportError(f"{folder} is no exported folder: it has no {_CONFIG}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ExportError(f"{file} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise ExportError(f"{file} is damaged: it must hold one JSON object")
+    return config
+
+
+def _check_config(folder: Path, config: dict[str, Any]) -> None:
+    file = folder / _CONFIG
+    for key in (_RECORD, "pretrained_cfg", "model_args"):
+        if not isinstance(config.get(key, {} if key == "model_args" else None), dict):
+            raise ExportError(f"{file} is not of an export: {key!r} is missing or no object")
+    architecture, arguments = config.get("architecture"), config.get("model_args", {})
+    if architecture == se_search.__name__:
+        SEConfig.from_dict(arguments.get("se_config"))
+    elif not isinstance(architecture, str) or not timm.is_model(architecture) or "se_config" in arguments:
+        raise ExportError(f"{file} names the architecture {architecture!r}: it must be se_search or one of timm's own")
+    for key in sorted(NOT_FOR_NETWORKS.intersection(arguments)):
+        raise ExportError(f"{file} has model_args.{key} ({arguments[key]!r}), which is no argument of a network")
+    for key in _ELSEWHERE:
+        if config["pretrained_cfg"].get(key):
+            raise ExportError(
+                f"{file} has pretrained_cfg.{key} ({config['pretrained_cfg'][key]!r}): the weights of an exported "
+                f"folder are its own {_WEIGHTS}"
+            )
+
+
+def _digest(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while part := stream.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()

@@ -59,7 +59,12 @@ def _nearest_parameter(model: nn.Module, name: str) -> nn.Parameter:
         name = name.rpartition(".")[0]
 
 
-def insert(model: nn.Module, config: SEConfig, identity_start: bool = False) -> nn.Module:
+def insert(
+    model: nn.Module,
+    config: SEConfig,
+    identity_start: bool = False,
+    input_size: tuple[int, int, int] | None = None,
+) -> nn.Module:
     """Insert the SE blocks of ``config`` into ``model``, in place, and return it.
 
     The backbone's own parameters keep their names. Where timm's block has a place for SE, the new parameters are
@@ -71,12 +76,14 @@ def insert(model: nn.Module, config: SEConfig, identity_start: bool = False) -> 
         model: A network from timm.
         config: What to insert.
         identity_start: Let the SE blocks start without an effect, whatever the configuration says.
+        input_size: ``(channels, height, width)`` to trace the model with; timm's own size by default.
 
     Raises:
         ConfigurationError: If the model holds SE blocks of a configuration already, lacks one of the sites or has
             other widths there; it is then unchanged.
     """
-    return _insert(model, config.starting_at_identity() if identity_start else config, find_places)
+    config = config.starting_at_identity() if identity_start else config
+    return _insert(model, config, lambda bare: find_places(bare, input_size))
 
 
 def _insert(model: nn.Module, config: SEConfig, find: Callable[[nn.Module], dict[Site, Place]]) -> nn.Module:

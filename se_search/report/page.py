@@ -54,6 +54,7 @@ def render_report(trials: pd.DataFrame, run: dict[str, Any]) -> str:
         front=[_row(row, run) for row in front.to_dict("records")],
         trials=[_row(row, run) for row in trials.to_dict("records")],
         ratios=sorted({site["ratio"] for row in front["config"] for site in json.loads(row)["sites"]}),
+        own=run.get("custom_objectives", []),
         keeps=any(site["position"] == "existing" for site in run["sites"]),
         shade=shade,
         pick_titles=_PICK_TITLES,

@@ -2,25 +2,66 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 
-from ..errors import ConfigurationError, DefinitionError, did_you_mean
+from ..errors import ConfigurationError, DefinitionError, SeSearchError, did_you_mean
 from ..evaluation.data import DATA_NAMES
 from ..network.se_block import check_gate, check_ratio
+from ..plugins import SPACES, Plugin, find_plugin, find_plugins
 
-OBJECTIVES: Mapping[str, Literal["maximize", "minimize"]] = {
+Direction = Literal["maximize", "minimize"]
+
+OBJECTIVES: Mapping[str, Direction] = {
     "accuracy": "maximize",
     "log_loss": "minimize",
     "parameter_overhead": "minimize",
     "flops_overhead": "minimize",
     "latency_ratio": "minimize",
 }
-"""Objectives a study may name, with their directions."""
+"""Objectives that are always measured, with their directions."""
+
+RESERVED = frozenset(
+    {
+        "number",
+        "state",
+        "name",
+        "config_id",
+        "config",
+        "accuracy",
+        "accuracy_low",
+        "accuracy_high",
+        "log_loss",
+        "log_loss_low",
+        "log_loss_high",
+        "formula_parameters",
+        "counted_parameters",
+        "total_parameters",
+        "parameter_overhead",
+        "flops_overhead",
+        "latency_ratio",
+        "latency_low",
+        "latency_high",
+        "latency_conditions",
+        "feasible",
+        "on_front",
+        "tied_with",
+        "gate",
+        "se_blocks",
+        "correct",
+        "error",
+        "seconds",
+    }
+)
+"""Names in the table of trials and in what a trial holds, which no objective of the user's may have."""
+
+FROM_PYTHON = "python:"
+"""What the name of an evaluator begins with that was given as a function from Python."""
 
 COMMAND_LINE = "the command line"
 """Source of values that are told apart in messages by their option."""
@@ -67,6 +108,32 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _share_or_none(value: Any) -> float | None:
     return None if value is None else parse_share(value)
+
+
+def _objective(name: str, info: ValidationInfo) -> str:
+    known = [*OBJECTIVES, *info.data.get("custom_objectives", ())]
+    if name not in known:
+        raise ValueError(f"must be one of {', '.join(known)}{did_you_mean(name, known)}")
+    return name
+
+
+def _all_custom_ones(names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    for name in info.data.get("custom_objectives", ()):
+        if name not in names:
+            raise ValueError(f"must name {name}, which custom_objectives holds")
+    return names
+
+
+def _objective_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z]\w{0,63}", name, re.ASCII) or name in RESERVED:
+        raise ValueError("an objective of your own needs a name of letters, digits and _ that is not in use")
+    return name
+
+
+def _evaluator_name(name: str) -> str:
+    if not re.fullmatch(rf"({FROM_PYTHON})?[A-Za-z_][\w.-]*", name, re.ASCII):
+        raise ValueError("must be a name, such as supernet")
+    return name
 
 
 class _Definition(BaseModel):
@@ -122,14 +189,25 @@ class ConstraintsDefinition(_Definition):
 
 
 class EvaluatorDefinition(_Definition):
-    """How networks are evaluated; see :class:`se_search.evaluation.supernet.TrainingSchedule`."""
+    """How networks are evaluated.
 
-    name: Literal["supernet"] = "supernet"
+    Attributes:
+        name: ``"supernet"``, the name of a plugin, or that of a function given from Python after :data:`FROM_PYTHON`.
+        epochs: As in :class:`se_search.evaluation.supernet.TrainingSchedule`, like all further ones but the last.
+        batch: Images in one step.
+        learning_rate: Peak learning rate.
+        weight_decay: AdamW's weight decay.
+        recalibration_images: Training images from which normalisation statistics are estimated anew.
+        options: What a plugin takes besides.
+    """
+
+    name: Annotated[str, AfterValidator(_evaluator_name)] = "supernet"
     epochs: Annotated[int, Field(ge=1)] = 8
     batch: Annotated[int, Field(ge=2)] = 64
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.002
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
     recalibration_images: Annotated[int, Field(ge=2)] = 512
+    options: dict[str, Any] = {}
 
 
 class LatencyDefinition(_Definition):
@@ -166,7 +244,8 @@ class StudyDefinition(_Definition):
         backbone: A timm architecture name.
         data: Name of the data.
         space: Name of a shipped space, path of a file, or the space itself.
-        objectives: Two or three of :data:`OBJECTIVES`.
+        custom_objectives: Directions of objectives that functions given from Python measure.
+        objectives: Two or three of :data:`OBJECTIVES` and of ``custom_objectives``, whose every one is among them.
         sampler: ``"tpe"`` (Optuna's multi-objective TPE) or ``"random"``.
         budget: Distinct configurations to complete.
         seed: Fixes the supernet, the sampler and the order of measurements.
@@ -181,11 +260,13 @@ class StudyDefinition(_Definition):
     backbone: str
     data: Annotated[str, AfterValidator(_data)] = "digits"
     space: str | SpaceDefinition = "stages"
+    custom_objectives: dict[Annotated[str, AfterValidator(_objective_name)], Direction] = {}
     objectives: Annotated[
-        tuple[Literal["accuracy", "log_loss", "parameter_overhead", "flops_overhead", "latency_ratio"], ...],
+        tuple[Annotated[str, AfterValidator(_objective)], ...],
         _Listed,
-        Field(min_length=2, max_length=3),
+        Field(min_length=2, max_length=3, validate_default=True),
         AfterValidator(_distinct),
+        AfterValidator(_all_custom_ones),
     ] = ("accuracy", "parameter_overhead", "latency_ratio")
     sampler: Literal["tpe", "random"] = "tpe"
     budget: Annotated[int, Field(ge=1)] = 50
@@ -195,6 +276,12 @@ class StudyDefinition(_Definition):
     constraints: ConstraintsDefinition = ConstraintsDefinition()
     evaluator: EvaluatorDefinition = EvaluatorDefinition()
     latency: LatencyDefinition = LatencyDefinition()
+
+    @property
+    def directions(self) -> tuple[Direction, ...]:
+        """The direction of each objective."""
+        known = {**OBJECTIVES, **self.custom_objectives}
+        return tuple(known[name] for name in self.objectives)
 
     @property
     def resolved_space(self) -> SpaceDefinition:
@@ -219,12 +306,51 @@ def shipped_names(kind: _Kind) -> tuple[str, ...]:
 
 
 def load_space(name: str) -> SpaceDefinition:
-    """Read a space by the name of a shipped one or by path.
+    """Read a space by the name of a shipped one or of a plugin's, or by path.
 
     Raises:
         DefinitionError: If it does not exist, is malformed or holds an impossible value.
     """
+    plugin = find_plugin(SPACES, name, shipped_names("search_spaces"))
+    if plugin is not None:
+        return check_definition(SpaceDefinition, _read_plugin(plugin), str(plugin))
+    return _read_space(name)
+
+
+def _read_space(name: str) -> SpaceDefinition:
     return check_definition(SpaceDefinition, _read(name, "search_spaces", "space"), name)
+
+
+@dataclass(frozen=True)
+class ListedSpace:
+    """A space that is known by its name.
+
+    Attributes:
+        name: Its name.
+        package: The package that brings it, empty for a shipped one.
+        definition: The space, ``None`` where it cannot be used.
+        problem: Why not, empty otherwise.
+    """
+
+    name: str
+    package: str
+    definition: SpaceDefinition | None
+    problem: str = ""
+
+
+def list_spaces() -> tuple[ListedSpace, ...]:
+    """List the shipped spaces, then those of plugins, also where these cannot be used."""
+    shipped = shipped_names("search_spaces")
+    listed = [ListedSpace(name, "", _read_space(name)) for name in shipped]
+    for plugin in find_plugins(SPACES):
+        definition, problem = None, "se-search ships a space of that name"
+        if plugin.name not in shipped:
+            try:
+                definition, problem = load_space(plugin.name), ""
+            except SeSearchError as error:
+                problem = str(error)
+        listed.append(ListedSpace(plugin.name, plugin.package, definition, problem))
+    return tuple(listed)
 
 
 def load_study(name: str, **overrides: Any) -> StudyDefinition:
@@ -233,7 +359,7 @@ def load_study(name: str, **overrides: Any) -> StudyDefinition:
     Args:
         name: Name or path.
         **overrides: Values that replace the file's, those of the command line; ``None`` replaces nothing.
-            ``max_params`` and ``max_latency`` go to the constraints.
+            ``max_params`` and ``max_latency`` go to the constraints; a string for ``evaluator`` is its name.
 
     Raises:
         DefinitionError: If it does not exist, is malformed or holds an impossible value.
@@ -245,6 +371,8 @@ def load_study(name: str, **overrides: Any) -> StudyDefinition:
 
     given = {key: value for key, value in overrides.items() if value is not None}
     merged = {key: getattr(study, key) for key in StudyDefinition.model_fields} | given
+    if isinstance(given.get("evaluator"), str):
+        merged["evaluator"] = study.evaluator.model_dump() | {"name": given["evaluator"]}
     limits = {key: merged.pop(key) for key in ConstraintsDefinition.model_fields if key in given}
     merged["constraints"] = check_definition(
         ConstraintsDefinition, study.constraints.model_dump() | limits, COMMAND_LINE
@@ -276,8 +404,8 @@ def check_definition(kind: type[_D], data: Any, source: str) -> _D:
 
 def _one_sentence(error: ValidationError, kind: type[_Definition], source: str) -> str:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in ("str", "SpaceDefinition"))
-    where = f"--{where.replace('_', '-')}" if source == COMMAND_LINE else f"{source}: {where}"
+    where = ".".join(str(part) for part in first["loc"] if part not in ("str", "SpaceDefinition", "[key]"))
+    where = f"--{where.removesuffix('.name').replace('_', '-')}" if source == COMMAND_LINE else f"{source}: {where}"
     if first["type"] == "extra_forbidden":
         known = _keys(kind, first["loc"][:-1])
         near = did_you_mean(str(first["loc"][-1]), known)
@@ -298,21 +426,38 @@ def _read(name: str, kind: _Kind, word: str) -> Any:
     known = shipped_names(kind)
     if name in known:
         text = resources.files("se_search").joinpath(kind, f"{name}.yaml").read_text(encoding="utf-8")
-    else:
-        path = Path(name)
-        if not path.is_file():
-            raise DefinitionError(
-                f"{word} {name!r} is neither a file nor a shipped {word}: shipped are {', '.join(known)}"
-                f"{did_you_mean(name, known)}"
-            )
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DefinitionError(f"{name} cannot be read as text: {error}") from error
+        return _parse(text, name)
+    path = Path(name)
+    if not path.is_file():
+        plugins = find_plugins(SPACES) if kind == "search_spaces" else ()
+        offered = f"; of plugins: {', '.join(plugin.name for plugin in plugins)}" if plugins else ""
+        near = did_you_mean(name, [*known, *(plugin.name for plugin in plugins)])
+        raise DefinitionError(
+            f"{word} {name!r} is neither a file nor a shipped {word}: shipped are {', '.join(known)}{offered}{near}"
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DefinitionError(f"{name} cannot be read as text: {error}") from error
+    return _parse(text, name)
+
+
+def _read_plugin(plugin: Plugin) -> Any:
+    content = plugin.load()
+    try:
+        content = content() if callable(content) else content
+        # Files that travel in a package are Path objects or, in an archive, of another class that reads alike.
+        text = content.read_text(encoding="utf-8") if hasattr(content, "read_text") else content
+    except Exception as error:  # a foreign function can raise anything
+        raise plugin.refusal("cannot be read", error) from error
+    return _parse(text, str(plugin)) if isinstance(text, str) else text
+
+
+def _parse(text: str, source: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "not readable"
-        raise DefinitionError(f"{name} is not valid YAML{where}: {problem}") from error
+        raise DefinitionError(f"{source} is not valid YAML{where}: {problem}") from error

@@ -1,6 +1,7 @@
-"""The study loop: train the shared network once, then evaluate configurations until the budget is spent."""
+"""The study loop: prepare the evaluator once, then evaluate configurations until the budget is spent."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,39 +10,54 @@ import torch
 from optuna.trial import Trial, TrialState
 from torch import nn
 
-from ..errors import DefinitionError, EvaluationError
+from ..errors import DefinitionError, EvaluationError, RunFolderError
 from ..evaluation.data import ImageData, load_data
+from ..evaluation.evaluator import Evaluator
 from ..evaluation.latency import measure_latency
-from ..evaluation.supernet import Supernet, TrainingSchedule
 from ..network.backbones import network_options
 from ..network.config import SEConfig
 from ..network.insertion import create_model
 from ..network.overhead import added_parameters, backbone_parameters, flops_overhead, parameter_overhead
-from ..network.se_block import hidden_channels
 from ..progress import progress_bar, say
-from .definitions import StudyDefinition
+from .definitions import FROM_PYTHON, StudyDefinition
+from .evaluators import EvaluatorFactory, find_evaluator
 from .record import latency_size, record_start
 from .results import pack_correct
-from .run_folder import open_folder, read_definition
+from .run_folder import STUDY_FILE, check_folder, open_folder, read_definition
 from .samplers import DistinctSampler, tried_structures
 from .space import SearchSpace
 
 _FAILURES_IN_A_ROW = 5
 
+Measure = Callable[[SEConfig, nn.Module], float]
+"""Measures an objective of the user's on a configuration and the network that was evaluated."""
 
-def run_search(study: StudyDefinition, folder: Path) -> None:
+
+def run_search(
+    study: StudyDefinition,
+    folder: Path,
+    evaluator: EvaluatorFactory | None = None,
+    measures: Mapping[str, Measure] | None = None,
+) -> None:
     """Search, or go on searching, until ``study.budget`` distinct configurations are complete in ``folder``.
 
-    Afterwards the folder holds the study and the shared weights; :mod:`se_search.search.record` writes the tables.
+    Afterwards the folder holds the study and what its evaluator keeps there; :mod:`se_search.search.record` writes the
+    tables.
 
     Args:
         study: A resolved study: its space is in it.
         folder: The run folder; created where it does not exist.
+        evaluator: Creates the evaluator, where the study's is given from Python.
+        measures: Measure the study's ``custom_objectives``.
 
     Raises:
         SeSearchError: If something the user gave is wrong; nothing is written then.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    measures = measures or {}
+    if (folder / STUDY_FILE).is_file():
+        _check_given(str(folder), read_definition(folder), evaluator, measures)
+    _check_given("the study", study, evaluator, measures)
     _check_device(study.device)
     if study.threads is not None:
         torch.set_num_threads(study.threads)
@@ -50,54 +66,66 @@ def run_search(study: StudyDefinition, folder: Path) -> None:
     data = load_data(study.data)
     network_options(study.backbone, data.input_size)
     network_options(study.backbone, latency_size(study, data))
-    if len(data.train) < study.evaluator.recalibration_images:
-        raise DefinitionError(
-            f"evaluator.recalibration_images is {study.evaluator.recalibration_images}: "
-            f"{data.name} has {len(data.train)} training images"
-        )
+    check_folder(folder, study)
+    used = (evaluator or find_evaluator(study.evaluator.name))(study, space, data)
 
     with open_folder(folder, study) as optuna_study:
         record_start(folder, study)
-        supernet = create_supernet(study, space, data)
-        supernet.train(folder, space.draw, space.largest(), progress_bar)
-        _search(study, space, data, supernet, optuna_study)
+        used.prepare(folder, space, progress_bar)
+        _search(study, space, data, used, measures, optuna_study)
 
 
-def create_supernet(study: StudyDefinition, space: SearchSpace, data: ImageData) -> Supernet:
-    """Create the untrained network that holds every configuration of ``space``."""
-    definition, evaluator = space.definition, study.evaluator
-    return Supernet(
-        study.backbone,
-        {site: hidden_channels(site.channels, min(definition.ratios), definition.rounding) for site in space.sites},
-        definition.bias,
-        data,
-        TrainingSchedule(
-            epochs=evaluator.epochs,
-            batch=evaluator.batch,
-            learning_rate=evaluator.learning_rate,
-            weight_decay=evaluator.weight_decay,
-            recalibration_images=evaluator.recalibration_images,
-            seed=study.seed,
-        ),
-        study.device,
-    )
+def load_network(
+    folder: Path, config: SEConfig, evaluator: EvaluatorFactory | None = None
+) -> tuple[nn.Module, ImageData]:
+    """Load the network of ``config`` with the weights that were evaluated, and the data that it was trained on.
 
-
-def load_network(folder: Path, config: SEConfig) -> tuple[nn.Module, ImageData]:
-    """Load the network of ``config`` with its slice of a run's shared weights, and the data it was trained on.
+    Args:
+        folder: A run folder.
+        config: A configuration of its space.
+        evaluator: Creates the run's evaluator, where that was given from Python.
 
     Raises:
-        RunFolderError: If the run has no trained weights or they are damaged.
+        RunFolderError: If what the evaluator keeps in the folder is missing or damaged, or the evaluator is not given.
     """
     study = read_definition(folder)
+    if evaluator is None:
+        _check_evaluator_given(str(folder), study)
+        evaluator = find_evaluator(study.evaluator.name)
     data = load_data(study.data)
-    supernet = create_supernet(study, SearchSpace(study.backbone, study.resolved_space), data)
-    supernet.load(folder)
-    return supernet.slice(config), data
+    used = evaluator(study, SearchSpace(study.backbone, study.resolved_space), data)
+    used.load(folder)
+    return used.network(config), data
+
+
+def _check_given(
+    whose: str, study: StudyDefinition, evaluator: EvaluatorFactory | None, measures: Mapping[str, Measure]
+) -> None:
+    missing = [name for name in study.custom_objectives if name not in measures]
+    if missing:
+        raise RunFolderError(
+            f"{whose} has an objective that a Python function measures ({', '.join(missing)}): "
+            "go on from Python, with se_search.search(objectives=…)"
+        )
+    if evaluator is None:
+        _check_evaluator_given(whose, study)
+
+
+def _check_evaluator_given(whose: str, study: StudyDefinition) -> None:
+    if study.evaluator.name.startswith(FROM_PYTHON):
+        raise RunFolderError(
+            f"{whose} has an evaluator given from Python ({study.evaluator.name.removeprefix(FROM_PYTHON)}): "
+            "go on from Python, with evaluator=… of se_search.search or se_search.load_run"
+        )
 
 
 def _search(
-    study: StudyDefinition, space: SearchSpace, data: ImageData, supernet: Supernet, optuna_study: optuna.Study
+    study: StudyDefinition,
+    space: SearchSpace,
+    data: ImageData,
+    evaluator: Evaluator,
+    measures: Mapping[str, Measure],
+    optuna_study: optuna.Study,
 ) -> None:
     limit = study.constraints.max_params
     backbone = backbone_parameters(study.backbone)
@@ -129,7 +157,7 @@ def _search(
                 trial.set_user_attr("name", names[config])
             try:
                 trial.set_user_attr("se_blocks", space.count_blocks(config))
-                values = _evaluate(study, config, size, options, supernet, baseline, trial)
+                values = _evaluate(study, config, size, options, evaluator, measures, baseline, trial)
             except Exception as error:  # whatever goes wrong in one trial must not end the search
                 failures += 1
                 trial.set_user_attr("error", f"{type(error).__name__}: {error}"[:500])
@@ -141,7 +169,7 @@ def _search(
             failures = 0
             optuna_study.tell(trial, values)
             done += 1
-            advance(1, f"{done}/{study.budget} {_line(trial)}")
+            advance(1, f"{done}/{study.budget} {_line(trial, measures)}")
 
 
 def _evaluate(
@@ -149,7 +177,8 @@ def _evaluate(
     config: SEConfig,
     size: tuple[int, int, int],
     options: dict[str, Any],
-    supernet: Supernet,
+    evaluator: Evaluator,
+    measures: Mapping[str, Measure],
     baseline: nn.Module,
     trial: Trial,
 ) -> list[float]:
@@ -163,7 +192,7 @@ def _evaluate(
         study.device,
         seed=study.seed,
     )
-    evaluation = supernet.evaluate(config)
+    evaluation = evaluator.evaluate(config)
     measured: dict[str, Any] = {
         "accuracy": evaluation.accuracy.value,
         "accuracy_low": evaluation.accuracy.low,
@@ -182,6 +211,9 @@ def _evaluate(
         "latency_conditions": latency.conditions.to_dict(),
         "correct": pack_correct(evaluation.correct),
     }
+    if measures:
+        network = evaluator.network(config)
+        measured |= {name: _measure(name, measure, config, network) for name, measure in measures.items()}
     for name, value in measured.items():
         trial.set_user_attr(name, value)
     if study.constraints.max_params is not None:
@@ -189,6 +221,13 @@ def _evaluate(
     if study.constraints.max_latency is not None:
         trial.set_constraint("max_latency", latency.median - study.constraints.max_latency)
     return [measured[name] for name in study.objectives]
+
+
+def _measure(name: str, measure: Measure, config: SEConfig, network: nn.Module) -> float:
+    value = float(measure(config, network))
+    if not math.isfinite(value):
+        raise EvaluationError(f"objective {name} is {value}: it must be a finite number")
+    return value
 
 
 def _enqueue_known_answers(
@@ -204,7 +243,7 @@ def _enqueue_known_answers(
     return names
 
 
-def _line(trial: Trial) -> str:
+def _line(trial: Trial, own: Iterable[str]) -> str:
     measured = trial.user_attrs
     name = f" ({measured['name']})" if "name" in measured else ""
     return (
@@ -212,6 +251,7 @@ def _line(trial: Trial) -> str:
         f"[{measured['accuracy_low']:.1%}, {measured['accuracy_high']:.1%}], "
         f"parameters {measured['parameter_overhead']:+.2%}, latency ×{measured['latency_ratio']:.3f} "
         f"[{measured['latency_low']:.3f}, {measured['latency_high']:.3f}]"
+        + "".join(f", {one} {measured[one]:.4g}" for one in own)
     )
 
 

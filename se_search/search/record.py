@@ -49,6 +49,8 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         "flops_overhead": max(0.0, flops_overhead(space.largest(), latency_size(study, data))),
         "latency_ratio": 2.0,
     }
+    for name, direction in study.custom_objectives.items():
+        worst[name] = float(complete[name].min() if direction == "maximize" else complete[name].max())
     description = {
         "name": folder.resolve().name,
         "folder": str(folder),
@@ -73,6 +75,7 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
             "precision": "float32",
         },
         "objectives": list(study.objectives),
+        "custom_objectives": list(study.custom_objectives),
         "constraints": study.constraints.model_dump(),
         "latency": conditions[0] if conditions else {},
         "sites": [

@@ -4,7 +4,7 @@ import base64
 import json
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,22 +51,24 @@ def unpack_correct(text: str) -> npt.NDArray[np.bool_]:
 def trials_table(study: optuna.Study) -> pd.DataFrame:
     """Return one row for each trial that is complete or has failed for a reason of its own.
 
-    Values that a failed trial lacks are missing. ``on_front`` marks the trials that no other one dominates in the
-    study's objectives, among those that keep its limits. ``tied_with`` holds, for a member of the front, the cheapest
-    other member (fewest parameters) from which its accuracy on the same images cannot be told apart.
+    Values that a failed trial lacks are missing; objectives of the user's own are the last columns. ``on_front`` marks
+    the trials that no other one dominates in the study's objectives, among those that keep its limits. ``tied_with``
+    holds, for a member of the front, the cheapest other member (fewest parameters) from which its accuracy on the same
+    images cannot be told apart.
     """
     trials = [
         trial
         for trial in study.get_trials(deepcopy=False)
         if trial.state == TrialState.COMPLETE or (trial.state == TrialState.FAIL and "error" in trial.user_attrs)
     ]
+    columns = _COLUMNS | {name: "float64" for name in study.metric_names or () if name not in _COLUMNS}
     try:
         members = sorted(study.best_trials, key=_cost)
         tied = {
             trial.number: next((other.number for other in members if _is_tied(other, trial)), None) for trial in members
         }
-        rows = [_row(trial, trial.number in tied, tied.get(trial.number)) for trial in trials]
-        return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
+        rows = [_row(trial, columns, trial.number in tied, tied.get(trial.number)) for trial in trials]
+        return pd.DataFrame(rows, columns=list(columns)).astype(columns)
     except (KeyError, TypeError, ValueError) as error:
         raise RunFolderError(f"the study's trials were not written by se-search: {error!r}") from error
 
@@ -146,9 +148,9 @@ def hypervolume_history(study: optuna.Study, reference: Sequence[float]) -> list
     return [float(value) for value in figure.data[0].y]
 
 
-def _row(trial: FrozenTrial, on_front: bool, tied_with: int | None) -> dict[str, Any]:
+def _row(trial: FrozenTrial, columns: Iterable[str], on_front: bool, tied_with: int | None) -> dict[str, Any]:
     attributes = trial.user_attrs
-    row: dict[str, Any] = {name: attributes.get(name, math.nan) for name in _MEASURED}
+    row: dict[str, Any] = {name: attributes.get(name, math.nan) for name in columns}
     placed = json.loads(attributes["config"])["sites"]
     return row | {
         "number": trial.number,

@@ -2,7 +2,7 @@
 
 import sqlite3
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import DefinitionError, RunFolderError
 from ..files import remove_unfinished, write_atomically, write_text
-from .definitions import OBJECTIVES, StudyDefinition, load_study
+from .definitions import StudyDefinition, load_study
 
 STUDY_FILE = "study.yaml"
 STORAGE_FILE = "study.db"
@@ -96,7 +96,7 @@ def open_folder(folder: Path, study: StudyDefinition) -> Iterator[optuna.Study]:
         remove_unfinished(folder)
         write_text(folder / STUDY_FILE, yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
         if not (folder / STORAGE_FILE).exists():
-            write_atomically(folder / STORAGE_FILE, lambda file: _create_storage(file, study.objectives))
+            write_atomically(folder / STORAGE_FILE, lambda file: _create_storage(file, study))
         yield load_trials(folder)
     finally:
         lock.release()
@@ -126,13 +126,12 @@ def load_trials(folder: Path) -> optuna.Study:
     return study
 
 
-def _create_storage(file: Path, objectives: Sequence[str]) -> None:
+def _create_storage(file: Path, definition: StudyDefinition) -> None:
     storage = optuna.storages.RDBStorage(_storage_url(file))
-    directions = [OBJECTIVES[name] for name in objectives]
-    study = optuna.create_study(storage=storage, study_name=_STUDY_NAME, directions=directions)
+    study = optuna.create_study(storage=storage, study_name=_STUDY_NAME, directions=definition.directions)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        study.set_metric_names(list(objectives))
+        study.set_metric_names(list(definition.objectives))
     storage.remove_session()
     storage.engine.dispose()
 

@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 
-from se_search import SEConfig, create_model, insert
+from se_search import PlacedSE, SEConfig, create_model, find_sites, insert
 from se_search.errors import BackboneError, ConfigurationError
 from se_search.network.insertion import count_parameters
 
@@ -161,3 +161,24 @@ def test_other_input_channels_and_truncated_networks_take_blocks():
 def test_an_unknown_tag_is_refused():
     with pytest.raises(BackboneError, match="no_such_tag"):
         create_model(SEConfig("resnet18.no_such_tag"))
+
+
+class OneSize(torch.nn.Module):
+    """A network of a user's own that takes images of 16×16 only."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = timm.models.resnet.BasicBlock(3, 3)
+        self.head = torch.nn.Linear(3 * 16 * 16, 2)
+
+    def forward(self, x):
+        return self.head(self.block(x).flatten(1))
+
+
+def test_a_network_of_the_users_own_is_traced_at_the_size_it_takes():
+    model = OneSize().eval()
+    sites = find_sites(model, (3, 16, 16), position="standard")
+    config = SEConfig("one-size", tuple(PlacedSE(site, 1, rounding=1) for site in sites))
+    insert(model, config, input_size=(3, 16, 16))
+    assert model.block.se.fc1.in_channels == 3
+    assert model(torch.randn(2, 3, 16, 16)).shape == (2, 2)

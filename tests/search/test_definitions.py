@@ -69,6 +69,13 @@ def test_a_bad_space_is_refused_with_file_key_and_what_would_be_right(tmp_path, 
         ({"space": {"placement": "stage", "ratios": [0], "gates": ["sigmoid"]}}, ["space: ratios.0", "at least 1"]),
         ({"space": 3}, ["space", "3"]),
         ({"sampler": "magic"}, ["sampler", "'tpe' or 'random'"]),
+        ({"evaluator": {"name": "a b"}}, ["evaluator.name", "'a b'", "such as supernet"]),
+        ({"evaluator": {"options": 3}}, ["evaluator.options", "3", "dictionary"]),
+        ({"objectives": ["accuracy", "acuracy"]}, ["objectives.1", "near names: accuracy"]),
+        ({"custom_objectives": {"energy": "minimize"}}, ["objectives", "must name energy"]),
+        ({"custom_objectives": {"accuracy": "maximize"}}, ["custom_objectives.accuracy", "not in use"]),
+        ({"custom_objectives": {"a,b": "minimize"}}, ["custom_objectives.a,b", "letters, digits and _"]),
+        ({"custom_objectives": {"energy": "less"}}, ["custom_objectives.energy", "'less'", "'maximize' or 'minimize'"]),
     ],
 )
 def test_a_bad_study_is_refused_with_file_key_and_what_would_be_right(tmp_path, change, words):
@@ -137,3 +144,20 @@ def test_a_mistake_on_the_command_line_names_the_option():
 def test_a_resolved_study_is_a_study_file(tmp_path):
     study = load_study("digits", space="blocks", max_params="5%", threads=2)
     assert load_study(written(tmp_path, study.model_dump(mode="json"))) == study
+
+
+def test_each_objective_has_its_direction_also_those_that_functions_measure(tmp_path):
+    objectives = ["energy", "accuracy", "latency_ratio"]
+    content = {"backbone": "resnet18", "objectives": objectives, "custom_objectives": {"energy": "minimize"}}
+    study = load_study(written(tmp_path, content))
+    assert study.objectives == tuple(objectives)
+    assert study.directions == ("minimize", "maximize", "minimize")
+    assert load_study("digits").directions == ("maximize", "minimize", "minimize")
+
+
+def test_the_name_of_an_evaluator_replaces_the_files_name_and_nothing_else(tmp_path):
+    evaluator = {"name": "one", "epochs": 3, "options": {"start": [1, 2]}}
+    study = load_study(written(tmp_path, {"backbone": "resnet18", "evaluator": evaluator}), evaluator="other")
+    assert (study.evaluator.name, study.evaluator.epochs, study.evaluator.options) == ("other", 3, {"start": [1, 2]})
+    with pytest.raises(DefinitionError, match="--evaluator is 'a b'"):
+        load_study("digits", evaluator="a b")

@@ -1,0 +1,47 @@
+"""How Sphinx builds the documentation: ``make docs``."""
+
+from typing import Any
+
+import se_search
+
+project = "se-search"
+author = "se-search maintainers"
+copyright = author
+version = release = se_search.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+myst_heading_anchors = 3
+html_theme = "furo"
+html_title = f"se-search {release}"
+html_copy_source = False
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+python_use_unqualified_type_names = True
+napoleon_use_ivar = True
+
+# Names of other projects: looking them up would need the network.
+_OTHERS = "collections|contextlib|nn|numpy|os|pandas|pathlib|pd|plotly|random|torch"
+nitpick_ignore_regex = [("py:.*", rf"({_OTHERS})\..*|Any|Iterable|Path|Sequence")]
+
+
+def _keep_colon(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    # Napoleon takes what stands before a colon in a property's first line for its type, unless the line ends there.
+    if what == "property":
+        lines[:1] = lines[0].replace(": ", ":\n", 1).split("\n")
+
+
+def _find_by_last_name(app: Any, env: Any, node: Any, text: Any) -> Any:
+    # A docstring names what its own module defines by the last name alone; here it is documented under another.
+    if node.get("refdomain") != "py":
+        return None
+    node["refspecific"] = True
+    target = node["reftarget"]
+    return env.get_domain("py").resolve_xref(env, node["refdoc"], app.builder, node["reftype"], target, node, text)
+
+
+def setup(app: Any) -> None:
+    """Connect the two functions above."""
+    app.connect("autodoc-process-docstring", _keep_colon, priority=400)
+    app.connect("missing-reference", _find_by_last_name)

@@ -1,0 +1,254 @@
+"""Writing a searched network as a graph that other runtimes load: ONNX, torch.export's program, OpenVINO.
+
+A file is kept only where its runtime, reading it from disk, gives the outputs of the network.
+"""
+
+import contextlib
+import copy
+import importlib
+import io
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import ExportError
+from ..files import move_into_place
+
+TOLERANCE = 1e-4
+"""Largest difference between two outputs that is put down to rounding, relative to the largest output."""
+
+BATCHES = (1, 5)
+"""Batch sizes at which a written graph is compared: the one that exporters like to fix, and another."""
+
+_TRACED_BATCH = 2
+_INPUT, _OUTPUT, _BATCH = "images", "logits", "batch"
+
+_Run = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class _Format:
+    """How one kind of file is written and run.
+
+    Attributes:
+        name: What it is called.
+        suffix: How its file's name ends.
+        packages: What must be importable.
+        extra: The extra of this package that brings them.
+        write: Writes a program to a file, with further files beside it where the format has such.
+        load: Reads the file and returns the graph as a function of images.
+    """
+
+    name: str
+    suffix: str
+    packages: tuple[str, ...]
+    extra: str
+    write: Callable[[torch.export.ExportedProgram, Path], None]
+    load: Callable[[Path], _Run]
+
+
+def export_onnx(model: nn.Module, file: str | os.PathLike[str], input_size: tuple[int, int, int]) -> None:
+    """Write ``model`` as an ONNX file, by PyTorch's exporter.
+
+    The graph is that of evaluation mode in single precision, with the input ``images`` and the output ``logits``, both
+    of any batch size. ONNX Runtime must give the network's outputs, within :data:`TOLERANCE`, for each of
+    :data:`BATCHES`. Weights of more than 1.5 GiB go to ``FILE.data`` beside the file.
+
+    Args:
+        model: The network; it is not changed.
+        file: Where to write, ending in ``.onnx``.
+        input_size: ``(channels, height, width)`` of the images.
+
+    Raises:
+        ExportError: If a package is missing, the network cannot be exported, the outputs differ, or the file cannot be
+            written; no file is written then.
+    """
+    _export(model, Path(file), input_size, _ONNX)
+
+
+def export_program(model: nn.Module, file: str | os.PathLike[str], input_size: tuple[int, int, int]) -> None:
+    """Write ``model`` as a program that ``torch.export.load`` reads.
+
+    It is that of evaluation mode in single precision, for any batch size. Loaded again it must give the network's
+    outputs, within :data:`TOLERANCE`, for each of :data:`BATCHES`.
+
+    Args:
+        model: The network; it is not changed.
+        file: Where to write, ending in ``.pt2``.
+        input_size: ``(channels, height, width)`` of the images.
+
+    Raises:
+        ExportError: If the network cannot be exported, the outputs differ, or the file cannot be written; no file is
+            written then.
+    """
+    _export(model, Path(file), input_size, _PROGRAM)
+
+
+def export_openvino(model: nn.Module, file: str | os.PathLike[str], input_size: tuple[int, int, int]) -> None:
+    """Write ``model`` as an OpenVINO graph with its weights in a ``.bin`` file beside it, by way of ONNX.
+
+    It is that of evaluation mode in single precision, with the input ``images`` and the output ``logits``, both of any
+    batch size. OpenVINO, computing in single precision on the CPU, must give the network's outputs, within
+    :data:`TOLERANCE`, for each of :data:`BATCHES`.
+
+    Args:
+        model: The network; it is not changed.
+        file: Where to write the graph, ending in ``.xml``.
+        input_size: ``(channels, height, width)`` of the images.
+
+    Raises:
+        ExportError: If a package is missing, the network cannot be exported, the outputs differ, or the files cannot be
+            written; no file is written then.
+    """
+    _export(model, Path(file), input_size, _OPENVINO)
+
+
+def _export(model: nn.Module, target: Path, input_size: tuple[int, int, int], form: _Format) -> None:
+    if target.suffix != form.suffix:
+        raise ExportError(f"{target} cannot be {form.name}: its name must end in {form.suffix}")
+    for package in form.packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise ExportError(
+                f'{form.name} needs the package {package} ({error}): pip install "se-search[{form.extra}]"'
+            ) from error
+    try:
+        with torch.no_grad():
+            network = copy.deepcopy(model).cpu().float().eval()
+            program = _trace(network, input_size)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
+                written = Path(temporary, target.name)
+                form.write(program, written)
+                _compare(network, form.load(written), input_size, form.name)
+                # The file that names the others comes last: where it is, they are.
+                for part in sorted(written.parent.iterdir(), key=lambda part: part == written):
+                    move_into_place(part, target.with_name(part.name))
+    except ExportError:
+        raise
+    except OSError as error:
+        raise ExportError(f"{target} cannot be written ({error.strerror or error})") from error
+    # A network may fail in any way where it is traced, and so may the exporters, of which each has errors of its own.
+    except Exception as error:
+        cause = _first(error)
+        reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
+        raise ExportError(f"this {type(model).__name__} cannot be exported as {form.name}: {reason}") from error
+
+
+def _first(error: BaseException) -> BaseException:
+    return error if error.__cause__ is None else _first(error.__cause__)
+
+
+def _trace(network: nn.Module, input_size: tuple[int, int, int]) -> torch.export.ExportedProgram:
+    images = _images(_TRACED_BATCH, input_size)
+    outputs = network(images)
+    if not isinstance(outputs, torch.Tensor):
+        raise TypeError(f"it returns a {type(outputs).__name__}, not one tensor")
+    with _quiet():
+        program = torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim(_BATCH, min=1)},))
+    # They hold the paths of this machine's source files, which the written file would tell to everyone.
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)
+    return program
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep off the terminal what exporters log, and what they print before they fail: their exception says it too."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()) as printed:
+            yield
+    finally:
+        logging.disable(disabled)
+    sys.stderr.write(printed.getvalue())
+
+
+def _images(batch: int, input_size: tuple[int, int, int]) -> torch.Tensor:
+    return torch.randn(batch, *input_size, generator=torch.Generator().manual_seed(batch))
+
+
+def _compare(network: nn.Module, run: _Run, input_size: tuple[int, int, int], name: str) -> None:
+    for batch in BATCHES:
+        images = _images(batch, input_size)
+        expected = network(images)
+        got = run(images)
+        if got.shape != expected.shape:
+            raise ExportError(
+                f"{name} of this {type(network).__name__} was not kept, as its outputs have the shape "
+                f"{tuple(got.shape)} and not {tuple(expected.shape)}"
+            )
+        difference, largest = (got - expected).abs().max().item(), expected.abs().max().item()
+        if not difference <= TOLERANCE * largest:  # also where one is not a number
+            raise ExportError(
+                f"{name} of this {type(network).__name__} was not kept, as its outputs differ from the network's by "
+                f"{difference:.2g} at batch size {batch}, where the largest is {largest:.2g}"
+            )
+
+
+def _write_onnx(program: torch.export.ExportedProgram, file: Path) -> None:
+    written: Any = torch.onnx.export(
+        program,
+        dynamo=True,
+        verbose=False,
+        input_names=[_INPUT],
+        output_names=[_OUTPUT],
+        dynamic_shapes=({0: _BATCH},),  # the program has it already: this hands on its name
+    )
+    written.save(file)
+
+
+def _load_onnx(file: Path) -> _Run:
+    runtime = importlib.import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # errors: what else it has to say is about speed
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = runtime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run([_OUTPUT], {_INPUT: images.numpy()})[0])
+
+
+def _write_program(program: torch.export.ExportedProgram, file: Path) -> None:
+    torch.export.save(program, file)
+
+
+def _load_program(file: Path) -> _Run:
+    return torch.export.load(file).module()
+
+
+def _write_openvino(program: torch.export.ExportedProgram, file: Path) -> None:
+    openvino = importlib.import_module("openvino")
+    with tempfile.TemporaryDirectory() as temporary:
+        between = Path(temporary, "model.onnx")
+        _write_onnx(program, between)
+        try:
+            graph = openvino.convert_model(between)
+        except Exception as error:
+            # The first line tells where in OpenVINO's source it arose, the last one what could not be converted.
+            raise ValueError(str(error).strip().rpartition("\n")[2].lstrip("- ")) from None
+        openvino.save_model(graph, file, compress_to_fp16=False)
+
+
+def _load_openvino(file: Path) -> _Run:
+    openvino = importlib.import_module("openvino")
+    # Its own choice is half precision where the CPU has it.
+    graph = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda images: torch.from_numpy(graph({_INPUT: images.numpy()})[_OUTPUT].copy())
+
+
+_ONNX = _Format("an ONNX file", ".onnx", ("onnx", "onnxscript", "onnxruntime"), "onnx", _write_onnx, _load_onnx)
+_PROGRAM = _Format("a PyTorch program", ".pt2", (), "", _write_program, _load_program)
+_OPENVINO = _Format(
+    "an OpenVINO graph", ".xml", ("onnx", "onnxscript", "openvino"), "openvino", _write_openvino, _load_openvino
+)

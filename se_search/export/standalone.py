@@ -1,0 +1,81 @@
+"""One readable Python file that builds a network without this package."""
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from torch import nn
+
+from .. import __version__
+from ..errors import ExportError
+from ..network.backbones import create_on_meta
+from ..network.config import SEConfig
+from ..network.insertion import attach
+from ..network.se_block import LAYOUTS, GateFromOne, create_se_block
+from ..network.sites import find_places
+from .twin import bare_arguments, outputs
+
+
+def render_standalone(model: nn.Module, config: SEConfig) -> str:
+    """Return the source of a module that needs torch, timm and safetensors only and builds the network of ``config``.
+
+    Its ``load(folder)`` reads ``model.safetensors``.
+
+    Args:
+        model: The network, for the arguments that its backbone was created with.
+        config: What was inserted into it.
+    """
+    arguments = bare_arguments(model)
+    bare = create_on_meta(config.backbone, **arguments)
+    places = {(site.block, site.position): place for site, place in find_places(bare).items()} if config.sites else {}
+    steps: list[dict[str, Any]] = []
+    for site in config.removed:
+        steps.append({"put": "replace", "host": places[site.block, site.position].host, "block": None})
+    for placed in config.placed:
+        site, place = placed.site, places[placed.site.block, placed.site.position]
+        block = create_se_block(
+            site.channels, placed.ratio, placed.gate, placed.bias, placed.rounding, site.layout, placed.start
+        )
+        attach(bare, site, place, block)
+        name = next(name for name, module in bare.named_modules() if module is block)
+        options: dict[str, Any] = {} if placed.bias else {"bias": False}
+        if LAYOUTS[site.layout] != 1:
+            options["channel_axis"] = LAYOUTS[site.layout]
+        if isinstance(block.gate, GateFromOne):
+            options |= {"shift": block.gate.shift, "factor": block.gate.factor}
+        steps.append(
+            {
+                "put": {"output": "scale_output", "input": "scale_input"}.get(place.side, "replace"),
+                "host": place.host,
+                "name": name.rpartition(".")[2],
+                "block": [site.channels, placed.hidden, placed.gate],
+                "options": options,
+            }
+        )
+    environment = Environment(
+        loader=PackageLoader("se_search.export", ""),
+        autoescape=False,  # Python, not HTML: every value goes through repr
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["repr"] = repr
+    return environment.get_template("standalone.py.jinja").render(
+        backbone=config.backbone, arguments=arguments, steps=steps, version=__version__
+    )
+
+
+def check_standalone(folder: Path, model: nn.Module, input_size: tuple[int, int, int]) -> None:
+    """Check that ``model.py`` in ``folder`` loads the weights beside it and gives the outputs of ``model`` to the bit.
+
+    Raises:
+        ExportError: If it does not.
+    """
+    module = runpy.run_path(str(folder / "model.py"))
+    if not torch.equal(outputs(module["load"](folder), input_size), outputs(model, input_size)):
+        raise ExportError(
+            f"the file that builds this {type(model).__name__} without se_search gives other outputs: it was not kept"
+        )

@@ -1,0 +1,84 @@
+"""Whether timm builds a network by itself, found by checking, not by a table of names."""
+
+import copy
+from typing import Any
+
+import timm
+import torch
+from timm.models import get_arch_name, get_model_args
+from torch import nn
+
+from ..network.backbones import create_on_meta
+from ..network.config import SEConfig
+from ..network.insertion import whole_state
+
+_SE = "se"
+
+
+def find_twin(model: nn.Module, config: SEConfig, input_size: tuple[int, int, int]) -> str | None:
+    """Name an architecture of timm that is the same network: same state, same outputs to the bit.
+
+    Names that come near are tried: that of the backbone and those that differ from it by ``se``. Parameter names and
+    shapes must be equal. Outputs are compared with random weights of no special value, in evaluation mode: weights
+    that start at zero would hide an SE block.
+
+    Args:
+        model: A network with the SE blocks of ``config``; it is not changed.
+        config: What was inserted into it.
+        input_size: ``(channels, height, width)`` of the images to compare on.
+    """
+    state = {name: value.shape for name, value in model.state_dict().items()}
+    network = copy.deepcopy(model).cpu().float().eval()
+    _randomise(network)
+    for name in _near_names(get_arch_name(config.backbone)):
+        arguments = bare_arguments(model)
+        try:
+            twin = create_on_meta(name, **arguments)
+            if {key: value.shape for key, value in twin.state_dict().items()} != state:
+                continue
+            if torch.equal(*(outputs(one, input_size) for one in (network, load_twin(name, network)))):
+                return name
+        except Exception:  # timm's networks raise many kinds for arguments they do not take: it is not the same one
+            continue
+    return None
+
+
+def load_twin(name: str, model: nn.Module) -> nn.Module:
+    """Create timm's architecture ``name`` with the arguments and the state of ``model``, in evaluation mode."""
+    twin = timm.create_model(name, **bare_arguments(model))
+    twin.load_state_dict(whole_state(model))
+    return twin.eval()
+
+
+def bare_arguments(model: nn.Module) -> dict[str, Any]:
+    """Return what ``timm.create_model`` needs besides the name for a network like ``model`` without SE blocks."""
+    return {key: value for key, value in get_model_args(model).items() if key != "se_config"}
+
+
+def outputs(network: nn.Module, input_size: tuple[int, int, int]) -> torch.Tensor:
+    """Return the outputs of ``network`` for two fixed random images; the network may return several tensors."""
+    images = torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        made = network(images)
+    return made if isinstance(made, torch.Tensor) else torch.cat([one.flatten() for one in made])
+
+
+def _near_names(backbone: str) -> list[str]:
+    """``backbone`` and the architectures whose name becomes it, or that it becomes, when one ``se`` is left out."""
+
+    def without_se(name: str) -> set[str]:
+        parts = name.split(_SE)
+        return {_SE.join(parts[:cut]) + _SE.join(parts[cut:]) for cut in range(1, len(parts))}
+
+    shorter = without_se(backbone)
+    return [backbone, *(name for name in timm.list_models() if name in shorter or backbone in without_se(name))]
+
+
+def _randomise(network: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        with torch.no_grad():
+            if parameter.dim() > 1:
+                parameter.normal_(std=parameter[0].numel() ** -0.5, generator=generator)
+            else:
+                parameter.uniform_(0.2, 0.6, generator=generator)

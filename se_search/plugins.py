@@ -1,0 +1,107 @@
+"""Plugins: what other installed packages add by entry points, read only when it is asked for."""
+
+import warnings
+from collections.abc import Collection
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from .errors import ConfigurationError, DefinitionError, ExportError, SeSearchError
+
+
+@dataclass(frozen=True)
+class Group:
+    """One kind of plugin.
+
+    Attributes:
+        name: Name of the group of entry points.
+        word: What a plugin of this kind is called in messages.
+        error: What is raised where one cannot be used.
+    """
+
+    name: str
+    word: str
+    error: type[SeSearchError]
+
+
+SPACES = Group("se_search.spaces", "space", DefinitionError)
+"""A path object, YAML text, a mapping, or a function without arguments that returns one of them."""
+
+EVALUATORS = Group("se_search.evaluators", "evaluator", DefinitionError)
+"""A function ``(study, space, data)`` that returns an :class:`se_search.evaluation.evaluator.Evaluator`."""
+
+EXPORTERS = Group("se_search.exporters", "export format", ExportError)
+"""A function ``(model, folder, input_size)`` that writes ``model`` into ``folder``."""
+
+CONFIGURATIONS = Group("se_search.configurations", "configuration", ConfigurationError)
+"""An :class:`se_search.SEConfig`, or a function without arguments that returns one."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """What one entry point of an installed package offers; nothing is imported yet.
+
+    Attributes:
+        group: Its kind.
+        name: Name of the entry point, by which it is asked for.
+        package: Name of the package that brings it.
+        entry_point: Where it is.
+    """
+
+    group: Group
+    name: str
+    package: str
+    entry_point: metadata.EntryPoint
+
+    def __str__(self) -> str:
+        return f"{self.group.word} {self.name!r} of package {self.package}"
+
+    def load(self) -> Any:
+        """Import it.
+
+        Raises:
+            SeSearchError: Of the group's kind, if that fails for whatever reason.
+        """
+        try:
+            return self.entry_point.load()
+        except Exception as error:  # the import of a foreign package can raise anything
+            raise self.refusal("cannot be imported", error) from error
+
+    def refusal(self, what: str, error: Exception) -> SeSearchError:
+        """Return the error that says in one sentence what is wrong, naming the package and the entry point."""
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0].removesuffix(": ")
+        where = f"entry point {self.name} = {self.entry_point.value} of group {self.group.name}"
+        return self.group.error(f"{self} {what} ({where}): {reason}")
+
+
+def find_plugins(group: Group) -> tuple[Plugin, ...]:
+    """Return what the installed packages offer in ``group``, by name; nothing of theirs is imported."""
+    found = [
+        Plugin(group, entry_point.name, entry_point.dist.name if entry_point.dist else "unknown", entry_point)
+        for entry_point in metadata.entry_points(group=group.name)
+    ]
+    return tuple(sorted(found, key=lambda plugin: (plugin.name, plugin.package)))
+
+
+def find_plugin(group: Group, name: str, shipped: Collection[str] = ()) -> Plugin | None:
+    """Return the plugin of ``group`` that is called ``name``, ``None`` where there is none.
+
+    A shipped name stays what is shipped: a plugin of that name is not used, and a warning says so.
+
+    Args:
+        group: Its kind.
+        name: Its name.
+        shipped: Names of the group that this package takes itself.
+
+    Raises:
+        SeSearchError: Of the group's kind, if several packages offer the name.
+    """
+    named = [plugin for plugin in find_plugins(group) if plugin.name == name]
+    if name in shipped:
+        for plugin in named:
+            warnings.warn(f"{plugin} is not used: se-search ships a {group.word} of that name", stacklevel=2)
+        return None
+    if len(named) > 1:
+        packages = ", ".join(plugin.package for plugin in named)
+        raise group.error(f"{group.word} {name!r} is offered by several packages ({packages}): keep one of them")
+    return named[0] if named else None

@@ -1,0 +1,43 @@
+"""Networks for tests of exports."""
+
+import random
+
+import torch
+from torch import nn
+
+from se_search import PlacedSE, SEConfig, create_model, find_sites
+from se_search.network.backbones import default_input_size
+from se_search.network.se_block import GATES
+
+
+def drawn_configuration(backbone: str, seed: int, most: int = 5) -> SEConfig:
+    """Up to ``most`` SE blocks at sites drawn from all positions, each with a ratio and a gate of its own.
+
+    Of own attention that is drawn, every second one is taken out instead.
+    """
+    draw = random.Random(seed)
+    every = find_sites(backbone)
+    sites = draw.sample(every, min(most, len(every)))
+    removed = tuple(site for site in sites if site.position == "existing")[::2]
+    placed = tuple(
+        PlacedSE(site, draw.choice((2, 4, 8, 16)), draw.choice(GATES), draw.random() < 0.7, draw.choice((1, 8)))
+        for site in sites
+        if site not in removed
+    )
+    return SEConfig(backbone, placed, removed)
+
+
+def network(config: SEConfig, **options) -> nn.Module:
+    """Create a network all of whose branches and SE blocks count: many of timm's start at zero or next to it."""
+    torch.manual_seed(0)
+    model = create_model(config, **options).eval()
+    for parameter in model.parameters():
+        if parameter.dim() <= 1:
+            nn.init.uniform_(parameter, 0.2, 0.6)
+        elif not parameter.any() or parameter.abs().max() < 1e-10:
+            nn.init.normal_(parameter, std=0.02)
+    return model
+
+
+def images_for(model: nn.Module) -> torch.Tensor:
+    return torch.randn(2, *default_input_size(model), generator=torch.Generator().manual_seed(1))

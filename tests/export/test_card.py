@@ -1,0 +1,113 @@
+"""The model card: what it shows, and that nothing that comes from outside becomes markup."""
+
+import re
+
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+from networks_to_export import network
+
+from se_search import PlacedSE, SEConfig, create_model, export_timm, find_sites
+from se_search.export.card import Origin, Result, draw_configuration, escape_code, escape_text
+
+NASTY = [
+    "a\n---\nlicense: stolen\n---\n# Title",
+    "<script>alert(1)</script>",
+    "[click](javascript:alert(1)) ![x](http://a.b/c.png)",
+    "`code` ``and`` | a cell | **bold** _slanted_ ~~gone~~",
+    "# heading",
+    "- item",
+    "--- x",
+    "1. item",
+    "12) item",
+    "+0.5% of 1.25",
+    "&lt;b&gt; \\` https://a.b www.a.b",
+    "\u202eright to left\x00\x1b[31m",
+]
+
+
+def rendered(text):
+    return MarkdownIt("commonmark", {"linkify": False}).enable("table").enable("strikethrough").render(text)
+
+
+def front_matter(card):
+    _, front, rest = re.split(r"^---$", card, maxsplit=2, flags=re.MULTILINE)
+    return yaml.safe_load(front), rest
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_text_and_code_from_outside_show_as_they_are(text):
+    shown = " ".join("".join(one if one.isprintable() else " " for one in text).split())
+    html = shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
+    assert rendered(escape_text(text)) == f"<p>{html}</p>\n"
+    assert rendered(f"| a |\n|---|\n| {escape_code(text)} |").count("<td>") == 1
+    assert f"<td><code>{html}</code></td>" in rendered(f"| a |\n|---|\n| {escape_code(text)} |")
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_nothing_from_outside_becomes_markup_or_metadata(tmp_path, text):
+    name = text.replace("/", "∕").replace("\x00", "")
+    model = create_model(SEConfig.uniform("test_resnet", 8), num_classes=2)
+    origin = Origin(text, license=text, results=(Result(text, text, text),))
+    export_timm(model, tmp_path / name, interpolation="bilinear", origin=origin, label_names=["ok", text])
+    front, rest = front_matter((tmp_path / name / "README.md").read_text())
+    assert set(front) == {"library_name", "pipeline_tag", "tags", "license"}
+    assert front["license"] == text
+    html = rendered(rest)
+    assert html.count("<h1>") == 1
+    assert html.count("<h2>") == 5
+    assert "<hr" not in html
+    assert not re.search(r"<(script|a|img|strong|em|s|b)\b", html)
+    assert html.count("<tr>") == 5 + 2 + 2 + 8 + 1  # parameters with two of four stages more, results, images
+
+
+def test_a_configuration_is_drawn_stage_by_stage():
+    config = SEConfig.uniform("resnet50", 16, stages=[3, 4]).with_site(
+        find_sites("resnet50", position="standard")[0], ratio=4, gate="tanh", bias=False, rounding=1
+    )
+    assert draw_configuration(config).splitlines() == [
+        "stage 2  A · ·",
+        "stage 3  B B B B",
+        "stage 4  B B B B B B",
+        "stage 5  · · ·",
+        "",
+        "A  r=4, gate tanh, position standard, no biases, hidden width a multiple of 1",
+        "B  r=16, gate sigmoid, position standard",
+        "·  no SE block",
+    ]
+
+
+def test_several_positions_of_a_block_share_its_place():
+    standard, pre = (SEConfig.uniform("resnet10t", 8, stages=[2], position=where) for where in ("standard", "pre"))
+    drawn = draw_configuration(SEConfig("resnet10t", (*standard.placed, *pre.placed))).splitlines()
+    assert drawn[0] == "stage 2  A+B"
+    assert sorted(drawn[5:7]) == ["A  r=8, gate sigmoid, position pre", "B  r=8, gate sigmoid, position standard"]
+
+
+def test_own_attention_is_drawn_as_kept_replaced_or_taken_out():
+    first, second, *_ = find_sites("seresnet18", position="existing")
+    drawn = draw_configuration(SEConfig("seresnet18", (PlacedSE(first, 4),), removed=(second,)))
+    assert drawn.splitlines()[:2] == ["stage 2  A x", "stage 3  o o"]
+    assert "o  the backbone's own attention, as timm has it" in drawn
+    assert "x  the backbone's own attention taken out" in drawn
+
+
+def test_the_card_tells_overhead_by_formula_and_counted(tmp_path):
+    # 2 · (4 · 256² + ...)/16 over the blocks, and with biases: facts of timm's seresnet50.
+    export_timm(create_model(SEConfig.uniform("resnet50", 16)), tmp_path / "exported", input_size=(3, 32, 32))
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert "| backbone as timm publishes it | 25,557,032 |" in card
+    assert "| added, by the formula Σ 2C²/r | +2,514,944 (+9.84%) |" in card
+    assert "| added, counted | +2,530,992 (+9.90%) |" in card
+    assert "timm builds the same network by itself as `seresnet50`" in card
+
+
+def test_the_card_of_a_users_own_network_says_what_is_known(tmp_path):
+    model = network(SEConfig.uniform("test_resnet", 8), num_classes=2)
+    export_timm(model, tmp_path / "exported", description="Trained on my cats.", label_names=["cat", "no cat"])
+    front, card = front_matter((tmp_path / "exported" / "README.md").read_text())
+    assert "license" not in front
+    assert "Trained on my cats. If they started from timm's published weights" in card
+    assert "Nothing measured is known of them." in card
+    assert "| names of the classes | `cat`, `no cat` |" in card
+    assert 'timm.create_model("local-dir:exported", pretrained=True)' in card
