@@ -166,6 +166,7 @@ class Run:
                 f"{config.backbone} with {len(config.placed)} SE blocks, trial {number} of an se-search run on "
                 f"{data.name}. {origin.weights}"
             ),
+            label_names=data.label_names,
             origin=origin,
             plain=plain,
             standalone=standalone,

@@ -31,6 +31,7 @@ class ImageData:
         train: Images to train on.
         validation: Images that the search compares configurations on.
         test: Images that a search never sees; kept for verification.
+        label_names: Names of the classes, where they are known.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ImageData:
     train: TensorDataset
     validation: TensorDataset
     test: TensorDataset
+    label_names: tuple[str, ...] | None = None
 
 
 def load_data(name: str) -> ImageData:
@@ -69,4 +71,15 @@ def _load_digits() -> ImageData:
     mean, std = float(images[train].mean()), float(images[train].std())
     images = ((images - mean) / std).expand(-1, 3, -1, -1)
     parts = [TensorDataset(images[part].contiguous(), labels[part]) for part in (train, validation, test)]
-    return ImageData("digits", 10, (3, 32, 32), (mean,) * 3, (std,) * 3, "bilinear", *parts)
+    return ImageData(
+        name="digits",
+        classes=10,
+        input_size=(3, 32, 32),
+        mean=(mean,) * 3,
+        std=(std,) * 3,
+        interpolation="bilinear",
+        train=parts[0],
+        validation=parts[1],
+        test=parts[2],
+        label_names=tuple(map(str, digits.target_names)),
+    )

@@ -52,3 +52,7 @@ def test_the_split_is_always_the_same():
 def test_unknown_data_are_refused():
     with pytest.raises(DataError, match=r"'digit'.*available is digits"):
         load_data("digit")
+
+
+def test_the_classes_have_names():
+    assert load_data("digits").label_names == tuple("0123456789")
