@@ -52,7 +52,13 @@ def stop_when(folder: Path, arguments: list[str], is_time, which: signal.Signals
     """Start the command, send it a signal as soon as ``is_time()``, and return its exit code and output."""
     output = folder / "output.txt"
     with output.open("w") as stream:
-        process = subprocess.Popen([*COMMAND, *arguments], cwd=folder, stdout=stream, stderr=stream)
+        process = subprocess.Popen(
+            [*COMMAND, *arguments],
+            cwd=folder,
+            stdout=stream,
+            stderr=stream,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # in a background job it is ignored
+        )
         deadline = time.monotonic() + 120
         while not is_time():
             assert process.poll() is None, output.read_text()
