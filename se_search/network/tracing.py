@@ -312,8 +312,11 @@ class Trace(TorchFunctionMode):
         inputs = tuple(map(self._now, operands))
         nodes = tuple(map(frame.node, inputs))
         shapes = [tuple(operand.shape) for operand in self._keep(operands)]
+        contents = {id(operand): operand._version for operand in operands}
         result = func(*args, **(kwargs or {}))
         for tensor in self._keep(result):
+            if contents.get(id(tensor)) == tensor._version:
+                continue  # handed back as it was, as by `contiguous` or `float` where nothing is to do
             shape = tuple(tensor.shape)
             order = _order(name, args, len(shape))
             self._versions[id(tensor)] += 1

@@ -8,6 +8,7 @@ import torch
 
 from se_search import PlacedSE, SEConfig, Site, create_model, find_sites
 from se_search.errors import BackboneError
+from se_search.network.sites import trace_backbone
 
 RESNETS = [
     "resnet18",
@@ -164,3 +165,31 @@ def test_blocks_stay_when_timm_merges_layers_for_inference(name):
     with torch.no_grad():
         expected = model(images)
         torch.testing.assert_close(merged(images), expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+
+
+class HandsBack(torch.nn.Module):
+    """A block whose layer gets its input through calls that return it as it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.LayerNorm(8)
+        self.layer = torch.nn.Linear(8, 8)
+
+    def forward(self, x):
+        return x + self.layer(self.norm(x.float().contiguous()))
+
+
+def test_a_tensor_handed_back_as_it_was_stays_the_stream():
+    found = trace_backbone(
+        torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.Flatten(2), Turned(HandsBack())), (3, 4, 4)
+    )
+    assert [one.channels for one in found.additions] == [8]
+
+
+class Turned(torch.nn.Module):
+    def __init__(self, block):
+        super().__init__()
+        self.block = block
+
+    def forward(self, x):
+        return self.block(x.transpose(1, 2)).mean(1)
