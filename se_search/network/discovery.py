@@ -204,9 +204,9 @@ def _standard(trace: Trace, addition: Addition, axis: int) -> _Tensor | str:
         if before is None:
             break
         node, axis = before
-    for call, _ in candidates:
+    for call, channel_axis in candidates:
         if isinstance(trace.modules[call.name], EmptySlot) and trace.runs[call.name] == 1:
-            return _Tensor(Place(call.name, "slot"), trace.shapes[call.output[0]], axis)
+            return _Tensor(Place(call.name, "slot"), trace.shapes[call.output[0]], channel_axis)
     # The branch itself first. Batch norms are replaced where they are frozen or synchronised, and a dropped or scaled
     # path is scaled before it is dropped.
     for call, channel_axis in sorted(candidates, key=lambda one: _preference(trace, one[0])):

@@ -52,11 +52,11 @@ def _scale_input(name: str, module: nn.Module, args: tuple[torch.Tensor, ...]) -
 
 
 def _nearest_parameter(model: nn.Module, name: str) -> nn.Parameter:
-    while True:
-        found = next(model.get_submodule(name).parameters(), None)
-        if found is not None or not name:
-            return found if found is not None else nn.Parameter(torch.empty(0))
+    found = next(model.get_submodule(name).parameters(), None)
+    while found is None and name:
         name = name.rpartition(".")[0]
+        found = next(model.get_submodule(name).parameters(), None)
+    return nn.Parameter(torch.empty(0)) if found is None else found
 
 
 def insert(

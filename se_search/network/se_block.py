@@ -1,6 +1,7 @@
 """Squeeze-and-Excitation blocks: the plain one and the elastic one that a supernet shares."""
 
 import math
+from collections.abc import Collection
 
 import torch
 import torch.nn.functional as F
@@ -41,11 +42,7 @@ def check_gate(gate: object) -> str:
     Raises:
         ConfigurationError: If it is anything else.
     """
-    if not isinstance(gate, str) or gate not in GATES:
-        raise ConfigurationError(
-            f"gate {gate!r} is unknown: choose one of {', '.join(GATES)}{did_you_mean(str(gate), GATES)}"
-        )
-    return gate
+    return _check_choice("gate", gate, GATES)
 
 
 def check_layout(layout: object) -> str:
@@ -54,9 +51,7 @@ def check_layout(layout: object) -> str:
     Raises:
         ConfigurationError: If it is anything else.
     """
-    if not isinstance(layout, str) or layout not in LAYOUTS:
-        raise ConfigurationError(f"layout {layout!r} is unknown: choose one of {', '.join(LAYOUTS)}")
-    return layout
+    return _check_choice("layout", layout, LAYOUTS)
 
 
 def check_start(start: object) -> str:
@@ -65,9 +60,14 @@ def check_start(start: object) -> str:
     Raises:
         ConfigurationError: If it is anything else.
     """
-    if not isinstance(start, str) or start not in STARTS:
-        raise ConfigurationError(f"start {start!r} is unknown: choose one of {', '.join(STARTS)}")
-    return start
+    return _check_choice("start", start, STARTS)
+
+
+def _check_choice(word: str, value: object, choices: Collection[str]) -> str:
+    if not isinstance(value, str) or value not in choices:
+        near = did_you_mean(str(value), choices)
+        raise ConfigurationError(f"{word} {value!r} is unknown: choose one of {', '.join(choices)}{near}")
+    return value
 
 
 def hidden_channels(channels: int, ratio: int, rounding: int = 8) -> int:
