@@ -32,6 +32,7 @@ from .search.loop import Measure, load_network, run_search
 from .search.record import read_results, write_results
 from .search.results import PICKS, front_of, pick_trials
 from .search.run_folder import REPORT_FILE, read_definition
+from .search.verification import run_verification
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,8 @@ class Run:
             mean=data.mean,
             std=data.std,
             interpolation=data.interpolation,
+            crop_pct=data.crop_pct,
+            crop_mode=data.crop_mode,
             description=(
                 f"{config.backbone} with {len(config.placed)} SE blocks, trial {number} of an se-search run on "
                 f"{data.name}. {origin.weights}"
@@ -177,6 +180,26 @@ class Run:
             push_to_hub=push_to_hub,
         )
         return replace(exported, trial=number)
+
+    def verify(self, members: str | int = "front", seeds: int = 3, epochs: int | None = None) -> pd.DataFrame:
+        """Train members of the front by themselves and judge them on the test images; what ``se-search verify`` calls.
+
+        Args:
+            members: ``"front"``, ``"all"`` (every complete trial), or how many members of the front.
+            seeds: Trainings of each network; the network without SE and the uniform r=16 one are among them.
+            epochs: Epochs of each training; by default the study's. Schedules of other lengths that were verified
+                before are kept.
+
+        Returns:
+            The complete trials that have been verified, with their verified values.
+
+        Raises:
+            RunFolderError: If there is nothing to verify or the folder is in use.
+        """
+        run_verification(self.folder, str(members), seeds, epochs)
+        self.report()
+        trials = self.trials
+        return trials[trials["verified_seeds"].notna()]
 
     def report(self) -> Path:
         """Write ``report.html``, ``trials.csv``, ``pareto.csv`` and ``run.json`` anew and return the report's path."""
@@ -206,13 +229,15 @@ def search(
         backbone: A timm architecture name.
         study: Name of a shipped study or path of a study file.
         budget: Distinct configurations to complete; the study's own by default.
-        out: Run folder; ``runs/<backbone>-<study>`` by default.
+        out: Run folder; ``runs/<backbone>-<study>`` by default, or with the last part of the name of ``data`` where
+            that is given.
         evaluator: Name of a shipped evaluator or of a plugin's; the keys of a study's ``evaluator``; or a class or
             function ``(study, space, data)`` that returns a :class:`se_search.evaluation.evaluator.Evaluator`.
         objectives: Two or three. Names as in a study file, or a mapping from each name to its direction
             (``"maximize"`` or ``"minimize"``) or, for an objective of your own, to a function and its direction. The
             function takes the configuration and the network that was evaluated and returns a finite number.
-        **overrides: Further keys of a study, and ``max_params`` and ``max_latency``, in place of the study's own.
+        **overrides: Further keys of a study, and ``max_params``, ``max_latency``, ``epochs`` and ``pretrained``, in
+            place of the study's own.
 
     Raises:
         SeSearchError: If something given is wrong; nothing is written then.
@@ -229,7 +254,9 @@ def search(
         overrides |= {"custom_objectives": directions}
     listed = None if objectives is None else list(objectives)
     definition = load_study(name, backbone=backbone, budget=budget, evaluator=evaluator, objectives=listed, **overrides)
-    folder = Path(out) if out is not None else Path("runs") / f"{definition.backbone}-{Path(name).stem}"
+    named = overrides.get("data")
+    ending = Path(name).stem if named is None else Path(named).resolve().name
+    folder = Path(out) if out is not None else Path("runs") / f"{definition.backbone}-{ending}"
     run_search(definition, folder, create, measures)
     run = Run(folder, create)
     run.report()
@@ -296,6 +323,29 @@ def describe_front(trials: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame
                 **{name: f"{row[name]:.4g}" for name in run["objectives"] if name not in OBJECTIVES},
                 "SE blocks": str(row["se_blocks"]),
                 "": ", ".join(remarks),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def describe_verified(schedule: Mapping[str, Any]) -> pd.DataFrame:
+    """Return what one schedule of verification has found in words, one row for each network.
+
+    Args:
+        schedule: One of ``verified`` of ``run.json``.
+    """
+    rows = []
+    for member in schedule["members"]:
+        (accuracy, low, high), (loss, loss_low, loss_high) = member["accuracy"], member["log_loss"]
+        difference, below, above = member["log_loss_difference"]
+        against = f"{difference:+.4f} [{below:+.4f}, {above:+.4f}]" if member["name"] != "no SE" else ""
+        rows.append(
+            {
+                "trial": "–" if member["number"] is None else str(member["number"]),
+                "accuracy": f"{accuracy:.1%} [{low:.1%}, {high:.1%}]",
+                "log-loss": f"{loss:.4f} [{loss_low:.4f}, {loss_high:.4f}]",
+                "log-loss against no SE": against,
+                "": member["name"],
             }
         )
     return pd.DataFrame(rows)

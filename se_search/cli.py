@@ -69,14 +69,31 @@ def run(
     space: Annotated[
         str | None, typer.Option(help="What may vary: a shipped space or a YAML file.  [default: the study's]")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Images to train and evaluate on.  [default: the study's]")] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/BACKBONE-STUDY]")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Images: embedded (digits, digits-hard, …), a folder of classes, or timm's name of a dataset.  "
+            "[default: the study's]"
+        ),
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Height and width of a folder's or dataset's images.  [default: the backbone's]")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/BACKBONE-STUDY or runs/BACKBONE-DATA]")] = None,
     seed: Annotated[int | None, typer.Option(help="Fixes what can be fixed.  [default: the study's]")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.  [default: the study's]")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.  [default: PyTorch's choice]")] = None,
     sampler: Annotated[str | None, typer.Option(help="tpe or random.  [default: the study's]")] = None,
     evaluator: Annotated[
-        str | None, typer.Option(help="What judges a configuration: supernet or a plugin's.  [default: the study's]")
+        str | None,
+        typer.Option(
+            help="What judges a configuration: supernet, finetune, scratch or a plugin's.  [default: the study's]"
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of each training.  [default: the study's]")] = None,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(help="For finetune, the backbone's weights: timm, local-dir:FOLDER or a checkpoint file."),
     ] = None,
     max_params: Annotated[
         str | None, typer.Option(help="Most parameters to add, as a share of the backbone's, such as 5%.")
@@ -91,6 +108,8 @@ def run(
     Example:
       se-search run --backbone resnet50 --budget 50
       se-search run --backbone resnet18 --space blocks --max-params 5% --out runs/small
+      se-search run --backbone resnet18 --data path/to/images --image-size 128
+      se-search run --backbone resnet18 --evaluator finetune --pretrained timm --epochs 3
     """
     from .api import search
 
@@ -106,10 +125,39 @@ def run(
         threads=threads,
         sampler=sampler,
         evaluator=evaluator,
+        epochs=epochs,
+        pretrained=pretrained,
+        image_size=image_size,
         max_params=max_params,
         max_latency=max_latency,
     )
     _show_front(found.folder)
+
+
+@_command
+def verify(
+    folder: RunFolder,
+    members: Annotated[
+        str, typer.Option(help="front, all (every complete trial), or how many members of the front.")
+    ] = "front",
+    seeds: Annotated[int, typer.Option(help="Trainings of each network.")] = 3,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of each training.  [default: the study's]")] = None,
+) -> None:
+    """Train members of the front by themselves and judge them on the test images; the same command resumes.
+
+    The network without SE and the uniform r=16 one are trained beside them, with the same seeds and batches. Values,
+    paired differences and the agreement with the search's ranking go to the report and the tables.
+
+    \b
+    Example:
+      se-search verify runs/resnet50-digits
+      se-search verify runs/resnet50-digits --members 2 --seeds 5 --epochs 30
+    """
+    from .api import load_run
+
+    found = load_run(folder)
+    found.verify(members, seeds, epochs)
+    _show_verified(found.folder)
 
 
 @_command
@@ -350,6 +398,7 @@ def _show_front(folder: Path) -> None:
 
     from .api import describe_front
     from .progress import console, say
+    from .report.page import describe_evaluation
     from .search.record import read_results
 
     results, run = read_results(folder)
@@ -358,18 +407,45 @@ def _show_front(folder: Path) -> None:
     for row in front.itertuples(index=False):
         table.add_row(*map(escape, row))
     say("")
-    name = run["evaluator"]["name"]
-    how = "weight sharing" if name == "supernet" else f"the evaluator {name}"
-    say(f"Pareto front (accuracy estimated by {how}, 95 % intervals):")
+    say(f"Pareto front (accuracy estimated by {describe_evaluation(run['evaluator'])}, 95 % intervals):")
     console.print(table)
-    for caution in run["cautions"]:
-        say(caution)
+    for sentence in (run["gain"], *run["cautions"]):
+        if sentence:
+            say(sentence)
     failed = int((results["state"] == "failed").sum())
     if failed:
         say(f"{failed} trials failed; trials.csv holds their reasons.")
+    if run["data"]["unreadable"]:
+        say(f"{len(run['data']['unreadable'])} images cannot be read and were left out; run.json names them.")
     say(f"Report: {folder / 'report.html'}")
     if run["picks"]:
-        say(f"Next:   {_program()} export {folder} --pick knee --to exported")
+        say(f"Next:   {_program()} verify {folder}")
+        say(f"        {_program()} export {folder} --pick knee --to exported")
+
+
+def _show_verified(folder: Path) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from .api import describe_verified
+    from .progress import console, say
+    from .search.record import read_results
+
+    for schedule in read_results(folder)[1]["verified"]:
+        shown = describe_verified(schedule)
+        table = Table(*shown.columns, box=None, pad_edge=False)
+        for row in shown.itertuples(index=False):
+            table.add_row(*map(escape, row))
+        say("")
+        say(
+            f"Trained by themselves for {schedule['epochs']} epochs with {len(schedule['seeds'])} seeds, "
+            f"judged on {schedule['images']} test images (95 % intervals):"
+        )
+        console.print(table)
+        say(schedule["finding"])
+        for sentence in schedule["ranking"]:
+            say(sentence)
+    say(f"Report: {folder / 'report.html'}")
 
 
 def _program() -> str:

@@ -1,85 +1,56 @@
-"""The images that a search trains and evaluates on."""
+"""Data by name."""
 
-from dataclasses import dataclass
-
-import torch
-import torch.nn.functional as F
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
-from torch.utils.data import TensorDataset
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from ..errors import DataError, did_you_mean
+from .digits import load_context_digits, load_easy_digits, load_hard_digits
+from .image_data import ImageData
+from .image_files import PREFIXES, USUAL_SPLITS, Splits, load_folder, load_timm_dataset
 
-DATA_NAMES = ("digits",)
-
-_SPLIT_SEED = 2017  # part of the data's definition: every search, whatever its seed, sees the same split
-
-
-@dataclass(frozen=True)
-class ImageData:
-    """Images and labels in three parts that share no image.
-
-    Each part yields ``(image, label)``: a normalised float tensor of ``input_size`` and a class index.
-
-    Attributes:
-        name: Name as given to ``--data``.
-        classes: Number of classes.
-        input_size: ``(channels, height, width)`` of every image.
-        mean: Mean that was subtracted, for each channel, of images with values from 0 to 1.
-        std: Standard deviation that was divided by, for each channel.
-        interpolation: How the images were resized, in timm's words.
-        train: Images to train on.
-        validation: Images that the search compares configurations on.
-        test: Images that a search never sees; kept for verification.
-        label_names: Names of the classes, where they are known.
-    """
-
-    name: str
-    classes: int
-    input_size: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-    train: TensorDataset
-    validation: TensorDataset
-    test: TensorDataset
-    label_names: tuple[str, ...] | None = None
+EMBEDDED: Mapping[str, Callable[[], ImageData]] = {
+    "digits": load_easy_digits,
+    "digits-hard": load_hard_digits,
+    "digits-context": load_context_digits,
+}
+"""Data that travel with the package."""
 
 
-def load_data(name: str) -> ImageData:
+def load_data(
+    name: str,
+    backbone: str | None = None,
+    image_size: int | None = None,
+    splits: Splits = USUAL_SPLITS,
+    root: Path | None = None,
+) -> ImageData:
     """Load data by name.
 
+    Args:
+        name: One of :data:`EMBEDDED`, else the path of a folder of images, else timm's name of a dataset, such as
+            ``torch/cifar100``.
+        backbone: The timm architecture that will see the images: its configuration says how they are prepared. The
+            embedded ones need none.
+        image_size: Height and width of images that are not embedded; ``None`` takes the backbone's.
+        splits: Which splits of data that are not embedded are the parts.
+        root: Where a timm dataset is, see :func:`~se_search.evaluation.image_files.load_timm_dataset`.
+
     Raises:
-        DataError: If the name is unknown.
+        DataError: If the name is unknown or the data cannot be used.
+        BackboneError: If timm does not know the backbone.
     """
-    if name not in DATA_NAMES:
+    if name in EMBEDDED:
+        if (image_size, splits, root) != (None, USUAL_SPLITS, None):
+            raise DataError(f"data {name!r} are embedded: leave image_size, splits and data_root out")
+        return EMBEDDED[name]()
+    folder = Path(name).expanduser()
+    dataset = name.startswith(PREFIXES)
+    if not (dataset or folder.is_dir()):
         raise DataError(
-            f"data {name!r} is unknown: available is {', '.join(DATA_NAMES)}{did_you_mean(name, DATA_NAMES)}"
+            f"data {name!r} are neither embedded ({', '.join(EMBEDDED)}) nor a folder of images nor a timm dataset "
+            f"({', '.join(prefix + '…' for prefix in PREFIXES)}){did_you_mean(name, EMBEDDED)}"
         )
-    return _load_digits()
-
-
-def _load_digits() -> ImageData:
-    """scikit-learn's 1,797 grey 8×8 digits, shown at 3×32×32: 1,000 to train, 400 to validate, 397 to test."""
-    digits = load_digits()
-    labels = torch.tensor(digits.target)
-    images = F.interpolate(torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16, size=32, mode="bilinear")
-
-    rest, test = train_test_split(range(len(labels)), test_size=397, stratify=labels, random_state=_SPLIT_SEED)
-    train, validation = train_test_split(rest, test_size=400, stratify=labels[rest], random_state=_SPLIT_SEED)
-
-    mean, std = float(images[train].mean()), float(images[train].std())
-    images = ((images - mean) / std).expand(-1, 3, -1, -1)
-    parts = [TensorDataset(images[part].contiguous(), labels[part]) for part in (train, validation, test)]
-    return ImageData(
-        name="digits",
-        classes=10,
-        input_size=(3, 32, 32),
-        mean=(mean,) * 3,
-        std=(std,) * 3,
-        interpolation="bilinear",
-        train=parts[0],
-        validation=parts[1],
-        test=parts[2],
-        label_names=tuple(map(str, digits.target_names)),
-    )
+    if backbone is None:
+        raise DataError(f"data {name!r} are prepared as a backbone says: name one")
+    if folder.is_dir():
+        return load_folder(name, folder, backbone, image_size, splits)
+    return load_timm_dataset(name, root, backbone, image_size, splits)

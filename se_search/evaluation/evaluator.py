@@ -1,41 +1,51 @@
 """What the study loop asks of an evaluator, and how a network is judged on the validation images."""
 
 import random
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
 
 from ..errors import EvaluationError
 from ..network.config import SEConfig
 from ..network.sites import Site
-from .statistics import Estimate, accuracy_estimate, mean_estimate
+from .image_data import ImageSet, batches
+from .statistics import Estimate, accuracy_estimate, crossed_mean, mean_estimate
+from .training import TrainingRecipe, autocast, to_device
 
 ProgressBar = Callable[[str, int, int], AbstractContextManager[Callable[..., None]]]
 """As :func:`se_search.progress.progress_bar`."""
 
 
+@contextmanager
+def no_progress(description: str, total: int, completed: int = 0) -> Iterator[Callable[..., None]]:
+    """Show nothing: the :data:`ProgressBar` of who does not want one."""
+    yield lambda steps=1, line=None: None
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """What a configuration is worth on the validation images.
+    """What a configuration is worth on one set of images.
 
     Attributes:
-        accuracy: Top-1 accuracy with its Wilson interval.
-        log_loss: Mean cross-entropy in nats with its bootstrap interval.
-        correct: Whether each validation image was classified correctly, for paired comparisons.
+        accuracy: Top-1 accuracy with its 95 % interval.
+        log_loss: Mean cross-entropy in nats with its 95 % interval.
+        correct: Whether each image was classified correctly, for paired comparisons: one row for each training seed,
+            one column for each image.
+        losses: Cross-entropy of each image, in the same shape.
     """
 
     accuracy: Estimate
     log_loss: Estimate
     correct: npt.NDArray[np.bool_]
+    losses: npt.NDArray[np.float32]
 
 
 class Space(Protocol):
@@ -81,29 +91,57 @@ class Evaluator(Protocol):
         """Return the network of ``config`` whose outputs :meth:`evaluate` judges, in evaluation mode on the CPU."""
 
 
+@runtime_checkable
+class RungEvaluator(Protocol):
+    """An evaluator that can be stopped on the way: what successive halving asks for besides."""
+
+    def rungs(self, config: SEConfig) -> Iterator[tuple[int, Evaluation]]:
+        """Give the epochs trained so far and what the network is worth then, at each rung; the last is the result."""
+
+
 def evaluate_network(
-    model: nn.Module, images: Dataset[Any], batch: int = 64, device: torch.device | str = "cpu", seed: int = 0
+    model: nn.Module,
+    images: ImageSet,
+    batch: int = 64,
+    device: torch.device | str = "cpu",
+    recipe: TrainingRecipe | None = None,
 ) -> Evaluation:
     """Evaluate a network in the mode that it is in.
 
     Args:
         model: A classifier on ``device``.
-        images: What to evaluate on, pairs of image and class index.
+        images: What to evaluate on.
         batch: Images in one forward pass.
         device: A torch device.
-        seed: Fixes the bootstrap of the log-loss.
+        recipe: Gives precision, memory format and loading processes; float32 and the default ones without it.
 
     Raises:
         EvaluationError: If the network's outputs are not finite.
     """
+    recipe = recipe or TrainingRecipe(epochs=0, batch=batch, learning_rate=0.0)
+    device = torch.device(device)
     losses, correct = [], []
     with torch.inference_mode():
-        for inputs, labels in DataLoader(images, batch):
-            logits = model(inputs.to(device)).float().cpu()
+        for inputs, labels in batches(images, batch, workers=recipe.workers):
+            with autocast(recipe, device):
+                logits = model(to_device(inputs, recipe, device))
+            logits = logits.float().cpu()
             losses.append(F.cross_entropy(logits, labels, reduction="none"))
             correct.append(logits.argmax(1) == labels)
     loss = torch.cat(losses).numpy()
     if not np.isfinite(loss).all():
         raise EvaluationError("the network's outputs on the validation images are not finite")
     right = torch.cat(correct).numpy()
-    return Evaluation(accuracy_estimate(right), mean_estimate(loss, seed), right)
+    return Evaluation(accuracy_estimate(right), mean_estimate(loss), right[None], loss[None])
+
+
+def pool_seeds(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """Return what a configuration is worth on average over training seeds, all evaluated on the same images.
+
+    The intervals then cover both the images and the seeds.
+    """
+    if len(evaluations) == 1:
+        return evaluations[0]
+    correct = np.concatenate([one.correct for one in evaluations])
+    losses = np.concatenate([one.losses for one in evaluations])
+    return Evaluation(crossed_mean(correct), crossed_mean(losses), correct, losses)

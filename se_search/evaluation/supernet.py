@@ -1,58 +1,34 @@
 """The weight-sharing evaluator: one network, trained once, that holds every configuration of a space."""
 
+import itertools
 import json
-import math
 import random
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from torch.optim.swa_utils import update_bn
-from torch.utils.data import DataLoader, Dataset, Subset
 
-from ..errors import EvaluationError, RunFolderError
 from ..files import write_atomically, write_text
 from ..network.backbones import network_options
 from ..network.config import SEConfig
 from ..network.insertion import attach, create_model, whole_state
 from ..network.se_block import ElasticSE
 from ..network.sites import Site, find_places
-from .data import ImageData
 from .evaluator import Evaluation, ProgressBar, Space, evaluate_network
+from .image_data import ImageData, batches, sample
+from .training import Losses, Training, TrainingRecipe, autocast, label_smoothing, load_weights, prepare_network
 
 WEIGHTS = "supernet.safetensors"
 SUMMARY = "supernet.json"
 CHECKPOINT = "supernet.checkpoint.pt"
 
-
-@dataclass(frozen=True)
-class TrainingSchedule:
-    """How the supernet is trained: AdamW with a one-cycle learning rate.
-
-    Attributes:
-        epochs: Passes over the training images.
-        batch: Images in one step.
-        learning_rate: Peak learning rate.
-        weight_decay: AdamW's weight decay.
-        recalibration_images: Training images from which normalisation statistics are estimated anew for each
-            configuration.
-        seed: Fixes initial weights, batches and the configurations drawn.
-    """
-
-    epochs: int
-    batch: int
-    learning_rate: float
-    weight_decay: float
-    recalibration_images: int
-    seed: int
+_KEPT_STATISTICS = 128
+_LEAST_IMPROVEMENT = 0.001
 
 
 class Supernet:
@@ -63,8 +39,12 @@ class Supernet:
         widest: Hidden width of the widest SE block of each site.
         bias: Whether the SE blocks have biases.
         data: What to train and evaluate on.
-        schedule: How to train.
+        recipe: How to train.
         device: A torch device.
+        recalibration_images: Training images from which normalisation statistics are estimated anew for each
+            configuration; all where there are no more.
+        distillation: Whether the smaller networks learn from the outputs of the largest instead of from the labels.
+        patience: Epochs without a lower training loss (by 0.1 %) after which training ends; ``None`` trains on.
     """
 
     def __init__(
@@ -73,14 +53,20 @@ class Supernet:
         widest: Mapping[Site, int],
         bias: bool,
         data: ImageData,
-        schedule: TrainingSchedule,
+        recipe: TrainingRecipe,
         device: str = "cpu",
+        recalibration_images: int = 512,
+        distillation: bool = True,
+        patience: int | None = None,
     ) -> None:
         self.backbone = backbone
         self.data = data
-        self.schedule = schedule
+        self.recipe = recipe
         self.device = torch.device(device)
-        torch.manual_seed(schedule.seed)
+        self._recalibration_images = recalibration_images
+        self._distillation = distillation
+        self._patience = patience
+        torch.manual_seed(recipe.seed)
         self._options = network_options(backbone, data.input_size) | {"num_classes": data.classes}
         self.model = create_model(SEConfig(backbone), **self._options)
         self._elastic: dict[Site, ElasticSE] = {}
@@ -90,9 +76,10 @@ class Supernet:
             kept = self.model.get_submodule(place.host) if place.side == "existing" else None
             self._elastic[site] = ElasticSE(site.channels, hidden, bias, site.layout, kept)
             attach(self.model, site, place, self._elastic[site])
-        self.model.to(self.device)
+        prepare_network(self.model, recipe, self.device)
         names = {module: name for name, module in self.model.named_modules()}
         self._names = {site: names[block] for site, block in self._elastic.items()}
+        self._statistics: dict[Any, dict[str, torch.Tensor]] = {}
 
     def select(self, config: SEConfig) -> None:
         """Switch the SE blocks of ``config`` on and all others off; existing attention stays where nothing is said."""
@@ -116,9 +103,10 @@ class Supernet:
     ) -> None:
         """Train, or go on from the last whole epoch that ``folder`` holds, or load what is trained already.
 
-        Each step sums the gradients of one extreme (the largest configuration and no SE in turn) and of one
-        configuration drawn at random: the sandwich rule of slimmable networks (Yu and Huang 2019) with its two ends
-        alternating.
+        Each step sums the gradients of two networks, by the sandwich rule of slimmable networks (Yu and Huang 2019)
+        with its parts alternating. With distillation they are the largest configuration, and no SE or one drawn at
+        random in turn, which learns from the outputs of the largest (their in-place distillation); without, they are
+        one drawn at random, and the largest or no SE in turn.
 
         Args:
             folder: Where checkpoints and the trained weights are kept.
@@ -127,92 +115,58 @@ class Supernet:
             progress_bar: As :func:`se_search.progress.progress_bar`.
 
         Raises:
+            EvaluationError: If the training loss is not finite.
             RunFolderError: If kept weights are damaged.
         """
         if (folder / WEIGHTS).exists() and (folder / SUMMARY).exists():
             self.load(folder)
             (folder / CHECKPOINT).unlink(missing_ok=True)
             return
-
-        schedule = self.schedule
-        steps = math.ceil(len(self.data.train) / schedule.batch)
-        optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
-        )
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, schedule.learning_rate, epochs=schedule.epochs, steps_per_epoch=steps
-        )
-        history = self._resume(folder / CHECKPOINT, optimizer, scheduler)
-
-        extremes = (largest, SEConfig(self.backbone))
-        with progress_bar("Training the supernet", schedule.epochs * steps, len(history) * steps) as advance:
-            for epoch in range(len(history), schedule.epochs):
-                start = time.perf_counter()
-                losses = self._train_epoch(epoch, extremes, draw, optimizer, scheduler, advance)
-                history.append({"loss": float(np.mean(losses)), "seconds": time.perf_counter() - start})
-                state = {
-                    "model": self.model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "scheduler": scheduler.state_dict(),
-                    "history": history,
-                }
-                write_atomically(folder / CHECKPOINT, lambda path, state=state: torch.save(state, path))  # type: ignore[misc]
-                latest = history[-1]
-                line = f"epoch {epoch + 1}/{schedule.epochs}: training loss {latest['loss']:.4f}"
-                advance(0, f"{line}, {latest['seconds']:.1f} s")
-
+        training = Training(self.model, self.recipe, self.data, self.device, folder / CHECKPOINT)
+        losses = self._losses(training, draw, largest)
+        total, done = self.recipe.epochs * training.steps, len(training.history) * training.steps
+        with progress_bar("Training the supernet", total, done) as advance:
+            for epoch in training.epochs(losses, advance):
+                advance(0, training.describe(epoch))
+                if self._is_on_a_plateau(training):
+                    advance(0, f"the training loss has not fallen for {self._patience} epochs: training ends")
+                    break
+        self.model.load_state_dict(training.evaluated.state_dict())
+        self._statistics.clear()
         write_atomically(folder / WEIGHTS, lambda path: save_file(whole_state(self.model), path))
-        write_text(folder / SUMMARY, json.dumps({"backbone": self.backbone, "epochs": history}, indent=2))
-        (folder / CHECKPOINT).unlink()
+        write_text(folder / SUMMARY, json.dumps({"backbone": self.backbone, "epochs": training.history}, indent=2))
+        (folder / CHECKPOINT).unlink(missing_ok=True)
 
-    def _train_epoch(
-        self,
-        epoch: int,
-        extremes: tuple[SEConfig, SEConfig],
-        draw: Callable[[random.Random], SEConfig],
-        optimizer: torch.optim.Optimizer,
-        scheduler: torch.optim.lr_scheduler.LRScheduler,
-        advance: Callable[..., None],
-    ) -> list[float]:
-        # Randomness depends on seed and epoch only, so that a resumed training takes the same steps.
-        seed = self.schedule.seed * 1_000_003 + epoch
-        torch.manual_seed(seed)
-        drawing = random.Random(seed)
-        loader = DataLoader(
-            self.data.train, self.schedule.batch, shuffle=True, generator=torch.Generator().manual_seed(seed)
-        )
-        self.model.train()
-        losses = []
-        for step, (images, labels) in enumerate(loader):
-            images, labels = images.to(self.device), labels.to(self.device)
-            optimizer.zero_grad()
-            for config in (extremes[step % 2], draw(drawing)):
-                self.select(config)
-                loss = F.cross_entropy(self.model(images), labels)
-                loss.backward()  # type: ignore[no-untyped-call]
-                losses.append(loss.item())
-            optimizer.step()
-            scheduler.step()
-            advance()
-        if not all(math.isfinite(loss) for loss in losses):
-            raise EvaluationError(
-                f"the supernet's training loss is {losses[-1]} after epoch {epoch + 1}: lower the study's learning_rate"
-            )
+    def _losses(self, training: Training, draw: Callable[[random.Random], SEConfig], largest: SEConfig) -> Losses:
+        bare = SEConfig.without_attention(self.backbone)
+        steps = itertools.count(len(training.history) * training.steps)
+        smoothing = label_smoothing(self.recipe)
+
+        def outputs(config: SEConfig, images: torch.Tensor) -> torch.Tensor:
+            self.select(config)
+            with autocast(self.recipe, self.device):
+                return self.model(images).float()
+
+        def losses(images: torch.Tensor, targets: torch.Tensor) -> Iterator[torch.Tensor]:
+            step = next(steps)
+            # From PyTorch's generator, whose seed is the epoch's: a resumed training draws the same.
+            drawn = draw(random.Random(int(torch.randint(2**62, ()))))
+            if not self._distillation:
+                for config in (drawn, (largest, bare)[step % 2]):
+                    yield F.cross_entropy(outputs(config, images), targets, label_smoothing=smoothing)
+                return
+            logits = outputs(largest, images)
+            yield F.cross_entropy(logits, targets, label_smoothing=smoothing)
+            yield F.cross_entropy(outputs((drawn, bare)[step % 2], images), logits.detach().softmax(1))
+
         return losses
 
-    def _resume(self, checkpoint: Path, optimizer: Any, scheduler: Any) -> list[dict[str, float]]:
-        if not checkpoint.exists():
-            return []
-        try:
-            state = torch.load(checkpoint, map_location=self.device, weights_only=True)
-            self.model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-            scheduler.load_state_dict(state["scheduler"])
-            return list(state["history"])
-        except Exception as error:  # torch.load and load_state_dict raise many kinds for a damaged file
-            raise RunFolderError(
-                f"{checkpoint} is damaged ({type(error).__name__}): delete it to train again"
-            ) from error
+    def _is_on_a_plateau(self, training: Training) -> bool:
+        if self._patience is None or len(training.history) <= self._patience:
+            return False
+        losses = [epoch["loss"] for epoch in training.history]
+        before, since = min(losses[: -self._patience]), min(losses[-self._patience :])
+        return since > before * (1 - _LEAST_IMPROVEMENT)
 
     def load(self, folder: Path) -> None:
         """Load the trained weights that ``folder`` holds.
@@ -220,14 +174,8 @@ class Supernet:
         Raises:
             RunFolderError: If they are missing, damaged or of another network.
         """
-        if not (folder / WEIGHTS).is_file():
-            raise RunFolderError(f"{folder} has no {WEIGHTS}: run the search to its end first")
-        try:
-            self.model.load_state_dict(load_file(folder / WEIGHTS, device=str(self.device)))
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise RunFolderError(
-                f"{folder / WEIGHTS} is damaged or of another study ({type(error).__name__}): delete it to train again"
-            ) from error
+        load_weights(self.model, folder / WEIGHTS, "run the search to its end first")
+        self._statistics.clear()
 
     def evaluate(self, config: SEConfig) -> Evaluation:
         """Evaluate a configuration on the validation images after recalibrating normalisation statistics.
@@ -236,7 +184,7 @@ class Supernet:
             EvaluationError: If the network's outputs are not finite.
         """
         self._select_recalibrated(config)
-        return evaluate_network(self.model, self.data.validation, self.schedule.batch, self.device, self.schedule.seed)
+        return evaluate_network(self.model, self.data.validation, self.recipe.batch, self.device, self.recipe)
 
     def slice(self, config: SEConfig) -> nn.Module:
         """Return the plain network of ``config`` with its slice of the shared weights, in evaluation mode on the CPU.
@@ -265,9 +213,14 @@ class Supernet:
 
     def _select_recalibrated(self, config: SEConfig) -> None:
         self.select(config)
-        update_bn(DataLoader(self._recalibration_images(), self.schedule.batch), self.model, self.device)
+        known = self._statistics.get(config.structure)
+        if known is None:
+            images = sample(self.data.calibration, self._recalibration_images, self.recipe.seed)
+            with autocast(self.recipe, self.device):
+                update_bn(batches(images, self.recipe.batch, workers=self.recipe.workers), self.model, self.device)
+            if len(self._statistics) == _KEPT_STATISTICS:
+                del self._statistics[next(iter(self._statistics))]
+            known = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+            self._statistics[config.structure] = known
+        self.model.load_state_dict(known, strict=False)
         self.model.eval()
-
-    def _recalibration_images(self) -> Dataset[Any]:
-        order = torch.randperm(len(self.data.train), generator=torch.Generator().manual_seed(self.schedule.seed))
-        return Subset(self.data.train, order[: self.schedule.recalibration_images].tolist())

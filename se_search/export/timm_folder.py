@@ -109,6 +109,8 @@ def export_timm(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     interpolation: str | None = None,
+    crop_pct: float | None = None,
+    crop_mode: str | None = None,
     description: str = "",
     *,
     label_names: Sequence[str] | None = None,
@@ -133,6 +135,8 @@ def export_timm(
         mean: Mean that is subtracted from images with values from 0 to 1, for each channel.
         std: Standard deviation that is divided by, for each channel.
         interpolation: How images are resized, in timm's words, such as ``"bicubic"``.
+        crop_pct: Share of the resized image's side that is kept; 1 where an input size is given.
+        crop_mode: How it is cut out, in timm's words, such as ``"center"``.
         description: What the weights are.
         label_names: Names of the classes, in the order of the outputs.
         origin: Where the weights come from; by default what ``description`` says.
@@ -180,7 +184,14 @@ def export_timm(
                 twin if plain and twin else se_search.__name__,
                 {} if plain else {"se_config": config.to_dict()},
                 draft,
-                {"input_size": input_size, "mean": mean, "std": std, "interpolation": interpolation},
+                {
+                    "input_size": input_size,
+                    "mean": mean,
+                    "std": std,
+                    "interpolation": interpolation,
+                    "crop_pct": crop_pct or (1.0 if input_size else None),
+                    "crop_mode": crop_mode,
+                },
                 description,
                 label_names,
             )
@@ -274,8 +285,6 @@ def _write_config(
     """Write ``config.json`` beside the weights and return what it holds."""
     published: dict[str, Any] = dict.fromkeys(_NOT_THE_BACKBONES)
     published |= {"architecture": architecture, "description": description or None}
-    if data["input_size"]:
-        data = data | {"crop_pct": 1.0}
     file = folder / _CONFIG
     try:
         save_config_for_hf(

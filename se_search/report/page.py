@@ -12,6 +12,12 @@ from plotly.offline import get_plotlyjs
 
 from .figures import accuracy_against_latency, accuracy_against_overhead, describe_stages, hypervolume_figure
 
+_EVALUATIONS = {
+    "supernet": "weight sharing ({epochs} epochs of the shared network)",
+    "finetune": "finetuning each network ({epochs} epochs from a common backbone)",
+    "scratch": "training each network from scratch ({epochs} epochs)",
+}
+
 _PICK_TITLES = {
     "knee": "best trade of accuracy for parameters",
     "accurate": "highest accuracy",
@@ -48,6 +54,7 @@ def render_report(trials: pd.DataFrame, run: dict[str, Any]) -> str:
         limits=limits,
         counts={
             "complete": len(complete),
+            "stopped": int((trials["state"] == "stopped").sum()),
             "failed": int((trials["state"] == "failed").sum()),
             "front": len(front),
         },
@@ -57,10 +64,22 @@ def render_report(trials: pd.DataFrame, run: dict[str, Any]) -> str:
         own=run.get("custom_objectives", []),
         keeps=any(site["position"] == "existing" for site in run["sites"]),
         shade=shade,
+        how=describe_evaluation(run["evaluator"]),
+        shipped=run["evaluator"]["name"] in _EVALUATIONS,
         pick_titles=_PICK_TITLES,
         figures=figures,
         plotly=Markup(get_plotlyjs()) if figures else "",
     )
+
+
+def describe_evaluation(evaluator: dict[str, Any]) -> str:
+    """Say how accuracies were estimated and after how much training.
+
+    Args:
+        evaluator: Of ``run.json``.
+    """
+    name = evaluator["name"]
+    return _EVALUATIONS[name].format(**evaluator) if name in _EVALUATIONS else f"the evaluator {name}"
 
 
 def draw_configuration(config: dict[str, Any], sites: list[dict[str, Any]]) -> list[dict[str, Any]]:

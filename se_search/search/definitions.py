@@ -9,11 +9,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
+from timm.optim import list_optimizers
 
 from ..errors import ConfigurationError, DefinitionError, SeSearchError, did_you_mean
-from ..evaluation.data import DATA_NAMES
 from ..network.se_block import check_gate, check_ratio
 from ..plugins import SPACES, Plugin, find_plugin, find_plugins
+from .results import COLUMNS
+from .verified import VERIFIED_COLUMNS
 
 Direction = Literal["maximize", "minimize"]
 
@@ -26,38 +28,7 @@ OBJECTIVES: Mapping[str, Direction] = {
 }
 """Objectives that are always measured, with their directions."""
 
-RESERVED = frozenset(
-    {
-        "number",
-        "state",
-        "name",
-        "config_id",
-        "config",
-        "accuracy",
-        "accuracy_low",
-        "accuracy_high",
-        "log_loss",
-        "log_loss_low",
-        "log_loss_high",
-        "formula_parameters",
-        "counted_parameters",
-        "total_parameters",
-        "parameter_overhead",
-        "flops_overhead",
-        "latency_ratio",
-        "latency_low",
-        "latency_high",
-        "latency_conditions",
-        "feasible",
-        "on_front",
-        "tied_with",
-        "gate",
-        "se_blocks",
-        "correct",
-        "error",
-        "seconds",
-    }
-)
+RESERVED = frozenset({*COLUMNS, *VERIFIED_COLUMNS, "correct", "losses", "latency_conditions", "rungs"})
 """Names in the table of trials and in what a trial holds, which no objective of the user's may have."""
 
 FROM_PYTHON = "python:"
@@ -136,6 +107,13 @@ def _evaluator_name(name: str) -> str:
     return name
 
 
+def _optimizer(name: str) -> str:
+    known = list_optimizers()
+    if name not in known:
+        raise ValueError(f"must be an optimizer of timm, such as adamw or sgd{did_you_mean(name, known)}")
+    return name
+
+
 class _Definition(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -192,22 +170,69 @@ class EvaluatorDefinition(_Definition):
     """How networks are evaluated.
 
     Attributes:
-        name: ``"supernet"``, the name of a plugin, or that of a function given from Python after :data:`FROM_PYTHON`.
-        epochs: As in :class:`se_search.evaluation.supernet.TrainingSchedule`, like all further ones but the last.
+        name: ``"supernet"``, ``"finetune"``, ``"scratch"``, the name of a plugin, or that of a function given from
+            Python after :data:`FROM_PYTHON`.
+        epochs: As in :class:`se_search.evaluation.training.TrainingRecipe`, like all further ones to ``compile``.
         batch: Images in one step.
-        learning_rate: Peak learning rate.
-        weight_decay: AdamW's weight decay.
-        recalibration_images: Training images from which normalisation statistics are estimated anew.
+        learning_rate: Peak learning rate; by default 0.0005 for ``finetune`` and 0.002 for all others.
+        weight_decay: Weight decay of the weights.
+        optimizer: A name of ``timm.optim.list_optimizers``.
+        scheduler: A schedule of timm.
+        warm_up: Part of the training in which the learning rate rises.
+        clip_gradient: Largest norm of the gradient.
+        label_smoothing: Share of each label that is spread over all classes.
+        mixup: Alpha of mixup.
+        cutmix: Alpha of CutMix.
+        ema_decay: Decay of an average of the weights.
+        precision: ``"float32"`` or ``"bfloat16"``.
+        channels_last: Whether tensors keep their channels last in memory.
+        compile: Whether ``torch.compile`` compiles the network; not with the supernet.
+        recalibration_images: Supernet: training images from which normalisation statistics are estimated anew.
+        distillation: Supernet: whether smaller networks learn from the outputs of the largest.
+        patience: Supernet: epochs without a lower training loss after which training ends.
+        seeds: Finetune and scratch: trainings of each configuration.
+        halving: Finetune and scratch: factor of successive halving; none without it.
+        pretrained: Finetune: ``"timm"``, ``"local-dir:FOLDER"`` or the path of a checkpoint.
         options: What a plugin takes besides.
     """
 
     name: Annotated[str, AfterValidator(_evaluator_name)] = "supernet"
     epochs: Annotated[int, Field(ge=1)] = 8
     batch: Annotated[int, Field(ge=2)] = 64
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.002
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
+    optimizer: Annotated[str, AfterValidator(_optimizer)] = "adamw"
+    scheduler: Literal["cosine", "tanh", "poly", "wsd", "constant"] = "cosine"
+    warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    clip_gradient: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    mixup: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    cutmix: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = False
+    compile: bool = False
     recalibration_images: Annotated[int, Field(ge=2)] = 512
+    distillation: bool = True
+    patience: Annotated[int, Field(ge=1)] | None = None
+    seeds: Annotated[int, Field(ge=1)] = 1
+    halving: Annotated[int, Field(ge=2)] | None = None
+    pretrained: str | None = None
     options: dict[str, Any] = {}
+
+
+class SplitsDefinition(_Definition):
+    """Names of the parts of a folder or dataset; what is not named is found or cut from the training images.
+
+    Attributes:
+        train: The part to train on.
+        validation: The part that the search compares configurations on.
+        test: The part kept for verification.
+    """
+
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
 
 
 class LatencyDefinition(_Definition):
@@ -224,12 +249,6 @@ class LatencyDefinition(_Definition):
     pairs: Annotated[int, Field(ge=10)] = 100
 
 
-def _data(value: str) -> str:
-    if value not in DATA_NAMES:
-        raise ValueError(f"must be one of {', '.join(DATA_NAMES)}")
-    return value
-
-
 def _device(value: str) -> str:
     if not re.fullmatch(r"cpu|cuda(:\d+)?", value):
         raise ValueError("must be cpu, cuda or cuda:N")
@@ -242,7 +261,11 @@ class StudyDefinition(_Definition):
     Attributes:
         description: One sentence for ``se-search studies``.
         backbone: A timm architecture name.
-        data: Name of the data.
+        data: Name of embedded data, folder of images, or name of a timm dataset.
+        data_root: Where a timm dataset is.
+        image_size: Height and width at which images of a folder or dataset are shown; the backbone's own by default.
+        splits: Names of the parts of such data.
+        workers: Processes that load images.
         space: Name of a shipped space, path of a file, or the space itself.
         custom_objectives: Directions of objectives that functions given from Python measure.
         objectives: Two or three of :data:`OBJECTIVES` and of ``custom_objectives``, whose every one is among them.
@@ -258,7 +281,11 @@ class StudyDefinition(_Definition):
 
     description: str = ""
     backbone: str
-    data: Annotated[str, AfterValidator(_data)] = "digits"
+    data: str = "digits"
+    data_root: str | None = None
+    image_size: Annotated[int, Field(ge=8)] | None = None
+    splits: SplitsDefinition = SplitsDefinition()
+    workers: Annotated[int, Field(ge=0)] = 0
     space: str | SpaceDefinition = "stages"
     custom_objectives: dict[Annotated[str, AfterValidator(_objective_name)], Direction] = {}
     objectives: Annotated[
@@ -359,7 +386,8 @@ def load_study(name: str, **overrides: Any) -> StudyDefinition:
     Args:
         name: Name or path.
         **overrides: Values that replace the file's, those of the command line; ``None`` replaces nothing.
-            ``max_params`` and ``max_latency`` go to the constraints; a string for ``evaluator`` is its name.
+            ``max_params`` and ``max_latency`` go to the constraints, ``epochs`` and ``pretrained`` to the evaluator; a
+            string for ``evaluator`` is its name.
 
     Raises:
         DefinitionError: If it does not exist, is malformed or holds an impossible value.
@@ -371,8 +399,12 @@ def load_study(name: str, **overrides: Any) -> StudyDefinition:
 
     given = {key: value for key, value in overrides.items() if value is not None}
     merged = {key: getattr(study, key) for key in StudyDefinition.model_fields} | given
+    settings: dict[str, Any] = {key: merged.pop(key) for key in ("epochs", "pretrained") if key in given}
     if isinstance(given.get("evaluator"), str):
-        merged["evaluator"] = study.evaluator.model_dump() | {"name": given["evaluator"]}
+        settings["name"] = given["evaluator"]
+    if settings:
+        asked = given.get("evaluator")
+        merged["evaluator"] = (asked if isinstance(asked, dict) else study.evaluator.model_dump()) | settings
     limits = {key: merged.pop(key) for key in ConstraintsDefinition.model_fields if key in given}
     merged["constraints"] = check_definition(
         ConstraintsDefinition, study.constraints.model_dump() | limits, COMMAND_LINE

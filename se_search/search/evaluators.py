@@ -1,18 +1,50 @@
 """Evaluators by name: those shipped, those of plugins, and those given from Python."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
 
 from ..errors import DefinitionError, did_you_mean
-from ..evaluation.data import ImageData
+from ..evaluation.data import load_data
 from ..evaluation.evaluator import Evaluator
-from ..evaluation.supernet import Supernet, TrainingSchedule
+from ..evaluation.image_data import ImageData
+from ..evaluation.image_files import Splits
+from ..evaluation.standalone import Finetune, Scratch
+from ..evaluation.supernet import Supernet
+from ..evaluation.training import TrainingRecipe
 from ..network.se_block import hidden_channels
 from ..plugins import EVALUATORS, find_plugin, find_plugins
-from .definitions import StudyDefinition
+from .definitions import EvaluatorDefinition, StudyDefinition
 from .space import SearchSpace
 
 EvaluatorFactory = Callable[[StudyDefinition, SearchSpace, ImageData], Evaluator]
 """Creates an evaluator that is not prepared yet."""
+
+
+def study_data(study: StudyDefinition) -> ImageData:
+    """Load the data of a study.
+
+    Raises:
+        DataError: If they are missing, unknown or unfit.
+    """
+    root = None if study.data_root is None else Path(study.data_root)
+    return load_data(study.data, study.backbone, study.image_size, Splits(**study.splits.model_dump()), root)
+
+
+_OF_TRAINING = {field.name for field in fields(TrainingRecipe)} & set(EvaluatorDefinition.model_fields)
+
+
+def training_recipe(study: StudyDefinition, epochs: int | None = None) -> TrainingRecipe:
+    """Return how the study's evaluator trains.
+
+    Args:
+        study: The study.
+        epochs: Epochs in place of the study's.
+    """
+    settings = study.evaluator.model_dump(include=_OF_TRAINING)
+    if settings["learning_rate"] is None:
+        settings["learning_rate"] = 0.0005 if study.evaluator.name == "finetune" else 0.002
+    return TrainingRecipe(**settings | {"epochs": epochs or settings["epochs"]}, workers=study.workers, seed=study.seed)
 
 
 def create_supernet(study: StudyDefinition, space: SearchSpace, data: ImageData) -> Supernet:
@@ -22,33 +54,70 @@ def create_supernet(study: StudyDefinition, space: SearchSpace, data: ImageData)
         DefinitionError: If the study's settings do not suit it.
     """
     definition, evaluator = space.definition, study.evaluator
-    if evaluator.options:
+    _check_settings(study, {"recalibration_images", "distillation", "patience"})
+    if evaluator.compile:
         raise DefinitionError(
-            f"evaluator.options holds {', '.join(evaluator.options)}: the supernet takes none, they are for plugins"
-        )
-    if len(data.train) < evaluator.recalibration_images:
-        raise DefinitionError(
-            f"evaluator.recalibration_images is {evaluator.recalibration_images}: "
-            f"{data.name} has {len(data.train)} training images"
+            "evaluator.compile is true: the supernet changes its blocks with every step, which no compiled network can"
         )
     return Supernet(
         study.backbone,
         {site: hidden_channels(site.channels, min(definition.ratios), definition.rounding) for site in space.sites},
         definition.bias,
         data,
-        TrainingSchedule(
-            epochs=evaluator.epochs,
-            batch=evaluator.batch,
-            learning_rate=evaluator.learning_rate,
-            weight_decay=evaluator.weight_decay,
-            recalibration_images=evaluator.recalibration_images,
-            seed=study.seed,
-        ),
+        training_recipe(study),
         study.device,
+        evaluator.recalibration_images,
+        evaluator.distillation,
+        evaluator.patience,
     )
 
 
-SHIPPED_EVALUATORS: Mapping[str, EvaluatorFactory] = {"supernet": create_supernet}
+def create_scratch(study: StudyDefinition, space: SearchSpace, data: ImageData) -> Scratch:
+    """Create the evaluator that trains each configuration from scratch.
+
+    Raises:
+        DefinitionError: If the study's settings do not suit it.
+    """
+    _check_settings(study, {"seeds", "halving"})
+    evaluator = study.evaluator
+    return Scratch(study.backbone, data, training_recipe(study), study.device, evaluator.seeds, evaluator.halving)
+
+
+def create_finetune(study: StudyDefinition, space: SearchSpace, data: ImageData) -> Finetune:
+    """Create the evaluator that trains each configuration from a common backbone.
+
+    Raises:
+        DefinitionError: If the study's settings do not suit it.
+    """
+    _check_settings(study, {"seeds", "halving", "pretrained"})
+    evaluator = study.evaluator
+    return Finetune(
+        study.backbone,
+        data,
+        training_recipe(study),
+        study.device,
+        evaluator.seeds,
+        evaluator.halving,
+        evaluator.pretrained,
+    )
+
+
+def _check_settings(study: StudyDefinition, own: set[str]) -> None:
+    """Refuse settings of other evaluators, which would have no effect."""
+    given = study.evaluator.model_dump(exclude_defaults=True)
+    foreign = given.keys() - _OF_TRAINING - own - {"name"}
+    if foreign:
+        raise DefinitionError(
+            f"evaluator.{sorted(foreign)[0]} is set: {study.evaluator.name} has no such setting; "
+            f"its own are {', '.join(sorted(own))}"
+        )
+
+
+SHIPPED_EVALUATORS: Mapping[str, EvaluatorFactory] = {
+    "supernet": create_supernet,
+    "finetune": create_finetune,
+    "scratch": create_scratch,
+}
 """Evaluators that travel with the package."""
 
 

@@ -11,8 +11,8 @@ from optuna.trial import Trial, TrialState
 from torch import nn
 
 from ..errors import DefinitionError, EvaluationError, RunFolderError
-from ..evaluation.data import ImageData, load_data
-from ..evaluation.evaluator import Evaluator
+from ..evaluation.evaluator import Evaluation, Evaluator, RungEvaluator
+from ..evaluation.image_data import ImageData
 from ..evaluation.latency import measure_latency
 from ..network.backbones import network_options
 from ..network.config import SEConfig
@@ -20,9 +20,10 @@ from ..network.insertion import create_model
 from ..network.overhead import added_parameters, backbone_parameters, flops_overhead, parameter_overhead
 from ..progress import progress_bar, say
 from .definitions import FROM_PYTHON, StudyDefinition
-from .evaluators import EvaluatorFactory, find_evaluator
-from .record import latency_size, record_start
-from .results import pack_correct
+from .evaluators import EvaluatorFactory, find_evaluator, study_data
+from .halving import is_worth_going_on
+from .record import describe_data, latency_size, record_start
+from .results import pack, pack_losses
 from .run_folder import STUDY_FILE, check_folder, open_folder, read_definition
 from .samplers import DistinctSampler, tried_structures
 from .space import SearchSpace
@@ -63,16 +64,21 @@ def run_search(
         torch.set_num_threads(study.threads)
     study = study.model_copy(update={"threads": torch.get_num_threads()})
     space = SearchSpace(study.backbone, study.resolved_space)
-    data = load_data(study.data)
+    data = study_data(study)
     network_options(study.backbone, data.input_size)
-    network_options(study.backbone, latency_size(study, data))
+    network_options(study.backbone, latency_size(study, data.input_size))
     check_folder(folder, study)
     used = (evaluator or find_evaluator(study.evaluator.name))(study, space, data)
 
     with open_folder(folder, study) as optuna_study:
+        _note_data(folder, optuna_study, data)
         record_start(folder, study)
-        used.prepare(folder, space, progress_bar)
-        _search(study, space, data, used, measures, optuna_study)
+        try:
+            used.prepare(folder, space, progress_bar)
+            _search(study, space, data, used, measures, optuna_study)
+        finally:
+            known = optuna_study.user_attrs.get("unreadable_images", [])
+            optuna_study.set_user_attr("unreadable_images", sorted({*known, *data.unreadable}))
 
 
 def load_network(
@@ -92,10 +98,21 @@ def load_network(
     if evaluator is None:
         _check_evaluator_given(str(folder), study)
         evaluator = find_evaluator(study.evaluator.name)
-    data = load_data(study.data)
+    data = study_data(study)
     used = evaluator(study, SearchSpace(study.backbone, study.resolved_space), data)
     used.load(folder)
     return used.network(config), data
+
+
+def _note_data(folder: Path, optuna_study: optuna.Study, data: ImageData) -> None:
+    there, here = optuna_study.user_attrs.get("data"), describe_data(data)
+    if there is not None and there != here:
+        different = next(key for key in here if there.get(key) != here[key])
+        raise RunFolderError(
+            f"{folder} was begun on other images: {different} was {there.get(different)} and is {here[different]} now; "
+            "restore them, or choose another folder with --out"
+        )
+    optuna_study.set_user_attr("data", here)
 
 
 def _check_given(
@@ -137,7 +154,7 @@ def _search(
         optuna_study.tell(killed.number, state=TrialState.FAIL)  # its process was killed: this one holds the lock
     names = _enqueue_known_answers(space, is_allowed, optuna_study)
     optuna_study.sampler = sampler = DistinctSampler(space, study.sampler, study.seed, is_allowed)
-    size = latency_size(study, data)
+    size = latency_size(study, data.input_size)
     options = network_options(study.backbone, size) | {"num_classes": data.classes}
     baseline = create_model(SEConfig(study.backbone), **options)
 
@@ -157,7 +174,7 @@ def _search(
                 trial.set_user_attr("name", names[config])
             try:
                 trial.set_user_attr("se_blocks", space.count_blocks(config))
-                values = _evaluate(study, config, size, options, evaluator, measures, baseline, trial)
+                values = _evaluate(study, config, size, options, evaluator, measures, baseline, trial, optuna_study)
             except Exception as error:  # whatever goes wrong in one trial must not end the search
                 failures += 1
                 trial.set_user_attr("error", f"{type(error).__name__}: {error}"[:500])
@@ -167,7 +184,10 @@ def _search(
                     raise EvaluationError(f"{failures} trials in a row failed, the last with: {error}") from error
                 continue
             failures = 0
-            optuna_study.tell(trial, values)
+            if values is None:
+                optuna_study.tell(trial, state=TrialState.PRUNED)
+            else:
+                optuna_study.tell(trial, values)
             done += 1
             advance(1, f"{done}/{study.budget} {_line(trial, measures)}")
 
@@ -181,7 +201,9 @@ def _evaluate(
     measures: Mapping[str, Measure],
     baseline: nn.Module,
     trial: Trial,
-) -> list[float]:
+    optuna_study: optuna.Study,
+) -> list[float] | None:
+    """Measure everything and note it on the trial; the objectives' values, or ``None`` where halving has stopped it."""
     overhead = parameter_overhead(config)
     latency = measure_latency(
         create_model(config, **options),
@@ -192,14 +214,7 @@ def _evaluate(
         study.device,
         seed=study.seed,
     )
-    evaluation = evaluator.evaluate(config)
     measured: dict[str, Any] = {
-        "accuracy": evaluation.accuracy.value,
-        "accuracy_low": evaluation.accuracy.low,
-        "accuracy_high": evaluation.accuracy.high,
-        "log_loss": evaluation.log_loss.value,
-        "log_loss_low": evaluation.log_loss.low,
-        "log_loss_high": evaluation.log_loss.high,
         "formula_parameters": overhead.formula,
         "counted_parameters": overhead.counted,
         "total_parameters": overhead.backbone + overhead.counted,
@@ -209,9 +224,21 @@ def _evaluate(
         "latency_low": latency.low,
         "latency_high": latency.high,
         "latency_conditions": latency.conditions.to_dict(),
-        "correct": pack_correct(evaluation.correct),
     }
-    if measures:
+    trained, evaluation = _judge(study, config, evaluator, measured, trial, optuna_study)
+    stopped = trained is not None and trained < study.evaluator.epochs
+    measured |= {
+        "epochs": trained,
+        "accuracy": evaluation.accuracy.value,
+        "accuracy_low": evaluation.accuracy.low,
+        "accuracy_high": evaluation.accuracy.high,
+        "log_loss": evaluation.log_loss.value,
+        "log_loss_low": evaluation.log_loss.low,
+        "log_loss_high": evaluation.log_loss.high,
+        "correct": pack(evaluation.correct),
+        "losses": pack_losses(evaluation.losses),
+    }
+    if measures and not stopped:
         network = evaluator.network(config)
         measured |= {name: _measure(name, measure, config, network) for name, measure in measures.items()}
     for name, value in measured.items():
@@ -220,7 +247,48 @@ def _evaluate(
         trial.set_constraint("max_params", overhead.ratio - study.constraints.max_params)
     if study.constraints.max_latency is not None:
         trial.set_constraint("max_latency", latency.median - study.constraints.max_latency)
-    return [measured[name] for name in study.objectives]
+    return None if stopped else [measured[name] for name in study.objectives]
+
+
+def _judge(
+    study: StudyDefinition,
+    config: SEConfig,
+    evaluator: Evaluator,
+    costs: Mapping[str, float],
+    trial: Trial,
+    optuna_study: optuna.Study,
+) -> tuple[int | None, Evaluation]:
+    """Evaluate a configuration, by successive halving where the study wants it.
+
+    Returns:
+        The epochs that it was trained by itself, where the evaluator tells, and the evaluation after them.
+    """
+    if not isinstance(evaluator, RungEvaluator):
+        return None, evaluator.evaluate(config)
+    factor = study.evaluator.halving
+    reached: dict[str, list[float]] = {}
+    for epochs, evaluation in evaluator.rungs(config):
+        if factor is not None:
+            reached[str(epochs)] = values = _halving_values(study, evaluation, costs)
+            trial.set_user_attr("rungs", reached)
+            others = [
+                one.user_attrs["rungs"][str(epochs)]
+                for one in optuna_study.get_trials(deepcopy=False)
+                if one.number != trial.number and str(epochs) in one.user_attrs.get("rungs", {})
+            ]
+            # The known answers are what all others are compared with: they are trained to the end.
+            if "name" not in trial.user_attrs and not is_worth_going_on(values, others, factor):
+                break
+    return epochs, evaluation
+
+
+def _halving_values(study: StudyDefinition, evaluation: Evaluation, costs: Mapping[str, float]) -> list[float]:
+    """What successive halving compares, each to be minimised: what the study asks for, as far as it is known."""
+    known = {"accuracy": -evaluation.accuracy.value, "log_loss": evaluation.log_loss.value}
+    exact: list[str] = [name for name in ("parameter_overhead", "flops_overhead") if name in study.objectives]
+    # Nearly every training would stand on the first front of a cost that is measured with noise.
+    known |= {name: costs[name] for name in exact or ["latency_ratio"]}
+    return [known[name] for name in study.objectives if name in known]
 
 
 def _measure(name: str, measure: Measure, config: SEConfig, network: nn.Module) -> float:
@@ -256,7 +324,7 @@ def _line(trial: Trial, own: Iterable[str]) -> str:
 
 
 def _complete(optuna_study: optuna.Study) -> int:
-    return len(optuna_study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    return len(optuna_study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
 
 
 def _check_device(device: str) -> None:

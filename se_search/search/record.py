@@ -3,6 +3,7 @@
 import json
 import platform
 import subprocess
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -11,14 +12,17 @@ from typing import Any
 import pandas as pd
 from optuna.trial import TrialState
 
-from ..evaluation.data import ImageData, load_data
+from ..evaluation.image_data import ImageData
 from ..evaluation.supernet import SUMMARY
 from ..files import write_text
+from ..network.config import SEConfig
 from ..network.overhead import backbone_parameters, flops_overhead, parameter_overhead
 from .definitions import StudyDefinition
-from .results import cautions, front_of, hypervolume_history, pick_trials, trials_table
+from .evaluators import training_recipe
+from .results import cautions, front_of, gain_over_none, hypervolume_history, pick_trials, trials_table
 from .run_folder import PARETO_FILE, RUN_FILE, TRIALS_FILE, load_trials, read_definition
 from .space import SearchSpace
+from .verified import add_verified, read_verified
 
 
 def record_start(folder: Path, study: StudyDefinition) -> None:
@@ -36,17 +40,20 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     study = read_definition(folder)
     optuna_study = load_trials(folder)
     table = trials_table(optuna_study)
-    space, data = SearchSpace(study.backbone, study.resolved_space), load_data(study.data)
+    space = SearchSpace(study.backbone, study.resolved_space)
+    data = optuna_study.user_attrs["data"]
+    schedules = read_verified(folder, table, SEConfig.without_attention(study.backbone).id)
+    table = add_verified(table, schedules)
     complete = table[table["state"] == "complete"]
     conditions = [
         trial.user_attrs["latency_conditions"] for trial in optuna_study.get_trials(states=[TrialState.COMPLETE])
     ]
     training = _read_json(folder / SUMMARY).get("epochs", [])
     worst = {
-        "accuracy": 1 / data.classes,
+        "accuracy": 1 / data["classes"],
         "log_loss": 10.0,
         "parameter_overhead": max(0.0, parameter_overhead(space.largest()).ratio),
-        "flops_overhead": max(0.0, flops_overhead(space.largest(), latency_size(study, data))),
+        "flops_overhead": max(0.0, flops_overhead(space.largest(), latency_size(study, data["size"]))),
         "latency_ratio": 2.0,
     }
     for name, direction in study.custom_objectives.items():
@@ -56,24 +63,14 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         "folder": str(folder),
         "backbone": study.backbone,
         "backbone_parameters": backbone_parameters(study.backbone),
-        "data": {
-            "name": data.name,
-            "train": len(data.train),
-            "validation": len(data.validation),
-            "test": len(data.test),
-            "classes": data.classes,
-            "size": list(data.input_size),
-        },
+        "data": data | {"unreadable": optuna_study.user_attrs.get("unreadable_images", [])},
         "study": study.description,
         "space": study.resolved_space.description,
         "seed": study.seed,
         "budget": study.budget,
         "device": study.device,
-        "evaluator": {
-            "name": study.evaluator.name,
-            "epochs": study.evaluator.epochs,
-            "precision": "float32",
-        },
+        "evaluator": study.evaluator.model_dump(exclude={"options"})
+        | {"learning_rate": training_recipe(study).learning_rate},
         "objectives": list(study.objectives),
         "custom_objectives": list(study.custom_objectives),
         "constraints": study.constraints.model_dump(),
@@ -83,7 +80,9 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
             for site in space.sites
         ],
         "picks": pick_trials(table),
-        "cautions": cautions(table, 1 / data.classes),
+        "cautions": cautions(table, 1 / data["classes"]),
+        "gain": gain_over_none(optuna_study),
+        "verified": schedules,
         "hypervolume_history": hypervolume_history(optuna_study, [worst[name] for name in study.objectives]),
         "hypervolume_reference": {name: worst[name] for name in study.objectives},
         "timings": {
@@ -108,10 +107,28 @@ def write_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     return table, run
 
 
-def latency_size(study: StudyDefinition, data: ImageData) -> tuple[int, int, int]:
-    """Input size ``(channels, height, width)`` at which the study measures latency and counts FLOPs."""
+def describe_data(data: ImageData) -> dict[str, Any]:
+    """Return what a run notes of its data: name, numbers of images, classes and the size of the images."""
+    return {
+        "name": data.name,
+        "train": len(data.train),
+        "validation": len(data.validation),
+        "test": len(data.test),
+        "classes": data.classes,
+        "size": list(data.input_size),
+    }
+
+
+def latency_size(study: StudyDefinition, input_size: Sequence[int]) -> tuple[int, int, int]:
+    """Input size ``(channels, height, width)`` at which the study measures latency and counts FLOPs.
+
+    Args:
+        study: The study.
+        input_size: That of the data.
+    """
+    channels, height, width = input_size
     side = study.latency.size
-    return data.input_size if side is None else (data.input_size[0], side, side)
+    return (channels, height, width) if side is None else (channels, side, side)
 
 
 def _provenance(study: StudyDefinition) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """What a study has found: one table of trials, its Pareto front, and the members worth a name."""
 
 import base64
+import io
 import json
 import math
 import warnings
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,7 +17,9 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
 from ..errors import RunFolderError
-from ..evaluation.statistics import paired_accuracy_difference
+from ..evaluation.statistics import CONFIDENCE, Estimate, crossed_difference
+
+_MOST_LOSSES = 4096  # a trial's note of them stays below 25 kB
 
 PICKS = ("knee", "accurate", "small", "fast")
 
@@ -37,40 +41,90 @@ _MEASURED = (
 )
 
 
-def pack_correct(correct: npt.NDArray[np.bool_]) -> str:
-    """Pack which images were classified correctly into a short text; :func:`unpack_correct` undoes it."""
-    return f"{correct.size}:{base64.b64encode(np.packbits(correct).tobytes()).decode()}"
+def pack(values: npt.NDArray[Any]) -> str:
+    """Write an array of numbers as a short text; :func:`unpack` undoes it."""
+    stream = io.BytesIO()
+    np.save(stream, values, allow_pickle=False)
+    return base64.b64encode(zlib.compress(stream.getvalue())).decode()
 
 
-def unpack_correct(text: str) -> npt.NDArray[np.bool_]:
-    """Undo :func:`pack_correct`."""
-    size, _, packed = text.partition(":")
-    return np.unpackbits(np.frombuffer(base64.b64decode(packed), np.uint8), count=int(size)).astype(bool)
+def unpack(text: str) -> npt.NDArray[Any]:
+    """Undo :func:`pack`."""
+    return np.load(io.BytesIO(zlib.decompress(base64.b64decode(text))), allow_pickle=False)
+
+
+def pack_losses(losses: npt.NDArray[np.float32]) -> str:
+    """Pack the losses of images, of very many their means over blocks of consecutive images.
+
+    Means of blocks have the same mean and tell the same standard error of it.
+
+    Args:
+        losses: One row for each training seed, one column for each image.
+    """
+    block = -(-losses.shape[1] // _MOST_LOSSES)
+    whole = losses.shape[1] // block * block
+    return pack(losses[:, :whole].reshape(len(losses), -1, block).mean(2).astype(np.float32))
 
 
 def trials_table(study: optuna.Study) -> pd.DataFrame:
-    """Return one row for each trial that is complete or has failed for a reason of its own.
+    """Return one row for each trial that is complete, was stopped, or has failed for a reason of its own.
 
     Values that a failed trial lacks are missing; objectives of the user's own are the last columns. ``on_front`` marks
     the trials that no other one dominates in the study's objectives, among those that keep its limits. ``tied_with``
-    holds, for a member of the front, the cheapest other member (fewest parameters) from which its accuracy on the same
-    images cannot be told apart.
+    holds, for a member of the front, the cheapest other member (fewest parameters) from which its accuracy (log-loss,
+    where that is the study's objective) on the same images cannot be told apart.
     """
     trials = [
         trial
         for trial in study.get_trials(deepcopy=False)
-        if trial.state == TrialState.COMPLETE or (trial.state == TrialState.FAIL and "error" in trial.user_attrs)
+        if trial.state in _STATES and (trial.state != TrialState.FAIL or "error" in trial.user_attrs)
     ]
-    columns = _COLUMNS | {name: "float64" for name in study.metric_names or () if name not in _COLUMNS}
+    columns = COLUMNS | {name: "float64" for name in study.metric_names or () if name not in COLUMNS}
     try:
         members = sorted(study.best_trials, key=_cost)
+        quality = quality_of(study)
         tied = {
-            trial.number: next((other.number for other in members if _is_tied(other, trial)), None) for trial in members
+            trial.number: next((other.number for other in members if _is_tied(other, trial, quality)), None)
+            for trial in members
         }
         rows = [_row(trial, columns, trial.number in tied, tied.get(trial.number)) for trial in trials]
         return pd.DataFrame(rows, columns=list(columns)).astype(columns)
     except (KeyError, TypeError, ValueError) as error:
         raise RunFolderError(f"the study's trials were not written by se-search: {error!r}") from error
+
+
+def quality_of(study: optuna.Study) -> str:
+    """What the study judges networks by: ``"log_loss"`` where that is an objective and accuracy is not."""
+    names = study.metric_names or ()
+    return "log_loss" if "log_loss" in names and "accuracy" not in names else "accuracy"
+
+
+def gain_over_none(study: optuna.Study) -> str:
+    """Say in one sentence whether any configuration with SE is measurably better than the network without.
+
+    All complete trials are compared with it on the same images, and the best is told; its interval is as wide as
+    Bonferroni's correction for that many comparisons wants, as the best of many looks good by chance. Empty where the
+    network without SE or anything to compare has not been evaluated.
+    """
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    none = next((trial for trial in complete if trial.user_attrs["se_blocks"] == 0), None)
+    others = [trial for trial in complete if trial.user_attrs["se_blocks"] > 0]
+    if none is None or not others:
+        return ""
+    quality = quality_of(study)
+    word, sign = ("accuracy", 1) if quality == "accuracy" else ("log-loss", -1)
+    confidence = 1 - (1 - CONFIDENCE) / len(others)
+    best = max(others, key=lambda trial: sign * trial.user_attrs[quality])
+    difference = _difference(best, none, quality, confidence)
+    digits = "+.2%" if quality == "accuracy" else "+.4f"
+    told = (
+        f"trial {best.number}'s {word} differs from that of the network without SE by {difference.value:{digits}} "
+        f"[{difference.low:{digits}}, {difference.high:{digits}}] "
+        f"(paired on the same images, corrected for {len(others)} comparisons)"
+    )
+    if sign * difference.value > 0 and not _contains_zero(difference):
+        return f"SE helps measurably by the search's estimates: {told}."
+    return f"No measurable difference: of {len(others)} configurations with SE none is measurably better; {told}."
 
 
 def front_of(table: pd.DataFrame) -> pd.DataFrame:
@@ -154,7 +208,7 @@ def _row(trial: FrozenTrial, columns: Iterable[str], on_front: bool, tied_with: 
     placed = json.loads(attributes["config"])["sites"]
     return row | {
         "number": trial.number,
-        "state": "complete" if trial.state == TrialState.COMPLETE else "failed",
+        "state": _STATES[trial.state],
         "name": attributes.get("name", ""),
         "config_id": attributes["config_id"],
         "feasible": trial.state == TrialState.COMPLETE and all(value <= 0 for value in trial.constraints.values()),
@@ -172,12 +226,18 @@ def _cost(trial: FrozenTrial) -> tuple[float, float]:
     return trial.user_attrs["parameter_overhead"], trial.user_attrs["latency_ratio"]
 
 
-def _is_tied(cheaper: FrozenTrial, trial: FrozenTrial) -> bool:
+def _is_tied(cheaper: FrozenTrial, trial: FrozenTrial, quality: str) -> bool:
     if cheaper.user_attrs["counted_parameters"] >= trial.user_attrs["counted_parameters"]:
         return False
-    difference = paired_accuracy_difference(
-        unpack_correct(trial.user_attrs["correct"]), unpack_correct(cheaper.user_attrs["correct"])
-    )
+    return _contains_zero(_difference(trial, cheaper, quality))
+
+
+def _difference(first: FrozenTrial, second: FrozenTrial, quality: str, confidence: float = CONFIDENCE) -> Estimate:
+    name = "correct" if quality == "accuracy" else "losses"
+    return crossed_difference(unpack(first.user_attrs[name]), unpack(second.user_attrs[name]), confidence)
+
+
+def _contains_zero(difference: Estimate) -> bool:
     return difference.low <= 0 <= difference.high
 
 
@@ -186,7 +246,9 @@ def _scaled(values: "pd.Series[float]") -> "pd.Series[float]":
     return (values - values.min()) / width if width > 0 else values * 0.0
 
 
-_COLUMNS = {
+_STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "stopped", TrialState.FAIL: "failed"}
+
+COLUMNS = {
     "number": "int64",
     "state": "str",
     "name": "str",
@@ -199,7 +261,9 @@ _COLUMNS = {
     "tied_with": "Int64",
     "gate": "str",
     "se_blocks": "int64",
+    "epochs": "Int64",
     "config": "str",
     "error": "str",
     "seconds": "float64",
 }
+"""Columns of the table of trials with their types; :mod:`se_search.search.verified` adds its own."""

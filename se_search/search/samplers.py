@@ -60,7 +60,7 @@ class DistinctSampler(BaseSampler):
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Give the sampler a seed of its own for each trial."""
-        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         self._base = create_sampler(self._name, self._seed * 1_000_003 + len(finished))
         self._base.before_trial(study, trial)
 

@@ -1,11 +1,14 @@
 """The embedded digits against scikit-learn's own."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from sklearn.datasets import load_digits
 
 from se_search.errors import DataError
 from se_search.evaluation.data import load_data
+from se_search.evaluation.image_files import Splits
 
 
 def parts():
@@ -50,8 +53,30 @@ def test_the_split_is_always_the_same():
 
 
 def test_unknown_data_are_refused():
-    with pytest.raises(DataError, match=r"'digit'.*available is digits"):
+    sentence = (
+        r"'digit' are neither embedded \(digits.*\) nor a folder of images nor a timm dataset \(torch/…, .*digits"
+    )
+    with pytest.raises(DataError, match=sentence):
         load_data("digit")
+
+
+def test_embedded_data_take_no_settings():
+    for settings in ({"image_size": 64}, {"splits": Splits(test="test")}, {"root": Path()}):
+        with pytest.raises(DataError, match="'digits' are embedded: leave image_size, splits and data_root out"):
+            load_data("digits", **settings)
+
+
+def test_a_folder_does_not_hide_embedded_data(tmp_path, monkeypatch):
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_data("digits", "test_resnet").classes == 10
+    with pytest.raises(DataError, match=r"'\./digits' have no images"):
+        load_data("./digits", "test_resnet")
+
+
+def test_images_of_files_need_a_backbone(tmp_path):
+    with pytest.raises(DataError, match="are prepared as a backbone says: name one"):
+        load_data(str(tmp_path))
 
 
 def test_the_classes_have_names():

@@ -11,8 +11,10 @@ import torch.nn.functional as F
 
 from se_search import PlacedSE, SEConfig, create_model, find_sites
 from se_search.errors import EvaluationError, RunFolderError
+from se_search.evaluation import supernet as supernet_module
 from se_search.evaluation.data import load_data
-from se_search.evaluation.supernet import CHECKPOINT, SUMMARY, WEIGHTS, Supernet, TrainingSchedule
+from se_search.evaluation.supernet import CHECKPOINT, SUMMARY, WEIGHTS, Supernet
+from se_search.evaluation.training import Training, TrainingRecipe
 from se_search.network.backbones import network_options
 from se_search.network.se_block import GATES, hidden_channels
 
@@ -33,10 +35,10 @@ def silent(description, total, completed):
     yield lambda steps=1, line=None: None
 
 
-def supernet(epochs=1, seed=0, **schedule):
-    options = {"batch": 64, "learning_rate": 0.003, "weight_decay": 0.05, "recalibration_images": 128} | schedule
+def supernet(epochs=1, seed=0, learning_rate=0.003, recalibration_images=128, **settings):
     widest = {site: hidden_channels(site.channels, 2) for site in find_sites(BACKBONE, position="standard")}
-    return Supernet(BACKBONE, widest, True, DATA, TrainingSchedule(epochs=epochs, seed=seed, **options))
+    recipe = TrainingRecipe(epochs=epochs, batch=64, learning_rate=learning_rate, seed=seed)
+    return Supernet(BACKBONE, widest, True, DATA, recipe, recalibration_images=recalibration_images, **settings)
 
 
 def train(network, folder, progress_bar=silent):
@@ -60,8 +62,10 @@ def test_a_slice_is_the_plain_network_that_was_evaluated(trained, seed):
         torch.testing.assert_close(logits, trained.model(images), rtol=0, atol=1e-5)
     correct = (logits.argmax(1) == labels).numpy()
     assert evaluation.accuracy.value == correct.mean()
-    assert (evaluation.correct == correct).all()
+    assert (evaluation.correct == correct[None]).all()
     assert evaluation.log_loss.value == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-5)
+    expected = F.cross_entropy(logits, labels, reduction="none").numpy()
+    assert evaluation.losses == pytest.approx(expected[None], abs=1e-5)
     assert plain.se_config == config
     assert sum(".se.fc1.weight" in name for name in plain.state_dict()) == len(config.placed)
 
@@ -82,7 +86,7 @@ PLACED = [
 def placed_supernet(name, position):
     sites = find_sites(name, position=position)
     widest = {site: hidden_channels(site.channels, 2) for site in sites}
-    return Supernet(name, widest, True, DATA, TrainingSchedule(1, 64, 0.003, 0.05, 128, 0)), sites
+    return Supernet(name, widest, True, DATA, TrainingRecipe(1, 64, 0.003), recalibration_images=128), sites
 
 
 @pytest.mark.parametrize(("name", "position"), PLACED)
@@ -221,3 +225,89 @@ def test_training_that_diverges_says_what_to_change(tmp_path):
     with pytest.raises(EvaluationError, match="learning_rate"):
         train(supernet(learning_rate=1e30), tmp_path)
     assert not (tmp_path / WEIGHTS).exists()
+
+
+def gradients(distillation, monkeypatch):
+    """The losses of the first two steps, each with the configuration that was selected for it."""
+    network = supernet(distillation=distillation)
+    selected = []
+    select = network.select
+    monkeypatch.setattr(network, "select", lambda config: (selected.append(config), select(config)))
+    training = Training(network.model, network.recipe, DATA, "cpu")
+    losses = network._losses(training, draw, LARGEST)
+    images, labels = (part[:64] for part in DATA.train.tensors)
+    network.model.train()
+    steps = [[loss.detach() for loss in losses(images, labels)] for _ in range(2)]
+    return network, selected, steps, images, labels
+
+
+def test_each_step_trains_one_drawn_network_and_an_extreme_in_turn(monkeypatch):
+    _, selected, steps, _, _ = gradients(False, monkeypatch)
+    assert [len(step) for step in steps] == [2, 2]
+    assert selected[1] == LARGEST
+    assert selected[3] == SEConfig(BACKBONE)
+
+
+def test_with_distillation_the_smaller_network_learns_the_outputs_of_the_largest(monkeypatch):
+    network, selected, steps, images, labels = gradients(True, monkeypatch)
+    assert selected[0] == selected[2] == LARGEST
+    assert selected[3] == SEConfig(BACKBONE)
+    with torch.no_grad():
+        network.select(LARGEST)
+        teacher = network.model(images)
+        network.select(SEConfig(BACKBONE))
+        student = network.model(images)
+    assert float(steps[1][0]) == pytest.approx(F.cross_entropy(teacher, labels).item(), abs=1e-5)
+    expected = -(teacher.softmax(1) * student.log_softmax(1)).sum(1).mean()
+    assert float(steps[1][1]) == pytest.approx(expected.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("losses", "patience", "ends"),
+    [
+        ([3.0, 2.0, 1.0], 2, False),
+        ([3.0, 1.0, 1.0, 1.0], 2, True),
+        ([3.0, 1.0, 0.9995, 0.9991], 2, True),
+        ([3.0, 1.0, 1.1, 0.9], 2, False),
+        ([3.0, 3.0], 2, False),
+        ([1.0, 1.0, 1.0, 1.0], None, False),
+    ],
+)
+def test_training_ends_where_the_loss_no_longer_falls(losses, patience, ends):
+    network = supernet(patience=patience)
+    training = Training(network.model, network.recipe, DATA, "cpu")
+    training.history = [{"loss": loss, "seconds": 1.0} for loss in losses]
+    assert network._is_on_a_plateau(training) is ends
+
+
+def test_an_early_end_is_written_like_any_other(tmp_path):
+    network = train(supernet(epochs=6, learning_rate=1e-12, patience=1), tmp_path)
+    assert len(json.loads((tmp_path / SUMMARY).read_text())["epochs"]) < 6
+    assert torch.equal(supernet_of(tmp_path).model.fc.weight, network.model.fc.weight)
+
+
+def supernet_of(folder):
+    network = supernet(seed=3)
+    network.load(folder)
+    return network
+
+
+def test_statistics_of_a_configuration_are_estimated_once(trained, monkeypatch):
+    trained._statistics.clear()
+    calls = []
+    usual = supernet_module.update_bn
+    monkeypatch.setattr(supernet_module, "update_bn", lambda *arguments: (calls.append(1), usual(*arguments)))
+    first = trained.evaluate(LARGEST)
+    trained.evaluate(SEConfig(BACKBONE))
+    again = trained.evaluate(LARGEST)
+    assert len(calls) == 2
+    assert (first.losses == again.losses).all()
+
+
+def test_with_an_average_of_the_weights_the_average_is_kept(trained, tmp_path):
+    widest = {site: hidden_channels(site.channels, 2) for site in find_sites(BACKBONE, position="standard")}
+    network = train(Supernet(BACKBONE, widest, True, DATA, TrainingRecipe(1, 64, 0.003, ema_decay=0.9)), tmp_path)
+    # The weights themselves are those of a training without an average.
+    assert not torch.equal(network.model.fc.weight, trained.model.fc.weight)
+    assert torch.allclose(network.model.fc.weight, trained.model.fc.weight, atol=0.05)
+    assert torch.equal(supernet_of(tmp_path).model.fc.weight, network.model.fc.weight)

@@ -1,0 +1,156 @@
+"""The embedded tasks, made from scikit-learn's handwritten digits."""
+
+import math
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch.utils.data import Dataset, TensorDataset
+
+from .image_data import ImageData
+
+# Part of the data's definition: every search, whatever its seed, sees the same images.
+_SPLIT_SEED = 2017
+_CORRUPTION_SEED = 1
+_PAIRING_SEED = 2
+
+_REPEATS_CONTEXT = (4, 2, 2)  # how often a digit counts in training, validation and test
+_STRIP_HEIGHT, _STRIP_WIDTH, _LAMP_WIDTH = 16, 96, 24
+
+
+def load_easy_digits() -> ImageData:
+    """scikit-learn's 1,797 grey 8×8 digits, shown at 3×32×32: 1,000 to train, 400 to validate, 397 to test."""
+    digits, labels = _digits()
+    images = F.interpolate(digits, size=32, mode="bilinear").expand(-1, 3, -1, -1)
+    return _image_data("digits", *((images[part], labels[part]) for part in _split(labels)))
+
+
+def load_hard_digits() -> ImageData:
+    """The digits of :func:`load_easy_digits` in the same parts, corrupted at random: anew in every epoch of training.
+
+    A digit is turned by up to 15°, scaled by 0.85 to 1.15 and shifted by up to a twentieth of the image in both
+    directions. Its values, from 0 to 1, are multiplied by a contrast of 0.3 to 1 with a random sign, a constant from
+    −0.25 to 0.25 is added, and to every pixel Gaussian noise with a standard deviation of 0.35. Images to validate, to test and to
+    calibrate are corrupted once, always in the same way.
+    """
+    digits, labels = _digits()
+    images = _corrupt(digits, torch.Generator().manual_seed(_CORRUPTION_SEED))
+    train, validation, test = _split(labels)
+    data = _image_data("digits-hard", *((images[part], labels[part]) for part in (train, validation, test)))
+    return replace(data, train=CorruptedDigits(digits[train], labels[train], data.mean[0], data.std[0]))
+
+
+class CorruptedDigits(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Digits that are corrupted anew whenever they are asked for, as :func:`load_hard_digits` says.
+
+    Args:
+        digits: Grey images with values from 0 to 1, ``(count, 1, 8, 8)``.
+        labels: Their classes.
+        mean: Mean that is subtracted.
+        std: Standard deviation that is divided by.
+    """
+
+    def __init__(self, digits: torch.Tensor, labels: torch.Tensor, mean: float, std: float) -> None:
+        self._digits = digits
+        self._labels = labels
+        self._mean = mean
+        self._std = std
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        image = _corrupt(self._digits[index : index + 1])[0]
+        return (image - self._mean) / self._std, self._labels[index]
+
+
+def _corrupt(digits: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Corrupt each of ``(count, 1, 8, 8)`` digits: ``(count, 3, 32, 32)``."""
+    count = len(digits)
+
+    def draw(low: float, high: float) -> torch.Tensor:
+        return torch.empty(count).uniform_(low, high, generator=generator)
+
+    angle, scale = draw(-math.pi / 12, math.pi / 12), draw(0.85, 1.15)
+    shift_x, shift_y = draw(-0.1, 0.1), draw(-0.1, 0.1)  # the image reaches from −1 to 1
+    contrast = draw(0.3, 1) * draw(-1, 1).sign()
+    offset = draw(-0.25, 0.25)
+    noise = torch.randn(count, 1, 32, 32, generator=generator)
+
+    cos, sin = angle.cos() / scale, angle.sin() / scale
+    to_source = torch.stack([torch.stack([cos, -sin, shift_x], 1), torch.stack([sin, cos, shift_y], 1)], 1)
+    grid = F.affine_grid(to_source, [count, 1, 32, 32], align_corners=False)
+    turned = F.grid_sample(digits, grid, align_corners=False)
+    images = turned * contrast[:, None, None, None] + offset[:, None, None, None] + 0.35 * noise
+    return images.expand(-1, 3, -1, -1)
+
+
+def load_context_digits() -> ImageData:
+    """Strips of 3×16×96 on which a lamp, far from two digits, tells which of them counts.
+
+    At the left end lie two digits on top of each other, one in the red and one in the green channel. The right quarter
+    of the blue channel is a lamp: where it is lit the class is that of the red digit, where it is dark that of the
+    green one. Everything between is black. Each digit of a part counts equally often in red and in green, altogether
+    4 times in training and 2 times in validation and test; its partner is drawn from the same part.
+
+    Digits and lamp are 56 pixels apart, so that hardly an output of a small network's convolutions sees both, and
+    global pooling adds up what each of them has seen. Sums cannot let one place decide what counts at another: the
+    network then knows both digits and guesses between them, right in half of the images, at a log-loss of log 2 or
+    more. Squeeze-and-Excitation multiplies the channels that carry a colour by what the whole strip shows.
+    """
+    digits, labels = _digits()
+    digits = F.interpolate(digits, size=_STRIP_HEIGHT, mode="bilinear")[:, 0]
+    generator = torch.Generator().manual_seed(_PAIRING_SEED)
+    parts = []
+    for part, repeats in zip(_split(labels), _REPEATS_CONTEXT, strict=True):
+        strips = torch.zeros(repeats, len(part), 3, _STRIP_HEIGHT, _STRIP_WIDTH)
+        for turn, strip in enumerate(strips):
+            lit = turn % 2 == 0
+            partner = part[torch.randperm(len(part), generator=generator)]
+            red, green = (part, partner) if lit else (partner, part)
+            strip[:, 0, :, :_STRIP_HEIGHT] = digits[red]
+            strip[:, 1, :, :_STRIP_HEIGHT] = digits[green]
+            strip[:, 2, :, -_LAMP_WIDTH:] = float(lit)
+        parts.append((strips.flatten(0, 1), labels[part].repeat(repeats)))
+    return _image_data("digits-context", *parts)
+
+
+def _digits() -> tuple[torch.Tensor, torch.Tensor]:
+    digits = load_digits()
+    return torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16, torch.tensor(digits.target)
+
+
+def _split(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    rest, test = train_test_split(range(len(labels)), test_size=397, stratify=labels, random_state=_SPLIT_SEED)
+    train, validation = train_test_split(rest, test_size=400, stratify=labels[rest], random_state=_SPLIT_SEED)
+    return torch.tensor(train), torch.tensor(validation), torch.tensor(test)
+
+
+def _image_data(
+    name: str,
+    train: tuple[torch.Tensor, torch.Tensor],
+    validation: tuple[torch.Tensor, torch.Tensor],
+    test: tuple[torch.Tensor, torch.Tensor],
+) -> ImageData:
+    _, count, height, width = train[0].shape
+    channels = train[0].transpose(0, 1).flatten(1)
+    mean, std = channels.mean(1), channels.std(1)
+    parts = [
+        TensorDataset((images - mean[:, None, None]) / std[:, None, None], labels)
+        for images, labels in (train, validation, test)
+    ]
+    return ImageData(
+        name=name,
+        classes=10,
+        input_size=(count, height, width),
+        mean=tuple(mean.tolist()),
+        std=tuple(std.tolist()),
+        interpolation="bilinear",
+        train=parts[0],
+        calibration=parts[0],
+        validation=parts[1],
+        test=parts[2],
+        label_names=tuple(map(str, range(10))),
+    )

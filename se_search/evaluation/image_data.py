@@ -1,0 +1,297 @@
+"""Images and labels in the parts that a search needs, and how batches are drawn from them."""
+
+import itertools
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
+
+from ..errors import DataError
+
+
+class ImageSet(Sized, Protocol):
+    """Pairs of a normalised image and its class index, by number.
+
+    A set that has an attribute ``unreadable``, an :class:`UnreadableImages`, may give an :class:`Unreadable` in place
+    of a pair.
+    """
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
+class ImageStream(ABC, IterableDataset[Any]):
+    """An :class:`ImageSet` whose images come one after the other only."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Images in one pass."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Any]:
+        """Yield what an :class:`ImageSet` gives, always in the same order."""
+
+    @abstractmethod
+    def shuffled(self, seed: int) -> Iterator[Any]:
+        """Yield the same in an order that ``seed`` fixes."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands in place of an image that cannot be read.
+
+    Attributes:
+        name: Where the image is, in words that a user knows.
+    """
+
+    name: str
+
+
+@dataclass
+class UnreadableImages:
+    """What could not be read so far of one part of the data.
+
+    Attributes:
+        part: Name of the part.
+        total: Images in the part.
+        names: Names of those that could not be read.
+    """
+
+    part: str
+    total: int
+    names: set[str] = field(default_factory=set)
+
+    @property
+    def limit(self) -> int:
+        """Images that may be left out: one in a hundred, or ten, but of a small part not more than half."""
+        return max(self.total // 100, min(10, self.total // 2))
+
+    def add(self, names: Sequence[str]) -> None:
+        """Note images that cannot be read.
+
+        Raises:
+            DataError: If they are more than :attr:`limit` now.
+        """
+        self.names.update(names)
+        if len(self.names) > self.limit:
+            raise DataError(
+                f"at least {len(self.names)} of the {self.total} {self.part} images cannot be read, where {self.limit} "
+                f"may be left out: repair or remove {', '.join(sorted(self.names)[:3])}, …"
+            )
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Images and labels in three parts that share no image.
+
+    Each part yields ``(image, label)``: a normalised float tensor of ``input_size`` and a class index.
+
+    Attributes:
+        name: Name as given to ``--data``.
+        classes: Number of classes.
+        input_size: ``(channels, height, width)`` of every image.
+        mean: Mean that was subtracted, for each channel, of images with values from 0 to 1.
+        std: Standard deviation that was divided by, for each channel.
+        interpolation: How the images were resized, in timm's words.
+        train: Images to train on, augmented at random where the data are.
+        calibration: The same images without random augmentation, for statistics of a trained network.
+        validation: Images that the search compares configurations on.
+        test: Images that a search never sees; kept for verification.
+        label_names: Names of the classes, where they are known.
+        crop_pct: Share of the resized image's side that is kept in evaluation.
+        crop_mode: How it is cut out, in timm's words.
+    """
+
+    name: str
+    classes: int
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    train: ImageSet
+    calibration: ImageSet
+    validation: ImageSet
+    test: ImageSet
+    label_names: tuple[str, ...] | None = None
+    crop_pct: float = 1.0
+    crop_mode: str = "center"
+
+    @property
+    def unreadable(self) -> tuple[str, ...]:
+        """Names of the images that could not be read and were left out, of those drawn so far by this process."""
+        noted = [_noted(images) for images in (self.train, self.calibration, self.validation, self.test)]
+        return tuple(sorted(set().union(*(part.names for part in noted if part is not None))))
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Pairs of images and class indices, batch by batch; each time it is iterated the same ones again.
+
+    Made by :func:`batches`.
+    """
+
+    images: ImageSet
+    batch: int
+    shuffle_seed: int | None
+    workers: int
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        noted = _noted(self.images)
+        for samples, unreadable in self._loader():
+            if unreadable:
+                if noted is None:
+                    raise DataError(f"{unreadable[0]} cannot be read")
+                noted.add(unreadable)
+            if samples is not None:
+                yield samples[0], samples[1]
+
+    def _loader(self) -> DataLoader[Any]:
+        # Drawing from a generator of its own, a pass leaves the process's random numbers as they are.
+        seed = self.shuffle_seed or 0
+        generator = torch.Generator().manual_seed(seed)
+        if isinstance(self.images, ImageStream):
+            return DataLoader(
+                _SeededStream(self.images, self.shuffle_seed),
+                self.batch,
+                # Several would each read a part of the stream, in an order that depends on their number; and in the
+                # main process some of timm's readers shuffle otherwise than in a worker.
+                num_workers=1,
+                collate_fn=_collate,
+                generator=generator,
+            )
+        return DataLoader(
+            _Seeded(self.images, seed),
+            self.batch,
+            shuffle=self.shuffle_seed is not None,
+            num_workers=self.workers,
+            collate_fn=_collate,
+            generator=generator,
+        )
+
+
+def batches(images: ImageSet, batch: int, shuffle_seed: int | None = None, workers: int = 0) -> Batches:
+    """Return the batches of one pass over ``images``: pairs of images and class indices.
+
+    The batches, random augmentation included, follow from the arguments but ``workers``, and drawing them leaves the
+    random numbers of the process as they are. Images that cannot be read are left out and noted in
+    :attr:`ImageData.unreadable`, so that a batch may have fewer images than asked for.
+
+    Args:
+        images: One part of :class:`ImageData`.
+        batch: Images in one batch; the last one may have fewer.
+        shuffle_seed: Fixes a random order and the augmentation, not negative; without it the order is that of
+            ``images``.
+        workers: Processes that read images; 0 reads them in this one. An :class:`ImageStream` is always read by one.
+
+    Raises:
+        DataError: While iterating, if more images cannot be read than :attr:`UnreadableImages.limit`.
+    """
+    return Batches(images, batch, shuffle_seed, workers)
+
+
+def sample(images: ImageSet, count: int, seed: int) -> ImageSet:
+    """Return ``count`` images drawn at random, or all where there are no more.
+
+    Args:
+        images: One part of :class:`ImageData`.
+        count: Images to draw.
+        seed: Fixes which, not negative.
+    """
+    if count >= len(images):
+        return images
+    if isinstance(images, ImageStream):
+        return _StreamSample(images, count, seed)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    return Subset(cast("Dataset[Any]", images), order[:count].tolist())
+
+
+class _StreamSample(ImageStream):
+    """The first images of a stream that is shuffled with one seed."""
+
+    def __init__(self, stream: ImageStream, count: int, seed: int) -> None:
+        self.stream = stream
+        self.count = count
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.islice(self.stream.shuffled(self.seed), self.count)
+
+    def shuffled(self, seed: int) -> Iterator[Any]:
+        return iter(self)
+
+
+class _Seeded(Dataset[Any]):
+    """Draws the images of a batch with random numbers that follow from a seed and the batch alone."""
+
+    def __init__(self, images: ImageSet, seed: int) -> None:
+        self.images = images
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        with _seeded(self.seed, indices[0]):
+            return [self.images[index] for index in indices]
+
+
+class _SeededStream(IterableDataset[Any]):
+    """Draws each image of a stream with random numbers that follow from a seed and the image's place alone."""
+
+    def __init__(self, stream: ImageStream, shuffle_seed: int | None) -> None:
+        self.stream = stream
+        self.shuffle_seed = shuffle_seed
+
+    def __iter__(self) -> Iterator[Any]:
+        stream = iter(self.stream) if self.shuffle_seed is None else self.stream.shuffled(self.shuffle_seed)
+        for place in itertools.count():
+            with _seeded(self.shuffle_seed or 0, place):
+                drawn = next(stream, None)
+            if drawn is None:
+                return
+            yield drawn
+
+
+@contextmanager
+def _seeded(*seeds: int) -> Iterator[None]:
+    """Seed Python's, NumPy's and torch's random numbers, and put them back afterwards."""
+    seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def _collate(drawn: list[Any]) -> tuple[Any, list[str]]:
+    """Batch of what could be read, ``None`` where nothing could, and names of what could not."""
+    read = [one for one in drawn if not isinstance(one, Unreadable)]
+    return default_collate(read) if read else None, [one.name for one in drawn if isinstance(one, Unreadable)]
+
+
+def _noted(images: ImageSet) -> UnreadableImages | None:
+    """The record of what could not be read that a set, or the set that it is a part of, keeps."""
+    if isinstance(images, Subset):
+        return _noted(cast("ImageSet", images.dataset))
+    if isinstance(images, _StreamSample):
+        return _noted(images.stream)
+    return getattr(images, "unreadable", None)

@@ -1,0 +1,512 @@
+"""Images of users: folders of classes and the datasets that timm opens, prepared as a backbone is used to.
+
+Images are read one by one here and not by timm's ``ImageDataset``, which puts the next image in place of one that it
+cannot read: evaluations would count that one twice.
+"""
+
+import importlib.util
+import itertools
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.model_selection import train_test_split
+from timm.data import create_dataset, create_transform, get_img_extensions, resolve_model_data_config
+from torch.utils.data import Dataset
+
+from ..errors import DataError
+from ..network.backbones import create_on_meta
+from .image_data import ImageData, ImageSet, ImageStream, Unreadable, UnreadableImages
+
+PREFIXES = ("torch/", "hfds/", "hfids/", "wds/", "tfds/")
+"""What names of timm's datasets start with."""
+
+TORCH_ROOT = Path("~/.cache/se-search/data")
+"""Where torchvision's datasets are looked for when no other folder is given."""
+
+CUT_SHARE = 0.2
+"""Share of the training images that a validation or test part cut from them gets."""
+
+CUT_LIMIT = 10_000
+"""Most images of such a part."""
+
+_CUT_SEED = 2017  # part of the data's definition: every search, whatever its seed, sees the same parts
+_PARTS = ("train", "validation", "test")
+_SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
+_PACKAGES = {
+    "hfds": ("datasets",),
+    "hfids": ("datasets",),
+    "wds": ("webdataset",),
+    "tfds": ("tensorflow", "tensorflow_datasets"),
+}
+_WORDS = {"train": "training", "validation": "validation", "test": "test"}
+_TORCH_FOLDERS = ("image_folder", "folder")
+_Transform = Callable[[Image.Image], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Which splits of a folder or dataset are the parts; ``None`` looks for one of the usual name.
+
+    Attributes:
+        train: Split to train on.
+        validation: Split that configurations are compared on.
+        test: Split for verification.
+    """
+
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+
+
+USUAL_SPLITS = Splits()
+"""Splits of the usual names, and what is missing cut from the training images."""
+
+
+class ImageFiles(Dataset[Any]):
+    """Images that are read when they are asked for: an :class:`~se_search.evaluation.image_data.ImageSet`."""
+
+    def __init__(
+        self,
+        source: "_Source",
+        indices: Sequence[int],
+        transform: _Transform,
+        unreadable: UnreadableImages,
+    ) -> None:
+        self.source = source
+        self.indices = indices
+        self.transform = transform
+        self.unreadable = unreadable
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int] | Unreadable:
+        place = self.indices[index]
+        try:
+            image = self.source.read(place)
+        except MemoryError:
+            raise
+        except Exception:  # PIL's readers raise many kinds for damaged files
+            return Unreadable(self.source.name(place))
+        return self.transform(image), self.source.labels[place]
+
+
+class StreamedImages(ImageStream):
+    """Images of a dataset that timm reads from its start to its end only."""
+
+    def __init__(
+        self, name: str, root: str | None, split: str, transform: _Transform, unreadable: UnreadableImages
+    ) -> None:
+        self.name = name
+        self.root = root
+        self.split = split
+        self.transform = transform
+        self.unreadable = unreadable
+
+    def __len__(self) -> int:
+        return self.unreadable.total
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._pass(create_dataset(self.name, self.root, self.split, batch_size=1))
+
+    def shuffled(self, seed: int) -> Iterator[Any]:
+        """Yield the images in an order that ``seed`` fixes, as far as the reader's shuffling goes."""
+        return self._pass(create_dataset(self.name, self.root, self.split, batch_size=1, is_training=True, seed=seed))
+
+    def _pass(self, dataset: Any) -> Iterator[Any]:
+        given, reason = 0, "left out by timm's reader"
+        stream = iter(dataset)
+        while True:
+            try:
+                image, label = next(stream)
+            except StopIteration:
+                break
+            except Exception as error:  # each kind of dataset raises its own
+                reason = _first_line(error)
+                break
+            given += 1
+            yield self.transform(image), int(label)
+        for place in range(given, len(self)):
+            yield Unreadable(f"image {place + 1} of {self.split} ({reason})")
+
+
+def load_folder(name: str, folder: Path, backbone: str, image_size: int | None, splits: Splits) -> ImageData:
+    """Load a folder of images: class folders, or ``train`` and others that hold them.
+
+    Links are followed. Validation and test images that have no folder of their own are cut from the training images.
+
+    Args:
+        name: Name of the data.
+        folder: The folder.
+        backbone: The timm architecture that will see the images.
+        image_size: Height and width; ``None`` takes the backbone's.
+        splits: Names of folders in ``folder``.
+
+    Raises:
+        DataError: If the folder has no images, or not such as can be learnt from.
+    """
+    found = _split_folders(name, folder, splits)
+    sources = {part: _read_folder(name, folder, path) for part, path in found.items()}
+    return _indexed_data(name, sources, backbone, image_size)
+
+
+def load_timm_dataset(name: str, root: Path | None, backbone: str, image_size: int | None, splits: Splits) -> ImageData:
+    """Load a dataset by timm's name for it.
+
+    Args:
+        name: A prefix of :data:`PREFIXES` and what follows it.
+        root: Where the dataset is. ``None`` is :data:`TORCH_ROOT` for ``torch/``, the path after the prefix for
+            ``wds/`` and the library's own place for the others.
+        backbone: The timm architecture that will see the images.
+        image_size: Height and width; ``None`` takes the backbone's.
+        splits: Names of the dataset's splits.
+
+    Raises:
+        DataError: If the dataset cannot be opened or has no such splits.
+    """
+    prefix, _, rest = name.partition("/")
+    if missing := [package for package in _PACKAGES.get(prefix, ()) if importlib.util.find_spec(package) is None]:
+        raise DataError(f"data {name!r} need the package {missing[0]}: pip install {' '.join(missing)}")
+    if prefix == "torch":
+        return _indexed_data(name, _torch_sources(name, rest, root, splits), backbone, image_size)
+    if prefix == "hfds":
+        return _indexed_data(name, _hfds_sources(name, rest, root, splits), backbone, image_size)
+    return _streamed_data(name, rest, root, backbone, image_size, splits)
+
+
+class _Source(Protocol):
+    """Images that can be read in any order, and their labels."""
+
+    @property
+    def split(self) -> str: ...
+
+    @property
+    def labels(self) -> Sequence[int]: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; empty where they are unknown."""
+
+    def read(self, index: int) -> Image.Image: ...
+
+    def name(self, index: int) -> str: ...
+
+
+class _TimmSource:
+    """Images of timm's ``ImageDataset``."""
+
+    def __init__(self, split: str, dataset: Any, labels: Sequence[int]) -> None:
+        self.split = split
+        self.labels = labels
+        self.classes = tuple(map(_printable, dataset.reader.class_to_idx))
+        self._reader = dataset.reader
+
+    def read(self, index: int) -> Image.Image:
+        file, _ = self._reader[index]
+        with file:
+            return _rgb(Image.open(file))
+
+    def name(self, index: int) -> str:
+        return f"{self.split}[{index}]"
+
+
+class _FolderSource(_TimmSource):
+    """Images of a folder."""
+
+    def name(self, index: int) -> str:
+        return _printable(os.path.join(self.split, self._reader.filename(index)))
+
+
+class _TorchSource:
+    """Images of one of torchvision's datasets."""
+
+    def __init__(self, split: str, dataset: Any) -> None:
+        self.split = split
+        targets = getattr(dataset, "targets", None)
+        if targets is None or np.ndim(targets) != 1:
+            targets = [target for _, target in dataset]
+        self.labels = [int(target) for target in targets]
+        names = getattr(dataset, "classes", ())
+        self.classes = tuple(names) if all(isinstance(one, str) for one in names) else ()
+        self._dataset = dataset
+
+    def read(self, index: int) -> Image.Image:
+        return _rgb(self._dataset[index][0])
+
+    def name(self, index: int) -> str:
+        return f"{self.split}[{index}]"
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits of grey, which PIL would clip to 8
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def _split_folders(name: str, folder: Path, splits: Splits) -> dict[str, Path]:
+    try:
+        present = {entry.name for entry in os.scandir(folder) if entry.is_dir()}
+    except OSError as error:
+        raise DataError(f"data {name!r} cannot be read: {_first_line(error)}") from error
+    _check_different(name, splits)
+    found = {}
+    for part, given in zip(_PARTS, astuple(splits), strict=True):
+        if given is not None:
+            if not (folder / given).is_dir():
+                raise DataError(
+                    f"data {name!r} have no folder {given!r} to be the {part} split: there "
+                    f"{'are ' + _some(present) if present else 'is none at all'}"
+                )
+            found[part] = folder / given
+            continue
+        usual = [one for one in _SPLIT_NAMES[part] if one in present and _has_folders(folder / one)]
+        usual = [one for one in usual if one not in astuple(splits)]
+        if len(usual) > 1:
+            raise DataError(f"data {name!r} have the folders {' and '.join(usual)}: name the {part} split in splits")
+        if usual:
+            found[part] = folder / usual[0]
+    if found and "train" not in found:
+        raise DataError(
+            f"data {name!r} have a folder {next(iter(found.values())).name!r} but none named 'train': name the one to "
+            f"train on in splits"
+        )
+    for one, other in itertools.permutations(found.values(), 2):
+        if one.resolve().is_relative_to(other.resolve()):
+            raise DataError(f"data {name!r} have splits that share images: {one} lies in {other}")
+    return found or {"train": folder}
+
+
+def _has_folders(folder: Path) -> bool:
+    return any(entry.is_dir() for entry in os.scandir(folder))
+
+
+def _read_folder(name: str, folder: Path, path: Path) -> _FolderSource:
+    try:
+        dataset = create_dataset("", str(path), search_split=False)
+    except RuntimeError as error:  # timm's for a folder without images
+        raise DataError(
+            f"data {name!r} have no images in {str(path)!r}: folders of classes with {', '.join(get_img_extensions())} "
+            f"files are needed"
+        ) from error
+    reader = dataset.reader
+    if "" in reader.class_to_idx:
+        stray = next(file for file, label in reader.samples if label == reader.class_to_idx[""])
+        raise DataError(
+            f"data {name!r} have the image {_printable(stray)!r} outside of any class's folder: move it into one"
+        )
+    split = "" if path == folder else os.path.relpath(path, folder)
+    return _FolderSource(split, dataset, [label for _, label in reader.samples])
+
+
+def _torch_sources(name: str, rest: str, root: Path | None, splits: Splits) -> dict[str, _Source]:
+    if rest.lower() in _TORCH_FOLDERS:
+        raise DataError(f"data {name!r} are a folder of images: give the folder's path in place of this name")
+    if splits != USUAL_SPLITS:
+        raise DataError(f"data {name!r} have a training and a test split that are known: leave splits out")
+    place = (root or TORCH_ROOT).expanduser()
+    sources: dict[str, _Source] = {}
+    for part, split in (("train", "train"), ("test", "validation")):
+        try:
+            dataset = create_dataset(name, str(place), split)
+        except Exception as error:  # timm asserts, torchvision raises many kinds
+            raise DataError(
+                f"data {name!r} cannot be read from {str(place)!r}: {_first_line(error)}; timm.data.create_dataset("
+                f"{name!r}, {str(place)!r}, {split!r}, download=True) downloads most of them"
+            ) from error
+        sources[part] = _TorchSource(part, dataset)
+    return sources
+
+
+def _hfds_sources(name: str, rest: str, root: Path | None, splits: Splits) -> dict[str, _Source]:
+    import datasets
+
+    _check_different(name, splits)
+    sources: dict[str, _Source] = {}
+    try:
+        present = datasets.get_dataset_split_names(rest)
+        for part, given in zip(_PARTS, astuple(splits), strict=True):
+            usual = [one for one in _SPLIT_NAMES[part] if one in present and one not in astuple(splits)]
+            if given is None and not usual:
+                continue
+            split = given or usual[0]
+            dataset = create_dataset(name, str(root) if root else None, split)
+            sources[part] = _TimmSource(split, dataset, list(dataset.reader.iter_targets()))
+    except Exception as error:  # the library raises many kinds
+        raise DataError(f"data {name!r} cannot be read: {_first_line(error)}") from error
+    if "train" not in sources:
+        raise DataError(f"data {name!r} have no split 'train': name the one to train on in splits, of {_some(present)}")
+    return sources
+
+
+def _indexed_data(name: str, sources: dict[str, Any], backbone: str, image_size: int | None) -> ImageData:
+    for source in sources.values():
+        _check_labels(name, source)
+        _check_same_classes(name, sources["train"], source)
+    train = sources["train"]
+    if len(set(train.labels)) < 2:
+        only = _class_name(train, train.labels[0])
+        raise DataError(f"data {name!r} have training images of one class only, {only!r}: at least two are needed")
+
+    indices = {part: list(range(len(source.labels))) for part, source in sources.items()}
+    absent = [part for part in ("test", "validation") if part not in sources]
+    for part in absent:
+        indices["train"], indices[part] = _cut(name, train, indices["train"], len(absent))
+
+    def images(part: str, transform: _Transform, unreadable: UnreadableImages) -> ImageSet:
+        return ImageFiles(sources.get(part, train), indices[part], transform, unreadable)
+
+    classes = len(train.classes) or max(train.labels) + 1
+    totals = {part: len(chosen) for part, chosen in indices.items()}
+    return _image_data(name, backbone, image_size, classes, train.classes, totals, images)
+
+
+def _streamed_data(
+    name: str, rest: str, root: Path | None, backbone: str, image_size: int | None, splits: Splits
+) -> ImageData:
+    if splits.validation is None or splits.test is None:
+        raise DataError(
+            f"data {name!r} are a stream, from which nothing can be cut: name the validation and the test split in "
+            f"splits"
+        )
+    names = {"train": splits.train or "train", "validation": splits.validation, "test": splits.test}
+    _check_different(name, Splits(**names))
+    place = str(root) if root else None
+    if name.startswith("wds/"):
+        folder = (root or Path(rest)).expanduser()
+        if not folder.is_dir():
+            raise DataError(f"data {name!r} are not there: {str(folder)!r} is not a folder of shards")
+        # An absolute path cannot be one of the commands that webdataset runs for names that start with "pipe:".
+        place = str(folder.absolute())
+    readers = {}
+    for part, split in names.items():
+        try:
+            readers[part] = create_dataset(name, place, split, batch_size=1).reader
+        except Exception as error:  # each kind of dataset raises its own
+            raise DataError(f"data {name!r} cannot be read: {_first_line(error)}") from error
+        if not len(readers[part]):
+            raise DataError(
+                f"data {name!r} do not say how many images the split {split!r} has: write it as 'SHARDS.tar|NUMBER'"
+            )
+    label_names = tuple(readers["train"].class_to_idx)
+    classes = len(label_names) or (_classes_of_shards(readers["validation"]) if name.startswith("wds/") else 0)
+    if classes < 2:
+        raise DataError(f"data {name!r} have {classes} known classes: at least two are needed")
+
+    def images(part: str, transform: _Transform, unreadable: UnreadableImages) -> ImageSet:
+        return StreamedImages(name, place, names[part], transform, unreadable)
+
+    totals = {part: len(reader) for part, reader in readers.items()}
+    return _image_data(name, backbone, image_size, classes, label_names, totals, images)
+
+
+def _classes_of_shards(reader: Any) -> int:
+    """Classes by the labels of all images, which timm's reader would decode to tell."""
+    import webdataset
+
+    shards = webdataset.SimpleShardList([os.path.join(reader.root, file) for file in reader.split_info.filenames])
+    samples = webdataset.DataPipeline(shards, webdataset.tarfile_to_samples())
+    return 1 + max((int(one["cls"]) for one in samples if "cls" in one), default=-1)
+
+
+def _image_data(
+    name: str,
+    backbone: str,
+    image_size: int | None,
+    classes: int,
+    label_names: tuple[str, ...],
+    totals: Mapping[str, int],
+    images: Callable[[str, _Transform, UnreadableImages], ImageSet],
+) -> ImageData:
+    """Data whose parts ``images`` makes, with the transforms of the backbone's own configuration."""
+    settings = resolve_model_data_config(create_on_meta(backbone))
+    if image_size is not None:
+        settings["input_size"] = (settings["input_size"][0], image_size, image_size)
+    augment = create_transform(**settings, is_training=True)
+    prepare = create_transform(**settings, is_training=False)
+    noted = {part: UnreadableImages(_WORDS[part], total) for part, total in totals.items()}
+    return ImageData(
+        name=name,
+        classes=classes,
+        input_size=tuple(settings["input_size"]),
+        mean=tuple(settings["mean"]),
+        std=tuple(settings["std"]),
+        interpolation=settings["interpolation"],
+        crop_pct=settings["crop_pct"],
+        crop_mode=settings["crop_mode"],
+        train=images("train", augment, noted["train"]),
+        calibration=images("train", prepare, noted["train"]),
+        validation=images("validation", prepare, noted["validation"]),
+        test=images("test", prepare, noted["test"]),
+        label_names=label_names or None,
+    )
+
+
+def _cut(name: str, source: _Source, indices: Sequence[int], parts: int) -> tuple[list[int], list[int]]:
+    """Divide training images into those that stay and one of ``parts`` parts, each class in proportion."""
+    labels = np.asarray(source.labels)
+    counts = Counter(source.labels)
+    rarest, count = min(counts.items(), key=lambda one: one[1])
+    if count <= parts:
+        raise DataError(
+            f"data {name!r} have {count} training images of the class {_class_name(source, rarest)!r}: at least "
+            f"{parts + 1} are needed to cut validation or test images from them"
+        )
+    size = max(min(round(CUT_SHARE * len(labels)), CUT_LIMIT), len(counts))
+    rest, cut = train_test_split(indices, test_size=size, stratify=labels[indices], random_state=_CUT_SEED)
+    return sorted(rest), sorted(cut)
+
+
+def _check_different(name: str, splits: Splits) -> None:
+    given = [split for split in astuple(splits) if split is not None]
+    if twice := [split for split, count in Counter(given).items() if count > 1]:
+        raise DataError(f"data {name!r} have the split {twice[0]!r} named for two parts: they may share no image")
+
+
+def _check_labels(name: str, source: _Source) -> None:
+    where = f"data {name!r} have in the split {source.split!r}" if source.split else f"data {name!r} have"
+    if len(source.labels) < 2:
+        raise DataError(f"{where} {len(source.labels)} images: at least two are needed")
+    wrong = [label for label in source.labels if not isinstance(label, int) or label < 0]
+    if wrong:
+        raise DataError(f"{where} labels that are no class's number, such as {wrong[0]!r}: name another split")
+
+
+def _check_same_classes(name: str, train: _Source, source: _Source) -> None:
+    ours, theirs = _classes_of(train), _classes_of(source)
+    if ours != theirs:
+        differing = [
+            f"{split!r} lacks {_some(lacking)}"
+            for split, lacking in ((train.split, theirs - ours), (source.split, ours - theirs))
+            if lacking
+        ]
+        raise DataError(f"data {name!r} have splits with different classes: {' and '.join(differing)}")
+
+
+def _classes_of(source: _Source) -> set[str]:
+    return set(source.classes) or {str(label) for label in source.labels}
+
+
+def _class_name(source: _Source, label: int) -> str:
+    return source.classes[label] if source.classes else str(label)
+
+
+def _some(names: Collection[str]) -> str:
+    shown = [repr(name) for name in sorted(names)[:3]]
+    return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _printable(name: str) -> str:
+    """A file's name with what is not text written out, so that it can be kept in JSON and shown on one line."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,268 @@
+"""One way to train for all evaluators, on timm's optimizers, schedules, mixup, clipping and averages."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.data import Mixup
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3, dispatch_clip_grad
+from torch import nn
+
+from ..errors import EvaluationError, RunFolderError
+from ..files import write_atomically
+from .image_data import ImageData, batches
+
+Losses = Callable[[torch.Tensor, torch.Tensor], Iterable[torch.Tensor]]
+"""Gives the losses of one step, whose gradients are added: from images and targets (class indices, or a share of each
+class where images are mixed)."""
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """How a network is trained.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch: Images in one step.
+        optimizer: An optimizer of ``timm.optim``.
+        learning_rate: Peak learning rate.
+        weight_decay: Weight decay of the weights; biases and norms have none, as in timm.
+        scheduler: A schedule of ``timm.scheduler`` that needs no more than the number of epochs.
+        warm_up: Part of the training in which the learning rate rises linearly to its peak.
+        clip_gradient: Largest norm of the gradient; ``None`` does not clip.
+        label_smoothing: Share of each label that is spread over all classes.
+        mixup: Alpha of mixup; 0 for none.
+        cutmix: Alpha of CutMix; 0 for none.
+        ema_decay: Decay of an exponential moving average of the weights, which is then what is evaluated; ``None``
+            evaluates the weights themselves.
+        precision: ``"float32"``, or ``"bfloat16"`` for automatic mixed precision in training and evaluation.
+        channels_last: Whether tensors keep their channels last in memory.
+        compile: Whether ``torch.compile`` compiles the network that is trained.
+        workers: Processes that load images; 0 loads them in this one.
+        seed: Fixes batches, augmentation and whatever else is drawn in training.
+    """
+
+    epochs: int
+    batch: int
+    learning_rate: float
+    weight_decay: float = 0.05
+    optimizer: str = "adamw"
+    scheduler: str = "cosine"
+    warm_up: float = 0.1
+    clip_gradient: float | None = None
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    ema_decay: float | None = None
+    precision: str = "float32"
+    channels_last: bool = False
+    compile: bool = False
+    workers: int = 0
+    seed: int = 0
+
+
+class Training:
+    """The training of one network, epoch by epoch, which a killed process can go on with.
+
+    Args:
+        model: The network; it is moved to ``device``.
+        recipe: How to train.
+        data: What to train on.
+        device: A torch device.
+        checkpoint: Where the state is kept after each epoch; an earlier one there is gone on from.
+
+    Attributes:
+        history: ``loss`` (mean of the steps' losses) and ``seconds`` of every epoch so far.
+        steps: Steps of an epoch.
+
+    Raises:
+        RunFolderError: If the checkpoint is damaged.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: TrainingRecipe,
+        data: ImageData,
+        device: torch.device | str,
+        checkpoint: Path | None = None,
+    ) -> None:
+        self.model = prepare_network(model, recipe, device)
+        self.recipe = recipe
+        self.history: list[dict[str, float]] = []
+        self.steps = math.ceil(len(data.train) / recipe.batch)
+        self._data = data
+        self._checkpoint = checkpoint
+        self._device = torch.device(device)
+        self._optimizer = create_optimizer_v2(
+            self.model, opt=recipe.optimizer, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        self._scheduler, _ = create_scheduler_v2(
+            self._optimizer,
+            sched=recipe.scheduler,
+            num_epochs=recipe.epochs,
+            warmup_epochs=recipe.warm_up * recipe.epochs,
+            warmup_lr=recipe.learning_rate / 100,
+            step_on_epochs=False,
+            updates_per_epoch=self.steps,
+        )
+        self._average = None if recipe.ema_decay is None else ModelEmaV3(self.model, recipe.ema_decay, use_warmup=True)
+        self._mixup = None
+        if recipe.mixup or recipe.cutmix:
+            self._mixup = Mixup(
+                mixup_alpha=recipe.mixup,
+                cutmix_alpha=recipe.cutmix,
+                label_smoothing=recipe.label_smoothing,
+                num_classes=data.classes,
+            )
+        if checkpoint is not None and checkpoint.exists():
+            self._load(checkpoint)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network to evaluate: the average of the weights where there is one."""
+        return self.model if self._average is None else self._average.module
+
+    def epochs(self, losses: Losses, advance: Callable[..., None] = lambda steps: None) -> Iterator[int]:
+        """Train on to the end of the recipe, and give the number of epochs done after each.
+
+        Args:
+            losses: The losses of one step.
+            advance: Called with 1 after each step.
+
+        Raises:
+            EvaluationError: If a loss is not finite.
+        """
+        for epoch in range(len(self.history), self.recipe.epochs):
+            start = time.perf_counter()
+            loss = self._train_epoch(epoch, losses, advance)
+            self.history.append({"loss": loss, "seconds": time.perf_counter() - start})
+            if self._checkpoint is not None:
+                write_atomically(self._checkpoint, lambda path: torch.save(self._state(), path))
+            yield epoch + 1
+
+    def describe(self, epoch: int) -> str:
+        """Say in one line what an epoch (the first is 1) has brought."""
+        one = self.history[epoch - 1]
+        return f"epoch {epoch}/{self.recipe.epochs}: training loss {one['loss']:.4f}, {one['seconds']:.1f} s"
+
+    def _train_epoch(self, epoch: int, losses: Losses, advance: Callable[..., None]) -> float:
+        recipe = self.recipe
+        # Randomness depends on seed and epoch only, so that a resumed training takes the same steps.
+        seed = recipe.seed * 1_000_003 + epoch
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # timm's mixup draws from NumPy's global generator
+        self.model.train()
+        seen = []
+        for step, (images, labels) in enumerate(batches(self._data.train, recipe.batch, seed, recipe.workers)):
+            images, targets = to_device(images, recipe, self._device), labels.to(self._device)
+            if len(images) < 2:
+                continue  # normalisation over a batch needs two
+            if self._mixup is not None:
+                even = len(images) // 2 * 2
+                images, targets = self._mixup(images[:even], targets[:even])
+            self._optimizer.zero_grad()
+            for loss in losses(images, targets):
+                loss.backward()  # type: ignore[no-untyped-call]
+                seen.append(float(loss.detach()))
+                if not math.isfinite(seen[-1]):
+                    raise EvaluationError(
+                        f"the training loss is {seen[-1]} in epoch {epoch + 1}, step {step + 1}: "
+                        "lower the study's learning_rate or set its clip_gradient"
+                    )
+            if recipe.clip_gradient is not None:
+                dispatch_clip_grad(self.model.parameters(), recipe.clip_gradient)
+            self._optimizer.step()
+            done = epoch * self.steps + step + 1
+            self._scheduler.step_update(done)
+            if self._average is not None:
+                self._average.update(self.model, step=done)
+            advance(1)
+        return float(np.mean(seen))
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "average": None if self._average is None else self._average.module.state_dict(),
+            "history": self.history,
+        }
+
+    def _load(self, checkpoint: Path) -> None:
+        try:
+            state = torch.load(checkpoint, map_location=self._device, weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            if self._average is not None:
+                self._average.module.load_state_dict(state["average"])
+            self.history = list(state["history"])
+        except Exception as error:  # torch.load and load_state_dict raise many kinds for a damaged file
+            raise RunFolderError(
+                f"{checkpoint} is damaged ({type(error).__name__}): delete it to train again"
+            ) from error
+        self._scheduler.step_update(len(self.history) * self.steps)
+
+
+def classification_losses(model: nn.Module, recipe: TrainingRecipe) -> Losses:
+    """Return the usual loss of a classifier: cross-entropy, with the recipe's label smoothing and precision."""
+    trained = torch.compile(model) if recipe.compile else model
+    smoothing = label_smoothing(recipe)
+
+    def losses(images: torch.Tensor, targets: torch.Tensor) -> Iterator[torch.Tensor]:
+        with autocast(recipe, images.device):
+            logits = trained(images)
+        yield F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+
+    return losses
+
+
+def label_smoothing(recipe: TrainingRecipe) -> float:
+    """Smoothing that the loss has to do: none where mixup has smoothed the targets already."""
+    return 0.0 if recipe.mixup or recipe.cutmix else recipe.label_smoothing
+
+
+def prepare_network(model: nn.Module, recipe: TrainingRecipe, device: torch.device | str) -> nn.Module:
+    """Move a network to the device and into the memory format of the recipe, in place, and return it."""
+    model = model.to(device)
+    return model.to(memory_format=torch.channels_last) if recipe.channels_last else model
+
+
+def to_device(images: torch.Tensor, recipe: TrainingRecipe, device: torch.device) -> torch.Tensor:
+    """Move images to the device and into the memory format of the recipe."""
+    return images.to(device, memory_format=torch.channels_last if recipe.channels_last else torch.preserve_format)
+
+
+def autocast(recipe: TrainingRecipe, device: torch.device) -> torch.autocast:
+    """Return the context in which a network runs in the recipe's precision."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
+
+
+def load_weights(model: nn.Module, file: Path, otherwise: str) -> None:
+    """Load weights that were kept in a run folder.
+
+    Args:
+        model: The network.
+        file: A safetensors file.
+        otherwise: What to do where it is missing.
+
+    Raises:
+        RunFolderError: If it is missing, damaged or of another network.
+    """
+    if not file.is_file():
+        raise RunFolderError(f"{file.parent} has no {file.name}: {otherwise}")
+    try:
+        model.load_state_dict(load_file(file))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise RunFolderError(
+            f"{file} is damaged or of another network ({type(error).__name__}): delete it to train again"
+        ) from error

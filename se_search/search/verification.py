@@ -1,0 +1,128 @@
+"""Verification: members of a front trained by themselves, beside the bare backbone and the paper's uniform network."""
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+from safetensors.torch import save_file
+
+from ..errors import DefinitionError, RunFolderError
+from ..evaluation.evaluator import evaluate_network
+from ..evaluation.image_data import ImageData
+from ..evaluation.standalone import Finetune, Scratch
+from ..evaluation.training import Training, classification_losses
+from ..files import write_atomically, write_text
+from ..network.config import SEConfig
+from ..network.insertion import whole_state
+from ..progress import progress_bar, say
+from .definitions import StudyDefinition
+from .evaluators import study_data, training_recipe
+from .results import front_of, pack, pack_losses, pick_trials, trials_table
+from .run_folder import load_trials, open_folder, read_definition
+from .space import SearchSpace
+from .verified import VERIFICATION, result_file, weights_file
+
+
+def run_verification(folder: Path, members: str = "front", seeds: int = 3, epochs: int | None = None) -> None:
+    """Train members of a run's front, the bare backbone and the uniform r=16 network by themselves.
+
+    All see the same batches in the same order and start from the same weights of the backbone, for each seed, and are
+    judged on the test images, which the search has never seen. What is done already is kept; an interrupted training
+    goes on from its last epoch.
+
+    Args:
+        folder: A run folder.
+        members: ``"front"``, ``"all"`` (every complete trial) or a number: so many of the front, those picked by name
+            first and then the most accurate.
+        seeds: Trainings of each network.
+        epochs: Epochs of each training; by default those of the study.
+
+    Raises:
+        RunFolderError: If the folder is no run folder, is in use, or has nothing to verify.
+        SeSearchError: If something else given is wrong.
+    """
+    study = read_definition(folder)
+    if seeds < 1 or (epochs is not None and epochs < 1):
+        raise DefinitionError(f"--seeds {seeds} and --epochs {epochs} must be at least 1")
+    chosen = _choose(folder, trials_table(load_trials(folder)), members)
+    networks = {config.structure: config for config in [*_baselines(study), *chosen]}
+    data = study_data(study)
+    recipe = training_recipe(study, epochs)
+    trainer = _trainer(study, data, folder, epochs)
+    plan = [(config, recipe.seed + number) for number in range(seeds) for config in networks.values()]
+    with open_folder(folder, study):
+        (folder / VERIFICATION).mkdir(exist_ok=True)
+        left = [one for one in plan if not result_file(folder, one[0], recipe.epochs, one[1]).exists()]
+        say(f"{len(networks)} networks, {seeds} seeds, {recipe.epochs} epochs: {len(left)} of {len(plan)} are left.")
+        begun = time.perf_counter()
+        with progress_bar("Verifying", len(plan), len(plan) - len(left)) as advance:
+            for done, (config, seed) in enumerate(left, start=1):
+                line = _verify(folder, trainer, config, seed, data)
+                remaining = (time.perf_counter() - begun) / done * (len(left) - done)
+                advance(1, f"{line}; about {remaining / 60:.0f} min left")
+
+
+def _choose(folder: Path, table: pd.DataFrame, members: str) -> list[SEConfig]:
+    front = front_of(table)
+    if members == "all":
+        rows = table[table["state"] == "complete"]
+    elif members == "front":
+        rows = front
+    elif members.isdecimal() and int(members) > 0:
+        picked = list(dict.fromkeys(pick_trials(table).values()))
+        by_accuracy = front.sort_values("accuracy", ascending=False)["number"]
+        numbers = list(dict.fromkeys([*picked, *by_accuracy]))[: int(members)]
+        rows = front[front["number"].isin(numbers)]
+    else:
+        raise DefinitionError(f"--members {members!r} is not possible: give front, all or a number of at least 1")
+    if rows.empty:
+        raise RunFolderError(f"{folder} has no complete trial within its limits yet: run the search first")
+    return [SEConfig.from_json(text) for text in rows["config"]]
+
+
+def _baselines(study: StudyDefinition) -> list[SEConfig]:
+    answers = SearchSpace(study.backbone, study.resolved_space).known_answers()
+    uniform = [answers["uniform r=16"]] if "uniform r=16" in answers else []
+    return [SEConfig.without_attention(study.backbone), *uniform]
+
+
+def _trainer(study: StudyDefinition, data: ImageData, folder: Path, epochs: int | None) -> Scratch:
+    recipe = training_recipe(study, epochs)
+    if study.evaluator.name != "finetune":
+        return Scratch(study.backbone, data, recipe, study.device)
+    trainer = Finetune(study.backbone, data, recipe, study.device, pretrained=study.evaluator.pretrained)
+    trainer.load(folder)
+    return trainer
+
+
+def _verify(folder: Path, trainer: Scratch, config: SEConfig, seed: int, data: ImageData) -> str:
+    """Train and judge one network, keep the result, and say it in a line."""
+    recipe = replace(trainer.recipe, seed=seed)
+    result = result_file(folder, config, recipe.epochs, seed)
+    checkpoint = result.with_suffix(".checkpoint.pt")
+    training = Training(trainer.start(config, seed), recipe, data, trainer.device, checkpoint)
+    losses = classification_losses(training.model, recipe)
+    total, done = recipe.epochs * training.steps, len(training.history) * training.steps
+    with progress_bar(f"Training {config.id}, seed {seed}", total, done) as advance:
+        for _ in training.epochs(losses, advance):
+            pass
+    network = training.evaluated.eval()
+    evaluation = evaluate_network(network, data.test, recipe.batch, trainer.device, recipe)
+    weights = weights_file(folder, config, recipe.epochs)
+    if not weights.exists():
+        write_atomically(weights, lambda path: save_file(whole_state(network), path))
+    content = {
+        "config": config.id,
+        "seed": seed,
+        "epochs": training.history,
+        "correct": pack(evaluation.correct),
+        "losses": pack_losses(evaluation.losses),
+    }
+    write_text(result, json.dumps(content))
+    checkpoint.unlink(missing_ok=True)
+    return (
+        f"{config.id}, seed {seed}: accuracy {evaluation.accuracy.value:.1%}, log-loss {evaluation.log_loss.value:.4f} "
+        "on the test images"
+    )

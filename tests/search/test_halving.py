@@ -1,0 +1,111 @@
+"""Successive halving of several objectives against hand-made orders."""
+
+import math
+
+import numpy as np
+import pytest
+from optuna.study._multi_objective import _fast_non_domination_rank
+
+from se_search import load_run
+from se_search.evaluation import standalone
+from se_search.search.definitions import load_study
+from se_search.search.halving import is_worth_going_on, non_domination_ranks
+from se_search.search.loop import run_search
+
+
+def test_ranks_of_a_hand_made_set():
+    values = np.array([[1, 4], [2, 2], [4, 1], [2, 3], [3, 3], [5, 5], [2, 2]], dtype=float)
+    assert non_domination_ranks(values).tolist() == [0, 0, 0, 1, 2, 3, 0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("objectives", [1, 2, 3])
+def test_ranks_are_optunas(seed, objectives):
+    values = np.random.default_rng(seed).integers(0, 6, (40, objectives)).astype(float)
+    assert non_domination_ranks(values).tolist() == _fast_non_domination_rank(values).tolist()
+
+
+def test_the_first_at_a_rung_goes_on():
+    assert is_worth_going_on([9.0, 9.0], [], 3)
+
+
+def test_a_cheap_network_is_not_stopped_for_being_less_accurate_than_a_dear_one():
+    others = [[-0.9, 0.5], [-0.91, 0.6], [-0.92, 0.7], [-0.93, 0.8], [-0.94, 0.9]]
+    assert is_worth_going_on([-0.5, 0.0], others, 3)
+    assert not is_worth_going_on([-0.5, 0.6], others, 3)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_of_a_chain_the_best_part_goes_on(factor):
+    chain = [[float(place), float(place)] for place in range(24)]
+    going_on = [
+        place
+        for place, values in enumerate(chain)
+        if is_worth_going_on(values, chain[:place] + chain[place + 1 :], factor)
+    ]
+    assert going_on == list(range(math.ceil(24 / factor)))
+
+
+HALVING = {
+    "backbone": "test_resnet",
+    "budget": 9,
+    "objectives": ["accuracy", "parameter_overhead"],
+    "evaluator": {"name": "scratch", "epochs": 4, "halving": 2},
+    "latency": {"pairs": 10},
+}
+
+
+@pytest.fixture(scope="module")
+def halved(tmp_path_factory):
+    """A search by successive halving, with the epochs that each network was trained."""
+    import yaml
+
+    folder = tmp_path_factory.mktemp("halving")
+    (folder / "study.yaml").write_text(yaml.safe_dump(HALVING))
+    trained: dict[str, int] = {}
+    usual = standalone.Scratch._train
+
+    def counting(self, config, seed, rungs):
+        for epochs, network in usual(self, config, seed, rungs):
+            trained[config.id] = epochs
+            yield epochs, network
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(standalone.Scratch, "_train", counting)
+        run_search(load_study(str(folder / "study.yaml")), folder / "run")
+    return load_run(folder / "run"), trained
+
+
+def test_stopped_trials_have_their_last_values_and_are_never_on_the_front(halved):
+    run, trained = halved
+    trials = run.trials
+    assert set(trials["state"]) == {"complete", "stopped"}
+    assert len(trials) == HALVING["budget"]
+    stopped = trials[trials["state"] == "stopped"]
+    assert not stopped["on_front"].any()
+    assert stopped["accuracy"].notna().all()
+    assert set(stopped["epochs"]) <= {1, 2}
+    assert (trials.set_index("config_id")["epochs"] == trials["config_id"].map(trained).to_numpy()).all()
+    assert (trials[trials["state"] == "complete"]["epochs"] == 4).all()
+
+
+def test_the_known_answers_are_trained_to_the_end(halved):
+    trials = halved[0].trials
+    assert (trials[trials["name"] != ""]["state"] == "complete").all()
+
+
+def test_the_report_counts_stopped_trials(halved):
+    run = halved[0]
+    stopped = int((run.trials["state"] == "stopped").sum())
+    page = run.report().read_text()
+    assert f"{stopped} stopped early" in page
+    assert "stopped after" in page
+
+
+def test_tpe_goes_on_with_stopped_trials(halved, tmp_path):
+    """Optuna's TPE takes more than ten trials to begin modelling; stopped ones are among them."""
+    run, _ = halved
+    study = load_study(str(run.folder.parent / "study.yaml"))
+    run_search(study.model_copy(update={"budget": 13}), run.folder)
+    assert len(run.trials) == 13
+    assert run.trials["config_id"].is_unique
