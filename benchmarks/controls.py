@@ -2,7 +2,7 @@
 
     python benchmarks/controls.py                                # all three tasks, three seeds
     python benchmarks/controls.py --task digits-context --seeds 5
-    python benchmarks/controls.py --task digits-context --backbone test_efficientnet --position existing
+    python benchmarks/controls.py --task digits-context --backbone test_resnet --position post
 
 Uniform SE and no SE start from the same weights of the backbone and see the same batches, for each seed. Their log-loss
 is compared image by image on validation and test images. The standard error of a difference has two parts, one from
@@ -27,7 +27,7 @@ from se_search.evaluation.training import TrainingRecipe, classification_losses
 DEFAULTS = {
     "digits": ("resnet10t", "standard", 8, 0.002),
     "digits-hard": ("resnet10t", "standard", 8, 0.002),
-    "digits-context": ("test_resnet", "post", 6, 0.006),
+    "digits-context": ("test_efficientnet", "existing", 6, 0.006),
 }
 """Backbone, position, epochs and learning rate."""
 BATCH = 64

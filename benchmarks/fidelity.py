@@ -3,9 +3,9 @@
     python benchmarks/fidelity.py --seeds 3 --out fidelity.json
 
 All placements of SE by stage at one reduction ratio are trained by themselves with several seeds, and evaluated by
-supernets of several seeds. The result is Kendall's tau of each supernet against the mean of the stand-alone seeds, beside
-the tau that a perfect evaluator would reach with the noise of these seeds, and what both cost in this run. Trainings are
-kept in the JSON file: the same command goes on after an interruption.
+supernets of several seeds. The result is Kendall's tau of each supernet against the mean of the stand-alone seeds,
+beside the tau that a perfect evaluator would reach with the noise of these seeds, and what both cost in this run.
+Trainings are kept in the JSON file: the same command goes on after an interruption.
 """
 
 import argparse
@@ -71,7 +71,8 @@ def main() -> None:
             for seed in range(arguments.supernet_seeds):
                 key = f"{arguments.data} {arguments.backbone} supernet {epochs} {seed} {distillation}"
                 if key not in kept:
-                    kept[key] = train_supernet(space, configs, data, replace(recipe, epochs=epochs, seed=seed), distillation)
+                    once = replace(recipe, epochs=epochs, seed=seed)
+                    kept[key] = train_supernet(space, configs, data, once, distillation)
                     keep(kept, arguments.out)
     key = f"{arguments.data} {arguments.backbone} plain {arguments.epochs}"
     if key not in kept:
@@ -140,7 +141,7 @@ def report(kept: dict[str, Any], prefix: str, epochs: int, seeds: int, configs: 
         print(f"one stand-alone seed against another: tau {np.mean(pairs):.2f}")
     print(f"validation against test images: tau {show(rank_agreement(mean, test))}")
     plain = kept[f"{prefix} plain {epochs}"]["training"]
-    print("\nsupernet epochs  distillation  seed  tau [95 %]            of ceiling  cost of alone  training / one plain")
+    print("\nsupernet epochs  distillation  seed  tau [95 %]            of ceiling  cost of alone  training/plain")
     for key, one in kept.items():
         if key.startswith(f"{prefix} supernet "):
             length, seed, distillation = key.removeprefix(f"{prefix} supernet ").split()

@@ -79,7 +79,9 @@ def run(
     image_size: Annotated[
         int | None, typer.Option(help="Height and width of a folder's or dataset's images.  [default: the backbone's]")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/BACKBONE-STUDY or runs/BACKBONE-DATA]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder.  [default: runs/BACKBONE-STUDY or runs/BACKBONE-DATA]")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Fixes what can be fixed.  [default: the study's]")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.  [default: the study's]")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.  [default: PyTorch's choice]")] = None,
@@ -429,6 +431,7 @@ def _show_verified(folder: Path) -> None:
 
     from .api import describe_verified
     from .progress import console, say
+    from .report.page import counted
     from .search.record import read_results
 
     for schedule in read_results(folder)[1]["verified"]:
@@ -438,7 +441,8 @@ def _show_verified(folder: Path) -> None:
             table.add_row(*map(escape, row))
         say("")
         say(
-            f"Trained by themselves for {schedule['epochs']} epochs with {len(schedule['seeds'])} seeds, "
+            f"Trained by themselves for {counted(schedule['epochs'], 'epoch')} with "
+            f"{counted(len(schedule['seeds']), 'seed')}, "
             f"judged on {schedule['images']} test images (95 % intervals):"
         )
         console.print(table)

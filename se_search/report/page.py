@@ -13,9 +13,9 @@ from plotly.offline import get_plotlyjs
 from .figures import accuracy_against_latency, accuracy_against_overhead, describe_stages, hypervolume_figure
 
 _EVALUATIONS = {
-    "supernet": "weight sharing ({epochs} epochs of the shared network)",
-    "finetune": "finetuning each network ({epochs} epochs from a common backbone)",
-    "scratch": "training each network from scratch ({epochs} epochs)",
+    "supernet": "weight sharing ({epochs} of the shared network)",
+    "finetune": "finetuning each network ({epochs} from a common backbone)",
+    "scratch": "training each network from scratch ({epochs})",
 }
 
 _PICK_TITLES = {
@@ -64,6 +64,7 @@ def render_report(trials: pd.DataFrame, run: dict[str, Any]) -> str:
         own=run.get("custom_objectives", []),
         keeps=any(site["position"] == "existing" for site in run["sites"]),
         shade=shade,
+        counted=counted,
         how=describe_evaluation(run["evaluator"]),
         shipped=run["evaluator"]["name"] in _EVALUATIONS,
         pick_titles=_PICK_TITLES,
@@ -79,7 +80,14 @@ def describe_evaluation(evaluator: dict[str, Any]) -> str:
         evaluator: Of ``run.json``.
     """
     name = evaluator["name"]
-    return _EVALUATIONS[name].format(**evaluator) if name in _EVALUATIONS else f"the evaluator {name}"
+    if name not in _EVALUATIONS:
+        return f"the evaluator {name}"
+    return _EVALUATIONS[name].format(epochs=counted(evaluator["epochs"], "epoch"))
+
+
+def counted(number: int, word: str) -> str:
+    """Return a number with its word: 1 epoch, 2 epochs."""
+    return f"{number} {word}" + ("" if number == 1 else "s")
 
 
 def draw_configuration(config: dict[str, Any], sites: list[dict[str, Any]]) -> list[dict[str, Any]]:

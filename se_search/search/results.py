@@ -6,7 +6,8 @@ import json
 import math
 import warnings
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ..errors import RunFolderError
 from ..evaluation.statistics import CONFIDENCE, Estimate, crossed_difference
 
+_MOST_BYTES = 2**28  # a study of somebody else's may hold a text that grows without end
 _MOST_LOSSES = 4096  # a trial's note of them stays below 25 kB
 
 PICKS = ("knee", "accurate", "small", "fast")
@@ -50,7 +52,8 @@ def pack(values: npt.NDArray[Any]) -> str:
 
 def unpack(text: str) -> npt.NDArray[Any]:
     """Undo :func:`pack`."""
-    return np.load(io.BytesIO(zlib.decompress(base64.b64decode(text))), allow_pickle=False)
+    content = zlib.decompressobj().decompress(base64.b64decode(text), _MOST_BYTES)
+    return np.load(io.BytesIO(content), allow_pickle=False)
 
 
 def pack_losses(losses: npt.NDArray[np.float32]) -> str:
@@ -80,7 +83,7 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
         if trial.state in _STATES and (trial.state != TrialState.FAIL or "error" in trial.user_attrs)
     ]
     columns = COLUMNS | {name: "float64" for name in study.metric_names or () if name not in COLUMNS}
-    try:
+    with _refusing_foreign_trials():
         members = sorted(study.best_trials, key=_cost)
         quality = quality_of(study)
         tied = {
@@ -89,7 +92,13 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
         }
         rows = [_row(trial, columns, trial.number in tied, tied.get(trial.number)) for trial in trials]
         return pd.DataFrame(rows, columns=list(columns)).astype(columns)
-    except (KeyError, TypeError, ValueError) as error:
+
+
+@contextmanager
+def _refusing_foreign_trials() -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, EOFError, zlib.error) as error:
         raise RunFolderError(f"the study's trials were not written by se-search: {error!r}") from error
 
 
@@ -107,15 +116,15 @@ def gain_over_none(study: optuna.Study) -> str:
     network without SE or anything to compare has not been evaluated.
     """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    none = next((trial for trial in complete if trial.user_attrs["se_blocks"] == 0), None)
-    others = [trial for trial in complete if trial.user_attrs["se_blocks"] > 0]
-    if none is None or not others:
-        return ""
-    quality = quality_of(study)
-    word, sign = ("accuracy", 1) if quality == "accuracy" else ("log-loss", -1)
-    confidence = 1 - (1 - CONFIDENCE) / len(others)
-    best = max(others, key=lambda trial: sign * trial.user_attrs[quality])
-    difference = _difference(best, none, quality, confidence)
+    with _refusing_foreign_trials():
+        none = next((trial for trial in complete if trial.user_attrs["se_blocks"] == 0), None)
+        others = [trial for trial in complete if trial.user_attrs["se_blocks"] > 0]
+        if none is None or not others:
+            return ""
+        quality = quality_of(study)
+        word, sign = ("accuracy", 1) if quality == "accuracy" else ("log-loss", -1)
+        best = max(others, key=lambda trial: sign * trial.user_attrs[quality])
+        difference = _difference(best, none, quality, 1 - (1 - CONFIDENCE) / len(others))
     digits = "+.2%" if quality == "accuracy" else "+.4f"
     told = (
         f"trial {best.number}'s {word} differs from that of the network without SE by {difference.value:{digits}} "
@@ -168,14 +177,14 @@ def cautions(table: pd.DataFrame, chance: float) -> list[str]:
     said = []
     if front["accuracy_low"].max() <= chance:
         said.append(
-            f"No member of the front is better than guessing ({chance:.0%}): the shared network has not learned. "
+            f"No member of the front is better than guessing ({chance:.0%}): the networks have not learned. "
             "Train it for more epochs or with a lower learning_rate."
         )
     tied = int(front["tied_with"].notna().sum())
     if tied:
         members = "One member of the front" if tied == 1 else f"{tied} members of the front"
         said.append(
-            f"{members} cannot be told apart in accuracy from a smaller one, image by image: "
+            f"{members} cannot be told apart from a smaller one, image by image: "
             "what looks like a gain there may be noise."
         )
     if front["se_blocks"].max() == 0:

@@ -8,6 +8,7 @@ import torch
 from scipy.ndimage import map_coordinates
 from sklearn.datasets import load_digits
 
+from se_search import SEConfig, create_model
 from se_search.evaluation.digits import load_context_digits, load_easy_digits, load_hard_digits
 
 IMAGES, LABELS = load_digits().images / 16, load_digits().target
@@ -35,8 +36,8 @@ def numbers(images):
 
 
 def draw_corruptions(count, generator=None):
-    """What is drawn at random for ``count`` corruptions: one row for each of six uniform values, and the noise."""
-    bounds = [(-math.pi / 6, math.pi / 6), (0.7, 1.2), (-0.25, 0.25), (-0.25, 0.25), (0.3, 1), (-1, 1), (-0.5, 0.5)]
+    """What is drawn at random for ``count`` corruptions: one row for each of seven uniform values, and the noise."""
+    bounds = [(-math.pi / 12, math.pi / 12), (0.85, 1.15), (-0.1, 0.1), (-0.1, 0.1), (0.3, 1), (-1, 1), (-0.25, 0.25)]
     drawn = [torch.empty(count).uniform_(low, high, generator=generator) for low, high in bounds]
     return torch.stack(drawn).numpy(), torch.randn(count, 1, 32, 32, generator=generator).numpy()
 
@@ -134,3 +135,24 @@ def test_every_class_has_its_share_in_every_part(load):
     whole = torch.bincount(torch.tensor(LABELS)) / 1797
     for _, labels in parts(load()):
         torch.testing.assert_close(torch.bincount(labels) / len(labels), whole, rtol=0, atol=0.005)
+
+
+def columns_that_count(model, size):
+    """For each column of the final feature map, the columns of the input that it depends on."""
+    images = torch.rand(1, *size, dtype=torch.float64, requires_grad=True)
+    features = model.double().eval().forward_features(images).sum((0, 1, 2))
+    for value in features:
+        (gradient,) = torch.autograd.grad(value, images, retain_graph=True)
+        yield set(gradient.abs().sum((0, 1, 2)).nonzero().flatten().tolist())
+
+
+def test_no_feature_of_the_control_network_sees_both_digits_and_lamp_unless_it_has_se():
+    # Pooling adds the features and the classifier is linear: the logits are then a sum of what digits and lamp say.
+    backbone, digits, lamp = "test_efficientnet", set(range(16)), set(range(72, 96))
+    size = load_context_digits().input_size
+    torch.manual_seed(0)
+    bare = list(columns_that_count(create_model(SEConfig.without_attention(backbone)), size))
+    assert len(bare) == 3
+    assert not any(seen & digits and seen & lamp for seen in bare)
+    assert set.union(*bare) == set(range(96))
+    assert all(seen == set(range(96)) for seen in columns_that_count(create_model(SEConfig(backbone)), size))

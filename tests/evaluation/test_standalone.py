@@ -177,7 +177,9 @@ def test_weights_of_a_checkpoint_are_taken_whole(trained, tmp_path, suffix):
     else:
         save_file(trained.state_dict(), file)
     started = prepared(tmp_path / "run", str(file)).start(UNIFORM, 0).eval()
-    assert (evaluate_network(started, DATA.validation).losses == evaluate_network(trained, DATA.validation).losses).all()
+    assert (
+        evaluate_network(started, DATA.validation).losses == evaluate_network(trained, DATA.validation).losses
+    ).all()
 
 
 class Payload:

@@ -1,6 +1,9 @@
 """The table of trials, the front and its named members, against independent computations."""
 
 import itertools
+import pickle
+import zlib
+from base64 import b64encode
 
 import numpy as np
 import optuna
@@ -12,18 +15,20 @@ from se_search.errors import RunFolderError
 from se_search.search.results import (
     cautions,
     front_of,
+    gain_over_none,
     hypervolume_history,
-    pack_correct,
+    pack,
+    pack_losses,
     pick_trials,
     trials_table,
-    unpack_correct,
+    unpack,
 )
 
 IMAGES = 400
 CONFIG = SEConfig("resnet10t")
 
 
-def add(study, right, overhead, latency, constraint=None, correct=None, **attributes):
+def add(study, right, overhead, latency, constraint=None, correct=None, packed=None, **attributes):
     """Add a complete trial whose first ``right`` images are correct, unless ``correct`` says which."""
     if correct is None:
         correct = np.arange(IMAGES) < right
@@ -42,17 +47,17 @@ def add(study, right, overhead, latency, constraint=None, correct=None, **attrib
         "latency_ratio": latency,
         "latency_low": latency - 0.01,
         "latency_high": latency + 0.01,
-        "correct": pack_correct(correct),
+        "correct": pack(correct[None]) if packed is None else packed,
+        "losses": pack(np.where(correct, 0.1, 3.0).astype(np.float32)[None]),
         "config": CONFIG.to_json(),
         "config_id": CONFIG.id,
         "se_blocks": 0,
     }
     system = {} if constraint is None else {"constraints:max_latency": constraint}
-    study.add_trial(
-        optuna.trial.create_trial(
-            values=[measured["accuracy"], overhead, latency], user_attrs=measured | attributes, system_attrs=system
-        )
-    )
+    measured |= attributes
+    quality = float(correct.mean()) if study.metric_names is None else measured["log_loss"]
+    values = [quality, overhead, latency]
+    study.add_trial(optuna.trial.create_trial(values=values, user_attrs=measured, system_attrs=system))
 
 
 @pytest.fixture
@@ -133,7 +138,7 @@ def test_cautions_say_what_the_front_does_not_show(study):
     with_se = SEConfig.uniform("resnet10t")
     add(study, 381, 0.01, 1.01, config=with_se.to_json(), config_id=with_se.id, se_blocks=4)
     (tied,) = cautions(trials_table(study), 0.1)
-    assert tied.startswith("One member of the front cannot be told apart in accuracy")
+    assert tied.startswith("One member of the front cannot be told apart from a smaller one")
     add(study, 398, 0.02, 1.02, config=with_se.to_json(), config_id=with_se.id, se_blocks=4)
     assert cautions(trials_table(study), 0.1) == [tied]
 
@@ -162,10 +167,79 @@ def test_attributes_that_others_wrote_are_refused(study, attributes):
         trials_table(study)
 
 
-@pytest.mark.parametrize("size", [1, 7, 8, 9, 400])
-def test_packed_outcomes_come_back(size):
-    outcomes = np.random.default_rng(size).random(size) < 0.5
-    assert (unpack_correct(pack_correct(outcomes)) == outcomes).all()
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (3, 400)])
+@pytest.mark.parametrize("kind", [bool, np.float32])
+def test_packed_arrays_come_back(shape, kind):
+    values = (np.random.default_rng(0).random(shape) * 3).astype(kind)
+    back = unpack(pack(values))
+    assert back.dtype == kind
+    assert (back == values).all()
+
+
+def test_losses_of_very_many_images_are_kept_as_means_of_blocks_that_tell_the_same():
+    """The mean is that of all whole blocks; the standard error of it agrees up to its own chance (4,000 blocks)."""
+    losses = np.random.default_rng(0).exponential(size=(1, 50_000)).astype(np.float32)
+    kept = unpack(pack_losses(losses))
+    assert kept.shape == (1, 50_000 // 13)
+    assert len(pack_losses(losses)) < 25_000
+    assert kept.mean() == pytest.approx(losses[:, : 13 * (50_000 // 13)].mean(), rel=1e-6)
+    errors = [values.std(ddof=1) / np.sqrt(values.size) for values in (kept, losses)]
+    assert errors[0] == pytest.approx(errors[1], rel=0.05)
+    few = losses[:, :400]
+    assert (unpack(pack_losses(few)) == few).all()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "no base64", b64encode(zlib.compress(pickle.dumps([1]))).decode(), b64encode(b"x").decode()],
+    ids=["nothing", "garbage", "pickle", "no zlib"],
+)
+def test_a_text_that_holds_code_or_garbage_is_refused(study, text):
+    add(study, 300, 0.0, 1.0)
+    add(study, 390, 0.1, 1.1, packed=text)
+    with pytest.raises(RunFolderError, match="not written by se-search"):
+        trials_table(study)
+
+
+def with_blocks():
+    config = SEConfig.uniform("resnet10t")
+    return {"config": config.to_json(), "config_id": config.id, "se_blocks": 4}
+
+
+def test_a_gain_is_claimed_only_where_it_is_no_chance_of_many_comparisons(study):
+    """Eight images more and none fewer: clear in one comparison, but not for the best of sixty."""
+    add(study, 380, 0.0, 1.0)
+    assert gain_over_none(study) == ""
+    add(study, 388, 0.01, 1.0, **with_blocks())
+    assert gain_over_none(study).startswith("SE helps measurably by the search's estimates: trial 1's accuracy")
+    assert "+2.00%" in gain_over_none(study)
+    for _ in range(59):
+        add(study, 379, 0.02, 1.0, **with_blocks())
+    assert gain_over_none(study).startswith("No measurable difference: of 60 configurations with SE")
+    add(study, 399, 0.03, 1.0, **with_blocks())
+    assert "trial 61's accuracy" in gain_over_none(study)
+    assert gain_over_none(study).startswith("SE helps measurably")
+
+
+def test_a_worse_best_is_no_gain(study):
+    add(study, 399, 0.0, 1.0)
+    add(study, 300, 0.01, 1.0, **with_blocks())
+    assert gain_over_none(study).startswith("No measurable difference")
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_study_of_the_log_loss_compares_log_losses():
+    study = optuna.create_study(directions=["minimize", "minimize", "minimize"])
+    study.set_metric_names(["log_loss", "parameter_overhead", "latency_ratio"])
+    random = np.random.default_rng(0)
+    image = random.exponential(size=IMAGES)
+    for overhead, shift in ((0.0, 0.0), (0.1, 0.001), (0.2, 0.2)):
+        losses = (image - shift + random.normal(0, 0.1, IMAGES)).astype(np.float32)
+        blocks = with_blocks() if overhead else {}
+        add(study, 380, overhead, 1.0, losses=pack(losses[None]), log_loss=float(losses.mean()), **blocks)
+    table = trials_table(study)
+    assert table["tied_with"].iloc[2:].isna().all()
+    assert gain_over_none(study).startswith("SE helps measurably by the search's estimates: trial 2's log-loss")
 
 
 def test_the_hypervolume_of_a_plane_by_hand():
