@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--supernet-epochs", type=int, nargs="+", help="of each supernet; the same by default")
     parser.add_argument("--seeds", type=int, default=3, help="stand-alone trainings of each configuration")
     parser.add_argument("--supernet-seeds", type=int, default=2)
-    parser.add_argument("--distillation", choices=("yes", "no", "both"), default="both")
+    parser.add_argument("--distillation", type=float, nargs="+", default=[0.0], help="shares to compare")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("fidelity.json"))
     arguments = parser.parse_args()
@@ -65,9 +65,8 @@ def main() -> None:
             if key not in kept:
                 kept[key] = train_alone(arguments.backbone, config, data, replace(recipe, seed=seed))
                 keep(kept, arguments.out)
-    variants = {"yes": (True,), "no": (False,), "both": (True, False)}[arguments.distillation]
     for epochs in arguments.supernet_epochs or [arguments.epochs]:
-        for distillation in variants:
+        for distillation in arguments.distillation:
             for seed in range(arguments.supernet_seeds):
                 key = f"{arguments.data} {arguments.backbone} supernet {epochs} {seed} {distillation}"
                 if key not in kept:
@@ -102,7 +101,7 @@ def train_alone(backbone: str, config: SEConfig, data: ImageData, recipe: Traini
 
 
 def train_supernet(
-    space: SearchSpace, configs: list[SEConfig], data: ImageData, recipe: TrainingRecipe, distillation: bool
+    space: SearchSpace, configs: list[SEConfig], data: ImageData, recipe: TrainingRecipe, distillation: float
 ) -> dict[str, Any]:
     """Train one supernet and evaluate all configurations with it."""
     ratio = min(space.definition.ratios)

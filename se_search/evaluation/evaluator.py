@@ -61,6 +61,9 @@ class Space(Protocol):
     def largest(self) -> SEConfig:
         """Return a configuration with the widest SE block at every site of one position."""
 
+    def widen(self, config: SEConfig) -> SEConfig:
+        """Return the widest relative of a configuration: its gate and positions, the widest block at each of them."""
+
 
 class Evaluator(Protocol):
     """Tells what configurations are worth. The study loop prepares it once and then evaluates one by one."""

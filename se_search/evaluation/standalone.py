@@ -161,6 +161,9 @@ class Finetune(Scratch):
         pretrained: Where the backbone's weights come from: ``"timm"`` for those that timm downloads,
             ``"local-dir:FOLDER"`` for a folder that timm has saved, or the path of a checkpoint. ``None`` trains the
             backbone on the data first, with the same recipe.
+
+    Raises:
+        DefinitionError: If there is nothing at that place.
     """
 
     def __init__(
@@ -174,6 +177,8 @@ class Finetune(Scratch):
         pretrained: str | None = None,
     ) -> None:
         super().__init__(backbone, data, recipe, device, seeds, halving)
+        if pretrained is not None:
+            _check_pretrained(pretrained)
         self._pretrained = pretrained
         self._common: nn.Module | None = None
 
@@ -239,16 +244,21 @@ def load_pretrained(backbone: str, pretrained: str | None, options: dict[str, An
             if architecture != get_arch_name(backbone):
                 raise DefinitionError(f"--pretrained {pretrained} holds a {architecture}, not a {backbone}")
             return timm.create_model(pretrained, pretrained=True, **options)
-        if not Path(pretrained).is_file():
-            raise DefinitionError(
-                f"--pretrained {pretrained!r} is not there: give timm, {LOCAL_DIR}FOLDER or the path of a checkpoint"
-            )
         return timm.create_model(backbone, checkpoint_path=pretrained, **options)
     except DefinitionError:
         raise
     except Exception as error:  # timm and torch raise many kinds for what they cannot fetch or read
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise DefinitionError(f"--pretrained {pretrained} cannot be loaded into {backbone}: {reason}") from error
+
+
+def _check_pretrained(pretrained: str) -> None:
+    place = Path(pretrained.removeprefix(LOCAL_DIR))
+    there = place.is_dir() if pretrained.startswith(LOCAL_DIR) else pretrained == "timm" or place.is_file()
+    if not there:
+        raise DefinitionError(
+            f"--pretrained {pretrained!r} is not there: give timm, {LOCAL_DIR}FOLDER or the path of a checkpoint"
+        )
 
 
 def rung_epochs(epochs: int, factor: int | None) -> tuple[int, ...]:

@@ -28,6 +28,9 @@ SUMMARY = "supernet.json"
 CHECKPOINT = "supernet.checkpoint.pt"
 
 _KEPT_STATISTICS = 128
+# A network without SE is one point of a large space, but the one that all are compared with. With every second step it
+# takes so much of the training that the gates of the others hardly develop: on digits-context none is learned.
+_STEPS_PER_BARE = 4
 _LEAST_IMPROVEMENT = 0.001
 
 
@@ -43,7 +46,8 @@ class Supernet:
         device: A torch device.
         recalibration_images: Training images from which normalisation statistics are estimated anew for each
             configuration; all where there are no more.
-        distillation: Whether the smaller networks learn from the outputs of the largest instead of from the labels.
+        distillation: Share of the smaller network's loss that is about the outputs of the larger one instead of the
+            labels, 0 to 1.
         patience: Epochs without a lower training loss (by 0.1 %) after which training ends; ``None`` trains on.
     """
 
@@ -56,7 +60,7 @@ class Supernet:
         recipe: TrainingRecipe,
         device: str = "cpu",
         recalibration_images: int = 512,
-        distillation: bool = True,
+        distillation: float = 0.0,
         patience: int | None = None,
     ) -> None:
         self.backbone = backbone
@@ -92,26 +96,25 @@ class Supernet:
 
     def prepare(self, folder: Path, space: Space, progress_bar: ProgressBar) -> None:
         """Train the shared network on ``space``, see :meth:`train`."""
-        self.train(folder, space.draw, space.largest(), progress_bar)
+        self.train(folder, space.draw, space.widen, progress_bar)
 
     def train(
         self,
         folder: Path,
         draw: Callable[[random.Random], SEConfig],
-        largest: SEConfig,
+        widen: Callable[[SEConfig], SEConfig],
         progress_bar: ProgressBar,
     ) -> None:
         """Train, or go on from the last whole epoch that ``folder`` holds, or load what is trained already.
 
-        Each step sums the gradients of two networks, by the sandwich rule of slimmable networks (Yu and Huang 2019)
-        with its parts alternating. With distillation they are the largest configuration, and no SE or one drawn at
-        random in turn, which learns from the outputs of the largest (their in-place distillation); without, they are
-        one drawn at random, and the largest or no SE in turn.
+        Each step sums the gradients of two networks, after the sandwich rule of slimmable networks (Yu and Huang 2019):
+        the widest relative of a configuration drawn at random, and the configuration itself, or in every fourth step
+        no SE. The smaller one can learn from the outputs of the widest too (their in-place distillation).
 
         Args:
             folder: Where checkpoints and the trained weights are kept.
             draw: Draws a random configuration of the space.
-            largest: The configuration with the widest block at every site.
+            widen: Returns the widest relative of a configuration: with its gate and positions, the widest blocks.
             progress_bar: As :func:`se_search.progress.progress_bar`.
 
         Raises:
@@ -123,7 +126,7 @@ class Supernet:
             (folder / CHECKPOINT).unlink(missing_ok=True)
             return
         training = Training(self.model, self.recipe, self.data, self.device, folder / CHECKPOINT)
-        losses = self._losses(training, draw, largest)
+        losses = self._losses(training, draw, widen)
         total, done = self.recipe.epochs * training.steps, len(training.history) * training.steps
         with progress_bar("Training the supernet", total, done) as advance:
             for epoch in training.epochs(losses, advance):
@@ -137,7 +140,12 @@ class Supernet:
         write_text(folder / SUMMARY, json.dumps({"backbone": self.backbone, "epochs": training.history}, indent=2))
         (folder / CHECKPOINT).unlink(missing_ok=True)
 
-    def _losses(self, training: Training, draw: Callable[[random.Random], SEConfig], largest: SEConfig) -> Losses:
+    def _losses(
+        self,
+        training: Training,
+        draw: Callable[[random.Random], SEConfig],
+        widen: Callable[[SEConfig], SEConfig],
+    ) -> Losses:
         bare = SEConfig.without_attention(self.backbone)
         steps = itertools.count(len(training.history) * training.steps)
         smoothing = label_smoothing(self.recipe)
@@ -148,16 +156,14 @@ class Supernet:
                 return self.model(images).float()
 
         def losses(images: torch.Tensor, targets: torch.Tensor) -> Iterator[torch.Tensor]:
-            step = next(steps)
             # From PyTorch's generator, whose seed is the epoch's: a resumed training draws the same.
             drawn = draw(random.Random(int(torch.randint(2**62, ()))))
-            if not self._distillation:
-                for config in (drawn, (largest, bare)[step % 2]):
-                    yield F.cross_entropy(outputs(config, images), targets, label_smoothing=smoothing)
-                return
-            logits = outputs(largest, images)
-            yield F.cross_entropy(logits, targets, label_smoothing=smoothing)
-            yield F.cross_entropy(outputs((drawn, bare)[step % 2], images), logits.detach().softmax(1))
+            widest = outputs(widen(drawn), images)
+            yield F.cross_entropy(widest, targets, label_smoothing=smoothing)
+            smaller = outputs(bare if next(steps) % _STEPS_PER_BARE == 0 else drawn, images)
+            from_labels = F.cross_entropy(smaller, targets, label_smoothing=smoothing)
+            from_widest = F.cross_entropy(smaller, widest.detach().softmax(1))
+            yield from_labels + self._distillation * (from_widest - from_labels)
 
         return losses
 

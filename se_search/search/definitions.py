@@ -188,7 +188,7 @@ class EvaluatorDefinition(_Definition):
         channels_last: Whether tensors keep their channels last in memory.
         compile: Whether ``torch.compile`` compiles the network; not with the supernet.
         recalibration_images: Supernet: training images from which normalisation statistics are estimated anew.
-        distillation: Supernet: whether smaller networks learn from the outputs of the largest.
+        distillation: Supernet: share of the smaller network's loss that is about the outputs of the larger one.
         patience: Supernet: epochs without a lower training loss after which training ends.
         seeds: Finetune and scratch: trainings of each configuration.
         halving: Finetune and scratch: factor of successive halving; none without it.
@@ -213,7 +213,7 @@ class EvaluatorDefinition(_Definition):
     channels_last: bool = False
     compile: bool = False
     recalibration_images: Annotated[int, Field(ge=2)] = 512
-    distillation: bool = True
+    distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
     patience: Annotated[int, Field(ge=1)] | None = None
     seeds: Annotated[int, Field(ge=1)] = 1
     halving: Annotated[int, Field(ge=2)] | None = None

@@ -135,6 +135,16 @@ class SearchSpace:
         """Return a configuration with the widest SE block at every site of one position."""
         return self._uniform(min(self.definition.ratios))
 
+    def widen(self, config: SEConfig) -> SEConfig:
+        """Return the widest relative of a configuration: its gate and positions, the widest block at each of them.
+
+        Raises:
+            ConfigurationError: If the space does not hold the configuration.
+        """
+        parameters = self.to_parameters(config)
+        parameters |= {f"stage{stage}.ratio": min(self.definition.ratios) for stage in self.stages}
+        return self.to_config(parameters | {site.block: True for site in self.sites})
+
     def known_answers(self) -> dict[str, SEConfig]:
         """Return the configurations to try first, by name, as far as the space holds them.
 

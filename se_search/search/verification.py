@@ -55,9 +55,8 @@ def run_verification(folder: Path, members: str = "front", seeds: int = 3, epoch
     with open_folder(folder, study):
         (folder / VERIFICATION).mkdir(exist_ok=True)
         left = [one for one in plan if not result_file(folder, one[0], recipe.epochs, one[1]).exists()]
-        say(
-            f"{len(networks)} networks, seeds {seeds}, epochs {recipe.epochs}: {len(left)} of {len(plan)} trainings left."
-        )
+        what = f"{len(networks)} networks, seeds {seeds}, epochs {recipe.epochs}"
+        say(f"{what}: {len(left)} of {len(plan)} trainings left.")
         begun = time.perf_counter()
         with progress_bar("Verifying", len(plan), len(plan) - len(left)) as advance:
             for done, (config, seed) in enumerate(left, start=1):

@@ -30,6 +30,12 @@ def draw(rng: random.Random) -> SEConfig:
     return SEConfig(BACKBONE, tuple(PlacedSE(site, rng.choice((2, 3, 4, 8, 16, 32)), gate) for site in sites))
 
 
+def widen(config):
+    """Every site at r=2 with the gate of the configuration."""
+    gate = config.placed[0].gate if config.placed else "sigmoid"
+    return SEConfig.uniform(BACKBONE, 2, gate=gate)
+
+
 @contextmanager
 def silent(description, total, completed):
     yield lambda steps=1, line=None: None
@@ -42,7 +48,7 @@ def supernet(epochs=1, seed=0, learning_rate=0.003, recalibration_images=128, **
 
 
 def train(network, folder, progress_bar=silent):
-    network.train(folder, draw, LARGEST, progress_bar)
+    network.train(folder, draw, widen, progress_bar)
     return network
 
 
@@ -227,39 +233,36 @@ def test_training_that_diverges_says_what_to_change(tmp_path):
     assert not (tmp_path / WEIGHTS).exists()
 
 
-def gradients(distillation, monkeypatch):
-    """The losses of the first two steps, each with the configuration that was selected for it."""
+@pytest.mark.parametrize("distillation", [0.0, 0.3, 1.0])
+def test_each_step_trains_the_widest_and_a_drawn_network_or_in_every_fourth_no_se(distillation, monkeypatch):
     network = supernet(distillation=distillation)
     selected = []
     select = network.select
     monkeypatch.setattr(network, "select", lambda config: (selected.append(config), select(config)))
     training = Training(network.model, network.recipe, DATA, "cpu")
-    losses = network._losses(training, draw, LARGEST)
+    losses = network._losses(training, draw, widen)
     images, labels = (part[:64] for part in DATA.train.tensors)
     network.model.train()
-    steps = [[loss.detach() for loss in losses(images, labels)] for _ in range(2)]
-    return network, selected, steps, images, labels
+    steps = [[loss.item() for loss in losses(images, labels)] for _ in range(5)]
+    monkeypatch.undo()
 
-
-def test_each_step_trains_one_drawn_network_and_an_extreme_in_turn(monkeypatch):
-    _, selected, steps, _, _ = gradients(False, monkeypatch)
-    assert [len(step) for step in steps] == [2, 2]
-    assert selected[1] == LARGEST
-    assert selected[3] == SEConfig(BACKBONE)
-
-
-def test_with_distillation_the_smaller_network_learns_the_outputs_of_the_largest(monkeypatch):
-    network, selected, steps, images, labels = gradients(True, monkeypatch)
-    assert selected[0] == selected[2] == LARGEST
-    assert selected[3] == SEConfig(BACKBONE)
-    with torch.no_grad():
-        network.select(LARGEST)
-        teacher = network.model(images)
-        network.select(SEConfig(BACKBONE))
-        student = network.model(images)
-    assert float(steps[1][0]) == pytest.approx(F.cross_entropy(teacher, labels).item(), abs=1e-5)
-    expected = -(teacher.softmax(1) * student.log_softmax(1)).sum(1).mean()
-    assert float(steps[1][1]) == pytest.approx(expected.item(), abs=1e-5)
+    pairs = list(zip(selected[::2], selected[1::2], strict=True))
+    assert [smaller == SEConfig(BACKBONE) for _, smaller in pairs] == [True, False, False, False, True]
+    widths = {placed.hidden for placed in LARGEST.placed}
+    for larger, smaller in pairs:
+        assert {placed.site for placed in larger.placed} == {placed.site for placed in LARGEST.placed}
+        assert {placed.hidden for placed in larger.placed} == widths
+        assert {placed.gate for placed in smaller.placed} <= {placed.gate for placed in larger.placed}
+    for (larger, smaller), (first, second) in zip(pairs[:2], steps[:2], strict=True):
+        with torch.no_grad():
+            network.select(larger)
+            teacher = network.model(images)
+            network.select(smaller)
+            student = network.model(images)
+        assert first == pytest.approx(F.cross_entropy(teacher, labels).item(), abs=1e-5)
+        from_widest = -(teacher.softmax(1) * student.log_softmax(1)).sum(1).mean()
+        expected = (1 - distillation) * F.cross_entropy(student, labels) + distillation * from_widest
+        assert second == pytest.approx(expected.item(), abs=1e-5)
 
 
 @pytest.mark.parametrize(

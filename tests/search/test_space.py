@@ -129,3 +129,17 @@ def test_positions_and_own_attention_go_to_parameters_and_back(backbone, positio
 def test_a_position_that_the_backbone_lacks_is_refused():
     with pytest.raises(BackboneError, match="it offers post"):
         positions_space("vgg11", ("pre",))
+
+
+@pytest.mark.parametrize("name", ["stages", "blocks", "positions"])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_widest_relative_has_the_same_gate_and_positions_and_the_smallest_ratio_everywhere(name, seed):
+    space = SearchSpace("resnet18", load_space(name))
+    config = space.draw(random.Random(seed))
+    widest = space.widen(config)
+    assert {placed.ratio for placed in widest.placed} == {min(space.definition.ratios)}
+    assert {placed.gate for placed in config.placed} <= {placed.gate for placed in widest.placed}
+    positions = {placed.site.position for placed in config.placed}
+    assert positions <= {placed.site.position for placed in widest.placed}
+    assert {placed.site for placed in config.placed} <= {placed.site for placed in widest.placed}
+    assert {placed.site.block for placed in widest.placed} >= {site.block for site in space.sites if site.stage > 2}
