@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint docs dist clean
 
 demo: $(VENV)/.installed
-	$(BIN)/se-search run --backbone resnet50 --budget 50
+	$(BIN)/se-search run --study digits-context
+	$(BIN)/se-search verify runs/test_resnet-digits-context --members 2
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not slow"

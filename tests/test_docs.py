@@ -41,7 +41,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 RUN_IN_DOCS = "runs/resnet50-digits"
 
 # Options of commands that get another value: a small network, few configurations, a trial that the tiny run has.
-IN_COMMANDS = {"--backbone": "resnet10t", "--budget": "3", "--trial": "3"}
+IN_COMMANDS = {"--backbone": "resnet10t", "--budget": "3", "--trial": "3", "--members": "1"}
 
 IN_PYTHON = {
     # A small network, one epoch, few configurations.

@@ -1,0 +1,66 @@
+"""The embedded controls from the command to the verified finding: nothing where nothing is, a gain where one is."""
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import yaml
+
+COMMAND = [sys.executable, "-m", "se_search"]
+
+
+def walk(folder, study, seeds):
+    (folder / "study.yaml").write_text(yaml.safe_dump(study))
+    for arguments in (
+        ["run", "--study", "study.yaml", "--out", "run"],
+        ["verify", "run", "--members", "2", "--seeds", str(seeds)],
+    ):
+        done = subprocess.run([*COMMAND, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    run = json.loads((folder / "run" / "run.json").read_text())
+    trials = pd.read_csv(folder / "run" / "trials.csv").set_index("number")
+    return run, trials, (folder / "run" / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_the_negative_control_ends_with_no_measurable_gain_and_the_cheapest_network(tmp_path):
+    study = {"backbone": "resnet10t", "data": "digits", "budget": 16, "latency": {"pairs": 10}}
+    run, trials, report = walk(tmp_path, study, seeds=3)
+    knee = trials.loc[run["picks"]["knee"]]
+    assert knee["counted_parameters"] == trials["counted_parameters"].min() == 0
+    assert run["gain"].startswith("No measurable difference")
+    assert "No measurable difference" in report
+    (schedule,) = run["verified"]
+    assert schedule["finding"].startswith("No measurable gain from SE")
+    assert "No measurable gain from SE" in report
+    for member in schedule["members"]:
+        _, low, high = member["accuracy_difference"]
+        assert low <= 0 <= high
+
+
+@pytest.mark.slow
+def test_the_positive_control_picks_a_network_that_is_better_verified(tmp_path):
+    """test_efficientnet without attention cannot combine what lies at the two ends of a strip: see the task."""
+    study = {
+        "backbone": "test_efficientnet",
+        "data": "digits-context",
+        "budget": 16,
+        "evaluator": {"epochs": 8, "learning_rate": 0.004},
+        "latency": {"pairs": 10},
+    }
+    run, trials, report = walk(tmp_path, study, seeds=3)
+    knee = trials.loc[run["picks"]["knee"]]
+    assert knee["se_blocks"] > 0
+    assert run["gain"].startswith("SE helps measurably")
+    assert knee["verified_log_loss_difference_high"] < 0
+    assert knee["verified_seeds"] == 3
+    (schedule,) = run["verified"]
+    assert schedule["finding"].startswith("SE helps, verified")
+    assert "SE helps, verified" in report
+    # Five standard errors: a quarter of the 95 % interval's width is one.
+    difference, low, high = next(
+        member["log_loss_difference"] for member in schedule["members"] if member["config_id"] == knee["config_id"]
+    )
+    assert -difference > 5 * (high - low) / 4
