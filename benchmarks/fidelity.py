@@ -26,9 +26,10 @@ from se_search.evaluation.data import load_data
 from se_search.evaluation.evaluator import evaluate_network, no_progress
 from se_search.evaluation.image_data import ImageData
 from se_search.evaluation.standalone import Scratch
-from se_search.evaluation.statistics import noise_ceiling, rank_agreement
+from se_search.evaluation.statistics import Estimate, noise_ceiling, rank_agreement
 from se_search.evaluation.supernet import Supernet
-from se_search.evaluation.training import TrainingRecipe, classification_losses
+from se_search.evaluation.training import TrainingRecipe
+from se_search.files import write_text
 from se_search.network.se_block import hidden_channels
 from se_search.search.definitions import SpaceDefinition
 from se_search.search.space import SearchSpace
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="stand-alone trainings of each configuration")
     parser.add_argument("--supernet-seeds", type=int, default=2)
     parser.add_argument("--distillation", type=float, nargs="+", default=[0.0], help="shares to compare")
+    parser.add_argument("--learning-rate", type=float, default=0.002)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("fidelity.json"))
     arguments = parser.parse_args()
@@ -56,37 +58,32 @@ def main() -> None:
         SpaceDefinition(placement="stage", ratios=(arguments.ratio,), gates=("sigmoid",), rounding=1),
     )
     configs = list(dict.fromkeys(space.to_config(parameters) for parameters in space.enumerate()))
-    recipe = TrainingRecipe(epochs=arguments.epochs, batch=64, learning_rate=0.002)
+    recipe = TrainingRecipe(epochs=arguments.epochs, batch=64, learning_rate=arguments.learning_rate)
     kept = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
 
+    prefix = f"{arguments.data} {arguments.backbone} r={arguments.ratio} at {arguments.learning_rate}"
     for seed in range(arguments.seeds):
         for config in configs:
-            key = f"{arguments.data} {arguments.backbone} stand-alone {arguments.epochs} {seed} {config.id}"
+            key = f"{prefix} stand-alone {arguments.epochs} {seed} {config.id}"
             if key not in kept:
                 kept[key] = train_alone(arguments.backbone, config, data, replace(recipe, seed=seed))
                 keep(kept, arguments.out)
     for epochs in arguments.supernet_epochs or [arguments.epochs]:
         for distillation in arguments.distillation:
             for seed in range(arguments.supernet_seeds):
-                key = f"{arguments.data} {arguments.backbone} supernet {epochs} {seed} {distillation}"
+                key = f"{prefix} supernet {epochs} {seed} {distillation}"
                 if key not in kept:
                     once = replace(recipe, epochs=epochs, seed=seed)
                     kept[key] = train_supernet(space, configs, data, once, distillation)
                     keep(kept, arguments.out)
-    key = f"{arguments.data} {arguments.backbone} plain {arguments.epochs}"
-    if key not in kept:
-        kept[key] = train_alone(arguments.backbone, space.largest(), data, recipe)
-        keep(kept, arguments.out)
-    report(kept, f"{arguments.data} {arguments.backbone}", arguments.epochs, arguments.seeds, configs)
+    report(kept, prefix, arguments.epochs, arguments.seeds, configs)
 
 
 def train_alone(backbone: str, config: SEConfig, data: ImageData, recipe: TrainingRecipe) -> dict[str, Any]:
     """Train and judge one network; its log-losses on validation and test images, and the seconds for both parts."""
     with timed() as training_time:
         training = Scratch(backbone, data, recipe).training(config, recipe.seed)
-        for _ in training.epochs(classification_losses(training.model, recipe)):
-            pass
-    network = training.evaluated.eval()
+        network = training.finish()
     with timed() as evaluation_time:
         validation = evaluate_network(network, data.validation).log_loss.value
     test = evaluate_network(network, data.test).log_loss.value
@@ -127,19 +124,21 @@ def report(kept: dict[str, Any], prefix: str, epochs: int, seeds: int, configs: 
     cost = sum(one["training"] + one["evaluation"] for row in alone for one in row)
     mean = scores.mean(0)
     print(f"\n{prefix}: {len(configs)} configurations, {epochs} epochs, {seeds} stand-alone seeds, {cost:.0f} s")
-    print(f"log-loss {mean.min():.4f} to {mean.max():.4f}; seeds against no SE (standard error):")
-    against = scores - scores[:, [0]]
+    print(f"log-loss {mean.min():.4f} to {mean.max():.4f}; to no SE, mean over seeds (standard error):")
+    none = next(place for place, config in enumerate(configs) if not config.placed)
+    against = scores - scores[:, [none]]
     for config, row in zip(configs, against.T, strict=True):
         stages = ",".join(str(stage) for stage in sorted({placed.site.stage for placed in config.placed})) or "none"
         error = row.std(ddof=1) / np.sqrt(seeds) if seeds > 1 else float("nan")
         print(f"  stages {stages:9s} {row.mean():+.4f} ({error:.4f})")
-    ceiling = noise_ceiling(scores)
+    ceiling = noise_ceiling(scores) if seeds > 1 else Estimate(float("nan"), float("nan"), float("nan"))
     print(f"ceiling by the seeds' noise: tau {show(ceiling)}")
     pairs = [rank_agreement(scores[a], scores[b]).value for a in range(seeds) for b in range(a)]
     if pairs:
         print(f"one stand-alone seed against another: tau {np.mean(pairs):.2f}")
     print(f"validation against test images: tau {show(rank_agreement(mean, test))}")
-    plain = kept[f"{prefix} plain {epochs}"]["training"]
+    largest = max(range(len(configs)), key=lambda place: len(configs[place].placed))
+    plain = float(np.median([row[largest]["training"] for row in alone]))
     print("\nsupernet epochs  distillation  seed  tau [95 %]            of ceiling  cost of alone  training/plain")
     for key, one in kept.items():
         if key.startswith(f"{prefix} supernet "):
@@ -160,7 +159,7 @@ def show(estimate: Any) -> str:
 
 def keep(kept: dict[str, Any], file: Path) -> None:
     """Write all results so far."""
-    file.write_text(json.dumps(kept, indent=1))
+    write_text(file, json.dumps(kept, indent=1))
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 def remove_unfinished(folder: Path) -> None:
     """Remove the temporary files that killed processes have left in ``folder``."""
-    for left in folder.glob(f".*{_UNFINISHED}"):
+    for left in folder.rglob(f".*{_UNFINISHED}"):
         left.unlink(missing_ok=True)
 
 

@@ -47,6 +47,10 @@ class Evaluation:
     correct: npt.NDArray[np.bool_]
     losses: npt.NDArray[np.float32]
 
+    def __post_init__(self) -> None:
+        if self.correct.ndim != 2 or self.correct.shape != self.losses.shape:
+            raise EvaluationError("correct and losses need one row for each seed and one column for each image")
+
 
 class Space(Protocol):
     """What an evaluator may ask of the space that is searched."""
@@ -133,7 +137,7 @@ def evaluate_network(
             correct.append(logits.argmax(1) == labels)
     loss = torch.cat(losses).numpy()
     if not np.isfinite(loss).all():
-        raise EvaluationError("the network's outputs on the validation images are not finite")
+        raise EvaluationError("the network's outputs are not finite")
     right = torch.cat(correct).numpy()
     return Evaluation(accuracy_estimate(right), mean_estimate(loss), right[None], loss[None])
 

@@ -10,7 +10,7 @@ from typing import Any
 import timm
 import torch
 from safetensors.torch import save_file
-from timm.models import get_arch_name
+from timm.models import get_arch_name, get_pretrained_cfg_value, load_state_dict
 from timm.models._hub import load_model_config_from_path  # timm.models leaves it out of its names
 from torch import nn
 
@@ -84,9 +84,9 @@ class Scratch:
         torch.manual_seed(seed)
         return create_model(config, **self.options)
 
-    def training(self, config: SEConfig, seed: int) -> Training:
-        """Return the training of ``config`` with one seed, at its start."""
-        return Training(self.start(config, seed), replace(self.recipe, seed=seed), self.data, self.device)
+    def training(self, config: SEConfig, seed: int, checkpoint: Path | None = None) -> Training:
+        """Return the training of ``config`` with one seed, at its start or where the checkpoint has left it."""
+        return Training(self.start(config, seed), replace(self.recipe, seed=seed), self.data, self.device, checkpoint)
 
     def rungs(self, config: SEConfig) -> Iterator[tuple[int, Evaluation]]:
         """Train with the first seed up to each rung, then with the other seeds, and evaluate on the validation images.
@@ -161,9 +161,6 @@ class Finetune(Scratch):
         pretrained: Where the backbone's weights come from: ``"timm"`` for those that timm downloads,
             ``"local-dir:FOLDER"`` for a folder that timm has saved, or the path of a checkpoint. ``None`` trains the
             backbone on the data first, with the same recipe.
-
-    Raises:
-        DefinitionError: If there is nothing at that place.
     """
 
     def __init__(
@@ -177,8 +174,6 @@ class Finetune(Scratch):
         pretrained: str | None = None,
     ) -> None:
         super().__init__(backbone, data, recipe, device, seeds, halving)
-        if pretrained is not None:
-            _check_pretrained(pretrained)
         self._pretrained = pretrained
         self._common: nn.Module | None = None
 
@@ -244,15 +239,31 @@ def load_pretrained(backbone: str, pretrained: str | None, options: dict[str, An
             if architecture != get_arch_name(backbone):
                 raise DefinitionError(f"--pretrained {pretrained} holds a {architecture}, not a {backbone}")
             return timm.create_model(pretrained, pretrained=True, **options)
-        return timm.create_model(backbone, checkpoint_path=pretrained, **options)
+        overlay = {"file": pretrained, "num_classes": _classes_of(pretrained, backbone) or options["num_classes"]}
+        return timm.create_model(backbone, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     except DefinitionError:
         raise
     except Exception as error:  # timm and torch raise many kinds for what they cannot fetch or read
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise DefinitionError(f"--pretrained {pretrained} cannot be loaded into {backbone}: {reason}") from error
 
 
-def _check_pretrained(pretrained: str) -> None:
+def _classes_of(checkpoint: str, backbone: str) -> int | None:
+    """Number of classes of the classifier in a checkpoint, where it has the name that timm gives it."""
+    classifier = get_pretrained_cfg_value(backbone, "classifier")
+    weights = load_state_dict(checkpoint).get(f"{classifier}.weight")
+    return None if weights is None else len(weights)
+
+
+def check_pretrained(pretrained: str) -> None:
+    """Check that weights are at the place that ``pretrained`` names, without reading them.
+
+    Args:
+        pretrained: As in :class:`Finetune`.
+
+    Raises:
+        DefinitionError: If there is nothing.
+    """
     place = Path(pretrained.removeprefix(LOCAL_DIR))
     there = place.is_dir() if pretrained.startswith(LOCAL_DIR) else pretrained == "timm" or place.is_file()
     if not there:

@@ -107,7 +107,8 @@ def crossed_mean(values: npt.NDArray[Any], confidence: float = CONFIDENCE) -> Es
         confidence: Of the interval.
     """
     if values.dtype != bool:
-        return _crossed(values.astype(float), _hall, confidence)
+        estimate = _crossed(values.astype(float), _hall, confidence)
+        return Estimate(estimate.value, max(estimate.low, 0.0), estimate.high)  # no log-loss is negative
     estimate = _crossed(values.astype(float), _wilson, confidence)
     return Estimate(estimate.value, max(estimate.low, 0.0), min(estimate.high, 1.0))
 

@@ -1,6 +1,5 @@
 """The weight-sharing evaluator: one network, trained once, that holds every configuration of a space."""
 
-import itertools
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -147,7 +146,6 @@ class Supernet:
         widen: Callable[[SEConfig], SEConfig],
     ) -> Losses:
         bare = SEConfig.without_attention(self.backbone)
-        steps = itertools.count(len(training.history) * training.steps)
         smoothing = label_smoothing(self.recipe)
 
         def outputs(config: SEConfig, images: torch.Tensor) -> torch.Tensor:
@@ -160,7 +158,7 @@ class Supernet:
             drawn = draw(random.Random(int(torch.randint(2**62, ()))))
             widest = outputs(widen(drawn), images)
             yield F.cross_entropy(widest, targets, label_smoothing=smoothing)
-            smaller = outputs(bare if next(steps) % _STEPS_PER_BARE == 0 else drawn, images)
+            smaller = outputs(bare if training.step % _STEPS_PER_BARE == 0 else drawn, images)
             from_labels = F.cross_entropy(smaller, targets, label_smoothing=smoothing)
             from_widest = F.cross_entropy(smaller, widest.detach().softmax(1))
             yield from_labels + self._distillation * (from_widest - from_labels)
@@ -223,7 +221,9 @@ class Supernet:
         if known is None:
             images = sample(self.data.calibration, self._recalibration_images, self.recipe.seed)
             with autocast(self.recipe, self.device):
-                update_bn(batches(images, self.recipe.batch, workers=self.recipe.workers), self.model, self.device)
+                drawn = batches(images, self.recipe.batch, workers=self.recipe.workers)
+                # Normalisation over a batch needs two images.
+                update_bn((one for one in drawn if len(one[0]) > 1), self.model, self.device)
             if len(self._statistics) == _KEPT_STATISTICS:
                 del self._statistics[next(iter(self._statistics))]
             known = {name: buffer.clone() for name, buffer in self.model.named_buffers()}

@@ -84,6 +84,7 @@ class Training:
     Attributes:
         history: ``loss`` (mean of the steps' losses) and ``seconds`` of every epoch so far.
         steps: Steps of an epoch.
+        step: The step that is being taken, counted from the first of the training.
 
     Raises:
         RunFolderError: If the checkpoint is damaged.
@@ -101,6 +102,7 @@ class Training:
         self.recipe = recipe
         self.history: list[dict[str, float]] = []
         self.steps = math.ceil(len(data.train) / recipe.batch)
+        self.step = 0
         self._data = data
         self._checkpoint = checkpoint
         self._device = torch.device(device)
@@ -151,6 +153,19 @@ class Training:
                 write_atomically(self._checkpoint, lambda path: torch.save(self._state(), path))
             yield epoch + 1
 
+    def finish(self, advance: Callable[..., None] = lambda steps: None) -> nn.Module:
+        """Train a classifier on to the end of the recipe and return the network to evaluate, in evaluation mode.
+
+        Args:
+            advance: Called with 1 after each step.
+
+        Raises:
+            EvaluationError: If a loss is not finite.
+        """
+        for _ in self.epochs(classification_losses(self.model, self.recipe), advance):
+            pass
+        return self.evaluated.eval()
+
     def describe(self, epoch: int) -> str:
         """Say in one line what an epoch (the first is 1) has brought."""
         one = self.history[epoch - 1]
@@ -171,6 +186,7 @@ class Training:
             if self._mixup is not None:
                 even = len(images) // 2 * 2
                 images, targets = self._mixup(images[:even], targets[:even])
+            self.step = epoch * self.steps + step
             self._optimizer.zero_grad()
             for loss in losses(images, targets):
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -183,7 +199,7 @@ class Training:
             if recipe.clip_gradient is not None:
                 dispatch_clip_grad(self.model.parameters(), recipe.clip_gradient)
             self._optimizer.step()
-            done = epoch * self.steps + step + 1
+            done = self.step + 1
             self._scheduler.step_update(done)
             if self._average is not None:
                 self._average.update(self.model, step=done)

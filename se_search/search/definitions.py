@@ -437,7 +437,11 @@ def check_definition(kind: type[_D], data: Any, source: str) -> _D:
 def _one_sentence(error: ValidationError, kind: type[_Definition], source: str) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part not in ("str", "SpaceDefinition", "[key]"))
-    where = f"--{where.removesuffix('.name').replace('_', '-')}" if source == COMMAND_LINE else f"{source}: {where}"
+    where = (
+        f"--{where.removesuffix('.name').removeprefix('evaluator.').replace('_', '-')}"
+        if source == COMMAND_LINE
+        else f"{source}: {where}"
+    )
     if first["type"] == "extra_forbidden":
         known = _keys(kind, first["loc"][:-1])
         near = did_you_mean(str(first["loc"][-1]), known)

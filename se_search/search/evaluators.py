@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 
+import torch
+
 from ..errors import DefinitionError, did_you_mean
 from ..evaluation.data import load_data
 from ..evaluation.evaluator import Evaluator
@@ -29,6 +31,23 @@ def study_data(study: StudyDefinition) -> ImageData:
     """
     root = None if study.data_root is None else Path(study.data_root)
     return load_data(study.data, study.backbone, study.image_size, Splits(**study.splits.model_dump()), root)
+
+
+def use_device(study: StudyDefinition) -> None:
+    """Check that the study's device is there, and use as many threads as it says.
+
+    Raises:
+        DefinitionError: If it is not there.
+    """
+    device = study.device
+    if device.startswith("cuda"):
+        index = int(device.partition(":")[2] or 0)
+        if index >= torch.cuda.device_count():
+            raise DefinitionError(
+                f"--device {device!r} is not there: PyTorch sees {torch.cuda.device_count()} CUDA devices"
+            )
+    if study.threads is not None:
+        torch.set_num_threads(study.threads)
 
 
 _OF_TRAINING = {field.name for field in fields(TrainingRecipe)} & set(EvaluatorDefinition.model_fields)

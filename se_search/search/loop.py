@@ -10,19 +10,20 @@ import torch
 from optuna.trial import Trial, TrialState
 from torch import nn
 
-from ..errors import DefinitionError, EvaluationError, RunFolderError
+from ..errors import EvaluationError, RunFolderError
 from ..evaluation.evaluator import Evaluation, Evaluator, RungEvaluator
 from ..evaluation.image_data import ImageData
 from ..evaluation.latency import measure_latency
+from ..evaluation.standalone import BACKBONE_WEIGHTS, check_pretrained
 from ..network.backbones import network_options
 from ..network.config import SEConfig
 from ..network.insertion import create_model
 from ..network.overhead import added_parameters, backbone_parameters, flops_overhead, parameter_overhead
 from ..progress import progress_bar, say
 from .definitions import FROM_PYTHON, StudyDefinition
-from .evaluators import EvaluatorFactory, find_evaluator, study_data
+from .evaluators import EvaluatorFactory, find_evaluator, study_data, use_device
 from .halving import is_worth_going_on
-from .record import describe_data, latency_size, record_start
+from .record import latency_size, note_data, note_unreadable, record_start
 from .results import pack, pack_losses
 from .run_folder import STUDY_FILE, check_folder, open_folder, read_definition
 from .samplers import DistinctSampler, tried_structures
@@ -59,9 +60,7 @@ def run_search(
     if (folder / STUDY_FILE).is_file():
         _check_given(str(folder), read_definition(folder), evaluator, measures)
     _check_given("the study", study, evaluator, measures)
-    _check_device(study.device)
-    if study.threads is not None:
-        torch.set_num_threads(study.threads)
+    use_device(study)
     study = study.model_copy(update={"threads": torch.get_num_threads()})
     space = SearchSpace(study.backbone, study.resolved_space)
     data = study_data(study)
@@ -69,16 +68,17 @@ def run_search(
     network_options(study.backbone, latency_size(study, data.input_size))
     check_folder(folder, study)
     used = (evaluator or find_evaluator(study.evaluator.name))(study, space, data)
+    if study.evaluator.pretrained is not None and not (folder / BACKBONE_WEIGHTS).exists():
+        check_pretrained(study.evaluator.pretrained)
 
     with open_folder(folder, study) as optuna_study:
-        _note_data(folder, optuna_study, data)
+        note_data(folder, optuna_study, data)
         record_start(folder, study)
         try:
             used.prepare(folder, space, progress_bar)
             _search(study, space, data, used, measures, optuna_study)
         finally:
-            known = optuna_study.user_attrs.get("unreadable_images", [])
-            optuna_study.set_user_attr("unreadable_images", sorted({*known, *data.unreadable}))
+            note_unreadable(optuna_study, data)
 
 
 def load_network(
@@ -102,17 +102,6 @@ def load_network(
     used = evaluator(study, SearchSpace(study.backbone, study.resolved_space), data)
     used.load(folder)
     return used.network(config), data
-
-
-def _note_data(folder: Path, optuna_study: optuna.Study, data: ImageData) -> None:
-    there, here = optuna_study.user_attrs.get("data"), describe_data(data)
-    if there is not None and there != here:
-        different = next(key for key in here if there.get(key) != here[key])
-        raise RunFolderError(
-            f"{folder} was begun on other images: {different} was {there.get(different)} and is {here[different]} now; "
-            "restore them, or choose another folder with --out"
-        )
-    optuna_study.set_user_attr("data", here)
 
 
 def _check_given(
@@ -175,6 +164,9 @@ def _search(
             try:
                 trial.set_user_attr("se_blocks", space.count_blocks(config))
                 values = _evaluate(study, config, size, options, evaluator, measures, baseline, trial, optuna_study)
+            except RunFolderError:
+                optuna_study.tell(trial, state=TrialState.FAIL)
+                raise
             except Exception as error:  # whatever goes wrong in one trial must not end the search
                 failures += 1
                 trial.set_user_attr("error", f"{type(error).__name__}: {error}"[:500])
@@ -225,8 +217,8 @@ def _evaluate(
         "latency_high": latency.high,
         "latency_conditions": latency.conditions.to_dict(),
     }
-    trained, evaluation = _judge(study, config, evaluator, measured, trial, optuna_study)
-    stopped = trained is not None and trained < study.evaluator.epochs
+    trained, evaluation, stopped = _judge(study, config, evaluator, measured, trial, optuna_study)
+    _check_same_images(evaluation, optuna_study)
     measured |= {
         "epochs": trained,
         "accuracy": evaluation.accuracy.value,
@@ -257,29 +249,51 @@ def _judge(
     costs: Mapping[str, float],
     trial: Trial,
     optuna_study: optuna.Study,
-) -> tuple[int | None, Evaluation]:
+) -> tuple[int | None, Evaluation, bool]:
     """Evaluate a configuration, by successive halving where the study wants it.
 
     Returns:
-        The epochs that it was trained by itself, where the evaluator tells, and the evaluation after them.
+        The epochs that it was trained by itself, where the evaluator tells, the evaluation after them, and whether
+        halving has stopped it there.
     """
     if not isinstance(evaluator, RungEvaluator):
-        return None, evaluator.evaluate(config)
+        return None, evaluator.evaluate(config), False
     factor = study.evaluator.halving
     reached: dict[str, list[float]] = {}
-    for epochs, evaluation in evaluator.rungs(config):
+    rungs = evaluator.rungs(config)
+    epochs, evaluation = next(rungs)
+    while True:
         if factor is not None:
-            reached[str(epochs)] = values = _halving_values(study, evaluation, costs)
+            values = reached[str(epochs)] = _halving_values(study, evaluation, costs)
             trial.set_user_attr("rungs", reached)
             others = [
                 one.user_attrs["rungs"][str(epochs)]
-                for one in optuna_study.get_trials(deepcopy=False)
-                if one.number != trial.number and str(epochs) in one.user_attrs.get("rungs", {})
+                for one in optuna_study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+                if str(epochs) in one.user_attrs.get("rungs", {})
             ]
             # The known answers are what all others are compared with: they are trained to the end.
-            if "name" not in trial.user_attrs and not is_worth_going_on(values, others, factor):
-                break
-    return epochs, evaluation
+            if (
+                epochs < study.evaluator.epochs
+                and "name" not in trial.user_attrs
+                and not is_worth_going_on(values, others, factor)
+            ):
+                return epochs, evaluation, True
+        following = next(rungs, None)
+        if following is None:
+            return epochs, evaluation, False
+        epochs, evaluation = following
+
+
+def _check_same_images(evaluation: Evaluation, optuna_study: optuna.Study) -> None:
+    """Refuse to compare networks on different images: some could be read before and cannot now, or the reverse."""
+    now = evaluation.correct.shape[1]
+    before = optuna_study.user_attrs.get("validation_images", now)
+    if now != before:
+        raise RunFolderError(
+            f"{before} validation images could be read when the run began and {now} can now: restore them as they "
+            "were, or choose another folder with --out"
+        )
+    optuna_study.set_user_attr("validation_images", now)
 
 
 def _halving_values(study: StudyDefinition, evaluation: Evaluation, costs: Mapping[str, float]) -> list[float]:
@@ -288,7 +302,8 @@ def _halving_values(study: StudyDefinition, evaluation: Evaluation, costs: Mappi
     exact: list[str] = [name for name in ("parameter_overhead", "flops_overhead") if name in study.objectives]
     # Nearly every training would stand on the first front of a cost that is measured with noise.
     known |= {name: costs[name] for name in exact or ["latency_ratio"]}
-    return [known[name] for name in study.objectives if name in known]
+    judged = {"accuracy", "log_loss"} & set(study.objectives)
+    return [known[name] for name in (*study.objectives, *(() if judged else ("accuracy",))) if name in known]
 
 
 def _measure(name: str, measure: Measure, config: SEConfig, network: nn.Module) -> float:
@@ -319,18 +334,9 @@ def _line(trial: Trial, own: Iterable[str]) -> str:
         f"[{measured['accuracy_low']:.1%}, {measured['accuracy_high']:.1%}], "
         f"parameters {measured['parameter_overhead']:+.2%}, latency ×{measured['latency_ratio']:.3f} "
         f"[{measured['latency_low']:.3f}, {measured['latency_high']:.3f}]"
-        + "".join(f", {one} {measured[one]:.4g}" for one in own)
+        + "".join(f", {one} {measured[one]:.4g}" for one in own if one in measured)
     )
 
 
 def _complete(optuna_study: optuna.Study) -> int:
     return len(optuna_study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
-
-
-def _check_device(device: str) -> None:
-    if device.startswith("cuda"):
-        index = int(device.partition(":")[2] or 0)
-        if index >= torch.cuda.device_count():
-            raise DefinitionError(
-                f"--device {device!r} is not there: PyTorch sees {torch.cuda.device_count()} CUDA devices"
-            )

@@ -1,6 +1,7 @@
 """What a run folder records: its table of trials, its front and the description that the report shows."""
 
 import json
+import math
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -9,10 +10,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pandas as pd
 from optuna.trial import TrialState
 
+from ..errors import RunFolderError
 from ..evaluation.image_data import ImageData
+from ..evaluation.standalone import BACKBONE_SUMMARY
 from ..evaluation.supernet import SUMMARY
 from ..files import write_text
 from ..network.config import SEConfig
@@ -48,7 +52,10 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     conditions = [
         trial.user_attrs["latency_conditions"] for trial in optuna_study.get_trials(states=[TrialState.COMPLETE])
     ]
-    training = _read_json(folder / SUMMARY).get("epochs", [])
+    shared = {
+        "supernet": _read_json(folder / SUMMARY).get("epochs", []),
+        "backbone": _read_json(folder / BACKBONE_SUMMARY).get("epochs", []),
+    }
     worst = {
         "accuracy": 1 / data["classes"],
         "log_loss": 10.0,
@@ -86,10 +93,10 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         "hypervolume_history": hypervolume_history(optuna_study, [worst[name] for name in study.objectives]),
         "hypervolume_reference": {name: worst[name] for name in study.objectives},
         "timings": {
-            "supernet": sum(epoch["seconds"] for epoch in training),
+            **{name: sum(epoch["seconds"] for epoch in epochs) for name, epochs in shared.items() if epochs},
             "trials": float(table["seconds"].sum()),
         },
-        "finished": len(complete) >= study.budget,
+        "finished": int((table["state"] != "failed").sum()) >= study.budget,
     }
     return table, _read_json(folder / RUN_FILE) | description
 
@@ -103,8 +110,30 @@ def write_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     table, run = read_results(folder)
     write_text(folder / TRIALS_FILE, table.to_csv(index=False))
     write_text(folder / PARETO_FILE, front_of(table).to_csv(index=False))
-    write_text(folder / RUN_FILE, json.dumps(run, indent=2))
+    write_text(folder / RUN_FILE, json.dumps(_finite(run), indent=2, allow_nan=False))
     return table, run
+
+
+def note_data(folder: Path, optuna_study: optuna.Study, data: ImageData) -> None:
+    """Note what the data of a run are, or check that they are still the same.
+
+    Raises:
+        RunFolderError: If they are not.
+    """
+    there, here = optuna_study.user_attrs.get("data"), describe_data(data)
+    if there is not None and there != here:
+        different = next(key for key in here if there.get(key) != here[key])
+        raise RunFolderError(
+            f"{folder} was begun on other images: {different} was {there.get(different)} and is {here[different]} now; "
+            "restore them, or choose another folder with --out"
+        )
+    optuna_study.set_user_attr("data", here)
+
+
+def note_unreadable(optuna_study: optuna.Study, data: ImageData) -> None:
+    """Add the images that could not be read in this process to those that the run has noted."""
+    known = optuna_study.user_attrs.get("unreadable_images", [])
+    optuna_study.set_user_attr("unreadable_images", sorted({*known, *data.unreadable}))
 
 
 def describe_data(data: ImageData) -> dict[str, Any]:
@@ -131,13 +160,22 @@ def latency_size(study: StudyDefinition, input_size: Sequence[int]) -> tuple[int
     return (channels, height, width) if side is None else (channels, side, side)
 
 
+def _finite(value: Any) -> Any:
+    """Return plain data with ``None`` in place of numbers that JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _provenance(study: StudyDefinition) -> dict[str, Any]:
     packages = ("se-search", "torch", "timm", "optuna", "plotly", "numpy", "scikit-learn")
     return {
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in packages},
         "platform": platform.platform(),
         "threads": study.threads,
-        "dtype": "float32",
+        "dtype": study.evaluator.precision,
         "git_commit": _git_commit(),
     }
 

@@ -146,16 +146,16 @@ def pick_trials(table: pd.DataFrame) -> dict[str, int]:
 
     ``accurate`` has the highest accuracy, ``small`` the fewest parameters, ``fast`` the lowest latency ratio; the
     fewest parameters break ties. ``knee`` is the member that lies highest above the straight line from the smallest
-    member to the most accurate one, both axes scaled to their range: beyond it accuracy is bought ever more dearly.
+    member to the most accurate one, both axes scaled to the range of the front: beyond it accuracy costs ever more.
     For the knee, members whose accuracy cannot be told apart from a cheaper one's are left out.
     """
     front = front_of(table)
     if front.empty:
         return {}
-    distinct = front[front["tied_with"].isna()]
-    height = _scaled(distinct["accuracy"]) - _scaled(distinct["parameter_overhead"])
+    height = _scaled(front["accuracy"]) - _scaled(front["parameter_overhead"])
+    distinct = front["tied_with"].isna()
     return {
-        "knee": int(distinct["number"].iloc[int(height.argmax())]),
+        "knee": int(front["number"][distinct].iloc[int(height[distinct].argmax())]),
         "accurate": int(front["number"].iloc[int(front["accuracy"].argmax())]),
         "small": int(front["number"].iloc[0]),
         "fast": int(front["number"].iloc[int(front["latency_ratio"].argmin())]),

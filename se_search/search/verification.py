@@ -2,23 +2,22 @@
 
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 from safetensors.torch import save_file
 
-from ..errors import DefinitionError, RunFolderError
+from ..errors import DefinitionError, EvaluationError, RunFolderError
 from ..evaluation.evaluator import evaluate_network
 from ..evaluation.image_data import ImageData
 from ..evaluation.standalone import Finetune, Scratch
-from ..evaluation.training import Training, classification_losses
 from ..files import write_atomically, write_text
 from ..network.config import SEConfig
 from ..network.insertion import whole_state
 from ..progress import progress_bar, say
 from .definitions import StudyDefinition
-from .evaluators import study_data, training_recipe
+from .evaluators import study_data, training_recipe, use_device
+from .record import note_data, note_unreadable
 from .results import front_of, pack, pack_losses, pick_trials, trials_table
 from .run_folder import load_trials, open_folder, read_definition
 from .space import SearchSpace
@@ -44,25 +43,34 @@ def run_verification(folder: Path, members: str = "front", seeds: int = 3, epoch
         SeSearchError: If something else given is wrong.
     """
     study = read_definition(folder)
-    if seeds < 1 or (epochs is not None and epochs < 1):
-        raise DefinitionError(f"--seeds {seeds} and --epochs {epochs} must be at least 1")
+    for option, value in (("--seeds", seeds), ("--epochs", epochs)):
+        if value is not None and value < 1:
+            raise DefinitionError(f"{option} is {value}: it must be at least 1")
     chosen = _choose(folder, trials_table(load_trials(folder)), members)
     networks = {config.structure: config for config in [*_baselines(study), *chosen]}
+    use_device(study)
     data = study_data(study)
-    recipe = training_recipe(study, epochs)
     trainer = _trainer(study, data, folder, epochs)
+    recipe = trainer.recipe
     plan = [(config, recipe.seed + number) for number in range(seeds) for config in networks.values()]
-    with open_folder(folder, study):
+    with open_folder(folder, study) as optuna_study:
+        note_data(folder, optuna_study, data)
         (folder / VERIFICATION).mkdir(exist_ok=True)
         left = [one for one in plan if not result_file(folder, one[0], recipe.epochs, one[1]).exists()]
         what = f"{len(networks)} networks, seeds {seeds}, epochs {recipe.epochs}"
         say(f"{what}: {len(left)} of {len(plan)} trainings left.")
         begun = time.perf_counter()
-        with progress_bar("Verifying", len(plan), len(plan) - len(left)) as advance:
-            for done, (config, seed) in enumerate(left, start=1):
-                line = _verify(folder, trainer, config, seed, data)
-                remaining = (time.perf_counter() - begun) / done * (len(left) - done)
-                advance(1, f"{line}; about {remaining / 60:.0f} min left")
+        try:
+            with progress_bar("Verifying", len(plan), len(plan) - len(left)) as advance:
+                for done, (config, seed) in enumerate(left, start=1):
+                    try:
+                        line = _verify(folder, trainer, config, seed)
+                    except EvaluationError as error:  # of one network: the others are worth knowing
+                        line = f"{config.id}, seed {seed} failed: {error}"
+                    remaining = (time.perf_counter() - begun) / done * (len(left) - done)
+                    advance(1, f"{line}; about {remaining / 60:.0f} min left")
+        finally:
+            note_unreadable(optuna_study, data)
 
 
 def _choose(folder: Path, table: pd.DataFrame, members: str) -> list[SEConfig]:
@@ -93,24 +101,21 @@ def _trainer(study: StudyDefinition, data: ImageData, folder: Path, epochs: int 
     recipe = training_recipe(study, epochs)
     if study.evaluator.name != "finetune":
         return Scratch(study.backbone, data, recipe, study.device)
-    trainer = Finetune(study.backbone, data, recipe, study.device, pretrained=study.evaluator.pretrained)
+    trainer = Finetune(study.backbone, data, recipe, study.device)
     trainer.load(folder)
     return trainer
 
 
-def _verify(folder: Path, trainer: Scratch, config: SEConfig, seed: int, data: ImageData) -> str:
+def _verify(folder: Path, trainer: Scratch, config: SEConfig, seed: int) -> str:
     """Train and judge one network, keep the result, and say it in a line."""
-    recipe = replace(trainer.recipe, seed=seed)
+    recipe = trainer.recipe
     result = result_file(folder, config, recipe.epochs, seed)
     checkpoint = result.with_suffix(".checkpoint.pt")
-    training = Training(trainer.start(config, seed), recipe, data, trainer.device, checkpoint)
-    losses = classification_losses(training.model, recipe)
+    training = trainer.training(config, seed, checkpoint)
     total, done = recipe.epochs * training.steps, len(training.history) * training.steps
     with progress_bar(f"Training {config.id}, seed {seed}", total, done) as advance:
-        for _ in training.epochs(losses, advance):
-            pass
-    network = training.evaluated.eval()
-    evaluation = evaluate_network(network, data.test, recipe.batch, trainer.device, recipe)
+        network = training.finish(advance)
+    evaluation = evaluate_network(network, trainer.data.test, recipe.batch, trainer.device, recipe)
     weights = weights_file(folder, config, recipe.epochs)
     if not weights.exists():
         write_atomically(weights, lambda path: save_file(whole_state(network), path))

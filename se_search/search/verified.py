@@ -82,12 +82,7 @@ def read_verified(folder: Path, trials: pd.DataFrame, without_se: str) -> list[d
     schedules: list[dict[str, Any]] = []
     before: dict[str, npt.NDArray[Any]] | None = None
     for epochs, results in sorted(_read(folder).items()):
-        seeds = sorted({seed for config, seed in results if config == without_se})
-        configs = [
-            config
-            for config in dict.fromkeys(config for config, _ in results)
-            if seeds and all((config, seed) in results for seed in seeds)
-        ]
+        seeds, configs = _whole(results, without_se)
         if not configs:
             continue
         correct = {config: np.concatenate([results[config, seed].correct for seed in seeds]) for config in configs}
@@ -164,6 +159,7 @@ def add_verified(trials: pd.DataFrame, schedules: list[dict[str, Any]]) -> pd.Da
 
 def _read(folder: Path) -> dict[int, dict[tuple[str, int], _Result]]:
     found: dict[int, dict[tuple[str, int], _Result]] = {}
+    images: dict[int, int] = {}
     for file in sorted((folder / VERIFICATION).glob("*.json")):
         name = re.fullmatch(r"(\w+)-epochs(\d+)-seed(\d+)", file.stem)
         if name is None:
@@ -173,8 +169,27 @@ def _read(folder: Path) -> dict[int, dict[tuple[str, int], _Result]]:
             result = _Result(unpack(content["correct"]), unpack(content["losses"]))
         except Exception as error:  # a damaged file can raise anything on its way through JSON, base64, zlib and NumPy
             raise RunFolderError(f"{file} is damaged ({type(error).__name__}): delete it and verify again") from error
+        if result.correct.shape[1] != images.setdefault(int(name[2]), result.correct.shape[1]):
+            raise RunFolderError(f"{file} was judged on other images than those beside it: delete it and verify again")
         found.setdefault(int(name[2]), {})[name[1], int(name[3])] = result
     return found
+
+
+def _whole(results: dict[tuple[str, int], _Result], without_se: str) -> tuple[list[int], list[str]]:
+    """Return the seeds and configurations that differences are taken of: a part of the results without gaps.
+
+    Of the first seeds of the network without SE it takes as many as give the most results, so that seeds that are only
+    begun hide nothing.
+    """
+    have: dict[str, set[int]] = {}
+    for config, seed in results:
+        have.setdefault(config, set()).add(seed)
+    first = sorted(have.get(without_se, ()))
+    candidates = [
+        (first[:count], [config for config, seeds in have.items() if seeds >= set(first[:count])])
+        for count in range(1, len(first) + 1)
+    ]
+    return max(candidates, key=lambda one: (len(one[0]) * len(one[1]), len(one[1])), default=([], []))
 
 
 def _agreement(first: dict[str, float], means: dict[str, npt.NDArray[Any]]) -> list[float] | None:

@@ -15,7 +15,7 @@ from se_search import SEConfig
 from se_search.errors import DefinitionError, RunFolderError
 from se_search.evaluation.data import load_data
 from se_search.evaluation.evaluator import evaluate_network, no_progress
-from se_search.evaluation.standalone import BACKBONE_SUMMARY, Finetune, Scratch, rung_epochs
+from se_search.evaluation.standalone import BACKBONE_SUMMARY, Finetune, Scratch, check_pretrained, rung_epochs
 from se_search.evaluation.statistics import crossed_mean
 from se_search.evaluation.training import TrainingRecipe
 
@@ -182,6 +182,15 @@ def test_weights_of_a_checkpoint_are_taken_whole(trained, tmp_path, suffix):
     ).all()
 
 
+@pytest.mark.parametrize("classes", [7, 1000])
+def test_a_checkpoint_with_other_classes_gives_all_but_the_classifier(trained, tmp_path, classes):
+    trained.reset_classifier(classes)
+    save_file(trained.state_dict(), tmp_path / "weights.safetensors")
+    started = prepared(tmp_path / "run", str(tmp_path / "weights.safetensors")).start(BARE, 0)
+    assert started.fc.out_features == 10
+    assert torch.equal(started.layer1[0].conv1.weight, trained.layer1[0].conv1.weight)
+
+
 class Payload:
     """Would create a file when unpickled."""
 
@@ -200,8 +209,8 @@ def test_a_checkpoint_never_runs_code(tmp_path, monkeypatch):
 @pytest.mark.parametrize("given", ["nothing.pth", "local-dir:nothing", "imagenet"])
 def test_weights_that_are_not_there_are_refused(tmp_path, given, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DefinitionError, match=r"--pretrained"):
-        prepared(tmp_path / "run", given)
+    with pytest.raises(DefinitionError, match=r"--pretrained '.*' is not there: give timm"):
+        check_pretrained(given)
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path):

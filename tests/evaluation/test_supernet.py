@@ -243,7 +243,9 @@ def test_each_step_trains_the_widest_and_a_drawn_network_or_in_every_fourth_no_s
     losses = network._losses(training, draw, widen)
     images, labels = (part[:64] for part in DATA.train.tensors)
     network.model.train()
-    steps = [[loss.item() for loss in losses(images, labels)] for _ in range(5)]
+    steps = []
+    for training.step in range(5):
+        steps.append([loss.item() for loss in losses(images, labels)])
     monkeypatch.undo()
 
     pairs = list(zip(selected[::2], selected[1::2], strict=True))
@@ -314,3 +316,8 @@ def test_with_an_average_of_the_weights_the_average_is_kept(trained, tmp_path):
     assert not torch.equal(network.model.fc.weight, trained.model.fc.weight)
     assert torch.allclose(network.model.fc.weight, trained.model.fc.weight, atol=0.05)
     assert torch.equal(supernet_of(tmp_path).model.fc.weight, network.model.fc.weight)
+
+
+def test_a_last_recalibration_batch_of_one_image_is_left_out():
+    network = supernet(recalibration_images=65)
+    assert network.evaluate(LARGEST).losses.shape == (1, 400)

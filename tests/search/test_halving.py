@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from optuna.study._multi_objective import _fast_non_domination_rank
 
+import se_search
 from se_search import load_run
 from se_search.evaluation import standalone
 from se_search.search.definitions import load_study
 from se_search.search.halving import is_worth_going_on, non_domination_ranks
 from se_search.search.loop import run_search
+from se_search.search.run_folder import load_trials
 
 
 def test_ranks_of_a_hand_made_set():
@@ -109,3 +111,31 @@ def test_tpe_goes_on_with_stopped_trials(halved, tmp_path):
     run_search(study.model_copy(update={"budget": 13}), run.folder)
     assert len(run.trials) == 13
     assert run.trials["config_id"].is_unique
+
+
+def test_an_objective_of_the_users_own_is_not_measured_on_stopped_networks(tmp_path):
+    """Without an accuracy among the objectives, halving judges the networks by it all the same."""
+    measured = []
+
+    def size(config, network):
+        measured.append(config.id)
+        return float(len(config.placed))
+
+    run = se_search.search(
+        backbone="test_resnet",
+        budget=8,
+        out=tmp_path / "run",
+        objectives={"size": (size, "minimize"), "flops_overhead": "minimize"},
+        evaluator={"name": "scratch", "epochs": 2, "halving": 2},
+        latency={"pairs": 10},
+    )
+    stopped = run.trials[run.trials["state"] == "stopped"]
+    assert len(stopped)
+    assert stopped["size"].isna().all()
+    assert not set(stopped["config_id"]) & set(measured)
+    assert (
+        "nan"
+        not in (tmp_path / "run" / "report.html").read_text().partition("All 8 trials")[2].partition("</table>")[0]
+    )
+    rungs = [trial.user_attrs["rungs"]["1"] for trial in load_trials(tmp_path / "run").trials]
+    assert all(len(values) == 2 and -1 <= min(values) < 0 for values in rungs)

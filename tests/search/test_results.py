@@ -115,6 +115,16 @@ def test_the_knee_is_never_a_tied_member(study):
     assert pick_trials(trials_table(study))["knee"] == 0
 
 
+def test_a_clear_gain_next_to_ties_is_the_knee(study):
+    """Two members that can be told apart: the dearer one gains nearly all accuracy for a twentieth of the cost."""
+    add(study, 220, 0.00, 1.00)
+    add(study, 370, 0.005, 1.01)
+    add(study, 372, 0.10, 1.02)
+    table = trials_table(study)
+    assert table["tied_with"].isna().tolist() == [True, True, False]
+    assert pick_trials(table)["knee"] == 1
+
+
 def test_failed_trials_have_a_row_with_their_reason_and_killed_ones_have_none(study):
     add(study, 390, 0.0, 1.0)
     for attributes in ({"error": "ValueError: no"}, {}):

@@ -17,10 +17,11 @@ from se_search import SEConfig, load_run
 from se_search.errors import DefinitionError, RunFolderError
 from se_search.evaluation.data import load_data
 from se_search.evaluation.statistics import crossed_difference, crossed_mean
+from se_search.evaluation.training import Training
 from se_search.search import evaluators, verification
 from se_search.search.definitions import load_study
 from se_search.search.loop import run_search
-from se_search.search.results import unpack
+from se_search.search.results import pack, unpack
 from se_search.search.verified import VERIFICATION, VERIFIED_COLUMNS, result_file, weights_file
 
 BARE = SEConfig("resnet10t")
@@ -136,7 +137,7 @@ class Killed(BaseException):
 def test_an_interrupted_training_goes_on_from_its_last_epoch(finished_run, monkeypatch):
     folder = finished_run / "run"
     steps = []
-    usual = verification.Training._train_epoch
+    usual = Training._train_epoch
 
     def interrupted(self, epoch, losses, advance):
         steps.append(epoch)
@@ -144,7 +145,7 @@ def test_an_interrupted_training_goes_on_from_its_last_epoch(finished_run, monke
             raise Killed
         return usual(self, epoch, losses, advance)
 
-    monkeypatch.setattr(verification.Training, "_train_epoch", interrupted)
+    monkeypatch.setattr(Training, "_train_epoch", interrupted)
     with pytest.raises(Killed):
         load_run(folder).verify(members=1, seeds=1, epochs=2)
     assert list((folder / VERIFICATION).glob("*.checkpoint.pt"))
@@ -170,7 +171,7 @@ def test_impossible_members_are_refused(finished_run, members):
 
 def test_impossible_lengths_are_refused(finished_run):
     for settings in ({"seeds": 0}, {"epochs": 0}):
-        with pytest.raises(DefinitionError, match="at least 1"):
+        with pytest.raises(DefinitionError, match="must be at least 1"):
             load_run(finished_run / "run").verify(**settings)
 
 
@@ -182,11 +183,57 @@ def test_a_damaged_result_is_refused(verified, content):
         load_run(verified).report()
 
 
+def test_seeds_that_are_only_begun_hide_nothing(verified):
+    before = json.loads((verified / "run.json").read_text())["verified"]
+    shutil.copy(result_file(verified, BARE, 1, 0), result_file(verified, BARE, 1, 2))
+    load_run(verified).report()
+    assert json.loads((verified / "run.json").read_text())["verified"] == before
+
+
+def test_a_network_whose_training_diverges_does_not_keep_the_others_from_being_verified(
+    finished_run, monkeypatch, capsys
+):
+    folder = finished_run / "run"
+    usual = verification.Scratch.training
+
+    def diverging(self, config, seed, checkpoint=None):
+        training = usual(self, config, seed, checkpoint)
+        if config == BARE:
+            next(training.model.parameters()).data.fill_(float("nan"))
+        return training
+
+    monkeypatch.setattr(verification.Scratch, "training", diverging)
+    load_run(folder).verify(members=1, seeds=1)
+    assert f"{BARE.id}, seed 0 failed: the training loss is nan" in capsys.readouterr().out
+    assert result_file(folder, UNIFORM, 1, 0).exists()
+    assert not result_file(folder, BARE, 1, 0).exists()
+
+
+def test_results_of_other_images_are_refused(verified):
+    file = result_file(verified, UNIFORM, 1, 0)
+    content = json.loads(file.read_text())
+    content["correct"] = pack(np.ones((1, 5), bool))
+    file.write_text(json.dumps(content))
+    with pytest.raises(RunFolderError, match="other images"):
+        load_run(verified).report()
+
+
+def test_a_run_on_other_images_is_not_verified(finished_run, monkeypatch):
+    usual = evaluators.load_data
+    monkeypatch.setattr(evaluators, "load_data", lambda *given: replace(usual(*given), test=Forbidden(300)))
+    monkeypatch.setattr(verification, "study_data", evaluators.study_data)
+    with pytest.raises(RunFolderError, match="test was 397 and is 300 now"):
+        load_run(finished_run / "run").verify(members=1, seeds=1)
+
+
 class Forbidden:
     """Images that nothing may look at."""
 
+    def __init__(self, count=397):
+        self.count = count
+
     def __len__(self):
-        return 397
+        return self.count
 
     def __getitem__(self, index):
         raise AssertionError("a test image was looked at")
