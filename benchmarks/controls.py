@@ -22,7 +22,7 @@ from se_search.evaluation.data import EMBEDDED, load_data
 from se_search.evaluation.evaluator import evaluate_network
 from se_search.evaluation.image_data import ImageData
 from se_search.evaluation.standalone import Scratch
-from se_search.evaluation.training import TrainingRecipe, classification_losses
+from se_search.evaluation.training import TrainingRecipe
 
 DEFAULTS = {
     "digits": ("resnet10t", "standard", 8, 0.002),
@@ -42,10 +42,7 @@ def train_seeds(
     unseen = ConcatDataset([data.validation, data.test])
     losses, accuracies = [], []
     for seed in range(seeds):
-        training = scratch.training(config, seed)
-        for _ in training.epochs(classification_losses(training.model, recipe)):
-            pass
-        evaluation = evaluate_network(training.evaluated.eval(), unseen, BATCH)
+        evaluation = evaluate_network(scratch.training(config, seed).finish(), unseen, BATCH)
         losses.append(evaluation.losses[0].astype(float))
         accuracies.append(evaluation.accuracy.value)
     return np.stack(losses), float(np.mean(accuracies))

@@ -313,7 +313,7 @@ def describe_front(trials: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame
     for row in front_of(trials).to_dict("records"):
         remarks = [*picks.get(row["number"], []), *([row["name"]] if row["name"] else [])]
         if not pd.isna(row["tied_with"]):
-            remarks.append(f"accuracy not distinguishable from trial {row['tied_with']}'s")
+            remarks.append(f"{run['quality']} not distinguishable from trial {row['tied_with']}'s")
         rows.append(
             {
                 "trial": str(row["number"]),

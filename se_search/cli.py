@@ -147,7 +147,8 @@ def verify(
 ) -> None:
     """Train members of the front by themselves and judge them on the test images; the same command resumes.
 
-    The network without SE and the uniform r=16 one are trained beside them, with the same seeds and batches. Values,
+    The network without SE and, where the space holds it, the uniform r=16 one are trained beside them, with the same
+    seeds and batches. Values,
     paired differences and the agreement with the search's ranking go to the report and the tables.
 
     \b
@@ -204,7 +205,7 @@ def export(
 ) -> None:
     """Write a found network as a folder that timm.create_model loads, with a model card.
 
-    The weights are a slice of the search's weight-sharing network, not retrained ones.
+    The weights are those that the search evaluated: with the supernet a slice of its weights, not retrained ones.
 
     \b
     Example:
@@ -400,7 +401,7 @@ def _show_front(folder: Path) -> None:
 
     from .api import describe_front
     from .progress import console, say
-    from .report.page import describe_evaluation
+    from .report.page import counted, describe_evaluation
     from .search.record import read_results
 
     results, run = read_results(folder)
@@ -418,7 +419,7 @@ def _show_front(folder: Path) -> None:
     if failed:
         say(f"{failed} trials failed; trials.csv holds their reasons.")
     if run["data"]["unreadable"]:
-        say(f"{len(run['data']['unreadable'])} images cannot be read and were left out; run.json names them.")
+        say(f"{counted(len(run['data']['unreadable']), 'image')} cannot be read, left out; run.json names them.")
     say(f"Report: {folder / 'report.html'}")
     if run["picks"]:
         say(f"Next:   {_program()} verify {folder}")

@@ -151,6 +151,8 @@ class Scratch:
 class Finetune(Scratch):
     """Trains each configuration from one common backbone, into which its SE blocks are inserted without an effect.
 
+    Only a configuration that takes out attention of the backbone's own does not start at the backbone's accuracy.
+
     Args:
         backbone: A timm architecture name.
         data: What to train and evaluate on.

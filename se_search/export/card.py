@@ -91,17 +91,8 @@ def origin_of_trial(trial: Mapping[Any, Any], run: Mapping[str, Any]) -> Origin:
         f"batch {latency['batch']}, {size}, {latency['dtype']}, {latency['runtime']}, {latency['device']}, "
         f"{latency['processor']}, {_counted(latency['threads'], 'thread')}"
     )
-    if run["evaluator"]["name"] == "supernet":
-        weights = (
-            "A slice of the search's weight-sharing network, not trained on their own. That network started from "
-            f"random weights, not from published ones, and saw {data['train']} training images of {data['name']} for "
-            f"{_counted(run['evaluator']['epochs'], 'epoch')}; normalisation statistics were estimated anew for this "
-            "slice."
-        )
-    else:
-        weights = f"Those that the evaluator {run['evaluator']['name']} made on {data['name']}; it knows how."
     return Origin(
-        weights,
+        _say_weights(run),
         results=(
             Result("accuracy", _interval(trial, "accuracy", "{:.2%}"), images),
             Result("log-loss", _interval(trial, "log_loss", "{:.4f}"), f"the same {data['validation']} images"),
@@ -109,6 +100,28 @@ def origin_of_trial(trial: Mapping[Any, Any], run: Mapping[str, Any]) -> Origin:
             Result("multiply-additions", f"{trial['flops_overhead']:+.2%}", f"counted at {size}, over the backbone's"),
         ),
     )
+
+
+def _say_weights(run: Mapping[str, Any]) -> str:
+    data, evaluator = run["data"], run["evaluator"]
+    name = evaluator["name"]
+    if name not in ("supernet", "finetune", "scratch"):
+        return f"Those that the evaluator {name} made on {data['name']}; it knows how."
+    seen = f"saw {data['train']} training images of {data['name']} for {_counted(evaluator['epochs'], 'epoch')}"
+    if name == "supernet":
+        return (
+            "A slice of the search's weight-sharing network, not trained on their own. That network started from "
+            f"random weights, not from published ones, and {seen}; normalisation statistics were estimated anew for "
+            "this slice."
+        )
+    if name == "scratch":
+        return f"Trained by themselves: the network started from random weights and {seen} (the first seed's)."
+    start = "a backbone that was trained on the same images before"
+    if evaluator["pretrained"] == "timm":
+        start = "the weights of the backbone that timm publishes, whose licence applies"
+    elif evaluator["pretrained"]:
+        start = "weights of the backbone that the user gave, whose licence applies"
+    return f"Trained by themselves: the network started from {start}, with SE blocks without an effect, and {seen}."
 
 
 def unknown_origin(model: Any, description: str) -> Origin:

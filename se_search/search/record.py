@@ -23,7 +23,7 @@ from ..network.config import SEConfig
 from ..network.overhead import backbone_parameters, flops_overhead, parameter_overhead
 from .definitions import StudyDefinition
 from .evaluators import training_recipe
-from .results import cautions, front_of, gain_over_none, hypervolume_history, pick_trials, trials_table
+from .results import cautions, front_of, gain_over_none, hypervolume_history, pick_trials, quality_of, trials_table
 from .run_folder import PARETO_FILE, RUN_FILE, TRIALS_FILE, load_trials, read_definition
 from .space import SearchSpace
 from .verified import add_verified, read_verified
@@ -89,6 +89,7 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         "picks": pick_trials(table),
         "cautions": cautions(table, 1 / data["classes"]),
         "gain": gain_over_none(optuna_study),
+        "quality": quality_of(optuna_study).replace("_", "-"),
         "verified": schedules,
         "hypervolume_history": hypervolume_history(optuna_study, [worst[name] for name in study.objectives]),
         "hypervolume_reference": {name: worst[name] for name in study.objectives},

@@ -8,7 +8,8 @@ from markdown_it import MarkdownIt
 from networks_to_export import network
 
 from se_search import PlacedSE, SEConfig, create_model, export_timm, find_sites
-from se_search.export.card import Origin, Result, draw_configuration, escape_code, escape_text
+from se_search.export.card import Origin, Result, draw_configuration, escape_code, escape_text, origin_of_trial
+from se_search.search.record import read_results
 
 NASTY = [
     "a\n---\nlicense: stolen\n---\n# Title",
@@ -111,3 +112,22 @@ def test_the_card_of_a_users_own_network_says_what_is_known(tmp_path):
     assert "Nothing measured is known of them." in card
     assert "| names of the classes | `cat`, `no cat` |" in card
     assert 'timm.create_model("local-dir:exported", pretrained=True)' in card
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "words"),
+    [
+        ({"name": "supernet", "pretrained": None}, ["slice of the search's weight-sharing network", "for 3 epochs"]),
+        ({"name": "scratch", "pretrained": None}, ["Trained by themselves", "random weights", "for 3 epochs"]),
+        ({"name": "finetune", "pretrained": None}, ["Trained by themselves", "trained on the same images before"]),
+        ({"name": "finetune", "pretrained": "timm"}, ["that timm publishes, whose licence applies"]),
+        ({"name": "finetune", "pretrained": "local-dir:x"}, ["that the user gave, whose licence applies"]),
+        ({"name": "one-epoch", "pretrained": None}, ["the evaluator one-epoch"]),
+    ],
+)
+def test_the_card_says_how_the_weights_of_each_evaluator_were_made(finished_run, evaluator, words):
+    table, run = read_results(finished_run / "run")
+    run["evaluator"] |= evaluator | {"epochs": 3}
+    said = origin_of_trial(table.to_dict("records")[0], run).weights
+    for word in words:
+        assert word in said
