@@ -32,7 +32,7 @@ from .search.loop import Measure, load_network, run_search
 from .search.record import read_results, write_results
 from .search.results import PICKS, front_of, pick_trials
 from .search.run_folder import REPORT_FILE, read_definition
-from .search.verification import run_verification
+from .search.verification import load_verified, run_verification
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,7 @@ class Run:
         trial: int | None = None,
         to: str | os.PathLike[str] = "exported",
         *,
+        verified: bool = False,
         plain: bool = False,
         standalone: bool = False,
         onnx: bool = False,
@@ -130,12 +131,13 @@ class Run:
         formats: Sequence[str] = (),
         push_to_hub: str | None = None,
     ) -> Exported:
-        """Write a found network, with the weights that were evaluated, as a timm folder.
+        """Write a found network as a timm folder, with the weights that the search evaluated or verification trained.
 
         Args:
             pick: As in :meth:`config`.
             trial: As in :meth:`config`.
             to: Folder to write; new, empty or of an earlier export.
+            verified: Take the weights of the longest verification (of its first seed) instead of the search's.
             plain: Name timm's own architecture that is the same network, so that nothing but timm is needed to load it.
             standalone: Also write ``model.py``, which builds the network without this package.
             onnx: Also write ``model.onnx``.
@@ -153,9 +155,13 @@ class Run:
         """
         number, config = self.config(pick, trial)
         check_target(Path(to))
-        model, data = load_network(self.folder, config, self.evaluator)
+        if verified:
+            model, data = load_verified(self.folder, config)
+        else:
+            model, data = load_network(self.folder, config, self.evaluator)
         trials, run = read_results(self.folder)
-        origin = origin_of_trial(next(row for row in trials.to_dict("records") if row["number"] == number), run)
+        row = next(row for row in trials.to_dict("records") if row["number"] == number)
+        origin = origin_of_trial(row, run, verified)
         exported = export_timm(
             model,
             to,

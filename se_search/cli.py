@@ -184,6 +184,9 @@ def export(
     ] = "knee",
     trial: Annotated[int | None, typer.Option(help="Number of any complete trial, instead of --pick.")] = None,
     to: Annotated[Path, typer.Option(help="Folder to write.")] = Path("exported"),
+    verified: Annotated[
+        bool, typer.Option("--verified", help="With the weights of its verification, not the search's.")
+    ] = False,
     plain: Annotated[
         bool, typer.Option("--plain", help="Name timm's own architecture, where it is the same network.")
     ] = False,
@@ -205,11 +208,13 @@ def export(
 ) -> None:
     """Write a found network as a folder that timm.create_model loads, with a model card.
 
-    The weights are those that the search evaluated: with the supernet a slice of its weights, not retrained ones.
+    The weights are those that the search evaluated: with the supernet a slice of its weights, not retrained ones. With
+    --verified they are those that `se-search verify` trained.
 
     \b
     Example:
       se-search export runs/resnet50-digits --pick knee --to exported
+      se-search export runs/resnet50-digits --verified --to verified
       se-search export runs/resnet50-digits --trial 0 --plain --to plain
       se-search export runs/resnet50-digits --standalone --to standalone
       se-search export runs/resnet50-digits --onnx --to with-onnx
@@ -223,6 +228,7 @@ def export(
         pick,
         trial,
         to,
+        verified=verified,
         plain=plain,
         standalone=standalone,
         onnx=onnx,

@@ -72,19 +72,28 @@ class Files:
     others: tuple[str, ...]
 
 
-def origin_of_trial(trial: Mapping[Any, Any], run: Mapping[str, Any]) -> Origin:
-    """Return the origin of a trial's slice of the shared weights.
+def origin_of_trial(trial: Mapping[Any, Any], run: Mapping[str, Any], verified: bool = False) -> Origin:
+    """Return the origin of a trial's weights.
 
     Args:
         trial: Its row, in the columns of ``trials.csv``.
         run: The description of the run, as in ``run.json``.
+        verified: Whether the weights are those of its verification, instead of those that the search evaluated.
     """
     data, latency = run["data"], run["latency"]
-    images = (
-        f"{data['validation']} validation images of {data['name']} that no training step saw, 95 % interval; the "
-        "search compared configurations on them: this ranks configurations and does not tell what one reaches when "
-        "it is trained on its own"
-    )
+    prefix = "verified_" if verified else ""
+    judged = f"{data['test' if verified else 'validation']} images"
+    if verified:
+        images = (
+            f"{judged} to test of {data['name']} that neither training nor the search saw, 95 % interval; mean over "
+            f"{_counted(int(trial['verified_seeds']), 'training seed')}, of which the first gave these weights"
+        )
+    else:
+        images = (
+            f"{data['validation']} validation images of {data['name']} that no training step saw, 95 % interval; the "
+            "search compared configurations on them: this ranks configurations and does not tell what one reaches when "
+            "it is trained on its own"
+        )
     size = "×".join(map(str, latency["size"]))
     pairs = (
         f"time over that of the bare backbone, median of {latency['pairs']} pairs, 95 % interval; "
@@ -92,22 +101,25 @@ def origin_of_trial(trial: Mapping[Any, Any], run: Mapping[str, Any]) -> Origin:
         f"{latency['processor']}, {_counted(latency['threads'], 'thread')}"
     )
     return Origin(
-        _say_weights(run),
+        _say_weights(run, int(trial["verified_epochs"]) if verified else None),
         results=(
-            Result("accuracy", _interval(trial, "accuracy", "{:.2%}"), images),
-            Result("log-loss", _interval(trial, "log_loss", "{:.4f}"), f"the same {data['validation']} images"),
+            Result("accuracy", _interval(trial, f"{prefix}accuracy", "{:.2%}"), images),
+            Result("log-loss", _interval(trial, f"{prefix}log_loss", "{:.4f}"), f"the same {judged}"),
             Result("latency ratio", _interval(trial, "latency", "{:.3f}", "latency_ratio"), pairs),
             Result("multiply-additions", f"{trial['flops_overhead']:+.2%}", f"counted at {size}, over the backbone's"),
         ),
     )
 
 
-def _say_weights(run: Mapping[str, Any]) -> str:
+def _say_weights(run: Mapping[str, Any], verified_epochs: int | None) -> str:
     data, evaluator = run["data"], run["evaluator"]
     name = evaluator["name"]
+    epochs = verified_epochs or evaluator["epochs"]
+    if verified_epochs and name != "finetune":
+        name = "scratch"
     if name not in ("supernet", "finetune", "scratch"):
         return f"Those that the evaluator {name} made on {data['name']}; it knows how."
-    seen = f"saw {data['train']} training images of {data['name']} for {_counted(evaluator['epochs'], 'epoch')}"
+    seen = f"saw {data['train']} training images of {data['name']} for {_counted(epochs, 'epoch')}"
     if name == "supernet":
         return (
             "A slice of the search's weight-sharing network, not trained on their own. That network started from "

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 from safetensors.torch import save_file
+from torch import nn
 
 from ..errors import DefinitionError, EvaluationError, RunFolderError
 from ..evaluation.evaluator import evaluate_network
 from ..evaluation.image_data import ImageData
 from ..evaluation.standalone import Finetune, Scratch
+from ..evaluation.training import load_weights
 from ..files import write_atomically, write_text
 from ..network.config import SEConfig
 from ..network.insertion import whole_state
@@ -21,7 +23,7 @@ from .record import note_data, note_unreadable
 from .results import front_of, pack, pack_losses, pick_trials, trials_table
 from .run_folder import load_trials, open_folder, read_definition
 from .space import SearchSpace
-from .verified import VERIFICATION, result_file, weights_file
+from .verified import VERIFICATION, result_file, verified_epochs, weights_file
 
 
 def run_verification(folder: Path, members: str = "front", seeds: int = 3, epochs: int | None = None) -> None:
@@ -71,6 +73,27 @@ def run_verification(folder: Path, members: str = "front", seeds: int = 3, epoch
                     advance(1, f"{line}; about {remaining / 60:.0f} min left")
         finally:
             note_unreadable(optuna_study, data)
+
+
+def load_verified(folder: Path, config: SEConfig) -> tuple[nn.Module, ImageData]:
+    """Load the network of ``config`` as its longest verification trained it with the first seed, and the data.
+
+    Args:
+        folder: A run folder.
+        config: A configuration that was verified.
+
+    Raises:
+        RunFolderError: If it was not verified, or its weights are damaged.
+    """
+    study = read_definition(folder)
+    epochs = verified_epochs(folder, config)
+    if not epochs:
+        raise RunFolderError(f"{config.id} of {folder} has not been verified: se-search verify does that")
+    data = study_data(study)
+    trainer = _trainer(study, data, folder, epochs[-1])
+    network = trainer.start(config, trainer.recipe.seed)
+    load_weights(network, weights_file(folder, config, epochs[-1]), "verify it again")
+    return network.eval(), data
 
 
 def _choose(folder: Path, table: pd.DataFrame, members: str) -> list[SEConfig]:

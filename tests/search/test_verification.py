@@ -111,6 +111,27 @@ def test_the_report_shows_the_verified_values(verified):
     assert "noise allows at most" in page
 
 
+def test_an_export_of_verified_weights_has_their_outputs_and_says_what_they_are(verified, tmp_path):
+    trials = load_run(verified).trials.set_index("config_id")
+    number = int(trials.loc[UNIFORM.id, "number"])
+    load_run(verified).export(trial=number, to=tmp_path / "exported", verified=True)
+    model = timm.create_model(f"local-dir:{tmp_path / 'exported'}", pretrained=True).eval()
+    images, labels = load_data("digits").test.tensors
+    with torch.no_grad():
+        correct = (model(images).argmax(1) == labels).numpy()
+    assert (correct == arrays(verified, UNIFORM, "correct")[0]).all()
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert "Trained by themselves: the network started from random weights" in card
+    assert f"{trials.loc[UNIFORM.id, 'verified_accuracy']:.2%}" in card
+    assert "397 images to test" in card
+
+
+def test_an_export_of_weights_that_were_not_verified_is_refused(finished_run, tmp_path):
+    with pytest.raises(RunFolderError, match="has not been verified"):
+        load_run(finished_run / "run").export(to=tmp_path / "exported", verified=True)
+    assert not (tmp_path / "exported").exists()
+
+
 def test_verifying_again_trains_nothing(verified, monkeypatch):
     monkeypatch.setattr(verification, "_verify", None)
     before = (verified / "trials.csv").read_text()
