@@ -21,7 +21,7 @@ from se_search import SEConfig
 from se_search.evaluation.data import EMBEDDED, load_data
 from se_search.evaluation.evaluator import evaluate_network
 from se_search.evaluation.image_data import ImageData
-from se_search.evaluation.standalone import Scratch
+from se_search.evaluation.stand_alone import Scratch
 from se_search.evaluation.training import TrainingRecipe
 
 DEFAULTS = {

@@ -25,7 +25,7 @@ from se_search import SEConfig
 from se_search.evaluation.data import load_data
 from se_search.evaluation.evaluator import evaluate_network, no_progress
 from se_search.evaluation.image_data import ImageData
-from se_search.evaluation.standalone import Scratch
+from se_search.evaluation.stand_alone import Scratch
 from se_search.evaluation.statistics import Estimate, noise_ceiling, rank_agreement
 from se_search.evaluation.supernet import Supernet
 from se_search.evaluation.training import TrainingRecipe

@@ -11,7 +11,7 @@ from ..evaluation.data import load_data
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.image_data import ImageData
 from ..evaluation.image_files import Splits
-from ..evaluation.standalone import Finetune, Scratch
+from ..evaluation.stand_alone import Finetune, Scratch
 from ..evaluation.supernet import Supernet
 from ..evaluation.training import TrainingRecipe
 from ..network.se_block import hidden_channels

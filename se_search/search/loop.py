@@ -14,7 +14,7 @@ from ..errors import EvaluationError, RunFolderError
 from ..evaluation.evaluator import Evaluation, Evaluator, RungEvaluator
 from ..evaluation.image_data import ImageData
 from ..evaluation.latency import measure_latency
-from ..evaluation.standalone import BACKBONE_WEIGHTS, check_pretrained
+from ..evaluation.stand_alone import BACKBONE_WEIGHTS, check_pretrained
 from ..network.backbones import network_options
 from ..network.config import SEConfig
 from ..network.insertion import create_model

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from ..errors import RunFolderError
 from ..evaluation.image_data import ImageData
-from ..evaluation.standalone import BACKBONE_SUMMARY
+from ..evaluation.stand_alone import BACKBONE_SUMMARY
 from ..evaluation.supernet import SUMMARY
 from ..files import write_text
 from ..network.config import SEConfig

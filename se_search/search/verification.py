@@ -11,7 +11,7 @@ from torch import nn
 from ..errors import DefinitionError, EvaluationError, RunFolderError
 from ..evaluation.evaluator import evaluate_network
 from ..evaluation.image_data import ImageData
-from ..evaluation.standalone import Finetune, Scratch
+from ..evaluation.stand_alone import Finetune, Scratch
 from ..evaluation.training import load_weights
 from ..files import write_atomically, write_text
 from ..network.config import SEConfig

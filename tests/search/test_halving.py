@@ -8,7 +8,7 @@ from optuna.study._multi_objective import _fast_non_domination_rank
 
 import se_search
 from se_search import load_run
-from se_search.evaluation import standalone
+from se_search.evaluation import stand_alone
 from se_search.search.definitions import load_study
 from se_search.search.halving import is_worth_going_on, non_domination_ranks
 from se_search.search.loop import run_search
@@ -65,7 +65,7 @@ def halved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("halving")
     (folder / "study.yaml").write_text(yaml.safe_dump(HALVING))
     trained: dict[str, int] = {}
-    usual = standalone.Scratch._train
+    usual = stand_alone.Scratch._train
 
     def counting(self, config, seed, rungs):
         for epochs, network in usual(self, config, seed, rungs):
@@ -73,7 +73,7 @@ def halved(tmp_path_factory):
             yield epochs, network
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(standalone.Scratch, "_train", counting)
+        patch.setattr(stand_alone.Scratch, "_train", counting)
         run_search(load_study(str(folder / "study.yaml")), folder / "run")
     return load_run(folder / "run"), trained
 
