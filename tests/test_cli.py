@@ -83,7 +83,7 @@ SPACES = {
         (["--budget", "0"], ["--budget", "0", "1"]),
         (["--max-params", "abc"], ["--max-params", "'abc'", "5%"]),
         (["--max-latency", "0"], ["--max-latency", "greater than 0"]),
-        (["--data", "imagenet"], ["--data", "'imagenet'", "digits"]),
+        (["--data", "imagenet"], ["data", "'imagenet'", "digits", "folder of images"]),
         (["--sampler", "best"], ["--sampler", "'best'", "tpe"]),
         (["--device", "tpu"], ["--device", "'tpu'", "cpu"]),
         (["--device", "cuda:99"], ["--device", "'cuda:99'", "CUDA"]),

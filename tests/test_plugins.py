@@ -182,7 +182,9 @@ def test_an_unknown_name_is_refused_with_those_of_plugins(installed):
     assert_one_sentence(refusal.value, "shipped are blocks, positions, stages", "of plugins: a-file", "a-mapping")
     with pytest.raises(DefinitionError) as refusal:
         find_evaluator("untraind")
-    assert_one_sentence(refusal.value, "'untraind'", "known are supernet, broken, untrained", "near names: untrained")
+    assert_one_sentence(
+        refusal.value, "'untraind'", "known are supernet, finetune, scratch, broken, untrained", "near names: untrained"
+    )
 
 
 def test_a_shipped_name_stays_what_is_shipped_and_a_warning_says_so(installed):
@@ -297,7 +299,7 @@ def test_a_search_with_a_space_and_an_evaluator_of_a_plugin(installed, tmp_path,
 
 def test_settings_that_an_evaluator_does_not_take_are_refused_and_nothing_is_written(installed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name, words in {"untrained": "may hold start only", "supernet": "the supernet takes none"}.items():
+    for name, words in {"untrained": "may hold start only", "supernet": "supernet has no such setting"}.items():
         study = {"backbone": "test_resnet", "evaluator": {"name": name, "options": {"end": 1}}}
         Path("mine.yaml").write_text(yaml.safe_dump(study))
         with warnings.catch_warnings():
