@@ -5,12 +5,15 @@ import shutil
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec
 
 import typer
 
 from . import __version__
 from .errors import ConfigurationError, SeSearchError
+
+if TYPE_CHECKING:
+    import pandas
 
 P = ParamSpec("P")
 
@@ -148,8 +151,8 @@ def verify(
     """Train members of the front by themselves and judge them on the test images; the same command resumes.
 
     The network without SE and, where the space holds it, the uniform r=16 one are trained beside them, with the same
-    seeds and batches. Values,
-    paired differences and the agreement with the search's ranking go to the report and the tables.
+    seeds and batches. Values, paired differences and the agreement with the search's ranking go to the report and the
+    tables.
 
     \b
     Example:
@@ -402,22 +405,15 @@ def studies() -> None:
 
 
 def _show_front(folder: Path) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
     from .api import describe_front
-    from .progress import console, say
+    from .progress import say
     from .report.page import counted, describe_evaluation
     from .search.record import read_results
 
     results, run = read_results(folder)
-    front = describe_front(results, run)
-    table = Table(*front.columns, box=None, pad_edge=False)
-    for row in front.itertuples(index=False):
-        table.add_row(*map(escape, row))
     say("")
     say(f"Pareto front (accuracy estimated by {describe_evaluation(run['evaluator'])}, 95 % intervals):")
-    console.print(table)
+    _print_table(describe_front(results, run))
     for sentence in (run["gain"], *run["cautions"]):
         if sentence:
             say(sentence)
@@ -433,30 +429,36 @@ def _show_front(folder: Path) -> None:
 
 
 def _show_verified(folder: Path) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
     from .api import describe_verified
-    from .progress import console, say
+    from .progress import say
     from .report.page import counted
     from .search.record import read_results
 
     for schedule in read_results(folder)[1]["verified"]:
-        shown = describe_verified(schedule)
-        table = Table(*shown.columns, box=None, pad_edge=False)
-        for row in shown.itertuples(index=False):
-            table.add_row(*map(escape, row))
         say("")
         say(
             f"Trained by themselves for {counted(schedule['epochs'], 'epoch')} with "
             f"{counted(len(schedule['seeds']), 'seed')}, "
             f"judged on {schedule['images']} test images (95 % intervals):"
         )
-        console.print(table)
+        _print_table(describe_verified(schedule))
         say(schedule["finding"])
         for sentence in schedule["ranking"]:
             say(sentence)
     say(f"Report: {folder / 'report.html'}")
+
+
+def _print_table(shown: "pandas.DataFrame") -> None:
+    """Print a table of texts, which may come from a user's file: markup in them is not interpreted."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from .progress import console
+
+    table = Table(*shown.columns, box=None, pad_edge=False)
+    for row in shown.itertuples(index=False):
+        table.add_row(*map(escape, row))
+    console.print(table)
 
 
 def _program() -> str:

@@ -12,8 +12,7 @@ console = Console(highlight=False, soft_wrap=True)
 if not console.is_terminal:
     console.width = _WIDTH_OF_PLAIN_LINES
 
-_bars: list[Progress] = []
-_depth = 0
+_running: list[Progress] = []
 
 
 def say(line: str) -> None:
@@ -34,39 +33,28 @@ def progress_bar(description: str, total: int, completed: int = 0) -> Iterator[C
         A function to call after steps: ``advance(steps=1, line=None)``; ``line`` is printed, above the bars on a
         terminal. Parts print no line of their own: a search trains hundreds of networks.
     """
-    global _depth
-    if not _depth and not console.is_terminal:
-        say(f"{description} ({completed}/{total})")
-    _depth += 1
-    try:
-        with _bar(description, total, completed) as advance:
-            yield advance
-    finally:
-        _depth -= 1
-
-
-@contextmanager
-def _bar(description: str, total: int, completed: int) -> Iterator[Callable[..., None]]:
-    if not console.is_terminal:
-        yield lambda steps=1, line=None: say(line) if line else None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    outermost = not _bars
+    outermost = not _running
     if outermost:
-        bars = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
-        bars.start()
-        _bars.append(bars)
-    bars = _bars[0]
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        times = (TimeElapsedColumn(), TimeRemainingColumn())
+        _running.append(Progress(*columns, *times, console=console, transient=True, disable=not console.is_terminal))
+        if console.is_terminal:
+            _running[0].start()
+        else:
+            say(f"{description} ({completed}/{total})")
+    bars = _running[0]
     task = bars.add_task(description, total=total, completed=completed)
 
     def advance(steps: int = 1, line: str | None = None) -> None:
         bars.advance(task, steps)
         if line:
-            bars.console.print(line, markup=False)
+            say(line)
 
     try:
         yield advance
     finally:
         bars.remove_task(task)
         if outermost:
-            _bars.pop().stop()
+            _running.clear()
+            if console.is_terminal:  # elsewhere nothing was shown, and stopping would print an empty line
+                bars.stop()

@@ -287,13 +287,14 @@ def _judge(
 def _check_same_images(evaluation: Evaluation, optuna_study: optuna.Study) -> None:
     """Refuse to compare networks on different images: some could be read before and cannot now, or the reverse."""
     now = evaluation.correct.shape[1]
-    before = optuna_study.user_attrs.get("validation_images", now)
-    if now != before:
+    before = optuna_study.user_attrs.get("validation_images")
+    if before is None:
+        optuna_study.set_user_attr("validation_images", now)
+    elif now != before:
         raise RunFolderError(
             f"{before} validation images could be read when the run began and {now} can now: restore them as they "
             "were, or choose another folder with --out"
         )
-    optuna_study.set_user_attr("validation_images", now)
 
 
 def _halving_values(study: StudyDefinition, evaluation: Evaluation, costs: Mapping[str, float]) -> list[float]:
