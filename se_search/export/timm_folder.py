@@ -211,7 +211,7 @@ def export_timm(
                 (draft / _STANDALONE).write_text(render_standalone(model, config), encoding="utf-8")
                 check_standalone(draft, model, size)
             for function, file in graphs:
-                getattr(importlib.import_module(".graph", __package__), function)(model, draft / file, size)
+                getattr(importlib.import_module("..network.graph", __package__), function)(model, draft / file, size)
             for name, write in (writers or {}).items():
                 (draft / name).mkdir()
                 write(model, draft / name, size)

@@ -16,7 +16,7 @@ from torch import nn
 
 from se_search import PlacedSE, SEConfig, create_model, find_sites
 from se_search.errors import ExportError
-from se_search.export.graph import export_onnx, export_openvino, export_program
+from se_search.network.graph import export_onnx, export_openvino, export_program
 from se_search.network.se_block import GATES
 
 SIZE = (3, 64, 64)
