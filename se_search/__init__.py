@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from .evaluation.latency import Ratio, measure_latency
     from .export.timm_folder import export_timm, load_exported
     from .network.config import PlacedSE, SEConfig
+    from .network.inference import optimize_for_inference
     from .network.insertion import create_model, insert
     from .network.overhead import Overhead, parameter_overhead
     from .network.sites import Site, find_sites
+    from .search.latency_table import compare_latency
 
 _HOMES = {
     "Overhead": ".network.overhead",
@@ -32,6 +34,7 @@ _HOMES = {
     "SEConfig": ".network.config",
     "SeSearchError": ".errors",
     "Site": ".network.sites",
+    "compare_latency": ".search.latency_table",
     "create_model": ".network.insertion",
     "export_timm": ".export.timm_folder",
     "find_sites": ".network.sites",
@@ -39,6 +42,7 @@ _HOMES = {
     "load_exported": ".export.timm_folder",
     "load_run": ".api",
     "measure_latency": ".evaluation.latency",
+    "optimize_for_inference": ".network.inference",
     "parameter_overhead": ".network.overhead",
     "search": ".api",
 }
@@ -52,6 +56,7 @@ __all__ = [
     "SeSearchError",
     "Site",
     "__version__",
+    "compare_latency",
     "create_model",
     "export_timm",
     "find_sites",
@@ -59,6 +64,7 @@ __all__ = [
     "load_exported",
     "load_run",
     "measure_latency",
+    "optimize_for_inference",
     "parameter_overhead",
     "search",
 ]

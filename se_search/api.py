@@ -128,6 +128,7 @@ class Run:
         onnx: bool = False,
         pt2: bool = False,
         openvino: bool = False,
+        optimized: bool = False,
         formats: Sequence[str] = (),
         push_to_hub: str | None = None,
     ) -> Exported:
@@ -143,6 +144,8 @@ class Run:
             onnx: Also write ``model.onnx``.
             pt2: Also write ``model.pt2``, a program of ``torch.export``.
             openvino: Also write ``model.xml`` with its ``model.bin``.
+            optimized: Write these files of the network as :func:`se_search.optimize_for_inference` rewrites it, and
+                ``model.pt2`` if none is asked for.
             formats: Also write these export formats of plugins, each into a folder of its name below ``to``.
             push_to_hub: Also upload the folder to this repository, ``OWNER/NAME``.
 
@@ -182,6 +185,7 @@ class Run:
             onnx=onnx,
             pt2=pt2,
             openvino=openvino,
+            optimized=optimized,
             writers={name: _find_exporter(name) for name in formats},
             push_to_hub=push_to_hub,
         )
@@ -354,6 +358,27 @@ def describe_verified(schedule: Mapping[str, Any]) -> pd.DataFrame:
                 "": member["name"],
             }
         )
+    return pd.DataFrame(rows)
+
+
+def describe_latency(measured: pd.DataFrame) -> pd.DataFrame:
+    """Return what :func:`se_search.compare_latency` has measured in words.
+
+    Args:
+        measured: Its table.
+    """
+    rows = [
+        {
+            "configuration": row["name"],
+            "runtime": row["runtime"],
+            "parameters": f"{row['parameter_overhead']:+.2%}",
+            "FLOPs": f"{row['flops_overhead']:+.2%}",
+            "latency": f"×{row['latency_ratio']:.4f} [{row['latency_low']:.4f}, {row['latency_high']:.4f}]",
+            "pairs": str(row["latency_pairs"]),
+            "stopped by": row["latency_stopped"],
+        }
+        for row in measured.to_dict("records")
+    ]
     return pd.DataFrame(rows)
 
 

@@ -106,6 +106,34 @@ def run(
     max_latency: Annotated[
         float | None, typer.Option(help="Greatest latency ratio on the front, such as 1.03.")
     ] = None,
+    latency: Annotated[
+        str | None,
+        typer.Option(
+            help="measured for each configuration, or model: predicted from the costs of single sites, and measured on "
+            "the front only.  [default: the study's]"
+        ),
+    ] = None,
+    latency_runtime: Annotated[
+        str | None,
+        typer.Option(help="What runs the networks: eager, compile, onnxruntime or openvino.  [default: the study's]"),
+    ] = None,
+    latency_optimized: Annotated[
+        bool | None,
+        typer.Option(
+            "--latency-optimized/--latency-plain",
+            help="Whether networks are optimized for inference first.  [default: the study's]",
+        ),
+    ] = None,
+    latency_batch: Annotated[int | None, typer.Option(help="Images in a forward pass.  [default: the study's]")] = None,
+    latency_size: Annotated[
+        int | None, typer.Option(help="Height and width of the images.  [default: the study's, or the data's]")
+    ] = None,
+    latency_threads: Annotated[
+        int | None, typer.Option(help="CPU threads of a forward pass.  [default: the study's]")
+    ] = None,
+    latency_dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16.  [default: the study's]")
+    ] = None,
 ) -> None:
     """Search, and write the run folder with its report; the same command resumes.
 
@@ -115,6 +143,7 @@ def run(
       se-search run --backbone resnet18 --space blocks --max-params 5% --out runs/small
       se-search run --backbone resnet18 --data path/to/images --image-size 128
       se-search run --backbone resnet18 --evaluator finetune --pretrained timm --epochs 3
+      se-search run --backbone resnet18 --latency-runtime onnxruntime --latency-size 224 --latency-threads 1
     """
     from .api import search
 
@@ -135,6 +164,13 @@ def run(
         image_size=image_size,
         max_params=max_params,
         max_latency=max_latency,
+        latency=latency,
+        latency_runtime=latency_runtime,
+        latency_optimized=latency_optimized,
+        latency_batch=latency_batch,
+        latency_size=latency_size,
+        latency_threads=latency_threads,
+        latency_dtype=latency_dtype,
     )
     _show_front(found.folder)
 
@@ -199,6 +235,10 @@ def export(
     onnx: Annotated[bool, typer.Option("--onnx", help="Also write model.onnx.")] = False,
     pt2: Annotated[bool, typer.Option("--pt2", help="Also write model.pt2, for torch.export.load.")] = False,
     openvino: Annotated[bool, typer.Option("--openvino", help="Also write model.xml with its model.bin.")] = False,
+    optimized: Annotated[
+        bool,
+        typer.Option("--optimized", help="Write these (model.pt2 if none) with SE blocks that cost less time."),
+    ] = False,
     formats: Annotated[
         list[str] | None, typer.Option("--format", metavar="NAME", help="Also write an export format of a plugin.")
     ] = None,
@@ -223,6 +263,7 @@ def export(
       se-search export runs/resnet50-digits --onnx --to with-onnx
       se-search export runs/resnet50-digits --pt2 --to with-pt2
       se-search export runs/resnet50-digits --openvino --to with-openvino
+      se-search export runs/resnet50-digits --optimized --onnx --to optimized
       se-search export runs/resnet50-digits --push-to-hub me/my-network
     """
     from .api import load_run
@@ -237,6 +278,7 @@ def export(
         onnx=onnx,
         pt2=pt2,
         openvino=openvino,
+        optimized=optimized,
         formats=formats or (),
         push_to_hub=push_to_hub,
     )
@@ -312,6 +354,75 @@ def sites(
             if position in (None, one.position):
                 reasons.add_row(one.block, one.position, one.reason)
         console.print(reasons)
+
+
+@_command
+def latency(
+    backbone: Backbone,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="A configuration, as SEConfig.to_json writes it; may be given more than once."
+        ),
+    ] = None,
+    space: Annotated[
+        str, typer.Option(help="Without --config: the space whose well-known configurations are measured.")
+    ] = "stages",
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(help="eager, compile, onnxruntime or openvino; may be given more than once.  [default: eager]"),
+    ] = None,
+    optimized: Annotated[
+        bool, typer.Option("--optimized", help="Optimize all networks for inference first, the backbone too.")
+    ] = False,
+    batch: Annotated[int, typer.Option(help="Images in a forward pass.")] = 1,
+    size: Annotated[int | None, typer.Option(help="Height and width of the images.  [default: the backbone's]")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.  [default: PyTorch's choice]")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    memory_format: Annotated[str, typer.Option(help="contiguous or channels_last.")] = "contiguous",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    target: Annotated[
+        float, typer.Option(help="Half-width of the interval at which a measurement stops: 0.005 is ±0.5 %.")
+    ] = 0.005,
+    limit: Annotated[float, typer.Option(help="Seconds after which a measurement stops.")] = 5.0,
+) -> None:
+    """Measure what SE blocks cost on this machine, against the bare backbone.
+
+    The row of the network without SE compares the backbone with a copy of itself: its interval should hold ×1.
+
+    \b
+    Example:
+      se-search latency resnet50
+      se-search latency resnet50 --runtime eager --runtime compile --optimized --threads 1
+      se-search latency resnet18 --config my_config.json --batch 8 --memory-format channels_last
+    """
+    from .api import describe_latency
+    from .evaluation.latency import remarks
+    from .progress import say
+    from .search.latency_table import compare_latency
+
+    measured = compare_latency(
+        backbone,
+        config or (),
+        space,
+        runtimes=runtime or ("eager",),
+        optimized=optimized,
+        batch=batch,
+        size=size,
+        threads=threads,
+        dtype=dtype,
+        memory_format=memory_format,
+        device=device,
+        target=target,
+        limit=limit,
+    )
+    _print_table(describe_latency(measured))
+    for conditions in measured["conditions"].unique():
+        say(f"95 % intervals; {conditions}.")
+    for sentence in remarks(
+        list(zip(measured["latency_stopped"], measured["latency_interruptions"], strict=True)), target, limit
+    ):
+        say(sentence)
 
 
 @_command

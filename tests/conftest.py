@@ -12,7 +12,7 @@ TINY_STUDY = {
     "backbone": "resnet10t",
     "budget": 6,
     "evaluator": {"epochs": 1, "recalibration_images": 64},
-    "latency": {"pairs": 10},
+    "latency": {"limit": 0.05},
 }
 
 

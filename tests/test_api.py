@@ -30,7 +30,7 @@ from se_search.search.record import read_results
 from se_search.search.results import front_of
 from se_search.search.run_folder import load_trials
 
-TINY = {"backbone": "test_resnet", "budget": 3, "latency": {"pairs": 10}}
+TINY = {"backbone": "test_resnet", "budget": 3, "latency": {"limit": 0.05}}
 SUPERNET = {"epochs": 1, "recalibration_images": 64}
 
 

@@ -10,7 +10,7 @@ from timm.models import register_model
 from torch import nn
 from typer.testing import CliRunner
 
-from se_search import __version__
+from se_search import SEConfig, __version__, parameter_overhead
 from se_search.cli import app
 
 
@@ -83,6 +83,13 @@ SPACES = {
         (["--budget", "0"], ["--budget", "0", "1"]),
         (["--max-params", "abc"], ["--max-params", "'abc'", "5%"]),
         (["--max-latency", "0"], ["--max-latency", "greater than 0"]),
+        (["--latency", "guess"], ["--latency is 'guess'", "'measured' or 'model'"]),
+        (["--latency-batch", "0"], ["--latency-batch", "0", "greater than or equal to 1"]),
+        (["--latency-runtime", "tensorrt"], ["--latency-runtime", "'tensorrt'", "'onnxruntime'"]),
+        (["--latency-dtype", "int8"], ["--latency-dtype", "'int8'", "'bfloat16'"]),
+        (["--latency-threads", "0"], ["--latency-threads", "0"]),
+        (["--backbone", "test_vit", "--latency-size", "65"], ["'test_vit'", "3×65×65"]),
+        (["--latency-runtime", "onnxruntime", "--latency-dtype", "bfloat16"], ["onnxruntime", "bfloat16", "float32"]),
         (["--data", "imagenet"], ["data", "'imagenet'", "digits", "folder of images"]),
         (["--sampler", "best"], ["--sampler", "'best'", "tpe"]),
         (["--device", "tpu"], ["--device", "'tpu'", "cpu"]),
@@ -106,6 +113,57 @@ def test_a_mistake_is_told_in_one_sentence_and_nothing_is_written(tmp_path, monk
 
     assert_refused(invoke("run", *arguments), *words)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["resnet5o"], ["'resnet5o'", "resnet50"]),
+        (["resnet10t", "--runtime", "tensorrt"], ["'tensorrt'", "onnxruntime"]),
+        (["resnet10t", "--batch", "0"], ["batch of 0", "at least 1"]),
+        (["resnet10t", "--threads", "0"], ["threads of 0", "at least 1"]),
+        (["resnet10t", "--dtype", "int8"], ["'int8'", "bfloat16"]),
+        (["resnet10t", "--memory-format", "nhwc"], ["'nhwc'", "channels_last"]),
+        (["resnet10t", "--device", "cuda:7"], ["'cuda:7'", "CUDA"]),
+        (["resnet10t", "--target", "0"], ["target", "0"]),
+        (["resnet10t", "--limit", "nan"], ["limit", "nan"]),
+        (["resnet10t", "--space", "stage"], ["'stage'", "stages"]),
+        (["test_vit", "--size", "65"], ["'test_vit'", "3×65×65"]),
+        (["resnet10t", "--config", "none.json"], ["none.json", "cannot be read"]),
+        (["resnet10t", "--config", "text.json"], ["text.json", "not an SE configuration"]),
+        (["resnet10t", "--config", "other.json"], ["other", "resnet18", "resnet10t"]),
+        (["resnet10t", "--runtime", "openvino", "--dtype", "float16"], ["openvino", "float16", "float32"]),
+    ],
+)
+def test_latency_tells_a_mistake_in_one_sentence_before_it_measures(tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    Path("text.json").write_text("no JSON")
+    Path("other.json").write_text(SEConfig.uniform("resnet18").to_json())
+    assert_refused(invoke("latency", *arguments), *words)
+
+
+def test_latency_prints_what_the_given_configurations_cost(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = SEConfig.uniform("test_resnet", 4)
+    Path("mine.json").write_text(config.to_json())
+    result = invoke(
+        "latency", "test_resnet", "--config", "mine.json", "--size", "32", "--limit", "0.1", "--threads", "1"
+    )
+    assert result.exit_code == 0
+    (row,) = [line for line in result.stdout.splitlines() if line.startswith("mine")]
+    assert re.search(rf"eager +{re.escape(f'{parameter_overhead(config).ratio:+.2%}')} ", row)
+    assert re.search(r"×\d\.\d{4} \[\d\.\d{4}, \d\.\d{4}\] +\d+ +(limit|target)", row)
+    assert "95 % intervals; batch 1, 3×32×32, float32, PyTorch" in result.stdout
+    assert "1 thread" in result.stdout
+
+
+def test_latency_measures_the_configurations_that_everybody_knows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = invoke("latency", "test_resnet", "--size", "32", "--limit", "0.1", "--optimized")
+    assert result.exit_code == 0
+    named = ("no SE", "uniform r=16", "r=16 without the last stage")
+    assert [any(line.startswith(name) for line in result.stdout.splitlines()) for name in named] == [True] * 3
+    assert "optimized for inference" in result.stdout
 
 
 def test_a_number_that_is_none_is_refused(tmp_path, monkeypatch):

@@ -259,7 +259,7 @@ def test_every_group_has_an_error_of_its_own_kind(group):
 
 def test_a_search_with_a_space_and_an_evaluator_of_a_plugin(installed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    study = {"backbone": "test_resnet", "budget": 4, "space": "a-mapping", "latency": {"pairs": 10}}
+    study = {"backbone": "test_resnet", "budget": 4, "space": "a-mapping", "latency": {"limit": 0.05}}
     study["evaluator"] = {"name": "untrained", "options": {"start": 5}}
     Path("mine.yaml").write_text(yaml.safe_dump(study))
     result = invoke("run", "--study", "mine.yaml", "--out", "run")

@@ -1,47 +1,207 @@
 """Latency of a searched network as a ratio to its backbone's, measured in pairs."""
 
-import copy
 import gc
+import math
+import os
 import platform
 import random
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
-from .statistics import median_estimate
+from ..errors import DefinitionError
+from .runtimes import Deployment, Prepared, check, describe, prepare, using_threads
+from .statistics import rounds_needed, two_stage_mean
+
+try:
+    import resource
+except ImportError:  # there is none on Windows
+    resource = None  # type: ignore[assignment]
+
+TARGET = 0.005
+"""Half-width of the interval at which a measurement stops, as a share of the backbone's latency."""
+
+LIMIT = 5.0
+"""Seconds after which it stops."""
+
+BUSY = 25.0
+"""Interruptions in a second above which a machine is called busy: a quiet one has a few, one busy core some hundred."""
+
+PILOT = 8
+"""Rounds that decide how many are needed."""
+
+_FEWEST_ROUNDS = 4
+_MOST_PAIRS = 10  # of a round: more copies of the networks tell more than more pairs of the same ones
+_WARM = 0.95  # a network still warms up while a call takes less than this part of the fastest before
+_MOST_WARM_UP = 50
+
+_TimeOfCall = Callable[[Prepared], float]
 
 
 @dataclass(frozen=True)
 class LatencyConditions:
-    """Under which conditions a latency was measured."""
+    """Under which conditions a latency was measured.
+
+    Attributes:
+        device: A torch device.
+        processor: What the device calls itself.
+        threads: Threads of a CPU operation.
+        affinity: Numbers of the CPUs that this process may use; empty where the platform does not tell.
+        dtype: Of weights and images.
+        memory_format: Of both: ``"contiguous"`` (NCHW) or ``"channels_last"``.
+        runtime: What ran the networks, with its version.
+        optimized: Whether both went through :func:`se_search.optimize_for_inference`.
+        cuda_graph: Whether a CUDA graph was replayed.
+        clock_mhz: Clock of the GPU's multiprocessors when the measurement began, where it can be read.
+        batch: Images in a forward pass.
+        size: ``(channels, height, width)`` of an image.
+        target: Half-width of the interval that was asked for.
+        limit: Seconds that it might take.
+    """
 
     device: str
     processor: str
     threads: int
+    affinity: tuple[int, ...]
     dtype: str
+    memory_format: str
     runtime: str
+    optimized: bool
+    cuda_graph: bool
+    clock_mhz: int | None
     batch: int
     size: tuple[int, int, int]
-    pairs: int
+    target: float
+    limit: float
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        return asdict(self) | {"size": list(self.size)}
+        return asdict(self) | {"affinity": list(self.affinity), "size": list(self.size)}
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """Median of paired latency ratios with its 95 % bootstrap interval; 1.05 is 5 % slower than the baseline."""
+    """Latency of a network over that of its backbone with its 95 % interval; 1.05 is 5 % slower.
+
+    Attributes:
+        median: The geometric mean, over the rounds, of the median of each round's paired ratios.
+        low: Lower end of the interval.
+        high: Upper end.
+        pairs: Paired calls of both networks.
+        rounds: Rounds of pairs.
+        stopped: Whether the measurement ended as the interval was narrow enough (``"target"``) or by its time limit.
+        interruptions: How often in a second another process took this one's place on a CPU; ``None`` where the platform
+            does not tell.
+        conditions: How it was measured.
+    """
 
     median: float
     low: float
     high: float
     pairs: int
+    rounds: int
+    stopped: Literal["target", "limit"]
+    interruptions: float | None
     conditions: LatencyConditions
+
+
+class LatencyMeter:
+    """Measures networks against one backbone, which it prepares once.
+
+    The unit of a measurement is a round: both networks are copied to a new place in memory where the runtime makes that
+    cheap, called until calls no longer get faster, and then called in pairs, in random order within each, so that what
+    slows the machine down slows both. A round's value is the median of the logarithms of its ratios. Where a network
+    lies in memory alone changes its speed by up to one per cent: pairs of one copy agree on a ratio that those of
+    another copy contradict, so the interval is Student's over rounds, not a bootstrap over pairs.
+
+    The first :data:`PILOT` rounds tell how many are needed for the target (Stein 1945). To stop as soon as the interval
+    looks narrow would make it wrong too often.
+
+    Args:
+        baseline: What to compare with, usually the bare backbone; it is not changed.
+        deployment: How both are run.
+        target: Half-width of the interval at which a measurement stops, as a share of the baseline's latency.
+        limit: Seconds after which it stops, but not before four rounds.
+        seed: Fixes the order within pairs.
+
+    Raises:
+        SeSearchError: If the networks cannot be run in this way here.
+    """
+
+    def __init__(
+        self,
+        baseline: nn.Module,
+        deployment: Deployment,
+        target: float = TARGET,
+        limit: float = LIMIT,
+        seed: int = 0,
+    ) -> None:
+        for name, value in (("target", target), ("limit", limit)):
+            if not 0 < value < math.inf:
+                raise DefinitionError(f"a {name} of {value} is impossible: it must be a finite number above 0")
+        check(deployment)
+        self._deployment = deployment
+        self._target = target
+        self._limit = limit
+        self._seed = seed
+        with using_threads(deployment.threads):
+            self._baseline = prepare(baseline, deployment)
+            self.conditions = _conditions(deployment, target, limit)
+
+    def measure(self, model: nn.Module) -> Ratio:
+        """Measure how much slower ``model`` is than the baseline; it is not changed.
+
+        Raises:
+            SeSearchError: If it cannot be run in this way here.
+        """
+        with using_threads(self._deployment.threads):
+            networks = [self._baseline, prepare(model, self._deployment)]
+            with _undisturbed():
+                return self._compare(networks)
+
+    def _compare(self, networks: list[Prepared]) -> Ratio:
+        order = random.Random(self._seed)
+        time_of_call = _call_on_gpu if self._deployment.device.startswith("cuda") else _call
+        rounds: list[float] = []
+        pairs = each = 0
+        needed = math.inf
+        interrupted, begin = _interruptions(), time.perf_counter()
+        while True:
+            began = time.perf_counter()
+            # The copies of the last round are still there: the new ones get another place.
+            networks = _fresh(networks, order)
+            warm = sum(_warm_up(network, time_of_call) for network in order.sample(networks, 2))
+            each = each or max(1, min(_MOST_PAIRS, int(self._limit / (PILOT + 1) / warm) - 3))
+            seconds = np.empty((each, 2))
+            for pair in seconds:
+                for which in order.sample((0, 1), 2):
+                    pair[which] = time_of_call(networks[which])
+            rounds.append(float(np.median(np.log(seconds[:, 1] / seconds[:, 0]))))
+            pairs += each
+            now = time.perf_counter()
+            if len(rounds) == PILOT:
+                needed = rounds_needed(np.array(rounds), self._target)
+            if len(rounds) >= needed or (len(rounds) >= _FEWEST_ROUNDS and 2 * now - began > begin + self._limit):
+                break
+        interruptions = (_interruptions() - interrupted) / (now - begin) if resource else None
+        reached = len(rounds) >= needed
+        estimate = two_stage_mean(np.array(rounds), PILOT if reached else len(rounds))
+        return Ratio(
+            math.exp(estimate.value),
+            math.exp(estimate.low),
+            math.exp(estimate.high),
+            pairs,
+            len(rounds),
+            "target" if reached else "limit",
+            interruptions,
+            self.conditions,
+        )
 
 
 def measure_latency(
@@ -49,65 +209,172 @@ def measure_latency(
     baseline: nn.Module,
     input_size: tuple[int, int, int] = (3, 224, 224),
     batch: int = 1,
-    pairs: int = 100,
     device: str = "cpu",
+    runtime: str = "eager",
+    optimized: bool = False,
+    dtype: str = "float32",
+    memory_format: str = "contiguous",
+    threads: int | None = None,
+    target: float = TARGET,
+    limit: float = LIMIT,
     seed: int = 0,
 ) -> Ratio:
-    """Measure how much slower ``model`` is than ``baseline``, both in evaluation mode and float32.
-
-    In each pair both networks run once, one after the other in random order, so that what slows the machine down
-    slows both. Both are copied first and in the same way: neither has the better place in memory, and neither is
-    changed.
+    """Measure how much slower ``model`` is than ``baseline``, both in evaluation mode; :class:`LatencyMeter` tells how.
 
     Args:
         model: The searched network.
         baseline: What to compare with, usually the bare backbone.
         input_size: ``(channels, height, width)``.
         batch: Images in one forward pass.
-        pairs: Pairs after five that only warm up.
         device: A torch device.
-        seed: Fixes the order within pairs and the bootstrap.
-    """
-    networks = [copy.deepcopy(network).to(device).eval() for network in (baseline, model)]
-    images = torch.randn(batch, *input_size, generator=torch.Generator().manual_seed(seed)).to(device)
-    order = random.Random(seed)
-    warm_up = 5
-    seconds = np.empty((warm_up + pairs, 2))
+        runtime: One of :data:`se_search.evaluation.runtimes.RUNTIMES`.
+        optimized: Whether both go through :func:`se_search.optimize_for_inference` first.
+        dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        memory_format: ``"contiguous"`` or ``"channels_last"``.
+        threads: Threads of a CPU operation; PyTorch's present number by default.
+        target: Half-width of the interval at which the measurement stops, as a share of the baseline's latency.
+        limit: Seconds after which it stops.
+        seed: Fixes the order within pairs.
 
+    Raises:
+        SeSearchError: If the networks cannot be run in this way here.
+    """
+    deployment = Deployment(
+        runtime=runtime,
+        optimized=optimized,
+        device=device,
+        dtype=dtype,
+        memory_format=memory_format,
+        batch=batch,
+        size=input_size,
+        threads=threads,
+    )
+    return LatencyMeter(baseline, deployment, target, limit, seed).measure(model)
+
+
+def describe_conditions(conditions: Mapping[str, Any]) -> str:
+    """Say in words how a latency was measured.
+
+    Args:
+        conditions: From :meth:`LatencyConditions.to_dict`.
+    """
+    threads, affinity = conditions["threads"], conditions["affinity"]
+    parts = [
+        f"batch {conditions['batch']}",
+        "×".join(map(str, conditions["size"])),
+        conditions["dtype"],
+        *(["channels last"] if conditions["memory_format"] == "channels_last" else []),
+        conditions["runtime"],
+        *(["optimized for inference"] if conditions["optimized"] else []),
+        *(["CUDA graph"] if conditions["cuda_graph"] else []),
+        f"{conditions['device']} ({conditions['processor']})",
+        *([f"{conditions['clock_mhz']} MHz"] if conditions["clock_mhz"] else []),
+        f"{threads} thread" if threads == 1 else f"{threads} threads",
+        *([f"on CPU {', '.join(map(str, affinity))}"] if affinity else []),
+    ]
+    return ", ".join(parts)
+
+
+def remarks(measured: Sequence[tuple[str, float | None]], target: float, limit: float) -> list[str]:
+    """Say in sentences what was wrong with measurements; empty where nothing was.
+
+    Args:
+        measured: What stopped each measurement and how often in a second it was interrupted, from :class:`Ratio`.
+        target: Half-width of the interval that was asked for.
+        limit: Seconds that each might take.
+    """
+    said = []
+    late = sum(stopped == "limit" for stopped, _ in measured)
+    if late:
+        said.append(
+            f"{late} of {len(measured)} latencies were still less certain than ±{target:.2%} after {limit:g} seconds, "
+            "the limit."
+        )
+    often = [interruptions for _, interruptions in measured if interruptions is not None]
+    if often and float(np.median(often)) > BUSY:
+        said.append(
+            f"The machine was busy: other processes took the CPU away {np.median(often):.0f} times a second, which "
+            "widens the intervals of latencies. Measure again when it is quiet."
+        )
+    return said
+
+
+def _fresh(networks: list[Prepared], order: random.Random) -> list[Prepared]:
+    copies = list(networks)
+    for which in order.sample((0, 1), 2):
+        copies[which] = networks[which].fresh()
+    return copies
+
+
+def _warm_up(network: Prepared, time_of_call: _TimeOfCall) -> float:
+    """Call a network until a call is not clearly faster than all before, and return the fastest one's seconds."""
+    fastest = time_of_call(network)
+    for _ in range(_MOST_WARM_UP):
+        seconds = time_of_call(network)
+        if seconds > _WARM * fastest:
+            return min(fastest, seconds)
+        fastest = seconds
+    return fastest
+
+
+def _call(network: Prepared) -> float:
+    start = time.perf_counter()
+    network.run()
+    return time.perf_counter() - start
+
+
+def _call_on_gpu(network: Prepared) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    start.record()
+    network.run()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1000
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keep Python's garbage collector from running in the middle of a pair."""
     collecting = gc.isenabled()
     gc.disable()
     try:
-        with torch.inference_mode():
-            for pair in seconds:
-                for which in order.sample((0, 1), 2):
-                    pair[which] = _seconds(networks[which], images)
+        yield
     finally:
         if collecting:
             gc.enable()
 
-    measured = seconds[warm_up:]
-    estimate = median_estimate(measured[:, 1] / measured[:, 0], seed)
-    conditions = LatencyConditions(
-        device=device,
-        processor=_processor(device),
+
+def _interruptions() -> int:
+    """How often this process has lost a CPU to another one although it had work to do."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if resource else 0
+
+
+def _conditions(deployment: Deployment, target: float, limit: float) -> LatencyConditions:
+    return LatencyConditions(
+        device=deployment.device,
+        processor=_processor(deployment.device),
         threads=torch.get_num_threads(),
-        dtype="float32",
-        runtime=f"PyTorch {torch.__version__} eager",
-        batch=batch,
-        size=input_size,
-        pairs=pairs,
+        affinity=tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else (),
+        dtype=deployment.dtype,
+        memory_format=deployment.memory_format,
+        runtime=describe(deployment),
+        optimized=deployment.optimized,
+        cuda_graph=deployment.cuda_graph,
+        clock_mhz=_clock_mhz(deployment.device),
+        batch=deployment.batch,
+        size=deployment.size,
+        target=target,
+        limit=limit,
     )
-    return Ratio(estimate.value, estimate.low, estimate.high, pairs, conditions)
 
 
-def _seconds(network: nn.Module, images: torch.Tensor) -> float:
-    if images.is_cuda:
-        torch.cuda.synchronize(images.device)
-    start = time.perf_counter()
-    network(images)
-    if images.is_cuda:
-        torch.cuda.synchronize(images.device)
-    return time.perf_counter() - start
+def _clock_mhz(device: str) -> int | None:
+    if not device.startswith("cuda"):
+        return None
+    try:
+        return int(torch.cuda.clock_rate(device))
+    except (ImportError, RuntimeError):  # it asks NVIDIA's management library, which need not be installed
+        return None
 
 
 def _processor(device: str) -> str:

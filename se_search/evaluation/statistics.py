@@ -60,6 +60,37 @@ def median_estimate(values: npt.NDArray[Any], seed: int = 0) -> Estimate:
     return Estimate(float(np.median(values)), float(interval.low), float(interval.high))
 
 
+def rounds_needed(pilot: npt.NDArray[Any], half_width: float, confidence: float = CONFIDENCE) -> int:
+    """Return how many values like those of a pilot give their mean an interval of this half-width (Stein 1945).
+
+    Args:
+        pilot: The first values; they count among those needed.
+        half_width: What the interval shall have to both sides of the mean.
+        confidence: Of the interval.
+    """
+    standard_deviation = float(pilot.std(ddof=1))
+    return max(pilot.size, math.ceil((_t_quantile(confidence, pilot.size - 1) * standard_deviation / half_width) ** 2))
+
+
+def two_stage_mean(values: npt.NDArray[Any], pilot: int, confidence: float = CONFIDENCE) -> Estimate:
+    """Return the mean of values whose number a pilot has decided by :func:`rounds_needed`, with its interval.
+
+    It is Student's, with the pilot's degrees of freedom: values that were few because the first happened to lie close
+    together tell too low a spread. Stein's interval has the pilot's spread; where all values have a larger one, as when
+    another process starts meanwhile, that counts.
+
+    Args:
+        values: All values, the pilot's first.
+        pilot: How many decided, or the number of all values if it was fixed without them: it is then Student's
+            interval.
+        confidence: Of the interval.
+    """
+    spread = max(float(values[:pilot].std(ddof=1)), float(values.std(ddof=1)))
+    mean = float(values.mean())
+    margin = _t_quantile(confidence, pilot - 1) * spread / math.sqrt(values.size)
+    return Estimate(mean, mean - margin, mean + margin)
+
+
 def paired_accuracy_difference(
     first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_], confidence: float = CONFIDENCE
 ) -> Estimate:

@@ -64,12 +64,14 @@ class Files:
         twin: timm's own architecture that is the same network, if there is one.
         plain: Whether ``config.json`` names that architecture.
         others: Names of the other files.
+        optimized: Whether those for other runtimes are of the network optimized for inference.
     """
 
     source: str
     twin: str | None
     plain: bool
     others: tuple[str, ...]
+    optimized: bool = False
 
 
 def origin_of_trial(trial: Mapping[Any, Any], run: Mapping[str, Any], verified: bool = False) -> Origin:
@@ -96,9 +98,8 @@ def origin_of_trial(trial: Mapping[Any, Any], run: Mapping[str, Any], verified: 
         )
     size = "×".join(map(str, latency["size"]))
     pairs = (
-        f"time over that of the bare backbone, median of {latency['pairs']} pairs, 95 % interval; "
-        f"batch {latency['batch']}, {size}, {latency['dtype']}, {latency['runtime']}, {latency['device']}, "
-        f"{latency['processor']}, {_counted(latency['threads'], 'thread')}"
+        f"time over that of the bare backbone, {_counted(int(trial['latency_pairs']), 'pair')} of calls, "
+        f"95 % interval; {latency['description']}"
     )
     return Origin(
         _say_weights(run, int(trial["verified_epochs"]) if verified else None),

@@ -1,5 +1,6 @@
 """Writing a searched network as a folder that ``timm.create_model`` loads, and reading such a folder."""
 
+import copy
 import hashlib
 import importlib
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf  # timm.models leaves it out of its names
 from torch import nn
@@ -120,6 +122,7 @@ def export_timm(
     onnx: bool = False,
     pt2: bool = False,
     openvino: bool = False,
+    optimized: bool = False,
     writers: Mapping[str, Exporter] | None = None,
     push_to_hub: str | None = None,
 ) -> Exported:
@@ -145,6 +148,8 @@ def export_timm(
         onnx: Also write ``model.onnx``.
         pt2: Also write ``model.pt2``, a program of ``torch.export``.
         openvino: Also write ``model.xml`` with its ``model.bin``.
+        optimized: Write these files of the network as :func:`se_search.optimize_for_inference` rewrites it, and
+            ``model.pt2`` if none is asked for.
         writers: Also let these write, each ``(model, folder, input_size)`` into a folder of its name.
         push_to_hub: Also upload the folder to this repository, ``OWNER/NAME``.
 
@@ -170,6 +175,7 @@ def export_timm(
             f"{config.backbone} with these SE blocks is no architecture of timm's own, so --plain is not possible: "
             "--standalone writes a file that builds it without se_search"
         )
+    pt2 = pt2 or (optimized and not onnx and not openvino)
     graphs = [_GRAPHS[name] for name, wanted in (("onnx", onnx), ("pt2", pt2), ("openvino", openvino)) if wanted]
     extra = [*([_STANDALONE] if standalone else []), *(file for _, file in graphs)]
     was_training = model.training
@@ -201,7 +207,7 @@ def export_timm(
             card = render_card(
                 config,
                 origin or unknown_origin(model, description),
-                Files(source, twin, plain, tuple(extra)),
+                Files(source, twin, plain, tuple(extra), optimized),
                 title_of(config, target),
                 written["pretrained_cfg"],
                 label_names,
@@ -210,8 +216,9 @@ def export_timm(
             if standalone:
                 (draft / _STANDALONE).write_text(render_standalone(model, config), encoding="utf-8")
                 check_standalone(draft, model, size)
+            deployed = _optimize(model, size) if optimized else model
             for function, file in graphs:
-                getattr(importlib.import_module("..network.graph", __package__), function)(model, draft / file, size)
+                getattr(importlib.import_module("..network.graph", __package__), function)(deployed, draft / file, size)
             for name, write in (writers or {}).items():
                 (draft / name).mkdir()
                 write(model, draft / name, size)
@@ -328,6 +335,17 @@ def _check_plain(folder: Path, model: nn.Module, input_size: tuple[int, int, int
         raise ExportError(
             f"timm's {type(loaded).__name__} gives other outputs with these weights, so --plain is not possible"
         )
+
+
+def _optimize(model: nn.Module, input_size: tuple[int, int, int]) -> nn.Module:
+    from ..network.graph import compare
+    from ..network.inference import optimize_for_inference
+
+    single = copy.deepcopy(model).cpu().float()
+    optimized = optimize_for_inference(single, input_size)
+    with torch.no_grad():
+        compare(single, optimized, input_size, "an optimized network")
+    return optimized
 
 
 def _is_export(folder: Path) -> bool:

@@ -124,12 +124,12 @@ def _export(model: nn.Module, target: Path, input_size: tuple[int, int, int], fo
     try:
         with torch.no_grad():
             network = copy.deepcopy(model).cpu().float().eval()
-            program = _trace(network, input_size)
+            program = trace(network, input_size)
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
                 written = Path(temporary, target.name)
                 form.write(program, written)
-                _compare(network, form.load(written), input_size, form.name)
+                compare(network, form.load(written), input_size, form.name)
                 # The file that names the others comes last: where it is, they are.
                 for part in sorted(written.parent.iterdir(), key=lambda part: part == written):
                     move_into_place(part, target.with_name(part.name))
@@ -139,17 +139,31 @@ def _export(model: nn.Module, target: Path, input_size: tuple[int, int, int], fo
         raise ExportError(f"{target} cannot be written ({error.strerror or error})") from error
     # A network may fail in any way where it is traced, and so may the exporters, of which each has errors of its own.
     except Exception as error:
-        cause = _first(error)
-        reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
-        raise ExportError(f"this {type(model).__name__} cannot be exported as {form.name}: {reason}") from error
+        raise ExportError(
+            f"this {type(model).__name__} cannot be exported as {form.name}: {first_reason(error)}"
+        ) from error
 
 
-def _first(error: BaseException) -> BaseException:
-    return error if error.__cause__ is None else _first(error.__cause__)
+def first_reason(error: BaseException) -> str:
+    """Return the first line of the message of what caused ``error`` in the first place."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def _trace(network: nn.Module, input_size: tuple[int, int, int]) -> torch.export.ExportedProgram:
-    images = _images(_TRACED_BATCH, input_size)
+def trace(network: nn.Module, input_size: tuple[int, int, int]) -> torch.export.ExportedProgram:
+    """Return the program of ``network``, which is in evaluation mode, for images of one size and any batch size.
+
+    Args:
+        network: The network; images for it are made on the device and in the precision of its weights.
+        input_size: ``(channels, height, width)`` of the images.
+
+    Raises:
+        TypeError: If it does not return one tensor.
+        Exception: Of any other kind that the network or ``torch.export`` raises.
+    """
+    weight = next((one for one in network.parameters() if one.is_floating_point()), torch.empty(0))
+    images = _images(_TRACED_BATCH, input_size).to(weight)
     outputs = network(images)
     if not isinstance(outputs, torch.Tensor):
         raise TypeError(f"it returns a {type(outputs).__name__}, not one tensor")
@@ -180,7 +194,20 @@ def _images(batch: int, input_size: tuple[int, int, int]) -> torch.Tensor:
     return torch.randn(batch, *input_size, generator=torch.Generator().manual_seed(batch))
 
 
-def _compare(network: nn.Module, run: _Run, input_size: tuple[int, int, int], name: str) -> None:
+def compare(
+    network: nn.Module, run: Callable[[torch.Tensor], torch.Tensor], input_size: tuple[int, int, int], name: str
+) -> None:
+    """Check that what was made of ``network`` gives its outputs, within :data:`TOLERANCE`, for :data:`BATCHES`.
+
+    Args:
+        network: The network, in evaluation mode.
+        run: What was made of it, as a function of images.
+        input_size: ``(channels, height, width)`` of the images.
+        name: What that is called.
+
+    Raises:
+        ExportError: If the outputs differ.
+    """
     for batch in BATCHES:
         images = _images(batch, input_size)
         expected = network(images)

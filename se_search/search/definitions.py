@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from timm.optim import list_optimizers
 
 from ..errors import ConfigurationError, DefinitionError, SeSearchError, did_you_mean
+from ..evaluation.latency import LIMIT, TARGET
 from ..network.se_block import check_gate, check_ratio
 from ..plugins import SPACES, Plugin, find_plugin, find_plugins
 from .results import COLUMNS
@@ -33,6 +34,8 @@ RESERVED = frozenset({*COLUMNS, *VERIFIED_COLUMNS, "correct", "losses", "latency
 
 FROM_PYTHON = "python:"
 """What the name of an evaluator begins with that was given as a function from Python."""
+
+_AS_OPTION = str.maketrans("_.", "--")
 
 COMMAND_LINE = "the command line"
 """Source of values that are told apart in messages by their option."""
@@ -239,14 +242,30 @@ class LatencyDefinition(_Definition):
     """How latency is measured.
 
     Attributes:
+        source: ``"measured"`` for each configuration, or by the additive ``"model"``, and measured on the front only.
+        runtime: What runs the networks.
+        optimized: Whether networks go through :func:`se_search.optimize_for_inference` first.
         batch: Images in a forward pass.
         size: Height and width of the images; the data's own by default.
-        pairs: Paired measurements for each configuration.
+        threads: Threads of a CPU operation; the study's own by default.
+        dtype: Of weights and images.
+        memory_format: Of both.
+        cuda_graph: Whether a CUDA graph is replayed.
+        target: Half-width of the interval at which a measurement stops, as a share of the backbone's latency.
+        limit: Seconds after which it stops.
     """
 
+    source: Literal["measured", "model"] = "measured"
+    runtime: Literal["eager", "compile", "onnxruntime", "openvino"] = "eager"
+    optimized: bool = False
     batch: Annotated[int, Field(ge=1)] = 1
     size: Annotated[int, Field(ge=1)] | None = None
-    pairs: Annotated[int, Field(ge=10)] = 100
+    threads: Annotated[int, Field(ge=1)] | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    cuda_graph: bool = False
+    target: Annotated[float, Field(gt=0, le=1)] = TARGET
+    limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] = LIMIT
 
 
 def _device(value: str) -> str:
@@ -386,8 +405,9 @@ def load_study(name: str, **overrides: Any) -> StudyDefinition:
     Args:
         name: Name or path.
         **overrides: Values that replace the file's, those of the command line; ``None`` replaces nothing.
-            ``max_params`` and ``max_latency`` go to the constraints, ``epochs`` and ``pretrained`` to the evaluator; a
-            string for ``evaluator`` is its name.
+            ``max_params`` and ``max_latency`` go to the constraints, ``epochs`` and ``pretrained`` to the evaluator,
+            ``latency_batch`` and the like to ``latency``; a string for ``evaluator`` is its name, one for ``latency``
+            its source.
 
     Raises:
         DefinitionError: If it does not exist, is malformed or holds an impossible value.
@@ -405,6 +425,14 @@ def load_study(name: str, **overrides: Any) -> StudyDefinition:
     if settings:
         asked = given.get("evaluator")
         merged["evaluator"] = (asked if isinstance(asked, dict) else study.evaluator.model_dump()) | settings
+    measuring = {
+        key: merged.pop(f"latency_{key}") for key in LatencyDefinition.model_fields if f"latency_{key}" in given
+    }
+    if isinstance(given.get("latency"), str):
+        measuring["source"] = given["latency"]
+    if measuring:
+        asked = given.get("latency")
+        merged["latency"] = (asked if isinstance(asked, dict) else study.latency.model_dump()) | measuring
     limits = {key: merged.pop(key) for key in ConstraintsDefinition.model_fields if key in given}
     merged["constraints"] = check_definition(
         ConstraintsDefinition, study.constraints.model_dump() | limits, COMMAND_LINE
@@ -438,7 +466,7 @@ def _one_sentence(error: ValidationError, kind: type[_Definition], source: str) 
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part not in ("str", "SpaceDefinition", "[key]"))
     where = (
-        f"--{where.removesuffix('.name').removeprefix('evaluator.').replace('_', '-')}"
+        f"--{where.removesuffix('.name').removesuffix('.source').removeprefix('evaluator.').translate(_AS_OPTION)}"
         if source == COMMAND_LINE
         else f"{source}: {where}"
     )

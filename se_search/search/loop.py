@@ -13,18 +13,18 @@ from torch import nn
 from ..errors import EvaluationError, RunFolderError
 from ..evaluation.evaluator import Evaluation, Evaluator, RungEvaluator
 from ..evaluation.image_data import ImageData
-from ..evaluation.latency import measure_latency
+from ..evaluation.runtimes import check
 from ..evaluation.stand_alone import BACKBONE_WEIGHTS, check_pretrained
 from ..network.backbones import network_options
 from ..network.config import SEConfig
-from ..network.insertion import create_model
 from ..network.overhead import added_parameters, backbone_parameters, flops_overhead, parameter_overhead
 from ..progress import progress_bar, say
 from .definitions import FROM_PYTHON, StudyDefinition
 from .evaluators import EvaluatorFactory, find_evaluator, study_data, use_device
 from .halving import is_worth_going_on
-from .record import latency_size, note_data, note_unreadable, record_start
-from .results import pack, pack_losses
+from .latency import StudyLatency, deployment_of, latency_size
+from .record import note_data, note_unreadable, record_start
+from .results import PREDICTED, pack, pack_losses
 from .run_folder import STUDY_FILE, check_folder, open_folder, read_definition
 from .samplers import DistinctSampler, tried_structures
 from .space import SearchSpace
@@ -66,6 +66,7 @@ def run_search(
     data = study_data(study)
     network_options(study.backbone, data.input_size)
     network_options(study.backbone, latency_size(study, data.input_size))
+    check(deployment_of(study, data.input_size))
     check_folder(folder, study)
     used = (evaluator or find_evaluator(study.evaluator.name))(study, space, data)
     if study.evaluator.pretrained is not None and not (folder / BACKBONE_WEIGHTS).exists():
@@ -76,7 +77,9 @@ def run_search(
         record_start(folder, study)
         try:
             used.prepare(folder, space, progress_bar)
-            _search(study, space, data, used, measures, optuna_study)
+            latency = StudyLatency(study, space, data.input_size, data.classes, folder)
+            _search(study, space, data, used, measures, latency, optuna_study)
+            latency.measure_front(optuna_study)
         finally:
             note_unreadable(optuna_study, data)
 
@@ -131,6 +134,7 @@ def _search(
     data: ImageData,
     evaluator: Evaluator,
     measures: Mapping[str, Measure],
+    latency: StudyLatency,
     optuna_study: optuna.Study,
 ) -> None:
     limit = study.constraints.max_params
@@ -144,8 +148,6 @@ def _search(
     names = _enqueue_known_answers(space, is_allowed, optuna_study)
     optuna_study.sampler = sampler = DistinctSampler(space, study.sampler, study.seed, is_allowed)
     size = latency_size(study, data.input_size)
-    options = network_options(study.backbone, size) | {"num_classes": data.classes}
-    baseline = create_model(SEConfig(study.backbone), **options)
 
     failures = 0
     done = _complete(optuna_study)
@@ -163,7 +165,7 @@ def _search(
                 trial.set_user_attr("name", names[config])
             try:
                 trial.set_user_attr("se_blocks", space.count_blocks(config))
-                values = _evaluate(study, config, size, options, evaluator, measures, baseline, trial, optuna_study)
+                values = _evaluate(study, config, size, evaluator, measures, latency, trial, optuna_study)
             except RunFolderError:
                 optuna_study.tell(trial, state=TrialState.FAIL)
                 raise
@@ -188,34 +190,21 @@ def _evaluate(
     study: StudyDefinition,
     config: SEConfig,
     size: tuple[int, int, int],
-    options: dict[str, Any],
     evaluator: Evaluator,
     measures: Mapping[str, Measure],
-    baseline: nn.Module,
+    latency: StudyLatency,
     trial: Trial,
     optuna_study: optuna.Study,
 ) -> list[float] | None:
     """Measure everything and note it on the trial; the objectives' values, or ``None`` where halving has stopped it."""
     overhead = parameter_overhead(config)
-    latency = measure_latency(
-        create_model(config, **options),
-        baseline,
-        size,
-        study.latency.batch,
-        study.latency.pairs,
-        study.device,
-        seed=study.seed,
-    )
     measured: dict[str, Any] = {
         "formula_parameters": overhead.formula,
         "counted_parameters": overhead.counted,
         "total_parameters": overhead.backbone + overhead.counted,
         "parameter_overhead": overhead.ratio,
         "flops_overhead": flops_overhead(config, size),
-        "latency_ratio": latency.median,
-        "latency_low": latency.low,
-        "latency_high": latency.high,
-        "latency_conditions": latency.conditions.to_dict(),
+        **latency.of(config),
     }
     trained, evaluation, stopped = _judge(study, config, evaluator, measured, trial, optuna_study)
     _check_same_images(evaluation, optuna_study)
@@ -238,7 +227,7 @@ def _evaluate(
     if study.constraints.max_params is not None:
         trial.set_constraint("max_params", overhead.ratio - study.constraints.max_params)
     if study.constraints.max_latency is not None:
-        trial.set_constraint("max_latency", latency.median - study.constraints.max_latency)
+        trial.set_constraint("max_latency", measured["latency_ratio"] - study.constraints.max_latency)
     return None if stopped else [measured[name] for name in study.objectives]
 
 
@@ -330,11 +319,12 @@ def _enqueue_known_answers(
 def _line(trial: Trial, own: Iterable[str]) -> str:
     measured = trial.user_attrs
     name = f" ({measured['name']})" if "name" in measured else ""
+    predicted = " predicted" if measured["latency_stopped"] == PREDICTED else ""
     return (
         f"trial {trial.number}{name}: accuracy {measured['accuracy']:.1%} "
         f"[{measured['accuracy_low']:.1%}, {measured['accuracy_high']:.1%}], "
         f"parameters {measured['parameter_overhead']:+.2%}, latency ×{measured['latency_ratio']:.3f} "
-        f"[{measured['latency_low']:.3f}, {measured['latency_high']:.3f}]"
+        f"[{measured['latency_low']:.3f}, {measured['latency_high']:.3f}]{predicted}"
         + "".join(f", {one} {measured[one]:.4g}" for one in own if one in measured)
     )
 

@@ -4,7 +4,6 @@ import json
 import math
 import platform
 import subprocess
-from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +15,7 @@ from optuna.trial import TrialState
 
 from ..errors import RunFolderError
 from ..evaluation.image_data import ImageData
+from ..evaluation.latency import describe_conditions, remarks
 from ..evaluation.stand_alone import BACKBONE_SUMMARY
 from ..evaluation.supernet import SUMMARY
 from ..files import write_text
@@ -23,7 +23,17 @@ from ..network.config import SEConfig
 from ..network.overhead import backbone_parameters, flops_overhead, parameter_overhead
 from .definitions import StudyDefinition
 from .evaluators import training_recipe
-from .results import cautions, front_of, gain_over_none, hypervolume_history, pick_trials, quality_of, trials_table
+from .latency import latency_size
+from .results import (
+    cautions,
+    front_of,
+    gain_over_none,
+    hypervolume_history,
+    pick_trials,
+    quality_of,
+    trials_table,
+    with_measured_latency,
+)
 from .run_folder import PARETO_FILE, RUN_FILE, TRIALS_FILE, load_trials, read_definition
 from .space import SearchSpace
 from .verified import add_verified, read_verified
@@ -42,7 +52,7 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         RunFolderError: If it is no run folder or is damaged.
     """
     study = read_definition(folder)
-    optuna_study = load_trials(folder)
+    optuna_study = with_measured_latency(load_trials(folder))
     table = trials_table(optuna_study)
     space = SearchSpace(study.backbone, study.resolved_space)
     data = optuna_study.user_attrs["data"]
@@ -81,13 +91,13 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         "objectives": list(study.objectives),
         "custom_objectives": list(study.custom_objectives),
         "constraints": study.constraints.model_dump(),
-        "latency": conditions[0] if conditions else {},
+        "latency": conditions[0] | {"description": describe_conditions(conditions[0])} if conditions else {},
         "sites": [
             {"block": site.block, "stage": site.stage, "position": site.position, "channels": site.channels}
             for site in space.sites
         ],
         "picks": pick_trials(table),
-        "cautions": cautions(table, 1 / data["classes"]),
+        "cautions": [*cautions(table, 1 / data["classes"]), *_latency_remarks(table, study)],
         "gain": gain_over_none(optuna_study),
         "quality": quality_of(optuna_study).replace("_", "-"),
         "verified": schedules,
@@ -149,16 +159,10 @@ def describe_data(data: ImageData) -> dict[str, Any]:
     }
 
 
-def latency_size(study: StudyDefinition, input_size: Sequence[int]) -> tuple[int, int, int]:
-    """Input size ``(channels, height, width)`` at which the study measures latency and counts FLOPs.
-
-    Args:
-        study: The study.
-        input_size: That of the data.
-    """
-    channels, height, width = input_size
-    side = study.latency.size
-    return (channels, height, width) if side is None else (channels, side, side)
+def _latency_remarks(table: pd.DataFrame, study: StudyDefinition) -> list[str]:
+    measured = table[table["latency_stopped"].isin(["target", "limit"])]
+    pairs = list(zip(measured["latency_stopped"], measured["latency_interruptions"], strict=True))
+    return remarks(pairs, study.latency.target, study.latency.limit)
 
 
 def _finite(value: Any) -> Any:

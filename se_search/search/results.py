@@ -15,6 +15,7 @@ import numpy.typing as npt
 import optuna
 import pandas as pd
 from optuna.exceptions import ExperimentalWarning
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from ..errors import RunFolderError
@@ -22,6 +23,12 @@ from ..evaluation.statistics import CONFIDENCE, Estimate, crossed_difference
 
 _MOST_BYTES = 2**28  # a study of somebody else's may hold a text that grows without end
 _MOST_LOSSES = 4096  # a trial's note of them stays below 25 kB
+
+MEASURED_LATENCY = "measured_latency:"
+"""A study's attribute of this name and a trial's number holds the latency that took the place of the predicted one."""
+
+PREDICTED = "model"
+"""What ``latency_stopped`` is where the latency was not measured but predicted."""
 
 PICKS = ("knee", "accurate", "small", "fast")
 
@@ -40,6 +47,7 @@ _MEASURED = (
     "latency_ratio",
     "latency_low",
     "latency_high",
+    "latency_interruptions",
 )
 
 
@@ -67,6 +75,62 @@ def pack_losses(losses: npt.NDArray[np.float32]) -> str:
     block = -(-losses.shape[1] // _MOST_LOSSES)
     whole = losses.shape[1] // block * block
     return pack(losses[:, :whole].reshape(len(losses), -1, block).mean(2).astype(np.float32))
+
+
+def with_measured_latency(study: optuna.Study) -> optuna.Study:
+    """Return a study, in memory, whose trials have their measured latency in place of the predicted one.
+
+    Finished trials of a study cannot be changed, so what is measured afterwards is noted with the study. Objectives and
+    limits follow; nothing else differs. A study without such notes is returned as it is.
+    """
+    with _refusing_foreign_trials():
+        measured = {
+            int(name.removeprefix(MEASURED_LATENCY)): note
+            for name, note in study.user_attrs.items()
+            if name.startswith(MEASURED_LATENCY)
+        }
+        if not measured:
+            return study
+        names = list(study.metric_names or ())
+        merged = _study_in_memory(study.directions, names)
+        for name, value in study.user_attrs.items():
+            merged.set_user_attr(name, value)
+        for trial in study.get_trials(deepcopy=False):
+            note = measured.get(trial.number)
+            merged.add_trial(trial if note is None else _with_latency(trial, note, names))
+        return merged
+
+
+def _study_in_memory(directions: Sequence[StudyDirection], names: list[str]) -> optuna.Study:
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would tell everybody of the new study
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study = optuna.create_study(directions=directions)
+            study.set_metric_names(names)
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+    return study
+
+
+def _with_latency(trial: FrozenTrial, note: dict[str, Any], names: Sequence[str]) -> FrozenTrial:
+    limits = dict(trial.constraints)
+    if "max_latency" in limits:
+        limits["max_latency"] += note["latency_ratio"] - trial.user_attrs["latency_ratio"]
+    changed = optuna.trial.create_trial(
+        state=trial.state,
+        values=[
+            note["latency_ratio"] if name == "latency_ratio" else value
+            for name, value in zip(names, trial.values, strict=True)
+        ],
+        params=trial.params,
+        distributions=trial.distributions,
+        user_attrs=trial.user_attrs | note,
+        constraints=limits,
+    )
+    changed.datetime_start, changed.datetime_complete = trial.datetime_start, trial.datetime_complete
+    return changed
 
 
 def trials_table(study: optuna.Study) -> pd.DataFrame:
@@ -223,6 +287,7 @@ def _row(trial: FrozenTrial, columns: Iterable[str], on_front: bool, tied_with: 
         "feasible": trial.state == TrialState.COMPLETE and all(value <= 0 for value in trial.constraints.values()),
         "on_front": on_front,
         "tied_with": tied_with,
+        "latency_stopped": attributes.get("latency_stopped", ""),
         "gate": placed[0]["gate"] if placed else "",
         "se_blocks": int(attributes["se_blocks"]),
         "config": attributes["config"],
@@ -265,6 +330,8 @@ COLUMNS = {
     **dict.fromkeys(_MEASURED, "float64"),
     "counted_parameters": "Int64",
     "total_parameters": "Int64",
+    "latency_pairs": "Int64",
+    "latency_stopped": "str",
     "feasible": "bool",
     "on_front": "bool",
     "tied_with": "Int64",

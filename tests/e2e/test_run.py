@@ -36,7 +36,7 @@ def write_study(folder: Path) -> list[str]:
         "backbone": "resnet10t",
         "budget": BUDGET,
         "evaluator": {"epochs": 3, "recalibration_images": 64},
-        "latency": {"pairs": 10},
+        "latency": {"limit": 0.05},
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(study))
     return ["run", "--study", "tiny.yaml", "--out", "run"]

@@ -20,7 +20,7 @@ from se_search.evaluation.data import load_data
 COMMAND = [sys.executable, "-m", "se_search"]
 PER_CLASS = 40
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
-STUDY = {"backbone": "test_resnet", "budget": 3, "evaluator": {"epochs": 2, "batch": 16}, "latency": {"pairs": 10}}
+STUDY = {"backbone": "test_resnet", "budget": 3, "evaluator": {"epochs": 2, "batch": 16}, "latency": {"limit": 0.05}}
 
 
 def call(folder, *arguments):

@@ -457,7 +457,7 @@ def test_the_card_of_a_found_network_has_the_accuracy_that_a_validation_with_tim
         [row["accuracy"], row["accuracy_low"], row["accuracy_high"]], abs=5e-5
     )
     assert f"| latency ratio | {row['latency_ratio']:.3f} \\[{row['latency_low']:.3f}, " in card
-    assert "of 10 pairs, 95 % interval; batch 1, 3×32×32, float32" in card
+    assert f"{row['latency_pairs']} pairs of calls, 95 % interval; batch 1, 3×32×32, float32, PyTorch" in card
     assert "400 validation images of digits" in card
     assert "not trained on their own" in card
     assert "random weights, not from published ones" in card
@@ -507,6 +507,42 @@ def test_the_command_writes_every_graph_beside_the_folder_and_writes_over_it_aga
     assert {path.name for path in Path("exported").iterdir()} == {"config.json", "model.safetensors", "README.md"}
 
 
-@pytest.mark.parametrize("option", ["--plain", "--standalone", "--onnx", "--pt2", "--openvino", "--push-to-hub"])
+@pytest.mark.parametrize(
+    "option", ["--plain", "--standalone", "--onnx", "--pt2", "--openvino", "--optimized", "--push-to-hub"]
+)
 def test_help_shows_an_example_of_every_option(option):
     assert re.search(rf"^ +se-search export .*{option}\b", invoke("export", "--help").output, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("asked", "written"), [({}, "model.pt2"), ({"onnx": True}, "model.onnx")])
+def test_optimized_graphs_have_the_outputs_of_the_network_and_stand_beside_a_folder_for_timm(asked, written, tmp_path):
+    folder = tmp_path / "exported"
+    model = exported(varied("resnet10t"), folder, optimized=True, input_size=(3, 32, 32), **asked)
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "README.md", written}
+    card = (folder / "README.md").read_text()
+    sentence = f"For other runtimes, in single precision: `{written}`. Rewritten for inference: the same outputs in"
+    assert sentence in card
+
+    images = torch.randn(3, 3, 32, 32)
+    if written == "model.onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(folder / written)
+        made = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    else:
+        program = torch.export.load(folder / written)
+        assert not [node for node in program.graph.nodes if "batch_norm" in str(node.target)]
+        made = program.module()(images)
+    with torch.no_grad():
+        for expected in (model(images), load_exported(folder)(images)):
+            assert (made - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def test_a_program_of_an_optimized_network_needs_nothing_but_torch(tmp_path):
+    exported(varied("resnet10t"), tmp_path / "exported", optimized=True, input_size=(3, 32, 32))
+    script = (
+        "import sys, torch\n"
+        f"torch.export.load({str(tmp_path / 'exported' / 'model.pt2')!r}).module()(torch.zeros(4, 3, 32, 32))\n"
+        "assert not {'se_search', 'timm'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -4,9 +4,8 @@ import pytest
 
 from se_search import SEConfig, load_run, parameter_overhead
 from se_search.errors import EvaluationError, RunFolderError
-from se_search.evaluation.latency import measure_latency
+from se_search.evaluation.latency import LatencyMeter
 from se_search.report.page import render_report
-from se_search.search import loop
 from se_search.search.definitions import load_study
 from se_search.search.loop import run_search
 from se_search.search.record import read_results
@@ -65,14 +64,15 @@ def test_a_failing_trial_is_recorded_and_the_search_goes_on(going_on, monkeypatc
     folder, go_on = going_on
     before = load_run(folder).trials
     calls = []
+    measure = LatencyMeter.measure
 
-    def fail_once(*arguments, **options):
+    def fail_once(meter, model):
         calls.append(1)
         if len(calls) == 2:
             raise MemoryError("one network was too large")
-        return measure_latency(*arguments, **options)
+        return measure(meter, model)
 
-    monkeypatch.setattr(loop, "measure_latency", fail_once)
+    monkeypatch.setattr(LatencyMeter, "measure", fail_once)
     go_on(3)
     trials = load_run(folder).trials
     failed = trials[trials["state"] == "failed"]
@@ -85,10 +85,10 @@ def test_when_everything_fails_the_search_stops_early_and_keeps_what_it_has(goin
     folder, go_on = going_on
     before = load_run(folder).trials
 
-    def fail(*arguments, **options):
+    def fail(meter, model):
         raise RuntimeError("the device is gone")
 
-    monkeypatch.setattr(loop, "measure_latency", fail)
+    monkeypatch.setattr(LatencyMeter, "measure", fail)
     with pytest.raises(EvaluationError, match="5 trials in a row failed, the last with: the device is gone"):
         go_on(30)
     trials = load_run(folder).trials

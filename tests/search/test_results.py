@@ -13,6 +13,8 @@ from optuna.trial import TrialState
 from se_search import SEConfig
 from se_search.errors import RunFolderError
 from se_search.search.results import (
+    MEASURED_LATENCY,
+    PREDICTED,
     cautions,
     front_of,
     gain_over_none,
@@ -22,6 +24,7 @@ from se_search.search.results import (
     pick_trials,
     trials_table,
     unpack,
+    with_measured_latency,
 )
 
 IMAGES = 400
@@ -273,3 +276,52 @@ def test_a_front_no_better_than_guessing_is_said_to_be_so(study):
     add(study, 43, 0.0, 1.0)  # of 400: 10.75 % with an interval of one per cent to either side
     assert any("better than guessing (10%)" in said for said in cautions(trials_table(study), 0.1))
     assert not any("guessing" in said for said in cautions(trials_table(study), 0.05))
+
+
+def measured_as(ratio, stopped="target"):
+    return {
+        "latency_ratio": ratio,
+        "latency_low": ratio - 0.001,
+        "latency_high": ratio + 0.001,
+        "latency_pairs": 80,
+        "latency_stopped": stopped,
+    }
+
+
+@pytest.mark.filterwarnings("ignore:.*set_metric_names is experimental")
+def test_a_measured_latency_takes_the_place_of_the_predicted_one_everywhere(study, capfd):
+    for latency in (1.02, 1.03, 1.04):
+        add(study, 390, 0.01, latency, constraint=latency - 1.05, latency_stopped=PREDICTED)
+    names = ["accuracy", "parameter_overhead", "latency_ratio"]
+    study.set_metric_names(names)
+    assert list(trials_table(study)["on_front"]) == [True, False, False]
+    study.set_user_attr(f"{MEASURED_LATENCY}0", measured_as(1.06))
+    merged = with_measured_latency(study)
+    table = trials_table(merged)
+    assert list(table["latency_ratio"]) == [1.06, 1.03, 1.04]
+    assert list(table["latency_stopped"]) == ["target", PREDICTED, PREDICTED]
+    assert list(table["latency_pairs"].isna()) == [False, True, True]
+    assert list(table["feasible"]) == [False, True, True]
+    assert list(table["on_front"]) == [False, True, False]
+    assert merged.trials[0].values == [pytest.approx(0.975), 0.01, 1.06]
+    assert merged.trials[0].constraints == {"max_latency": pytest.approx(1.06 - 1.05)}
+    assert [trial.number for trial in merged.trials] == [0, 1, 2]
+    assert [trial.duration for trial in merged.trials] == [trial.duration for trial in study.trials]
+    assert merged.user_attrs == study.user_attrs
+    assert merged.metric_names == names
+    assert capfd.readouterr().err == ""
+
+
+def test_nothing_changes_where_nothing_was_measured_afterwards(study):
+    add(study, 390, 0.01, 1.02)
+    assert with_measured_latency(study) is study
+
+
+@pytest.mark.filterwarnings("ignore:.*set_metric_names is experimental")
+@pytest.mark.parametrize(("name", "note"), [("x", measured_as(1.0)), ("0", 3), ("0", {"latency_low": 1.0})])
+def test_measured_latencies_that_nobody_wrote_are_refused(study, name, note):
+    add(study, 390, 0.01, 1.02)
+    study.set_metric_names(["accuracy", "parameter_overhead", "latency_ratio"])
+    study.set_user_attr(f"{MEASURED_LATENCY}{name}", note)
+    with pytest.raises(RunFolderError, match="were not written by se-search"):
+        with_measured_latency(study)

@@ -15,7 +15,7 @@ def trials_of(tmp_path, name, **settings):
         backbone="test_resnet",
         budget=14,  # Optuna's TPE models from its eleventh trial on
         objectives=["accuracy", "parameter_overhead"],
-        latency={"pairs": 10},
+        latency={"limit": 0.05},
         threads=1,
         **settings,
     )

@@ -1,0 +1,244 @@
+"""How a study measures latency: one backbone, prepared once, for all of its configurations."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from ..errors import ConfigurationError, RunFolderError
+from ..evaluation.latency import LatencyConditions, LatencyMeter, Ratio
+from ..evaluation.latency_model import (
+    Kind,
+    LatencyModel,
+    MeasuredLatency,
+    fit_latency_model,
+    kind_of,
+    measurements_from_json,
+    measurements_to_json,
+)
+from ..evaluation.runtimes import Deployment
+from ..files import write_text
+from ..network.backbones import network_options
+from ..network.config import PlacedSE, SEConfig
+from ..network.insertion import create_model
+from ..network.sites import Site
+from ..progress import progress_bar
+from .definitions import StudyDefinition
+from .results import MEASURED_LATENCY, PREDICTED, with_measured_latency
+from .space import SearchSpace
+
+LATENCY_MODEL_FILE = "latency_model.json"
+
+_FEWEST_DRAWN = 8
+_COMPARABLE = (
+    "device",
+    "processor",
+    "threads",
+    "dtype",
+    "memory_format",
+    "runtime",
+    "optimized",
+    "cuda_graph",
+    "batch",
+    "size",
+)
+
+
+def latency_size(study: StudyDefinition, input_size: Sequence[int]) -> tuple[int, int, int]:
+    """Input size ``(channels, height, width)`` at which the study measures latency and counts FLOPs.
+
+    Args:
+        study: The study.
+        input_size: That of the data.
+    """
+    channels, height, width = input_size
+    side = study.latency.size
+    return (channels, height, width) if side is None else (channels, side, side)
+
+
+def deployment_of(study: StudyDefinition, input_size: Sequence[int]) -> Deployment:
+    """How the study runs the networks whose latency it measures.
+
+    Args:
+        study: The study.
+        input_size: That of the data.
+    """
+    latency = study.latency
+    return Deployment(
+        runtime=latency.runtime,
+        optimized=latency.optimized,
+        device=study.device,
+        dtype=latency.dtype,
+        memory_format=latency.memory_format,
+        batch=latency.batch,
+        size=latency_size(study, input_size),
+        threads=latency.threads,
+        cuda_graph=latency.cuda_graph,
+    )
+
+
+def create_meter(study: StudyDefinition, input_size: Sequence[int], classes: int) -> LatencyMeter:
+    """Prepare the study's backbone for measurements of its configurations.
+
+    Args:
+        study: The study.
+        input_size: That of the data.
+        classes: Outputs of the networks.
+
+    Raises:
+        SeSearchError: If it cannot be run in the way of the study here.
+    """
+    options = network_options(study.backbone, latency_size(study, input_size)) | {"num_classes": classes}
+    baseline = create_model(SEConfig(study.backbone), **options)
+    latency = study.latency
+    return LatencyMeter(baseline, deployment_of(study, input_size), latency.target, latency.limit, study.seed)
+
+
+class StudyLatency:
+    """Latencies of a study's configurations: measured, or predicted by an additive model that is fitted when created.
+
+    Args:
+        study: The study.
+        space: Its space.
+        input_size: That of the data.
+        classes: Outputs of the networks.
+        folder: The run folder. It keeps what the model was fitted to: a run that was killed measures what is missing.
+
+    Raises:
+        RunFolderError: If the model's measurements there are damaged or were made under other conditions.
+        SeSearchError: If the networks cannot be run in the way of the study here.
+    """
+
+    def __init__(
+        self, study: StudyDefinition, space: SearchSpace, input_size: Sequence[int], classes: int, folder: Path
+    ) -> None:
+        size = latency_size(study, input_size)
+        self._options = network_options(study.backbone, size) | {"num_classes": classes}
+        self._meter = create_meter(study, input_size, classes)
+        self._model: LatencyModel | None = None
+        if study.latency.source == "model":
+            self._model = fit_latency_model(self._measure_once(space, study.seed, folder / LATENCY_MODEL_FILE))
+
+    def of(self, config: SEConfig) -> dict[str, Any]:
+        """Return what a trial notes of its latency: from the model where there is one, else measured now."""
+        if self._model is None:
+            return self.measured(config)
+        predicted = self._model.predict(config)
+        return {
+            "latency_ratio": predicted.value,
+            "latency_low": predicted.low,
+            "latency_high": predicted.high,
+            "latency_stopped": PREDICTED,
+            "latency_conditions": self._meter.conditions.to_dict(),
+        }
+
+    def measured(self, config: SEConfig) -> dict[str, Any]:
+        """Return the same, measured now."""
+        ratio = self._measure(config)
+        return {
+            "latency_ratio": ratio.median,
+            "latency_low": ratio.low,
+            "latency_high": ratio.high,
+            "latency_pairs": ratio.pairs,
+            "latency_stopped": ratio.stopped,
+            "latency_interruptions": ratio.interruptions,
+            "latency_conditions": ratio.conditions.to_dict(),
+        }
+
+    def measure_front(self, optuna_study: optuna.Study) -> None:
+        """Measure the members of the front that are predicted, until every member of the front is measured.
+
+        A measured value takes the place of the predicted one (:func:`se_search.search.results.with_measured_latency`):
+        some leave the front then, and others come onto it.
+        """
+        if self._model is None:
+            return
+        while predicted := [
+            trial
+            for trial in with_measured_latency(optuna_study).best_trials
+            if trial.user_attrs["latency_stopped"] == PREDICTED
+        ]:
+            with progress_bar("Measuring the latency of the front", len(predicted)) as advance:
+                for trial in predicted:
+                    measured = self.measured(SEConfig.from_json(trial.user_attrs["config"]))
+                    optuna_study.set_user_attr(f"{MEASURED_LATENCY}{trial.number}", measured)
+                    advance(
+                        1,
+                        f"trial {trial.number}: latency ×{measured['latency_ratio']:.3f} "
+                        f"[{measured['latency_low']:.3f}, {measured['latency_high']:.3f}] measured, "
+                        f"×{trial.user_attrs['latency_ratio']:.3f} [{trial.user_attrs['latency_low']:.3f}, "
+                        f"{trial.user_attrs['latency_high']:.3f}] predicted",
+                    )
+
+    def _measure(self, config: SEConfig) -> Ratio:
+        return self._meter.measure(create_model(config, **self._options))
+
+    def _measure_once(self, space: SearchSpace, seed: int, file: Path) -> list[MeasuredLatency]:
+        wanted = configurations_to_measure(space, seed)
+        measured = _read_measurements(file, self._meter.conditions, wanted) if file.exists() else []
+        with progress_bar("Measuring what SE costs", len(wanted), len(measured)) as advance:
+            for config in wanted[len(measured) :]:
+                measured.append(MeasuredLatency(config, self._measure(config)))
+                write_text(file, measurements_to_json(measured))
+                advance()
+        return measured
+
+
+def configurations_to_measure(space: SearchSpace, seed: int) -> list[SEConfig]:
+    """Return the configurations from which the additive model learns what a space's sites cost.
+
+    They are, for each kind of sites, SE at all of them, with the widest and with the narrowest blocks of the space, and
+    none where the backbone has attention; and as many configurations drawn from the space, eight at least, which tell
+    by how much the costs of whole networks differ from the sums. A drawn one may come twice in a small space: its
+    second measurement tells as much of the noise.
+
+    Args:
+        space: The space.
+        seed: Fixes the draws.
+    """
+    kinds: dict[Kind, list[Site]] = {}
+    for site in space.sites:
+        kinds.setdefault(kind_of(site), []).append(site)
+    definition = space.definition
+    ratios = dict.fromkeys((min(definition.ratios), max(definition.ratios)))
+
+    def place(site: Site, ratio: int) -> PlacedSE:
+        return PlacedSE(site, ratio, definition.gates[0], definition.bias, definition.rounding)
+
+    alone = [
+        SEConfig(space.backbone, tuple(place(site, ratio) for site in sites))
+        for sites in kinds.values()
+        for ratio in ratios
+    ]
+    alone += [
+        SEConfig(space.backbone, removed=tuple(sites)) for kind, sites in kinds.items() if kind.position == "existing"
+    ]
+    different = {config.structure: config for config in alone}
+    rng = random.Random(seed)
+    drawn: list[SEConfig] = []
+    while len(drawn) < max(len(different), _FEWEST_DRAWN):
+        config = space.draw(rng)
+        if config != SEConfig(space.backbone):
+            drawn.append(config)
+    return [*different.values(), *drawn]
+
+
+def _read_measurements(file: Path, conditions: LatencyConditions, wanted: Sequence[SEConfig]) -> list[MeasuredLatency]:
+    try:
+        measured = measurements_from_json(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ConfigurationError) as error:
+        raise RunFolderError(f"{file} is damaged: remove it to measure anew") from error
+    if [one.config for one in measured] != wanted[: len(measured)]:
+        raise RunFolderError(f"{file} is of another space: remove it to measure anew")
+    here = conditions.to_dict()
+    for one in measured:
+        there = one.ratio.conditions.to_dict()
+        for name in _COMPARABLE:
+            if there[name] != here[name]:
+                raise RunFolderError(
+                    f"{file} was measured with {name} {there[name]!r} and not {here[name]!r}: go on where it was, or "
+                    "choose another folder with --out"
+                )
+    return measured

@@ -1,0 +1,128 @@
+"""What SE blocks cost on this machine: configurations of one backbone, measured without a search."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..errors import ConfigurationError
+from ..evaluation.latency import LIMIT, TARGET, LatencyMeter, describe_conditions
+from ..evaluation.runtimes import Deployment, check
+from ..network.backbones import create_on_meta, default_input_size, network_options
+from ..network.config import SEConfig
+from ..network.insertion import create_model
+from ..network.overhead import flops_overhead, parameter_overhead
+from ..progress import progress_bar
+from .definitions import load_space
+from .space import SearchSpace
+
+
+def compare_latency(
+    backbone: str,
+    configs: Sequence[SEConfig | str | os.PathLike[str]] = (),
+    space: str = "stages",
+    *,
+    runtimes: Sequence[str] = ("eager",),
+    optimized: bool = False,
+    batch: int = 1,
+    size: int | None = None,
+    threads: int | None = None,
+    dtype: str = "float32",
+    memory_format: str = "contiguous",
+    device: str = "cpu",
+    target: float = TARGET,
+    limit: float = LIMIT,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Measure configurations against their bare backbone; what ``se-search latency`` prints.
+
+    Args:
+        backbone: A timm architecture name.
+        configs: Configurations of it, or files that :meth:`SEConfig.to_json` wrote; by default those of ``space`` that
+            everybody knows, the network without SE among them.
+        space: Name of a space or path of a space file.
+        runtimes: Any of :data:`se_search.evaluation.runtimes.RUNTIMES`.
+        optimized: Whether all networks, the backbone too, go through :func:`se_search.optimize_for_inference` first.
+        batch: Images in one forward pass.
+        size: Height and width of the images; the backbone's own by default.
+        threads: Threads of a CPU operation; PyTorch's present number by default.
+        dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        memory_format: ``"contiguous"`` or ``"channels_last"``.
+        device: A torch device.
+        target: Half-width of the interval at which a measurement stops, as a share of the backbone's latency.
+        limit: Seconds after which it stops.
+        seed: Fixes the order of calls.
+
+    Returns:
+        One row for each runtime and configuration.
+
+    Raises:
+        SeSearchError: If something given is wrong or cannot be run here; nothing has been measured then.
+    """
+    named = _read(backbone, configs) or SearchSpace(backbone, load_space(space)).known_answers()
+    channels, height, width = default_input_size(create_on_meta(backbone))
+    input_size = (channels, height, width) if size is None else (channels, size, size)
+    options = network_options(backbone, input_size)
+    deployments = [
+        Deployment(
+            runtime=runtime,
+            optimized=optimized,
+            device=device,
+            dtype=dtype,
+            memory_format=memory_format,
+            batch=batch,
+            size=input_size,
+            threads=threads,
+        )
+        for runtime in dict.fromkeys(runtimes)
+    ]
+    for deployment in deployments:
+        check(deployment)
+    rows = []
+    with progress_bar("Measuring", len(deployments) * len(named)) as advance:
+        for deployment in deployments:
+            meter = LatencyMeter(create_model(SEConfig(backbone), **options), deployment, target, limit, seed)
+            for name, config in named.items():
+                rows.append(_row(name, config, meter, deployment, options))
+                advance()
+    return pd.DataFrame(rows)
+
+
+def _row(
+    name: str, config: SEConfig, meter: LatencyMeter, deployment: Deployment, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    ratio = meter.measure(create_model(config, **options))
+    return {
+        "name": name,
+        "runtime": deployment.runtime,
+        "parameter_overhead": parameter_overhead(config).ratio,
+        "flops_overhead": flops_overhead(config, deployment.size),
+        "latency_ratio": ratio.median,
+        "latency_low": ratio.low,
+        "latency_high": ratio.high,
+        "latency_pairs": ratio.pairs,
+        "latency_stopped": ratio.stopped,
+        "latency_interruptions": ratio.interruptions,
+        "conditions": describe_conditions(ratio.conditions.to_dict()),
+    }
+
+
+def _read(backbone: str, configs: Sequence[SEConfig | str | os.PathLike[str]]) -> dict[str, SEConfig]:
+    named = {}
+    for one in configs:
+        if isinstance(one, SEConfig):
+            name, config = one.id, one
+        else:
+            name = Path(one).stem
+            try:
+                config = SEConfig.from_json(Path(one).read_text(encoding="utf-8"))
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigurationError(f"{one} cannot be read as text: {error}") from error
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{one}: {error}") from error
+        if config.backbone != backbone:
+            raise ConfigurationError(f"configuration {name} is one of {config.backbone}, not of {backbone}")
+        named[name] = config
+    return named
