@@ -30,7 +30,7 @@ from .search.definitions import (
 from .search.evaluators import EvaluatorFactory
 from .search.loop import Measure, load_network, run_search
 from .search.record import read_results, write_results
-from .search.results import PICKS, front_of, pick_trials
+from .search.results import PICKS, PREDICTED, front_of, pick_trials
 from .search.run_folder import REPORT_FILE, read_definition
 from .search.verification import load_verified, run_verification
 
@@ -324,12 +324,13 @@ def describe_front(trials: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame
         remarks = [*picks.get(row["number"], []), *([row["name"]] if row["name"] else [])]
         if not pd.isna(row["tied_with"]):
             remarks.append(f"{run['quality']} not distinguishable from trial {row['tied_with']}'s")
+        latency = f"×{row['latency_ratio']:.3f} [{row['latency_low']:.3f}, {row['latency_high']:.3f}]"
         rows.append(
             {
                 "trial": str(row["number"]),
                 "accuracy": f"{row['accuracy']:.1%} [{row['accuracy_low']:.1%}, {row['accuracy_high']:.1%}]",
                 "parameters": f"{row['parameter_overhead']:+.2%}",
-                "latency": f"×{row['latency_ratio']:.3f} [{row['latency_low']:.3f}, {row['latency_high']:.3f}]",
+                "latency": latency + (" predicted" if row["latency_stopped"] == PREDICTED else ""),
                 **{name: f"{row[name]:.4g}" for name in run["objectives"] if name not in OBJECTIVES},
                 "SE blocks": str(row["se_blocks"]),
                 "": ", ".join(remarks),

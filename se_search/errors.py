@@ -17,7 +17,7 @@ class ConfigurationError(SeSearchError):
 
 
 class DefinitionError(SeSearchError):
-    """A space or study file is missing, malformed or holds an impossible value."""
+    """A space or study file, or what is asked of this machine, is missing, malformed or impossible."""
 
 
 class DataError(SeSearchError):
@@ -25,7 +25,7 @@ class DataError(SeSearchError):
 
 
 class EvaluationError(SeSearchError):
-    """A network cannot be trained or evaluated: its loss or its outputs are not finite."""
+    """A network cannot be trained, evaluated or timed: its outputs are not finite, or a compiler refuses it."""
 
 
 class ExportError(SeSearchError):

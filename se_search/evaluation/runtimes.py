@@ -3,6 +3,7 @@
 import copy
 import functools
 import importlib
+import logging
 import re
 import shutil
 import sys
@@ -33,6 +34,7 @@ MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.
 """Orders in memory of PyTorch's images and convolution weights."""
 
 _EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
+_OPENVINO_DTYPES = {"float32": "f32", "bfloat16": "bf16"}
 
 _Run = Callable[[], torch.Tensor]
 
@@ -116,23 +118,18 @@ def check(deployment: Deployment) -> None:
     Raises:
         DefinitionError: If a value is impossible, or what it needs is missing.
     """
-    runtime, device, dtype = deployment.runtime, deployment.device, deployment.dtype
-    if runtime not in RUNTIMES:
-        raise DefinitionError(
-            f"runtime {runtime!r} is unknown: it is one of {_listed(RUNTIMES)}{did_you_mean(runtime, RUNTIMES)}"
-        )
-    if dtype not in DTYPES:
-        raise DefinitionError(
-            f"dtype {dtype!r} is unknown: it is one of {_listed(DTYPES)}{did_you_mean(dtype, DTYPES)}"
-        )
-    if deployment.memory_format not in MEMORY_FORMATS:
-        raise DefinitionError(
-            f"memory format {deployment.memory_format!r} is unknown: it is one of {_listed(MEMORY_FORMATS)}"
-            f"{did_you_mean(deployment.memory_format, MEMORY_FORMATS)}"
-        )
-    for name, value in (("batch", deployment.batch), ("number of threads", deployment.threads)):
-        if value is not None and value < 1:
-            raise DefinitionError(f"a {name} of {value} is impossible: it must be at least 1")
+    runtime, device = deployment.runtime, deployment.device
+    for name, value, known in (
+        ("runtime", runtime, RUNTIMES),
+        ("dtype", deployment.dtype, DTYPES),
+        ("memory format", deployment.memory_format, MEMORY_FORMATS),
+    ):
+        if value not in known:
+            near = did_you_mean(value, known)
+            raise DefinitionError(f"{name} {value!r} is unknown: it is one of {', '.join(known)}{near}")
+    for name, number in (("batch", deployment.batch), ("number of threads", deployment.threads)):
+        if number is not None and number < 1:
+            raise DefinitionError(f"a {name} of {number} is impossible: it must be at least 1")
     if len(deployment.size) != 3 or min(deployment.size) < 1:
         raise DefinitionError(
             f"images of {_by(deployment.size)} are impossible: channels, height and width must be at least 1"
@@ -144,10 +141,6 @@ def check(deployment: Deployment) -> None:
         _check_graph_runtime(deployment)
     elif runtime == "compile":
         _check_compiler(device)
-
-
-def _listed(names: Any) -> str:
-    return ", ".join(names)
 
 
 def _by(size: tuple[int, ...]) -> str:
@@ -177,22 +170,21 @@ def _check_graph_runtime(deployment: Deployment) -> None:
             f"the runtime {runtime} orders memory as it likes: its memory format is contiguous, not "
             f"{deployment.memory_format!r}"
         )
-    possible = ["float32"]
-    if runtime == "openvino" and "BF16" in importlib.import_module(runtime).Core().get_property(
-        "CPU", "OPTIMIZATION_CAPABILITIES"
-    ):
-        possible.append("bfloat16")
+    possible = _OPENVINO_DTYPES if runtime == "openvino" else ("float32",)
     if deployment.dtype not in possible:
-        raise DefinitionError(
-            f"the runtime {runtime} on this CPU cannot compute in {deployment.dtype}: its dtype is "
-            f"{' or '.join(possible)}"
-        )
+        raise DefinitionError(f"the runtime {runtime} computes in {' or '.join(possible)}, not in {deployment.dtype}")
+    if deployment.dtype == "bfloat16":
+        has = importlib.import_module("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if "BF16" not in has:
+            raise DefinitionError("the runtime openvino computes in float32 here: this CPU has nothing for bfloat16")
 
 
 @functools.cache
 def _check_compiler(device: str) -> None:
     """Compile a sum: whether a C++ compiler is there, works and finds Python's headers only shows then."""
     compiled = torch.compile(torch.add, dynamic=False)
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # once in a process PyTorch warns of what only matters on a GPU
     try:
         compiled(torch.ones(1000, device=device), 1)
     except Exception as error:  # of many kinds
@@ -200,6 +192,8 @@ def _check_compiler(device: str) -> None:
             f"the runtime compile needs a C++ compiler that works, such as g++, on the path or named by CXX: "
             f"{first_reason(error)}"
         ) from error
+    finally:
+        logging.disable(disabled)
 
 
 def prepare(network: nn.Module, deployment: Deployment) -> Prepared:
@@ -212,7 +206,7 @@ def prepare(network: nn.Module, deployment: Deployment) -> Prepared:
     Raises:
         BackboneError: If the network cannot take images of this size.
         DefinitionError: If networks cannot be run in this way here.
-        EvaluationError: If PyTorch cannot compile this network.
+        EvaluationError: If the network does not return one tensor, or PyTorch cannot compile it.
         ExportError: If it cannot be optimized for inference, or exported for its runtime.
     """
     check(deployment)
@@ -240,13 +234,15 @@ def _check_images(network: nn.Module, images: torch.Tensor) -> None:
     try:
         with torch.inference_mode():
             outputs = network(images)
-        if not isinstance(outputs, torch.Tensor):
-            raise TypeError(f"it returns a {type(outputs).__name__}, not one tensor")
     except Exception as error:  # timm's networks raise many kinds for what they do not take
         raise BackboneError(
-            f"this {type(network).__name__} cannot take {images.dtype} images of {_by(images.shape[1:])}: "
-            f"{first_reason(error)}"
+            f"this {type(network).__name__} cannot take images of {_by(images.shape[1:])} in batches of {len(images)} "
+            f"and {str(images.dtype).removeprefix('torch.')}: {first_reason(error)}"
         ) from error
+    if not isinstance(outputs, torch.Tensor):
+        raise EvaluationError(
+            f"this {type(network).__name__} cannot be timed: it returns a {type(outputs).__name__}, not one tensor"
+        )
 
 
 def _eager(network: nn.Module, images: torch.Tensor, cuda_graph: bool) -> Prepared:
@@ -296,7 +292,7 @@ def _compiled(network: nn.Module, images: torch.Tensor, name: str) -> Prepared:
     def forward(images: torch.Tensor) -> torch.Tensor:
         return network(images)
 
-    # TorchDynamo keeps what it compiled with the code object, a few of each and tried in turn: every network has its own.
+    # TorchDynamo keeps what it compiled with the code object: few of each, tried one by one. Every network has its own.
     own = types.FunctionType(forward.__code__.replace(), globals(), name, None, forward.__closure__)
     weakref.finalize(own, reset_code, own.__code__)
     compiled = torch.compile(own, fullgraph=True, dynamic=False)
@@ -369,7 +365,7 @@ def _openvino_graphs(network: nn.Module, deployment: Deployment) -> Callable[[],
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[deployment.dtype],
+        "INFERENCE_PRECISION_HINT": _OPENVINO_DTYPES[deployment.dtype],
     }
     return lambda: core.compile_model(graph, "CPU", settings)
 

@@ -97,16 +97,20 @@ def origin_of_trial(trial: Mapping[Any, Any], run: Mapping[str, Any], verified: 
             "it is trained on its own"
         )
     size = "×".join(map(str, latency["size"]))
-    pairs = (
-        f"time over that of the bare backbone, {_counted(int(trial['latency_pairs']), 'pair')} of calls, "
-        f"95 % interval; {latency['description']}"
-    )
+    if trial["latency_stopped"] == "model":
+        how = (
+            f"predicted by an additive model of {run['latency_learned_from']} measured configurations, 95 % prediction "
+            "interval"
+        )
+    else:
+        how = f"{_counted(int(trial['latency_pairs']), 'pair')} of calls, 95 % interval"
+    timed = f"time over that of the bare backbone, {how}; {latency['description']}"
     return Origin(
         _say_weights(run, int(trial["verified_epochs"]) if verified else None),
         results=(
             Result("accuracy", _interval(trial, f"{prefix}accuracy", "{:.2%}"), images),
             Result("log-loss", _interval(trial, f"{prefix}log_loss", "{:.4f}"), f"the same {judged}"),
-            Result("latency ratio", _interval(trial, "latency", "{:.3f}", "latency_ratio"), pairs),
+            Result("latency ratio", _interval(trial, "latency", "{:.3f}", "latency_ratio"), timed),
             Result("multiply-additions", f"{trial['flops_overhead']:+.2%}", f"counted at {size}, over the backbone's"),
         ),
     )

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,11 +180,12 @@ def trace(network: nn.Module, input_size: tuple[int, int, int]) -> torch.export.
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep off the terminal what exporters log, and what they print before they fail: their exception says it too."""
+    """Keep off the terminal what exporters log and warn of, and what they print before an exception says it too."""
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with contextlib.redirect_stderr(io.StringIO()) as printed:
+        with contextlib.redirect_stderr(io.StringIO()) as printed, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(disabled)

@@ -57,7 +57,8 @@ def optimize_for_inference(model: nn.Module, input_size: tuple[int, int, int] | 
         ExportError: If ``torch.export`` cannot trace the network; and from the returned network, if images have
             another size.
     """
-    size = input_size or _optimized_size(model) or default_input_size(model)
+    channels, height, width = input_size or _optimized_size(model) or default_input_size(model)
+    size = (channels, height, width)
     try:
         with torch.no_grad():
             module = trace(copy.deepcopy(model).eval(), size).module()
@@ -198,7 +199,9 @@ def _drop_idle(graph: fx.Graph) -> None:
     """Take out what does nothing in evaluation mode."""
     for node in list(graph.nodes):
         idle = (node.target is _ATEN.dropout.default and not node.args[2]) or (
-            node.target is _ATEN.to.dtype and node.args[0].meta["val"].dtype == node.args[1]
+            node.target is _ATEN.to.dtype
+            and not _arguments(node)["copy"]
+            and _arguments(node)["self"].meta["val"].dtype == _arguments(node)["dtype"]
         )
         if idle:
             node.replace_all_uses_with(node.args[0])
@@ -296,7 +299,8 @@ def _squeeze(module: fx.GraphModule, excitation: _Layer, pooled: fx.Node) -> tup
     while mean.target in _SAME_ELEMENTS and len(mean.users) == 1:
         mean = mean.args[0]
     wide, axes = _averaged(mean)
-    if wide is None or len(mean.users) > 1 or _numel(mean) != _numel(pooled):
+    whole = _shape(mean)[:1] == _shape(pooled)[:1] and math.prod(_shape(mean)[1:]) == math.prod(_shape(pooled)[1:])
+    if wide is None or len(mean.users) > 1 or not whole:
         with graph.inserting_after(pooled):
             return excitation, graph.call_function(_ATEN.flatten.using_ints, (pooled, 1))
     by_conv = _is_pointwise(module, wide) and axes == (2, 3)
@@ -321,7 +325,7 @@ def _compose(second: _Layer, first: _Layer) -> _Layer:
 
 def _averaged(node: fx.Node) -> tuple[fx.Node | None, tuple[int, ...]]:
     """Return what ``node`` averages, and over which dimensions, if these are all but the batch and one more."""
-    if node.target is _MEAN:
+    if node.target is _MEAN and _arguments(node)["dtype"] is None:
         given = _arguments(node)
         source = given["self"]
         rank = len(_shape(source))
@@ -423,11 +427,6 @@ def _exactly(value: torch.Tensor) -> torch.Tensor:
 def _shape(node: Any) -> tuple[Any, ...]:
     """Shape of what ``node`` returned where it was traced; nothing if that is no tensor."""
     return tuple(getattr(node.meta.get("val"), "shape", ())) if isinstance(node, fx.Node) else ()
-
-
-def _numel(node: fx.Node) -> int:
-    """Number of elements of each image."""
-    return math.prod(_shape(node)[1:])
 
 
 def _arguments(node: fx.Node) -> dict[str, Any]:

@@ -220,13 +220,14 @@ def _label_baselines(figure: go.Figure, trials: pd.DataFrame, x: str, factor: fl
 def _hover(row: dict[Any, Any], sites: list[dict[str, Any]]) -> str:
     title = f"<b>trial {row['number']}</b>" + (f" – {escape(row['name'])}" if row["name"] else "")
     gate = f"<br>gate {escape(row['gate'])}" if row["gate"] else ""
+    predicted = " predicted" if row["latency_stopped"] == "model" else ""
     stages = escape(describe_stages(json.loads(row["config"]), sites)).replace("; ", "<br>")
     return (
         f"{title}<br>{stages}{gate}"
         f"<br>accuracy {row['accuracy']:.2%} [{row['accuracy_low']:.2%}, {row['accuracy_high']:.2%}]"
         f"<br>log-loss {row['log_loss']:.4f} [{row['log_loss_low']:.4f}, {row['log_loss_high']:.4f}]"
         f"<br>parameters {row['counted_parameters']:+,} ({row['parameter_overhead']:+.2%})"
-        f"<br>latency ×{row['latency_ratio']:.3f} [{row['latency_low']:.3f}, {row['latency_high']:.3f}]"
+        f"<br>latency ×{row['latency_ratio']:.3f} [{row['latency_low']:.3f}, {row['latency_high']:.3f}]{predicted}"
     )
 
 

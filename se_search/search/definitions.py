@@ -35,8 +35,6 @@ RESERVED = frozenset({*COLUMNS, *VERIFIED_COLUMNS, "correct", "losses", "latency
 FROM_PYTHON = "python:"
 """What the name of an evaluator begins with that was given as a function from Python."""
 
-_AS_OPTION = str.maketrans("_.", "--")
-
 COMMAND_LINE = "the command line"
 """Source of values that are told apart in messages by their option."""
 
@@ -465,11 +463,11 @@ def check_definition(kind: type[_D], data: Any, source: str) -> _D:
 def _one_sentence(error: ValidationError, kind: type[_Definition], source: str) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part not in ("str", "SpaceDefinition", "[key]"))
-    where = (
-        f"--{where.removesuffix('.name').removesuffix('.source').removeprefix('evaluator.').translate(_AS_OPTION)}"
-        if source == COMMAND_LINE
-        else f"{source}: {where}"
-    )
+    if source == COMMAND_LINE:
+        option = where.removesuffix(".name").removesuffix(".source").removeprefix("evaluator.")
+        where = f"--{option.replace('latency.', 'latency-').replace('_', '-')}"
+    else:
+        where = f"{source}: {where}"
     if first["type"] == "extra_forbidden":
         known = _keys(kind, first["loc"][:-1])
         near = did_you_mean(str(first["loc"][-1]), known)

@@ -1,4 +1,4 @@
-"""How a study measures latency: one backbone, prepared once, for all of its configurations."""
+"""How a study measures latency, or predicts it: one backbone, prepared once, for all of its configurations."""
 
 import random
 from collections.abc import Sequence
@@ -32,6 +32,7 @@ from .space import SearchSpace
 LATENCY_MODEL_FILE = "latency_model.json"
 
 _FEWEST_DRAWN = 8
+# What has to be the same for values to be compared. Which CPUs are used and for how long may differ.
 _COMPARABLE = (
     "device",
     "processor",
@@ -177,7 +178,8 @@ class StudyLatency:
 
     def _measure_once(self, space: SearchSpace, seed: int, file: Path) -> list[MeasuredLatency]:
         wanted = configurations_to_measure(space, seed)
-        measured = _read_measurements(file, self._meter.conditions, wanted) if file.exists() else []
+        measured = learned_latencies(file.parent)
+        _check_learned(measured, file, wanted, self._meter.conditions)
         with progress_bar("Measuring what SE costs", len(wanted), len(measured)) as advance:
             for config in wanted[len(measured) :]:
                 measured.append(MeasuredLatency(config, self._measure(config)))
@@ -225,11 +227,24 @@ def configurations_to_measure(space: SearchSpace, seed: int) -> list[SEConfig]:
     return [*different.values(), *drawn]
 
 
-def _read_measurements(file: Path, conditions: LatencyConditions, wanted: Sequence[SEConfig]) -> list[MeasuredLatency]:
+def learned_latencies(folder: Path) -> list[MeasuredLatency]:
+    """Return what a run folder's additive model was fitted to, or is going to be; empty where there is none.
+
+    Raises:
+        RunFolderError: If the file is damaged.
+    """
+    file = folder / LATENCY_MODEL_FILE
     try:
-        measured = measurements_from_json(file.read_text(encoding="utf-8"))
+        return measurements_from_json(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
     except (OSError, UnicodeDecodeError, ConfigurationError) as error:
         raise RunFolderError(f"{file} is damaged: remove it to measure anew") from error
+
+
+def _check_learned(
+    measured: Sequence[MeasuredLatency], file: Path, wanted: Sequence[SEConfig], conditions: LatencyConditions
+) -> None:
     if [one.config for one in measured] != wanted[: len(measured)]:
         raise RunFolderError(f"{file} is of another space: remove it to measure anew")
     here = conditions.to_dict()
@@ -241,4 +256,3 @@ def _read_measurements(file: Path, conditions: LatencyConditions, wanted: Sequen
                     f"{file} was measured with {name} {there[name]!r} and not {here[name]!r}: go on where it was, or "
                     "choose another folder with --out"
                 )
-    return measured

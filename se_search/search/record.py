@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from ..errors import RunFolderError
 from ..evaluation.image_data import ImageData
 from ..evaluation.latency import describe_conditions, remarks
+from ..evaluation.latency_model import MeasuredLatency
 from ..evaluation.stand_alone import BACKBONE_SUMMARY
 from ..evaluation.supernet import SUMMARY
 from ..files import write_text
@@ -23,7 +24,7 @@ from ..network.config import SEConfig
 from ..network.overhead import backbone_parameters, flops_overhead, parameter_overhead
 from .definitions import StudyDefinition
 from .evaluators import training_recipe
-from .latency import latency_size
+from .latency import latency_size, learned_latencies
 from .results import (
     cautions,
     front_of,
@@ -53,6 +54,7 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """
     study = read_definition(folder)
     optuna_study = with_measured_latency(load_trials(folder))
+    learned = learned_latencies(folder)
     table = trials_table(optuna_study)
     space = SearchSpace(study.backbone, study.resolved_space)
     data = optuna_study.user_attrs["data"]
@@ -91,13 +93,14 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         "objectives": list(study.objectives),
         "custom_objectives": list(study.custom_objectives),
         "constraints": study.constraints.model_dump(),
+        "latency_learned_from": len(learned),
         "latency": conditions[0] | {"description": describe_conditions(conditions[0])} if conditions else {},
         "sites": [
             {"block": site.block, "stage": site.stage, "position": site.position, "channels": site.channels}
             for site in space.sites
         ],
         "picks": pick_trials(table),
-        "cautions": [*cautions(table, 1 / data["classes"]), *_latency_remarks(table, study)],
+        "cautions": [*cautions(table, 1 / data["classes"]), *_latency_remarks(table, learned, study)],
         "gain": gain_over_none(optuna_study),
         "quality": quality_of(optuna_study).replace("_", "-"),
         "verified": schedules,
@@ -159,9 +162,10 @@ def describe_data(data: ImageData) -> dict[str, Any]:
     }
 
 
-def _latency_remarks(table: pd.DataFrame, study: StudyDefinition) -> list[str]:
+def _latency_remarks(table: pd.DataFrame, learned: list[MeasuredLatency], study: StudyDefinition) -> list[str]:
     measured = table[table["latency_stopped"].isin(["target", "limit"])]
     pairs = list(zip(measured["latency_stopped"], measured["latency_interruptions"], strict=True))
+    pairs += [(one.ratio.stopped, one.ratio.interruptions) for one in learned]
     return remarks(pairs, study.latency.target, study.latency.limit)
 
 

@@ -2,6 +2,7 @@
 
 import re
 
+import pandas as pd
 import pytest
 import yaml
 from markdown_it import MarkdownIt
@@ -131,3 +132,15 @@ def test_the_card_says_how_the_weights_of_each_evaluator_were_made(finished_run,
     said = origin_of_trial(table.to_dict("records")[0], run).weights
     for word in words:
         assert word in said
+
+
+def test_the_card_tells_a_measured_latency_from_a_predicted_one(finished_run):
+    table, run = read_results(finished_run / "run")
+    run["latency_learned_from"] = 16
+    row = table.to_dict("records")[0]
+    told = [
+        next(result.conditions for result in origin_of_trial(one, run).results if result.name == "latency ratio")
+        for one in (row, row | {"latency_stopped": "model", "latency_pairs": pd.NA})
+    ]
+    assert f"{row['latency_pairs']} pairs of calls, 95 % interval; batch 1" in told[0]
+    assert "predicted by an additive model of 16 measured configurations, 95 % prediction interval; batch 1" in told[1]

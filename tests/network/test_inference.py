@@ -24,7 +24,7 @@ TOLERANCE = 1e-5
 SIDES = {
     "mobilenetv3_small_050": 64,
     "resnet10t": 64,
-    "resnet26t": 96,
+    "resnet14t": 96,
     "test_convnext": 64,
     "test_efficientnet": 64,
     "test_resnet": 64,
@@ -92,11 +92,10 @@ def layers(optimized, kind):
 
 
 POSITIONS = [
-    *[("resnet26t", position) for position in ("standard", "pre", "post", "identity", "3x3")],
-    *[("resnet10t", position) for position in ("standard", "identity")],
-    *[("test_convnext", position) for position in ("standard", "3x3")],
-    *[("test_vit", position) for position in ("standard", "pre", "post")],
-    *[("mobilenetv3_small_050", position) for position in ("existing", "standard")],
+    *[("resnet14t", position) for position in ("standard", "pre", "post", "identity", "3x3")],
+    ("test_convnext", "standard"),
+    ("test_vit", "pre"),
+    ("mobilenetv3_small_050", "existing"),
 ]
 
 
@@ -133,7 +132,7 @@ def check_configuration(config, seed):
     assert len(layers(optimized, PooledLinear)) >= 2 * len(config.placed)
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, database=None)
+@settings(max_examples=8, deadline=None, derandomize=True, database=None)
 @given(configurations(), st.integers(0, 1000))
 def test_outputs_are_those_of_the_network_for_random_configurations_and_weights(config, seed):
     check_configuration(config, seed)
@@ -168,9 +167,9 @@ def test_a_member_of_each_family_keeps_its_outputs(family):
 
 @pytest.fixture(scope="module")
 def bottlenecks():
-    """resnet26t with r=4 everywhere, and the same optimized."""
-    model = searched(SEConfig.uniform("resnet26t", 4))
-    return model, optimize_for_inference(model, size_of("resnet26t"))
+    """resnet14t with r=4 everywhere, and the same optimized."""
+    model = searched(SEConfig.uniform("resnet14t", 4))
+    return model, optimize_for_inference(model, size_of("resnet14t"))
 
 
 def test_no_norm_is_left_in_a_network_of_convolutions_and_norms(bottlenecks):
@@ -178,12 +177,12 @@ def test_no_norm_is_left_in_a_network_of_convolutions_and_norms(bottlenecks):
     assert not [one for one in operations(optimized) if "batch_norm" in one]
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     left = operations(optimized).count("aten.conv2d.default") + len(layers(optimized, GatedConv))
-    assert left == len(convolutions) - 2 * 8  # eight SE blocks of two each
+    assert left == len(convolutions) - 2 * 4  # four SE blocks of two each
 
 
 def test_the_squeeze_reads_the_narrow_tensor_where_a_1x1_convolution_widens_it(bottlenecks):
     model, optimized = bottlenecks
-    narrow = [width for stage in range(4) for width in (64 << stage,) * 2]  # before the last convolutions
+    narrow = [64, 128, 256, 512]  # before the last convolutions
     assert [module.conv3.in_channels for module in model.modules() if hasattr(module, "conv3")] == narrow
     assert [layer.weight.shape[1] for layer in layers(optimized, PooledLinear)][::2] == narrow
     means = {}
@@ -194,7 +193,7 @@ def test_the_squeeze_reads_the_narrow_tensor_where_a_1x1_convolution_widens_it(b
                 means[len(means)] = args[0].shape[1]
             return super().call_function(target, args, kwargs)
 
-    Watched(optimized).run(images_of(size_of("resnet26t"), 2))
+    Watched(optimized).run(images_of(size_of("resnet14t"), 2))
     assert list(means.values()) == narrow
 
 
@@ -206,7 +205,7 @@ def test_the_squeeze_stays_on_the_output_where_that_is_no_wider():
 def test_the_gate_scales_the_weights_where_these_are_fewer_than_the_outputs(bottlenecks):
     # At 96 pixels the stages have 24, 12, 6 and 3 squared places, and 64 to 512 channels before the last convolution.
     _, optimized = bottlenecks
-    assert [layer.weight.shape[:2] for layer in layers(optimized, GatedConv)] == [(256, 64)] * 2 + [(512, 128)] * 2
+    assert [layer.weight.shape[:2] for layer in layers(optimized, GatedConv)] == [(256, 64), (512, 128)]
 
 
 def test_a_composed_layer_is_the_product_of_both():
@@ -257,10 +256,10 @@ def test_copies_in_any_format_keep_the_outputs(format, bottlenecks):
     for copied in (copy.deepcopy(optimized), pickle.loads(pickle.dumps(optimized)), optimize_for_inference(optimized)):
         copied.to(memory_format=format)
         copied.register_forward_pre_hook(lambda _, args: args[0].to(memory_format=format))
-        assert_equal_outputs(copied, model, size_of("resnet26t"))
+        assert_equal_outputs(copied, model, size_of("resnet14t"))
 
 
-@pytest.mark.parametrize("backbone", ["resnet26t", "test_convnext", "test_vit", "mobilenetv3_small_050"])
+@pytest.mark.parametrize("backbone", ["resnet14t", "test_vit", "mobilenetv3_small_050"])
 def test_in_bfloat16_the_rounding_errors_stay_those_of_the_network(backbone):
     """Root mean square errors against single precision, over 8 images."""
     position = "existing" if backbone.startswith("mobilenet") else "standard"
@@ -286,13 +285,13 @@ def test_a_compiled_network_is_one_graph_with_the_same_outputs():
 
 def test_exports_of_an_optimized_network_fit_every_batch_size(bottlenecks, tmp_path):
     model, optimized = bottlenecks
-    export_onnx(optimized, tmp_path / "model.onnx", size_of("resnet26t"))
+    export_onnx(optimized, tmp_path / "model.onnx", size_of("resnet14t"))
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
 
     def run(images):
         return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
-    assert_equal_outputs(run, model, size_of("resnet26t"))
+    assert_equal_outputs(run, model, size_of("resnet14t"))
 
 
 class Branched(nn.Module):
@@ -323,6 +322,20 @@ class WritesToAView(Branched):
         wide = self.conv(images)
         wide[:, :8].zero_()
         return wide * self.gate(wide)
+
+
+class WritesToACopy(Branched):
+    def forward(self, images):
+        wide = self.conv(images)
+        wide.to(wide.dtype, copy=True).zero_()
+        return wide * self.gate(wide)
+
+
+class AveragesInDoublePrecision(Branched):
+    def forward(self, images):
+        wide = self.conv(images)
+        squeezed = wide.mean((2, 3), keepdim=True, dtype=torch.float64)
+        return wide * torch.sigmoid(F.conv2d(squeezed, self.fc.weight.double(), self.fc.bias.double()))
 
 
 class ReadsTheConvolutionTwice(Branched):
@@ -391,6 +404,8 @@ class PoolsAdaptively(Branched):
 BRANCHED = (
     WritesToTheInput,
     WritesToAView,
+    WritesToACopy,
+    AveragesInDoublePrecision,
     ReadsTheConvolutionTwice,
     SharesTheConvolution,
     SqueezesTwice,

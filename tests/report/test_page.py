@@ -79,6 +79,19 @@ def test_the_table_holds_the_front_and_a_drawing_of_every_block(open_page, tmp_p
         assert rows.nth(index).locator(".drawing i.on").count() == se_blocks[number]
 
 
+def test_a_latency_of_the_additive_model_is_called_predicted(open_page, tmp_path, results):
+    trials, run = results
+    run["latency_learned_from"] = 16
+    member = trials.index[trials["on_front"]][0]
+    trials.loc[member, "latency_stopped"] = "model"
+    page, told, _ = open_page(write_page(tmp_path, trials, run))
+    row = page.locator(f'#front tbody tr[data-trial="{trials.loc[member, "number"]}"]')
+    assert row.locator("td").nth(4).inner_text().endswith("predicted")
+    assert page.locator("#front tbody").inner_text().count("predicted") == 1
+    assert "an additive model of 16 measured configurations" in page.locator("body").inner_text()
+    assert told == []
+
+
 def test_a_heading_sorts_by_value_and_again_in_reverse(open_page, tmp_path, results):
     trials, run = results
     trials["on_front"] = trials["state"] == "complete"

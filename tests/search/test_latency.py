@@ -106,6 +106,7 @@ def test_a_run_predicts_its_trials_and_measures_its_front(tmp_path):
     learned = measurements_from_json((folder / LATENCY_MODEL_FILE).read_text(encoding="utf-8"))
     space = SearchSpace("resnet10t", load_space("stages"))
     assert [one.config for one in learned] == configurations_to_measure(space, 0)
+    assert run["latency_learned_from"] == 16
     assert "Pareto front" in render_report(trials, run)
 
 
@@ -141,6 +142,7 @@ def test_a_member_that_turns_out_slow_leaves_the_front_and_others_are_measured_i
     assert not trials["on_front"].any()
     assert len(measured) == 16 + 8
     assert run["hypervolume_history"][-1] == 0.0
+    assert any(line.startswith("8 of 24 latencies were still less certain") for line in run["cautions"])
 
 
 def test_a_run_killed_while_it_measures_goes_on_there(tmp_path, monkeypatch, measured):
