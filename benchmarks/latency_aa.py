@@ -20,7 +20,7 @@ from scipy import stats
 
 from se_search import SEConfig, create_model
 from se_search.evaluation.latency import LatencyMeter
-from se_search.evaluation.runtimes import Deployment, prepare
+from se_search.evaluation.runtimes import Deployment, prepare, using_threads
 from se_search.evaluation.statistics import median_estimate
 from se_search.network.backbones import network_options
 
@@ -90,11 +90,12 @@ def one_copy(network: torch.nn.Module, deployment: Deployment, seed: int) -> tup
     order = random.Random(seed)
     both = [prepare(network, deployment), prepare(network, deployment)]
     seconds = np.empty((105, 2))
-    for pair in seconds:
-        for which in order.sample((0, 1), 2):
-            start = time.perf_counter()
-            both[which].run()
-            pair[which] = time.perf_counter() - start
+    with using_threads(deployment.threads):
+        for pair in seconds:
+            for which in order.sample((0, 1), 2):
+                start = time.perf_counter()
+                both[which].run()
+                pair[which] = time.perf_counter() - start
     estimate = median_estimate(seconds[5:, 1] / seconds[5:, 0], seed)
     return estimate.low, estimate.high
 

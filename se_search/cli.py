@@ -44,7 +44,8 @@ def _command(function: Callable[P, None]) -> Callable[P, None]:
             typer.echo(f"Error: {error}", err=True)
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
-            typer.echo("Stopped. The same command goes on from here.", err=True)
+            goes_on = " The same command goes on from here." if function.__name__ in ("run", "verify") else ""
+            typer.echo(f"Stopped.{goes_on}", err=True)
             raise typer.Exit(130) from error
 
     return command
@@ -381,6 +382,7 @@ def latency(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     memory_format: Annotated[str, typer.Option(help="contiguous or channels_last.")] = "contiguous",
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="On a GPU, replay a CUDA graph.")] = False,
     target: Annotated[
         float, typer.Option(help="Half-width of the interval at which a measurement stops: 0.005 is ±0.5 %.")
     ] = 0.005,
@@ -413,6 +415,7 @@ def latency(
         dtype=dtype,
         memory_format=memory_format,
         device=device,
+        cuda_graph=cuda_graph,
         target=target,
         limit=limit,
     )

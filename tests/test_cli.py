@@ -157,6 +157,16 @@ def test_latency_prints_what_the_given_configurations_cost(tmp_path, monkeypatch
     assert "1 thread" in result.stdout
 
 
+def test_latency_tells_files_of_one_name_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder, ratio in (("a", 4), ("b", 16)):
+        Path(folder).mkdir()
+        Path(folder, "best.json").write_text(SEConfig.uniform("test_resnet", ratio).to_json())
+    files = ["--config", "a/best.json", "--config", "b/best.json"]
+    result = invoke("latency", "test_resnet", *files, *["--size", "32", "--limit", "0.1"])
+    assert [line.split()[0] for line in result.stdout.splitlines() if "best" in line] == ["best", "b/best.json"]
+
+
 def test_latency_measures_the_configurations_that_everybody_knows(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = invoke("latency", "test_resnet", "--size", "32", "--limit", "0.1", "--optimized")

@@ -8,10 +8,11 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
@@ -25,7 +26,7 @@ except ImportError:  # there is none on Windows
     resource = None  # type: ignore[assignment]
 
 TARGET = 0.005
-"""Half-width of the interval at which a measurement stops, as a share of the backbone's latency."""
+"""Half-width of the interval at which a measurement stops, as a share of the ratio."""
 
 LIMIT = 5.0
 """Seconds after which it stops."""
@@ -58,6 +59,7 @@ class LatencyConditions:
         runtime: What ran the networks, with its version.
         optimized: Whether both went through :func:`se_search.optimize_for_inference`.
         cuda_graph: Whether a CUDA graph was replayed.
+        copies: Whether every round had new copies of both networks.
         clock_mhz: Clock of the GPU's multiprocessors when the measurement began, where it can be read.
         batch: Images in a forward pass.
         size: ``(channels, height, width)`` of an image.
@@ -74,6 +76,7 @@ class LatencyConditions:
     runtime: str
     optimized: bool
     cuda_graph: bool
+    copies: bool
     clock_mhz: int | None
     batch: int
     size: tuple[int, int, int]
@@ -95,7 +98,8 @@ class Ratio:
         high: Upper end.
         pairs: Paired calls of both networks.
         rounds: Rounds of pairs.
-        stopped: Whether the measurement ended as the interval was narrow enough (``"target"``) or by its time limit.
+        stopped: Whether the measurement ended with the rounds that its pilot asked for (``"target"``) or by its time
+            limit (``"limit"``).
         interruptions: How often in a second another process took this one's place on a CPU; ``None`` where the platform
             does not tell.
         conditions: How it was measured.
@@ -126,7 +130,7 @@ class LatencyMeter:
     Args:
         baseline: What to compare with, usually the bare backbone; it is not changed.
         deployment: How both are run.
-        target: Half-width of the interval at which a measurement stops, as a share of the baseline's latency.
+        target: Half-width of the interval at which a measurement stops, as a share of the ratio.
         limit: Seconds after which it stops, but not before four rounds.
         seed: Fixes the order within pairs.
 
@@ -146,14 +150,14 @@ class LatencyMeter:
             if not 0 < value < math.inf:
                 raise DefinitionError(f"a {name} of {value} is impossible: it must be a finite number above 0")
         check(deployment)
-        self._deployment = deployment
+        self._deployment = replace(deployment, threads=deployment.threads or torch.get_num_threads())
         self._target = target
         self._limit = limit
         self._seed = seed
         self._own_stream: torch.cuda.Stream | None = None
-        with using_threads(deployment.threads), self._stream():
-            self._baseline = prepare(baseline, deployment)
-            self.conditions = _conditions(deployment, target, limit)
+        with using_threads(self._deployment.threads), self._stream():
+            self._baseline = prepare(baseline, self._deployment)
+            self.conditions = _conditions(self._deployment, self._baseline.copies, target, limit)
 
     def measure(self, model: nn.Module) -> Ratio:
         """Measure how much slower ``model`` is than the baseline; it is not changed.
@@ -228,6 +232,7 @@ def measure_latency(
     dtype: str = "float32",
     memory_format: str = "contiguous",
     threads: int | None = None,
+    cuda_graph: bool = False,
     target: float = TARGET,
     limit: float = LIMIT,
     seed: int = 0,
@@ -245,7 +250,8 @@ def measure_latency(
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         memory_format: ``"contiguous"`` or ``"channels_last"``.
         threads: Threads of a CPU operation; PyTorch's present number by default.
-        target: Half-width of the interval at which the measurement stops, as a share of the baseline's latency.
+        cuda_graph: Whether a CUDA graph is replayed.
+        target: Half-width of the interval at which the measurement stops, as a share of the ratio.
         limit: Seconds after which it stops.
         seed: Fixes the order within pairs.
 
@@ -261,6 +267,7 @@ def measure_latency(
         batch=batch,
         size=input_size,
         threads=threads,
+        cuda_graph=cuda_graph,
     )
     return LatencyMeter(baseline, deployment, target, limit, seed).measure(model)
 
@@ -280,34 +287,47 @@ def describe_conditions(conditions: Mapping[str, Any]) -> str:
         conditions["runtime"],
         *(["optimized for inference"] if conditions["optimized"] else []),
         *(["CUDA graph"] if conditions["cuda_graph"] else []),
+        *([] if conditions["copies"] else ["one copy of each network"]),
         f"{conditions['device']} ({conditions['processor']})",
         *([f"{conditions['clock_mhz']} MHz"] if conditions["clock_mhz"] else []),
         f"{threads} thread" if threads == 1 else f"{threads} threads",
-        *([f"on CPU {', '.join(map(str, affinity))}"] if affinity else []),
+        *([f"on CPU {_ranges(affinity)}"] if affinity else []),
     ]
     return ", ".join(parts)
 
 
-def remarks(measured: Sequence[tuple[str, float | None]], target: float, limit: float) -> list[str]:
+def _ranges(numbers: Sequence[int]) -> str:
+    """Write sorted numbers as ranges: 0–3, 6."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][-1] + 1:
+            ranges[-1].append(number)
+        else:
+            ranges.append([number])
+    return ", ".join(f"{one[0]}–{one[-1]}" if len(one) > 1 else str(one[0]) for one in ranges)
+
+
+def remarks(measured: pd.DataFrame, target: float, limit: float) -> list[str]:
     """Say in sentences what was wrong with measurements; empty where nothing was.
 
     Args:
-        measured: What stopped each measurement and how often in a second it was interrupted, from :class:`Ratio`.
+        measured: A row for each, with ``latency_low``, ``latency_high`` and ``latency_interruptions``.
         target: Half-width of the interval that was asked for.
         limit: Seconds that each might take.
     """
     said = []
-    late = sum(stopped == "limit" for stopped, _ in measured)
-    if late:
+    wide = int((np.log(measured["latency_high"] / measured["latency_low"]) / 2 > target * (1 + 1e-6)).sum())
+    if wide:
         said.append(
-            f"{late} of {len(measured)} latencies were still less certain than ±{target:.2%} after {limit:g} seconds, "
-            "the limit."
+            f"{wide} of {len(measured)} latencies are less certain than ±{target:.2%}; each was measured for up to "
+            f"{limit:g} seconds."
         )
-    often = [interruptions for _, interruptions in measured if interruptions is not None]
-    if often and float(np.median(often)) > BUSY:
+    busy = measured["latency_interruptions"].astype(float) > BUSY
+    if busy.any():
         said.append(
-            f"The machine was busy: other processes took the CPU away {np.median(often):.0f} times a second, which "
-            "widens the intervals of latencies. Measure again when it is quiet."
+            f"The machine was busy during {busy.sum()} of {len(measured)} measurements: other work took the CPU away "
+            f"up to {measured['latency_interruptions'].max():.0f} times a second, which widens their intervals. "
+            "Measure when it is quiet, with no more threads than CPUs."
         )
     return said
 
@@ -362,7 +382,7 @@ def _interruptions() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if resource else 0
 
 
-def _conditions(deployment: Deployment, target: float, limit: float) -> LatencyConditions:
+def _conditions(deployment: Deployment, copies: bool, target: float, limit: float) -> LatencyConditions:
     return LatencyConditions(
         device=deployment.device,
         processor=_processor(deployment.device),
@@ -373,6 +393,7 @@ def _conditions(deployment: Deployment, target: float, limit: float) -> LatencyC
         runtime=describe(deployment),
         optimized=deployment.optimized,
         cuda_graph=deployment.cuda_graph,
+        copies=copies,
         clock_mhz=_clock_mhz(deployment.device),
         batch=deployment.batch,
         size=deployment.size,
@@ -386,7 +407,7 @@ def _clock_mhz(device: str) -> int | None:
         return None
     try:
         return int(torch.cuda.clock_rate(device))
-    except (ImportError, RuntimeError):  # it asks NVIDIA's management library, which need not be installed
+    except Exception:  # NVIDIA's management library need not be there, nor tell it for a part of a GPU
         return None
 
 

@@ -189,7 +189,8 @@ def _check_compiler(device: str) -> None:
         compiled(torch.ones(1000, device=device), 1)
     except Exception as error:  # of many kinds
         raise DefinitionError(
-            f"the runtime compile needs a C++ compiler that works, such as g++, on the path or named by CXX: "
+            "the runtime compile needs a C++ compiler that works, such as g++, on the path or named by CXX"
+            f"{'' if device == 'cpu' else ', and Triton'}: "
             f"{first_reason(error)}"
         ) from error
     finally:
@@ -214,9 +215,15 @@ def prepare(network: nn.Module, deployment: Deployment) -> Prepared:
         # OpenVINO converts the weights itself.
         dtype = torch.float32 if deployment.runtime in _EXTRAS else DTYPES[deployment.dtype]
         memory_format = MEMORY_FORMATS[deployment.memory_format]
-        images = torch.randn(deployment.batch, *deployment.size, generator=torch.Generator().manual_seed(0))
-        images = images.to(deployment.device, dtype, memory_format=memory_format)
-        ready = copy.deepcopy(network).eval().to(deployment.device, dtype)
+        try:
+            images = torch.randn(deployment.batch, *deployment.size, generator=torch.Generator().manual_seed(0))
+            images = images.to(deployment.device, dtype, memory_format=memory_format)
+            ready = copy.deepcopy(network).eval().to(deployment.device, dtype)
+        except (MemoryError, RuntimeError) as error:
+            raise DefinitionError(
+                f"images of {_by(deployment.size)} in batches of {deployment.batch} do not fit into the memory of "
+                f"{deployment.device}: {first_reason(error)}"
+            ) from error
         _check_images(ready, images)
         if deployment.optimized:
             ready = optimize_for_inference(ready, deployment.size)

@@ -249,7 +249,7 @@ class LatencyDefinition(_Definition):
         dtype: Of weights and images.
         memory_format: Of both.
         cuda_graph: Whether a CUDA graph is replayed.
-        target: Half-width of the interval at which a measurement stops, as a share of the backbone's latency.
+        target: Half-width of the interval at which a measurement stops, as a share of the ratio.
         limit: Seconds after which it stops.
     """
 

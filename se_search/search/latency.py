@@ -7,7 +7,7 @@ from typing import Any
 
 import optuna
 
-from ..errors import ConfigurationError, RunFolderError
+from ..errors import ConfigurationError, EvaluationError, RunFolderError
 from ..evaluation.latency import LatencyConditions, LatencyMeter, Ratio
 from ..evaluation.latency_model import (
     Kind,
@@ -22,6 +22,7 @@ from ..evaluation.runtimes import Deployment
 from ..files import write_text
 from ..network.backbones import network_options
 from ..network.config import PlacedSE, SEConfig
+from ..network.graph import first_reason
 from ..network.insertion import create_model
 from ..network.sites import Site
 from ..progress import progress_bar
@@ -80,47 +81,45 @@ def deployment_of(study: StudyDefinition, input_size: Sequence[int]) -> Deployme
     )
 
 
-def create_meter(study: StudyDefinition, input_size: Sequence[int], classes: int) -> LatencyMeter:
-    """Prepare the study's backbone for measurements of its configurations.
-
-    Args:
-        study: The study.
-        input_size: That of the data.
-        classes: Outputs of the networks.
-
-    Raises:
-        SeSearchError: If it cannot be run in the way of the study here.
-    """
-    options = network_options(study.backbone, latency_size(study, input_size)) | {"num_classes": classes}
-    baseline = create_model(SEConfig(study.backbone), **options)
-    latency = study.latency
-    return LatencyMeter(baseline, deployment_of(study, input_size), latency.target, latency.limit, study.seed)
-
-
 class StudyLatency:
-    """Latencies of a study's configurations: measured, or predicted by an additive model that is fitted when created.
+    """Latencies of a study's configurations: measured, or predicted by an additive model.
 
     Args:
         study: The study.
         space: Its space.
         input_size: That of the data.
         classes: Outputs of the networks.
-        folder: The run folder. It keeps what the model was fitted to: a run that was killed measures what is missing.
 
     Raises:
-        RunFolderError: If the model's measurements there are damaged or were made under other conditions.
-        SeSearchError: If the networks cannot be run in the way of the study here.
+        SeSearchError: If the backbone cannot be run in the way of the study here.
     """
 
-    def __init__(
-        self, study: StudyDefinition, space: SearchSpace, input_size: Sequence[int], classes: int, folder: Path
-    ) -> None:
-        size = latency_size(study, input_size)
-        self._options = network_options(study.backbone, size) | {"num_classes": classes}
-        self._meter = create_meter(study, input_size, classes)
+    def __init__(self, study: StudyDefinition, space: SearchSpace, input_size: Sequence[int], classes: int) -> None:
+        self._study = study
+        self._space = space
+        self._options = network_options(study.backbone, latency_size(study, input_size)) | {"num_classes": classes}
+        latency = study.latency
+        self._meter = LatencyMeter(
+            create_model(SEConfig(study.backbone), **self._options),
+            deployment_of(study, input_size),
+            latency.target,
+            latency.limit,
+            study.seed,
+        )
         self._model: LatencyModel | None = None
-        if study.latency.source == "model":
-            self._model = fit_latency_model(self._measure_once(space, study.seed, folder / LATENCY_MODEL_FILE))
+
+    def learn(self, folder: Path) -> None:
+        """Fit the additive model, where the study wants one, before any latency is asked for.
+
+        Args:
+            folder: The run folder. It keeps what the model is fitted to: a killed run measures what is missing.
+
+        Raises:
+            RunFolderError: If the measurements there are damaged or were made under other conditions.
+            EvaluationError: If a configuration cannot be timed.
+        """
+        if self._study.latency.source == "model":
+            self._model = fit_latency_model(self._measure_once(folder / LATENCY_MODEL_FILE))
 
     def of(self, config: SEConfig) -> dict[str, Any]:
         """Return what a trial notes of its latency: from the model where there is one, else measured now."""
@@ -152,18 +151,24 @@ class StudyLatency:
         """Measure the members of the front that are predicted, until every member of the front is measured.
 
         A measured value takes the place of the predicted one (:func:`se_search.search.results.with_measured_latency`):
-        some leave the front then, and others come onto it.
+        some leave the front then, and others come onto it. One that cannot be measured stays predicted.
         """
         if self._model is None:
             return
+        failed: set[int] = set()
         while predicted := [
             trial
             for trial in with_measured_latency(optuna_study).best_trials
-            if trial.user_attrs["latency_stopped"] == PREDICTED
+            if trial.user_attrs["latency_stopped"] == PREDICTED and trial.number not in failed
         ]:
             with progress_bar("Measuring the latency of the front", len(predicted)) as advance:
                 for trial in predicted:
-                    measured = self.measured(SEConfig.from_json(trial.user_attrs["config"]))
+                    try:
+                        measured = self.measured(SEConfig.from_json(trial.user_attrs["config"]))
+                    except Exception as error:  # of one network: the others are worth knowing
+                        failed.add(trial.number)
+                        advance(1, f"trial {trial.number} cannot be measured: {type(error).__name__}: {error}")
+                        continue
                     optuna_study.set_user_attr(f"{MEASURED_LATENCY}{trial.number}", measured)
                     advance(
                         1,
@@ -176,13 +181,17 @@ class StudyLatency:
     def _measure(self, config: SEConfig) -> Ratio:
         return self._meter.measure(create_model(config, **self._options))
 
-    def _measure_once(self, space: SearchSpace, seed: int, file: Path) -> list[MeasuredLatency]:
-        wanted = configurations_to_measure(space, seed)
+    def _measure_once(self, file: Path) -> list[MeasuredLatency]:
+        wanted = configurations_to_measure(self._space, self._study.seed)
         measured = learned_latencies(file.parent)
         _check_learned(measured, file, wanted, self._meter.conditions)
         with progress_bar("Measuring what SE costs", len(wanted), len(measured)) as advance:
             for config in wanted[len(measured) :]:
-                measured.append(MeasuredLatency(config, self._measure(config)))
+                try:
+                    measured.append(MeasuredLatency(config, self._measure(config)))
+                except Exception as error:  # a network may fail in any way in a runtime
+                    reason = first_reason(error)
+                    raise EvaluationError(f"configuration {config.id} cannot be timed: {reason}") from error
                 write_text(file, measurements_to_json(measured))
                 advance()
         return measured

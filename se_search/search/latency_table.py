@@ -1,11 +1,12 @@
 """What SE blocks cost on this machine: configurations of one backbone, measured without a search."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from torch import nn
 
 from ..errors import ConfigurationError
 from ..evaluation.latency import LIMIT, TARGET, LatencyMeter, describe_conditions
@@ -32,6 +33,7 @@ def compare_latency(
     dtype: str = "float32",
     memory_format: str = "contiguous",
     device: str = "cpu",
+    cuda_graph: bool = False,
     target: float = TARGET,
     limit: float = LIMIT,
     seed: int = 0,
@@ -51,7 +53,8 @@ def compare_latency(
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         memory_format: ``"contiguous"`` or ``"channels_last"``.
         device: A torch device.
-        target: Half-width of the interval at which a measurement stops, as a share of the backbone's latency.
+        cuda_graph: Whether a CUDA graph is replayed.
+        target: Half-width of the interval at which a measurement stops, as a share of the ratio.
         limit: Seconds after which it stops.
         seed: Fixes the order of calls.
 
@@ -59,7 +62,8 @@ def compare_latency(
         One row for each runtime and configuration.
 
     Raises:
-        SeSearchError: If something given is wrong or cannot be run here; nothing has been measured then.
+        SeSearchError: If something given is wrong, which is found before anything is measured, or a runtime refuses a
+            network.
     """
     named = _read(backbone, configs) or SearchSpace(backbone, load_space(space)).known_answers()
     channels, height, width = default_input_size(create_on_meta(backbone))
@@ -75,30 +79,33 @@ def compare_latency(
             batch=batch,
             size=input_size,
             threads=threads,
+            cuda_graph=cuda_graph,
         )
         for runtime in dict.fromkeys(runtimes)
     ]
     for deployment in deployments:
         check(deployment)
+    costs = {
+        name: {
+            "parameter_overhead": parameter_overhead(config).ratio,
+            "flops_overhead": flops_overhead(config, input_size),
+        }
+        for name, config in named.items()
+    }
     rows = []
     with progress_bar("Measuring", len(deployments) * len(named)) as advance:
         for deployment in deployments:
             meter = LatencyMeter(create_model(SEConfig(backbone), **options), deployment, target, limit, seed)
             for name, config in named.items():
-                rows.append(_row(name, config, meter, deployment, options))
+                measured = _measure(meter, create_model(config, **options))
+                rows.append({"name": name, "runtime": deployment.runtime} | costs[name] | measured)
                 advance()
     return pd.DataFrame(rows)
 
 
-def _row(
-    name: str, config: SEConfig, meter: LatencyMeter, deployment: Deployment, options: Mapping[str, Any]
-) -> dict[str, Any]:
-    ratio = meter.measure(create_model(config, **options))
+def _measure(meter: LatencyMeter, model: nn.Module) -> dict[str, Any]:
+    ratio = meter.measure(model)
     return {
-        "name": name,
-        "runtime": deployment.runtime,
-        "parameter_overhead": parameter_overhead(config).ratio,
-        "flops_overhead": flops_overhead(config, deployment.size),
         "latency_ratio": ratio.median,
         "latency_low": ratio.low,
         "latency_high": ratio.high,
@@ -124,5 +131,5 @@ def _read(backbone: str, configs: Sequence[SEConfig | str | os.PathLike[str]]) -
                 raise ConfigurationError(f"{one}: {error}") from error
         if config.backbone != backbone:
             raise ConfigurationError(f"configuration {name} is one of {config.backbone}, not of {backbone}")
-        named[name] = config
+        named[str(one) if name in named else name] = config
     return named

@@ -13,7 +13,6 @@ from torch import nn
 from ..errors import EvaluationError, RunFolderError
 from ..evaluation.evaluator import Evaluation, Evaluator, RungEvaluator
 from ..evaluation.image_data import ImageData
-from ..evaluation.runtimes import check
 from ..evaluation.stand_alone import BACKBONE_WEIGHTS, check_pretrained
 from ..network.backbones import network_options
 from ..network.config import SEConfig
@@ -22,7 +21,7 @@ from ..progress import progress_bar, say
 from .definitions import FROM_PYTHON, StudyDefinition
 from .evaluators import EvaluatorFactory, find_evaluator, study_data, use_device
 from .halving import is_worth_going_on
-from .latency import StudyLatency, deployment_of, latency_size
+from .latency import StudyLatency, latency_size
 from .record import note_data, note_unreadable, record_start
 from .results import PREDICTED, pack, pack_losses
 from .run_folder import STUDY_FILE, check_folder, open_folder, read_definition
@@ -66,18 +65,19 @@ def run_search(
     data = study_data(study)
     network_options(study.backbone, data.input_size)
     network_options(study.backbone, latency_size(study, data.input_size))
-    check(deployment_of(study, data.input_size))
     check_folder(folder, study)
     used = (evaluator or find_evaluator(study.evaluator.name))(study, space, data)
     if study.evaluator.pretrained is not None and not (folder / BACKBONE_WEIGHTS).exists():
         check_pretrained(study.evaluator.pretrained)
+    # It tries the backbone in its runtime: hours of training shall not end with a refusal.
+    latency = StudyLatency(study, space, data.input_size, data.classes)
 
     with open_folder(folder, study) as optuna_study:
         note_data(folder, optuna_study, data)
         record_start(folder, study)
         try:
             used.prepare(folder, space, progress_bar)
-            latency = StudyLatency(study, space, data.input_size, data.classes, folder)
+            latency.learn(folder)
             _search(study, space, data, used, measures, latency, optuna_study)
             latency.measure_front(optuna_study)
         finally:

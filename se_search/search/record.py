@@ -11,11 +11,10 @@ from typing import Any
 
 import optuna
 import pandas as pd
-from optuna.trial import TrialState
 
 from ..errors import RunFolderError
 from ..evaluation.image_data import ImageData
-from ..evaluation.latency import describe_conditions, remarks
+from ..evaluation.latency import remarks
 from ..evaluation.latency_model import MeasuredLatency
 from ..evaluation.stand_alone import BACKBONE_SUMMARY
 from ..evaluation.supernet import SUMMARY
@@ -26,10 +25,12 @@ from .definitions import StudyDefinition
 from .evaluators import training_recipe
 from .latency import latency_size, learned_latencies
 from .results import (
+    PREDICTED,
     cautions,
     front_of,
     gain_over_none,
     hypervolume_history,
+    latency_conditions,
     pick_trials,
     quality_of,
     trials_table,
@@ -61,9 +62,6 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     schedules = read_verified(folder, table, SEConfig.without_attention(study.backbone).id)
     table = add_verified(table, schedules)
     complete = table[table["state"] == "complete"]
-    conditions = [
-        trial.user_attrs["latency_conditions"] for trial in optuna_study.get_trials(states=[TrialState.COMPLETE])
-    ]
     shared = {
         "supernet": _read_json(folder / SUMMARY).get("epochs", []),
         "backbone": _read_json(folder / BACKBONE_SUMMARY).get("epochs", []),
@@ -94,7 +92,7 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         "custom_objectives": list(study.custom_objectives),
         "constraints": study.constraints.model_dump(),
         "latency_learned_from": len(learned),
-        "latency": conditions[0] | {"description": describe_conditions(conditions[0])} if conditions else {},
+        "latency": latency_conditions(optuna_study),
         "sites": [
             {"block": site.block, "stage": site.stage, "position": site.position, "channels": site.channels}
             for site in space.sites
@@ -110,7 +108,8 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
             **{name: sum(epoch["seconds"] for epoch in epochs) for name, epochs in shared.items() if epochs},
             "trials": float(table["seconds"].sum()),
         },
-        "finished": int((table["state"] != "failed").sum()) >= study.budget,
+        "finished": int((table["state"] != "failed").sum()) >= study.budget
+        and not (table["on_front"] & (table["latency_stopped"] == PREDICTED)).any(),
     }
     return table, _read_json(folder / RUN_FILE) | description
 
@@ -163,10 +162,11 @@ def describe_data(data: ImageData) -> dict[str, Any]:
 
 
 def _latency_remarks(table: pd.DataFrame, learned: list[MeasuredLatency], study: StudyDefinition) -> list[str]:
-    measured = table[table["latency_stopped"].isin(["target", "limit"])]
-    pairs = list(zip(measured["latency_stopped"], measured["latency_interruptions"], strict=True))
-    pairs += [(one.ratio.stopped, one.ratio.interruptions) for one in learned]
-    return remarks(pairs, study.latency.target, study.latency.limit)
+    columns = ["latency_low", "latency_high", "latency_interruptions"]
+    measured = table.loc[table["latency_stopped"].isin(["target", "limit"]), columns]
+    for_the_model = [(one.ratio.low, one.ratio.high, one.ratio.interruptions) for one in learned]
+    both = pd.concat([measured, pd.DataFrame(for_the_model, columns=columns, dtype=float)])
+    return remarks(both, study.latency.target, study.latency.limit)
 
 
 def _finite(value: Any) -> Any:

@@ -19,6 +19,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from ..errors import RunFolderError
+from ..evaluation.latency import describe_conditions
 from ..evaluation.statistics import CONFIDENCE, Estimate, crossed_difference
 
 _MOST_BYTES = 2**28  # a study of somebody else's may hold a text that grows without end
@@ -131,6 +132,15 @@ def _with_latency(trial: FrozenTrial, note: dict[str, Any], names: Sequence[str]
     )
     changed.datetime_start, changed.datetime_complete = trial.datetime_start, trial.datetime_complete
     return changed
+
+
+def latency_conditions(study: optuna.Study) -> dict[str, Any]:
+    """Return how latency was measured, also in words as ``description``; empty before a trial is complete."""
+    with _refusing_foreign_trials():
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            conditions = trial.user_attrs["latency_conditions"]
+            return conditions | {"description": describe_conditions(conditions)}
+        return {}
 
 
 def trials_table(study: optuna.Study) -> pd.DataFrame:

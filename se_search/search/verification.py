@@ -20,7 +20,7 @@ from ..progress import progress_bar, say
 from .definitions import StudyDefinition
 from .evaluators import study_data, training_recipe, use_device
 from .record import note_data, note_unreadable
-from .results import front_of, pack, pack_losses, pick_trials, trials_table
+from .results import front_of, pack, pack_losses, pick_trials, trials_table, with_measured_latency
 from .run_folder import load_trials, open_folder, read_definition
 from .space import SearchSpace
 from .verified import VERIFICATION, result_file, verified_epochs, weights_file
@@ -48,7 +48,7 @@ def run_verification(folder: Path, members: str = "front", seeds: int = 3, epoch
     for option, value in (("--seeds", seeds), ("--epochs", epochs)):
         if value is not None and value < 1:
             raise DefinitionError(f"{option} is {value}: it must be at least 1")
-    chosen = _choose(folder, trials_table(load_trials(folder)), members)
+    chosen = _choose(folder, trials_table(with_measured_latency(load_trials(folder))), members)
     networks = {config.structure: config for config in [*_baselines(study), *chosen]}
     use_device(study)
     data = study_data(study)

@@ -4,13 +4,14 @@ import copy
 import random
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 from se_search import measure_latency
 from se_search.evaluation import latency
-from se_search.evaluation.latency import PILOT, LatencyConditions, LatencyMeter, describe_conditions
+from se_search.evaluation.latency import PILOT, LatencyConditions, LatencyMeter, describe_conditions, remarks
 from se_search.evaluation.runtimes import Deployment
 
 
@@ -172,8 +173,22 @@ def test_conditions_are_said_in_words():
         2,
     )
     assert describe_conditions(conditions.to_dict()) == (
-        "batch 8, 3×96×64, float16, channels last, PyTorch eager, optimized for inference, CUDA graph, cuda:0 (A GPU), "
-        "1980 MHz, 4 threads, on CPU 0, 2"
+        "batch 8, 3×96×64, float16, channels last, PyTorch eager, optimized for inference, CUDA graph, "
+        "one copy of each network, cuda:0 (A GPU), 1980 MHz, 4 threads, on CPU 0–2, 6"
+    )
+
+
+def test_remarks_count_wide_intervals_and_busy_measurements():
+    def measured(*rows):
+        columns = ["latency_low", "latency_high", "latency_interruptions"]
+        return pd.DataFrame(rows, columns=columns, dtype=float)
+
+    assert remarks(measured(), 0.005, 5) == []
+    assert remarks(measured((1.0, 1.01, 3.0), (1.195, 1.205, np.nan)), 0.005, 5) == []
+    wide, busy = remarks(measured((1.0, 1.02, 3.0), (1.0, 1.01, 100.4), (1.0, 1.001, 400.0)), 0.005, 5)
+    assert wide == "1 of 3 latencies are less certain than ±0.50%; each was measured for up to 5 seconds."
+    assert busy.startswith(
+        "The machine was busy during 2 of 3 measurements: other work took the CPU away up to 400 times"
     )
 
 

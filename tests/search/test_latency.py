@@ -8,7 +8,7 @@ import pytest
 from timm.layers import SEModule
 
 from se_search import SEConfig, create_model, load_run
-from se_search.errors import RunFolderError
+from se_search.errors import DefinitionError, EvaluationError, RunFolderError
 from se_search.evaluation.evaluator import Evaluation
 from se_search.evaluation.latency import LatencyMeter, Ratio
 from se_search.evaluation.latency_model import count_terms, measurements_from_json
@@ -19,6 +19,7 @@ from se_search.search.latency import LATENCY_MODEL_FILE, configurations_to_measu
 from se_search.search.loop import run_search
 from se_search.search.record import read_results
 from se_search.search.space import SearchSpace
+from se_search.search.verification import run_verification
 
 ONE_RATIO = SpaceDefinition(placement="stage", ratios=(16,), gates=("sigmoid",))
 
@@ -142,7 +143,45 @@ def test_a_member_that_turns_out_slow_leaves_the_front_and_others_are_measured_i
     assert not trials["on_front"].any()
     assert len(measured) == 16 + 8
     assert run["hypervolume_history"][-1] == 0.0
-    assert any(line.startswith("8 of 24 latencies were still less certain") for line in run["cautions"])
+    assert any(line.startswith("8 of 24 latencies are less certain than ±0.50%") for line in run["cautions"])
+    with pytest.raises(RunFolderError, match="limits"):
+        run_verification(tmp_path / "run")
+
+
+def test_a_member_that_cannot_be_measured_stays_predicted_and_the_others_are_measured(tmp_path, monkeypatch, measured):
+    measure = LatencyMeter.measure
+
+    def fails_with_four_blocks(meter, model):
+        ratio = measure(meter, model)
+        if len(measured) > 16 and measured[-1] == 4:
+            raise MemoryError("this network is too large")
+        return ratio
+
+    monkeypatch.setattr(LatencyMeter, "measure", fails_with_four_blocks)
+    search(tmp_path / "run", 6)
+    trials, run = read_results(tmp_path / "run")
+    front = trials[trials["on_front"]]
+    assert set(front["latency_stopped"]) == {"model", "target"}
+    assert set(front[front["latency_stopped"] == "model"]["se_blocks"]) == {4}
+    assert not run["finished"]
+
+
+def test_a_configuration_that_cannot_be_timed_ends_the_search_in_one_sentence(tmp_path, monkeypatch):
+    def fail(meter, model):
+        raise RuntimeError("no kernel for this")
+
+    monkeypatch.setattr(LatencyMeter, "measure", fail)
+    with pytest.raises(EvaluationError, match=r"^configuration \w+ cannot be timed: no kernel for this$"):
+        search(tmp_path / "run", 2)
+
+
+def test_a_backbone_that_its_runtime_refuses_is_refused_before_anything_is_written(tmp_path):
+    study = load_study("digits", backbone="resnet10t", latency_batch=10**9)
+    with pytest.raises(
+        DefinitionError, match=r"^images of 3×32×32 in batches of 1000000000 do not fit into the memory"
+    ):
+        run_search(study, tmp_path / "run", Larger)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_killed_while_it_measures_goes_on_there(tmp_path, monkeypatch, measured):

@@ -19,6 +19,7 @@ from se_search.search.results import (
     front_of,
     gain_over_none,
     hypervolume_history,
+    latency_conditions,
     pack,
     pack_losses,
     pick_trials,
@@ -26,6 +27,7 @@ from se_search.search.results import (
     unpack,
     with_measured_latency,
 )
+from se_search.search.run_folder import load_trials
 
 IMAGES = 400
 CONFIG = SEConfig("resnet10t")
@@ -325,3 +327,15 @@ def test_measured_latencies_that_nobody_wrote_are_refused(study, name, note):
     study.set_user_attr(f"{MEASURED_LATENCY}{name}", note)
     with pytest.raises(RunFolderError, match="were not written by se-search"):
         with_measured_latency(study)
+
+
+def test_conditions_of_a_latency_that_another_version_wrote_are_refused(finished_run):
+    study = load_trials(finished_run / "run")
+    trial = study.trials[0]
+    del trial.user_attrs["latency_conditions"]["affinity"]
+    foreign = optuna.create_study(directions=study.directions)
+    foreign.add_trial(trial)
+    assert latency_conditions(study)["description"].startswith("batch 1, 3×32×32, float32, PyTorch")
+    assert latency_conditions(optuna.create_study()) == {}
+    with pytest.raises(RunFolderError, match="not written by se-search: KeyError\\('affinity'\\)"):
+        latency_conditions(foreign)
