@@ -246,8 +246,8 @@ def search(
         objectives: Two or three. Names as in a study file, or a mapping from each name to its direction
             (``"maximize"`` or ``"minimize"``) or, for an objective of your own, to a function and its direction. The
             function takes the configuration and the network that was evaluated and returns a finite number.
-        **overrides: Further keys of a study, and ``max_params``, ``max_latency``, ``epochs`` and ``pretrained``, in
-            place of the study's own.
+        **overrides: Further keys of a study, and ``max_params``, ``max_latency``, ``epochs``, ``pretrained`` and those
+            of its latency such as ``latency_runtime``, in place of the study's own; ``latency="model"`` is its source.
 
     Raises:
         SeSearchError: If something given is wrong; nothing is written then.
