@@ -114,6 +114,17 @@ class Ratio:
     interruptions: float | None
     conditions: LatencyConditions
 
+    def to_columns(self) -> dict[str, Any]:
+        """Return the values by the names that they have in tables; the conditions are not among them."""
+        return {
+            "latency_ratio": self.median,
+            "latency_low": self.low,
+            "latency_high": self.high,
+            "latency_pairs": self.pairs,
+            "latency_stopped": self.stopped,
+            "latency_interruptions": self.interruptions,
+        }
+
 
 class LatencyMeter:
     """Measures networks against one backbone, which it prepares once.

@@ -137,15 +137,7 @@ class StudyLatency:
     def measured(self, config: SEConfig) -> dict[str, Any]:
         """Return the same, measured now."""
         ratio = self._measure(config)
-        return {
-            "latency_ratio": ratio.median,
-            "latency_low": ratio.low,
-            "latency_high": ratio.high,
-            "latency_pairs": ratio.pairs,
-            "latency_stopped": ratio.stopped,
-            "latency_interruptions": ratio.interruptions,
-            "latency_conditions": ratio.conditions.to_dict(),
-        }
+        return ratio.to_columns() | {"latency_conditions": ratio.conditions.to_dict()}
 
     def measure_front(self, optuna_study: optuna.Study) -> None:
         """Measure the members of the front that are predicted, until every member of the front is measured.

@@ -3,10 +3,8 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-from torch import nn
 
 from ..errors import ConfigurationError
 from ..evaluation.latency import LIMIT, TARGET, LatencyMeter, describe_conditions
@@ -97,23 +95,12 @@ def compare_latency(
         for deployment in deployments:
             meter = LatencyMeter(create_model(SEConfig(backbone), **options), deployment, target, limit, seed)
             for name, config in named.items():
-                measured = _measure(meter, create_model(config, **options))
-                rows.append({"name": name, "runtime": deployment.runtime} | costs[name] | measured)
+                ratio = meter.measure(create_model(config, **options))
+                conditions = describe_conditions(ratio.conditions.to_dict())
+                named_row = {"name": name, "runtime": deployment.runtime, "conditions": conditions}
+                rows.append(named_row | costs[name] | ratio.to_columns())
                 advance()
     return pd.DataFrame(rows)
-
-
-def _measure(meter: LatencyMeter, model: nn.Module) -> dict[str, Any]:
-    ratio = meter.measure(model)
-    return {
-        "latency_ratio": ratio.median,
-        "latency_low": ratio.low,
-        "latency_high": ratio.high,
-        "latency_pairs": ratio.pairs,
-        "latency_stopped": ratio.stopped,
-        "latency_interruptions": ratio.interruptions,
-        "conditions": describe_conditions(ratio.conditions.to_dict()),
-    }
 
 
 def _read(backbone: str, configs: Sequence[SEConfig | str | os.PathLike[str]]) -> dict[str, SEConfig]:
