@@ -40,6 +40,7 @@ PILOT = 8
 _FEWEST_ROUNDS = 4
 _MOST_PAIRS = 10  # of a round: more copies of the networks tell more than more pairs of the same ones
 _WARM = 0.95  # a network still warms up while a call takes less than this part of the fastest before
+_WARM_UP = 3  # calls that it usually takes
 _MOST_WARM_UP = 50
 
 _TimeOfCall = Callable[[Prepared], float]
@@ -198,6 +199,7 @@ class LatencyMeter:
         time_of_call = _call_on_gpu if self._deployment.device.startswith("cuda") else _call
         rounds: list[float] = []
         pairs = each = 0
+        longest = 0.0
         needed = math.inf
         interrupted, begin = _interruptions(), time.perf_counter()
         while True:
@@ -205,13 +207,15 @@ class LatencyMeter:
             # The copies of the last round are still there: the new ones get another place.
             networks = _fresh(networks, order)
             warm = sum(_warm_up(network, time_of_call) for network in order.sample(networks, 2))
-            each = each or max(1, min(_MOST_PAIRS, int(self._limit / (PILOT + 1) / warm) - 3))
-            seconds = np.empty((each, 2))
-            for pair in seconds:
-                for which in order.sample((0, 1), 2):
-                    pair[which] = time_of_call(networks[which])
-            rounds.append(float(np.median(np.log(seconds[:, 1] / seconds[:, 0]))))
-            pairs += each
+            each = each or max(1, min(_MOST_PAIRS, int(self._limit / (PILOT + 1) / warm) - _WARM_UP))
+            longest = longest or 2 * (each + _WARM_UP) * warm
+            ratios: list[float] = []
+            # Where other processes make calls slow, short rounds: few long ones would tell too little of their spread.
+            while len(ratios) < each and (not ratios or time.perf_counter() - began < longest):
+                seconds = {which: time_of_call(networks[which]) for which in order.sample((0, 1), 2)}
+                ratios.append(math.log(seconds[1] / seconds[0]))
+            rounds.append(float(np.median(ratios)))
+            pairs += len(ratios)
             now = time.perf_counter()
             if len(rounds) == PILOT:
                 needed = rounds_needed(np.array(rounds), self._target)

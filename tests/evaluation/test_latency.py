@@ -57,8 +57,14 @@ def clock(monkeypatch):
 
 @pytest.mark.parametrize(
     ("noise", "copies", "interruptions", "seconds"),
-    [(0.03, 0.005, 0.02, 0.002), (0.02, 0.0, 0.0, 0.03), (0.05, 0.01, 0.1, 0.005), (0.2, 0.01, 0.4, 0.01)],
-    ids=["a small network", "a quiet machine", "a busy machine", "one core loaded"],
+    [
+        (0.03, 0.005, 0.02, 0.002),
+        (0.02, 0.0, 0.0, 0.03),
+        (0.05, 0.01, 0.1, 0.005),
+        (0.2, 0.01, 0.4, 0.01),
+        (0.1, 0.01, 0.5, 0.002),
+    ],
+    ids=["a small network", "a quiet machine", "a busy machine", "one core loaded", "a small network, one core loaded"],
 )
 def test_intervals_of_a_network_and_its_copy_exclude_one_in_three_to_seven_per_cent_of_cases(
     clock, noise, copies, interruptions, seconds
