@@ -422,9 +422,7 @@ def latency(
     _print_table(describe_latency(measured))
     for conditions in measured["conditions"].unique():
         say(f"95 % intervals; {conditions}.")
-    for sentence in remarks(
-        list(zip(measured["latency_stopped"], measured["latency_interruptions"], strict=True)), target, limit
-    ):
+    for sentence in remarks(measured, target, limit):
         say(sentence)
 
 
