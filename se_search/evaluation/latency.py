@@ -252,7 +252,10 @@ def measure_latency(
     limit: float = LIMIT,
     seed: int = 0,
 ) -> Ratio:
-    """Measure how much slower ``model`` is than ``baseline``, both in evaluation mode; :class:`LatencyMeter` tells how.
+    """Measure how much slower ``model`` is than ``baseline``, both in evaluation mode.
+
+    In rounds both networks are copied to a new place in memory, called until calls no longer get faster, and called in
+    pairs in random order. The ratio is the mean over rounds, with Student's interval.
 
     Args:
         model: The searched network.
@@ -260,7 +263,7 @@ def measure_latency(
         input_size: ``(channels, height, width)``.
         batch: Images in one forward pass.
         device: A torch device.
-        runtime: One of :data:`se_search.evaluation.runtimes.RUNTIMES`.
+        runtime: ``"eager"``, ``"compile"``, ``"onnxruntime"`` or ``"openvino"``.
         optimized: Whether both go through :func:`se_search.optimize_for_inference` first.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         memory_format: ``"contiguous"`` or ``"channels_last"``.

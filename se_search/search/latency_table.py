@@ -43,7 +43,7 @@ def compare_latency(
         configs: Configurations of it, or files that :meth:`SEConfig.to_json` wrote; by default those of ``space`` that
             everybody knows, the network without SE among them.
         space: Name of a space or path of a space file.
-        runtimes: Any of :data:`se_search.evaluation.runtimes.RUNTIMES`.
+        runtimes: Any of ``"eager"``, ``"compile"``, ``"onnxruntime"`` and ``"openvino"``.
         optimized: Whether all networks, the backbone too, go through :func:`se_search.optimize_for_inference` first.
         batch: Images in one forward pass.
         size: Height and width of the images; the backbone's own by default.
