@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 	$(BIN)/se-search verify runs/test_resnet-digits-context --members 2
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
