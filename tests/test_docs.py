@@ -48,8 +48,8 @@ IN_PYTHON = {
     'backbone="resnet18", budget=10': 'backbone="resnet10t", study="tiny.yaml", budget=3',
     # Weights of the backbone would be downloaded; the start is that of pretrained ones.
     "create_model(config, pretrained=True)": "create_model(config, identity_start=True)",
-    # Small images, few pairs.
-    "input_size=(3, 224, 224), pairs=60": "input_size=(3, 64, 64), pairs=10",
+    # Small images, little time.
+    "input_size=(3, 224, 224), threads=1": "input_size=(3, 64, 64), threads=1, limit=0.5",
 }
 
 SMALLEST_SPACE = {"placement": "stage", "ratios": [16], "gates": ["sigmoid"]}

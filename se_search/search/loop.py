@@ -21,12 +21,12 @@ from ..progress import progress_bar, say
 from .definitions import FROM_PYTHON, StudyDefinition
 from .evaluators import EvaluatorFactory, find_evaluator, study_data, use_device
 from .halving import is_worth_going_on
-from .latency import StudyLatency, latency_size
 from .record import note_data, note_unreadable, record_start
 from .results import PREDICTED, pack, pack_losses
 from .run_folder import STUDY_FILE, check_folder, open_folder, read_definition
 from .samplers import DistinctSampler, tried_structures
 from .space import SearchSpace
+from .study_latency import StudyLatency, latency_size
 
 _FAILURES_IN_A_ROW = 5
 

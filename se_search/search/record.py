@@ -23,7 +23,6 @@ from ..network.config import SEConfig
 from ..network.overhead import backbone_parameters, flops_overhead, parameter_overhead
 from .definitions import StudyDefinition
 from .evaluators import training_recipe
-from .latency import latency_size, learned_latencies
 from .results import (
     PREDICTED,
     cautions,
@@ -38,6 +37,7 @@ from .results import (
 )
 from .run_folder import PARETO_FILE, RUN_FILE, TRIALS_FILE, load_trials, read_definition
 from .space import SearchSpace
+from .study_latency import latency_size, learned_latencies
 from .verified import add_verified, read_verified
 
 

@@ -30,6 +30,7 @@ CONDITIONS = LatencyConditions(
     runtime="eager, torch 2.14.1",
     optimized=False,
     cuda_graph=False,
+    copies=True,
     clock_mhz=None,
     batch=1,
     size=(3, 32, 32),

@@ -6,7 +6,16 @@ from se_search import load_run
 from se_search.search.definitions import load_study
 from se_search.search.loop import run_search
 
-CLOCKED = ["latency_ratio", "latency_low", "latency_high", "seconds", "tied_with"]
+CLOCKED = [
+    "latency_ratio",
+    "latency_low",
+    "latency_high",
+    "latency_pairs",
+    "latency_stopped",
+    "latency_interruptions",
+    "seconds",
+    "tied_with",
+]
 
 
 def trials_of(tmp_path, name, **settings):

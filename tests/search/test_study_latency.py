@@ -15,10 +15,10 @@ from se_search.evaluation.latency_model import count_terms, measurements_from_js
 from se_search.evaluation.statistics import accuracy_estimate, mean_estimate
 from se_search.report.page import render_report
 from se_search.search.definitions import SpaceDefinition, load_space, load_study
-from se_search.search.latency import LATENCY_MODEL_FILE, configurations_to_measure
 from se_search.search.loop import run_search
 from se_search.search.record import read_results
 from se_search.search.space import SearchSpace
+from se_search.search.study_latency import LATENCY_MODEL_FILE, configurations_to_measure
 from se_search.search.verification import run_verification
 
 ONE_RATIO = SpaceDefinition(placement="stage", ratios=(16,), gates=("sigmoid",))
