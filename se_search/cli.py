@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec
 import typer
 
 from . import __version__
-from .errors import ConfigurationError, SeSearchError
+from .errors import ConfigurationError, DefinitionError, SeSearchError
 
 if TYPE_CHECKING:
     import pandas
@@ -90,6 +90,13 @@ def run(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.  [default: the study's]")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.  [default: PyTorch's choice]")] = None,
     sampler: Annotated[str | None, typer.Option(help="tpe or random.  [default: the study's]")] = None,
+    priors: Annotated[
+        str | None,
+        typer.Option(
+            help="What is tried first: the known answers, or with excitation also configurations without the blocks "
+            "that idle in the supernet.  [default: the study's]"
+        ),
+    ] = None,
     evaluator: Annotated[
         str | None,
         typer.Option(
@@ -159,6 +166,7 @@ def run(
         device=device,
         threads=threads,
         sampler=sampler,
+        priors=priors,
         evaluator=evaluator,
         epochs=epochs,
         pretrained=pretrained,
@@ -204,16 +212,61 @@ def verify(
 
 
 @_command
-def report(folder: RunFolder) -> None:
-    """Write a run's report, tables and run.json anew from its study.
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="The folder of a run, or of several.")],
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format", metavar="NAME", help="html, md, csv or png; may be given more than once.  [default: html]"
+        ),
+    ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Write the report again and again until the run is finished.")
+    ] = False,
+    every: Annotated[int | None, typer.Option(help="With --live: seconds between two reports.  [default: 10]")] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Of several runs: the page to write.  [default: comparison.html]")
+    ] = None,
+) -> None:
+    """Write a run's report, tables and run.json anew from its study; of several, also a page that compares them.
+
+    With --live, beside a search that is under way, only the report is written; the page reads itself anew.
 
     \b
     Example:
       se-search report runs/resnet50-digits
+      se-search report runs/resnet50-digits --format md --format png
+      se-search report runs/resnet50-digits --live
+      se-search report runs/first runs/second --to comparison.html
     """
-    from .api import load_run
+    from .api import follow_run, load_run, write_comparison
+    from .progress import say
+    from .report.comparison import describe_ratios
+    from .search.comparison import compare_runs
 
-    typer.echo(f"Report: {load_run(folder).report()}")
+    if len(folders) > 1:
+        if live or formats not in (None, ["html"]):
+            raise DefinitionError("several runs are compared in one HTML page: give --live or --format with one run")
+        comparison = compare_runs(folders)
+        page = write_comparison(comparison, to or "comparison.html")
+        for folder in folders:
+            say(f"Report: {load_run(folder).report()}")
+        for sentence in (*describe_ratios(comparison), *comparison.cautions):
+            say(sentence)
+        say(f"Comparison: {page}")
+        return
+    (folder,) = folders
+    if to is not None:
+        raise DefinitionError("--to names the page that compares runs: give two folders or more")
+    if every is not None and not live:
+        raise DefinitionError("--every is the time between two reports of --live: give that too")
+    if live:
+        if formats not in (None, ["html"]):
+            raise DefinitionError("--live writes the HTML report: give --format without it")
+        say(f"Report: {follow_run(folder, 10 if every is None else every)}")
+        return
+    for file in load_run(folder).report_as(*(formats or ["html"])):
+        say(f"Report: {file}")
 
 
 @_command
@@ -292,6 +345,82 @@ def export(
         )
     if exported.repository:
         typer.echo(f"Uploaded to {exported.repository}.")
+
+
+@_command
+def excitation(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A run folder, an exported folder, or a timm architecture name.")
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Images of the network's classes: embedded, a folder of classes, or timm's name of a dataset.  "
+            "[default: the run's]"
+        ),
+    ] = None,
+    pick: Annotated[str, typer.Option(help="Of a run: knee, accurate, small or fast.")] = "knee",
+    trial: Annotated[int | None, typer.Option(help="Of a run: number of any complete trial.")] = None,
+    verified: Annotated[
+        bool, typer.Option("--verified", help="Of a run: with the weights of the trial's verification.")
+    ] = False,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(help="Weights of a timm architecture: timm, local-dir:FOLDER or a checkpoint file."),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,…", help="Classes to show, by name or index.  [default: the four that differ most]"),
+    ] = None,
+    channels: Annotated[int, typer.Option(help="Channels of each block to show.")] = 50,
+    images: Annotated[int | None, typer.Option(help="Images to analyse, drawn at random.  [default: all]")] = None,
+    seed: Annotated[int, typer.Option(help="Fixes what is drawn.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    to: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write.  [default: excitation/trial-N in the run folder, or excitation/NAME]"),
+    ] = None,
+) -> None:
+    """Analyse what the SE blocks of a trained network do, and which of them could be left out.
+
+    After section 7.2 of the SENet paper: how much the gates tell classes apart, which are constant, and what is lost
+    when a block's gates are replaced by their means. Images are those that the network was not trained on.
+
+    \b
+    Example:
+      se-search excitation runs/resnet50-digits
+      se-search excitation runs/resnet50-digits --trial 1 --classes 0,1,7
+      se-search excitation exported --data digits --to excitation/exported
+      se-search excitation seresnet50 --pretrained timm --data path/to/imagenet
+    """
+    from .api import analyze_excitation, describe_excitation
+    from .progress import say
+    from .words import counted
+
+    found = analyze_excitation(
+        model,
+        data,
+        pick=pick,
+        trial=trial,
+        verified=verified,
+        pretrained=pretrained,
+        classes=None if classes is None else classes.split(","),
+        channels=channels,
+        images=images,
+        seed=seed,
+        device=device,
+        to=to,
+    )
+    analysis = found.analysis
+    used, blocks = analysis["data"], len(analysis["blocks"])
+    say(f"{analysis['source']} on {used['images']} {used['split']} images of {used['name']} (95 % intervals):")
+    _print_table(describe_excitation(analysis))
+    say(f"Log-loss without: with the block's gates replaced by their means; corrected for {counted(blocks, 'block')}.")
+    for one in analysis["skipped"]:
+        say(f"{one['block']} is left out: {one['reason']}.")
+    for one in analysis["observations"]:
+        say(f"{one['found']}: {one['paper']} {one['evidence']}")
+    say(f"Page: {found.page}")
 
 
 @_command
@@ -519,8 +648,9 @@ def studies() -> None:
 def _show_front(folder: Path) -> None:
     from .api import describe_front
     from .progress import say
-    from .report.page import counted, describe_evaluation
+    from .report.page import describe_evaluation
     from .search.record import read_results
+    from .words import counted
 
     results, run = read_results(folder)
     say("")
@@ -543,8 +673,8 @@ def _show_front(folder: Path) -> None:
 def _show_verified(folder: Path) -> None:
     from .api import describe_verified
     from .progress import say
-    from .report.page import counted
     from .search.record import read_results
+    from .words import counted
 
     for schedule in read_results(folder)[1]["verified"]:
         say("")

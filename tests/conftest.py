@@ -1,5 +1,6 @@
-"""A tiny real run that several tests look at."""
+"""A tiny real run that several tests look at, and a browser that opens pages as a person opens them: as files."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -32,3 +33,39 @@ def _finished_run(tmp_path_factory):
 def finished_run(_finished_run, tmp_path) -> Path:
     """A copy of a finished run: ``run/``, its study ``tiny.yaml`` and the command's ``output.txt``."""
     return Path(shutil.copytree(_finished_run, tmp_path / "directory"))
+
+
+@pytest.fixture(scope="session")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None and not os.environ.get("CI"):
+        pytest.skip("no Chromium is installed")
+    with sync_api.sync_playwright() as playwright:
+        # Three-dimensional figures need WebGL, which is drawn by software where there is no graphics card.
+        drawing = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", *drawing])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """A function that opens a file without a network and returns the page, its errors and what it asked for."""
+    contexts = []
+
+    def open_file(file, width=1400, scheme="light", fragment=""):
+        context = browser.new_context(viewport={"width": width, "height": 900}, offline=True, color_scheme=scheme)
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        contexts.append(context)
+        page = context.new_page()
+        errors, asked = [], []
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(file.as_uri() + fragment)
+        return page, errors, asked
+
+    yield open_file
+    for context in contexts:
+        context.close()

@@ -13,6 +13,7 @@ PACKAGE = Path(se_search.__file__).parent
 ORDER = [
     "errors",
     "files",
+    "words",
     "progress",
     "plugins",
     "network",
@@ -25,8 +26,8 @@ ORDER = [
     "__main__",
 ]
 MAY_IMPORT = {
-    "report": {"report"},
-    "export": {"errors", "files", "network", "export"},
+    "report": {"words", "report"},
+    "export": {"errors", "files", "words", "network", "export"},
 }
 
 

@@ -19,6 +19,7 @@ from ..errors import BackboneError
 from ..network.config import PlacedSE, SEConfig
 from ..network.overhead import parameter_overhead
 from ..network.sites import Site, default_position, find_sites
+from ..words import counted
 
 _MARKUP = re.compile(r"([\\`*_\[\]<>#|~&$!]|:(?=//)|(?<=www)\.|^[-+](?=[-+ ]|$))", re.IGNORECASE)
 _NUMBERED = re.compile(r"^(\d+)([.)])(?= |$)")
@@ -88,7 +89,7 @@ def origin_of_trial(trial: Mapping[Any, Any], run: Mapping[str, Any], verified: 
     if verified:
         images = (
             f"{judged} to test of {data['name']} that neither training nor the search saw, 95 % interval; mean over "
-            f"{_counted(int(trial['verified_seeds']), 'training seed')}, of which the first gave these weights"
+            f"{counted(int(trial['verified_seeds']), 'training seed')}, of which the first gave these weights"
         )
     else:
         images = (
@@ -103,7 +104,7 @@ def origin_of_trial(trial: Mapping[Any, Any], run: Mapping[str, Any], verified: 
             "interval"
         )
     else:
-        how = f"{_counted(int(trial['latency_pairs']), 'pair')} of calls, 95 % interval"
+        how = f"{counted(int(trial['latency_pairs']), 'pair')} of calls, 95 % interval"
     timed = f"time over that of the bare backbone, {how}; {latency['description']}"
     return Origin(
         _say_weights(run, int(trial["verified_epochs"]) if verified else None),
@@ -124,7 +125,7 @@ def _say_weights(run: Mapping[str, Any], verified_epochs: int | None) -> str:
         name = "scratch"
     if name not in ("supernet", "finetune", "scratch"):
         return f"Those that the evaluator {name} made on {data['name']}; it knows how."
-    seen = f"saw {data['train']} training images of {data['name']} for {_counted(epochs, 'epoch')}"
+    seen = f"saw {data['train']} training images of {data['name']} for {counted(epochs, 'epoch')}"
     if name == "supernet":
         return (
             "A slice of the search's weight-sharing network, not trained on their own. That network started from "
@@ -265,10 +266,6 @@ def _python_string(text: object) -> str:
 
 def _one_line(text: object) -> str:
     return " ".join("".join(one if one.isprintable() else " " for one in str(text)).split())
-
-
-def _counted(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def _interval(trial: Mapping[Any, Any], name: str, form: str, value: str | None = None) -> str:

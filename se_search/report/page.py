@@ -1,16 +1,16 @@
 """The report page: one HTML file that needs no network."""
 
 import json
+import shlex
+from collections import Counter
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from plotly.io import to_html
-from plotly.offline import get_plotlyjs
 
-from .figures import accuracy_against_latency, accuracy_against_overhead, describe_stages, hypervolume_figure
+from ..words import counted
+from .figures import describe_stages, draw_configuration, hover_text, report_figures, shade
+from .html import render_page
+from .summary import summarize
 
 _EVALUATIONS = {
     "supernet": "weight sharing ({epochs} of the shared network)",
@@ -25,41 +25,56 @@ _PICK_TITLES = {
     "fast": "lowest latency ratio",
 }
 
+_STATES = {
+    "complete": "complete",
+    "front": "on the front",
+    "tied": "of them tied with a smaller one",
+    "beyond": "beyond the limits",
+    "stopped": "stopped early",
+    "failed": "failed",
+}
 
-def render_report(trials: pd.DataFrame, run: dict[str, Any]) -> str:
+_CAPTIONS = {
+    "overhead": ("{quality} against parameters", "Click a trial to choose it everywhere; with Shift, several."),
+    "latency": ("{quality} against latency", ""),
+    "heat_map": ("Where SE stands on the front", "Columns are members of the front, rows the blocks of the backbone."),
+    "contributions": ("What each stage contributed", ""),
+    "parallel": ("Configurations and what they are worth", "Each line is one trial."),
+    "objectives": ("The three objectives", "Drag to turn."),
+    "hypervolume": ("Progress of the search", ""),
+}
+
+
+def render_report(trials: pd.DataFrame, run: dict[str, Any], live: int | None = None) -> str:
     """Return the whole page.
 
     Args:
         trials: All trials, in the columns of ``trials.csv``.
         run: The description of the run, as in ``run.json``.
+        live: Seconds after which the page reads itself anew; it does not without.
     """
     complete = trials[trials["state"] == "complete"]
     front = complete[complete["on_front"]].sort_values(["parameter_overhead", "accuracy"], ascending=[True, False])
-    limits = _limits(run["constraints"])
-    figures = {}
-    if len(complete):
-        suffix = f" ({limits})" if limits else ""
-        figures["overhead"] = _figure(accuracy_against_overhead(complete, run["sites"], suffix), "figure-overhead")
-        figures["latency"] = _figure(accuracy_against_latency(complete, run["sites"], suffix), "figure-latency")
-        figures["hypervolume"] = _figure(hypervolume_figure(run["hypervolume_history"]), "figure-hypervolume")
-    environment = Environment(
-        loader=PackageLoader("se_search.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.jinja").render(
-        run=run,
-        limits=limits,
-        counts={
-            "complete": len(complete),
-            "stopped": int((trials["state"] == "stopped").sum()),
-            "failed": int((trials["state"] == "failed").sum()),
-            "front": len(front),
+    figures = report_figures(trials, run) if len(complete) else {}
+    return render_page(
+        "page.html.jinja",
+        figures,
+        scripts=("dashboard.js",),
+        page={
+            "hover": {int(row["number"]): hover_text(row, run) for row in complete.to_dict("records")},
+            "csv": _csv(front, f"{run['name']}-pareto.csv"),
+            "command": _command(run),
+            "live": live,
         },
+        run=run,
+        live=live,
+        summary=summarize(trials, run),
+        limits=_limits(run["constraints"]),
+        counts=_counts(trials),
+        states=_STATES,
         front=[_row(row, run) for row in front.to_dict("records")],
         trials=[_row(row, run) for row in trials.to_dict("records")],
+        verified=bool(run["verified"]),
         ratios=sorted({site["ratio"] for row in front["config"] for site in json.loads(row)["sites"]}),
         own=run.get("custom_objectives", []),
         keeps=any(site["position"] == "existing" for site in run["sites"]),
@@ -68,8 +83,7 @@ def render_report(trials: pd.DataFrame, run: dict[str, Any]) -> str:
         how=describe_evaluation(run["evaluator"]),
         shipped=run["evaluator"]["name"] in _EVALUATIONS,
         pick_titles=_PICK_TITLES,
-        figures=figures,
-        plotly=Markup(get_plotlyjs()) if figures else "",
+        captions=_CAPTIONS,
     )
 
 
@@ -85,54 +99,6 @@ def describe_evaluation(evaluator: dict[str, Any]) -> str:
     return _EVALUATIONS[name].format(epochs=counted(evaluator["epochs"], "epoch"))
 
 
-def counted(number: int, word: str) -> str:
-    """Return a number with its word: 1 epoch, 2 epochs."""
-    return f"{number} {word}" + ("" if number == 1 else "s")
-
-
-def draw_configuration(config: dict[str, Any], sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return what to draw of a configuration: one row for each stage, one cell for each block.
-
-    Args:
-        config: A configuration's plain data.
-        sites: ``block``, ``stage``, ``position`` and ``channels`` of every site of the space, in forward order.
-
-    Returns:
-        Rows of ``stage``, ``label`` (its ratios) and ``cells``, one for each block; a cell has ``title``, ``ratio``
-        (``None``: no SE block of the search) and ``kept`` (the backbone's own attention stays).
-    """
-    placed = {(site["block"], site["position"]): site for site in config["sites"]}
-    removed = {(site["block"], site["position"]) for site in config["removed"]}
-    rows: dict[int, dict[str, dict[str, Any]]] = {}
-    for site in sites:
-        key = site["block"], site["position"]
-        cells = rows.setdefault(site["stage"], {})
-        if key in placed:
-            one = placed[key]
-            kind = f"r={one['ratio']}, {one['gate']}, {site['position']}"
-            cells[site["block"]] = _cell(site, kind, ratio=one["ratio"])
-        elif site["position"] == "existing" and key not in removed:
-            cells[site["block"]] = _cell(site, "kept as in the backbone", kept=True)
-        else:
-            cells.setdefault(site["block"], _cell(site, "no SE"))
-    drawn = []
-    for stage, cells in rows.items():
-        used = [f"r={ratio}" for ratio in sorted({cell["ratio"] for cell in cells.values() if cell["ratio"]})]
-        kept = ["kept"] if any(cell["kept"] for cell in cells.values()) else []
-        drawn.append({"stage": stage, "label": ", ".join(used + kept) or "–", "cells": list(cells.values())})
-    return drawn
-
-
-def _cell(site: dict[str, Any], kind: str, ratio: int | None = None, kept: bool = False) -> dict[str, Any]:
-    return {"title": f"{site['block']} ({site['channels']} channels): {kind}", "ratio": ratio, "kept": kept}
-
-
-def shade(ratio: int) -> str:
-    """Return the colour of a reduction ratio: the more parameters, the darker."""
-    palette = ("#08306b", "#08519c", "#2171b5", "#4292c6", "#6baed6", "#9ecae1")
-    return palette[min(max(ratio.bit_length() - 1, 0), len(palette) - 1)]
-
-
 def _row(row: dict[Any, Any], run: dict[str, Any]) -> dict[str, Any]:
     config = json.loads(row["config"])
     picks = [name for name in _PICK_TITLES if run["picks"].get(name) == row["number"]]
@@ -140,6 +106,7 @@ def _row(row: dict[Any, Any], run: dict[str, Any]) -> dict[str, Any]:
     return row | {
         "picks": picks,
         "tied_with": tied,
+        "states": " ".join(_states(row)),
         "stages": describe_stages(config, run["sites"]),
         "drawing": draw_configuration(config, run["sites"]),
     }
@@ -154,13 +121,30 @@ def _limits(constraints: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _figure(figure: go.Figure, name: str) -> Markup:
-    html = to_html(
-        figure,
-        full_html=False,
-        include_plotlyjs=False,
-        include_mathjax=False,
-        div_id=name,
-        config={"responsive": True, "displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]},
-    )
-    return Markup(html)
+def _counts(trials: pd.DataFrame) -> dict[str, int]:
+    """Count the trials of each state that :func:`_states` tells apart."""
+    counts = Counter(state for row in trials.to_dict("records") for state in _states(row))
+    return {state: counts[state] for state in _STATES if counts[state]}
+
+
+def _states(row: dict[Any, Any]) -> list[str]:
+    if row["state"] != "complete":
+        return [str(row["state"])]
+    if not row["feasible"]:
+        return ["complete", "beyond"]
+    tied = [] if pd.isna(row["tied_with"]) else ["tied"]
+    return ["complete", *(["front", *tied] if row["on_front"] else [])]
+
+
+def _csv(front: pd.DataFrame, name: str) -> dict[str, Any]:
+    """Return the rows of ``pareto.csv`` one by one, so that the page can offer those that it shows."""
+    lines = {
+        int(number): front.loc[[index]].to_csv(index=False, header=False).rstrip("\r\n")
+        for index, number in front["number"].items()
+    }
+    return {"name": name, "header": ",".join(front.columns), "lines": lines}
+
+
+def _command(run: dict[str, Any]) -> list[str]:
+    """Return the command that exports a trial, as the parts that its number stands between."""
+    return [f"se-search export {shlex.quote(run['folder'])} --trial ", " --to exported-", ""]

@@ -1,47 +1,25 @@
 """The report of a real run, opened as a person opens it: a file, without a network."""
 
-import os
-import shutil
+import io
+import json
+import random
+import shlex
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from se_search.network.overhead import parameter_overhead
+from se_search.report.figures import draw_configuration
 from se_search.report.page import render_report
+from se_search.search.definitions import load_space
 from se_search.search.record import read_results
-from se_search.search.results import cautions
+from se_search.search.results import cautions, pick_trials
+from se_search.search.space import SearchSpace
 
-HOSTILE = "</script><img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None and not os.environ.get("CI"):
-        pytest.skip("no Chromium is installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def open_page(browser):
-    """A function that opens a file in a window without a network and returns the page, its messages and requests."""
-    contexts = []
-
-    def open_file(file, width=1400):
-        contexts.append(browser.new_context(viewport={"width": width, "height": 900}, offline=True))
-        page = contexts[-1].new_page()
-        told, asked = [], []
-        page.on("console", lambda message: told.append(message.text))
-        page.on("pageerror", lambda error: told.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(file.as_uri())
-        return page, told, asked
-
-    yield open_file
-    for context in contexts:
-        context.close()
+HOSTILE = "</script><img src=x onerror=\"document.title='taken'\"><script>alert(1)</script>"
+LONG = "a" * 300
+FIGURES = ("overhead", "latency", "heat_map", "parallel", "contributions", "hypervolume")
 
 
 @pytest.fixture
@@ -49,26 +27,170 @@ def results(finished_run):
     return read_results(finished_run / "run")
 
 
-def write_page(tmp_path, trials, run):
+@pytest.fixture
+def all_on_front(results):
+    """The run's results, each trial on the front so that there is something to see."""
+    trials, run = results
+    trials["on_front"] = trials["state"] == "complete"
+    return trials, run
+
+
+def write_page(tmp_path, trials, run, **options):
     file = tmp_path / "page.html"
-    file.write_text(render_report(trials, run), encoding="utf-8")
+    file.write_text(render_report(trials, run, **options), encoding="utf-8")
     return file
 
 
+def wait_for_figure(page, name):
+    page.locator(f"#figure-{name}").scroll_into_view_if_needed()
+    page.wait_for_selector(f"#figure-{name} .main-svg")
+
+
+def chosen(page):
+    """The trials that each part of the page shows as chosen."""
+    return {
+        "address": {int(one) for one in page.evaluate("location.hash.slice(8).split(',').filter(Boolean)")},
+        "front": set(page.locator("#front tr.chosen").evaluate_all("(rows) => rows.map((row) => +row.dataset.trial)")),
+        "trials": set(
+            page.locator("#trials tr.chosen").evaluate_all("(rows) => rows.map((row) => +row.dataset.trial)")
+        ),
+        "overhead": set(
+            page.evaluate(
+                "document.getElementById('figure-overhead').data.flatMap("
+                "(trace) => (trace.selectedpoints ?? []).map((index) => trace.customdata[index]))"
+            )
+        ),
+        "heat map": set(
+            page.evaluate(
+                "(({ data, layout }) => (layout.shapes ?? []).map((shape) => data[0].customdata[0][shape.x0 + 0.5]))"
+                "(document.getElementById('figure-heat_map'))"
+            )
+        ),
+    }
+
+
+def everywhere(*numbers):
+    return {part: set(numbers) for part in ("address", "front", "trials", "overhead", "heat map")}
+
+
+def point_of(page, figure, number):
+    """Where a trial is drawn in a figure, in pixels of the window."""
+    page.locator(f"#figure-{figure}").scroll_into_view_if_needed()
+    return page.evaluate(
+        """([figure, number]) => {
+          const place = document.getElementById(`figure-${figure}`);
+          const box = place.getBoundingClientRect();
+          const { xaxis, yaxis } = place._fullLayout;
+          for (const trace of place.data) {
+            const index = (trace.customdata ?? []).indexOf(number);
+            if (index < 0 || trace.mode === "lines") continue;
+            const inside = [xaxis._offset + xaxis.d2p(trace.x[index]), yaxis._offset + yaxis.d2p(trace.y[index])];
+            return [box.x + inside[0], box.y + inside[1]];
+          }
+        }""",
+        [figure, number],
+    )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1400, 400])
-def test_the_report_draws_its_figures_offline_without_an_error(finished_run, open_page, width):
-    page, told, asked = open_page(finished_run / "run" / "report.html", width)
-    page.wait_for_selector("#figure-hypervolume .main-svg")
+def test_the_report_draws_its_figures_offline_without_an_error(finished_run, open_page, width, scheme):
+    page, errors, asked = open_page(finished_run / "run" / "report.html", width, scheme)
+    for name in FIGURES:
+        wait_for_figure(page, name)
     assert page.locator("#figure-overhead .point").count() >= 6
     assert page.locator("#figure-latency .point").count() >= 6
-    assert told == []
-    assert all(url.startswith("file:") for url in asked)
+    assert errors == []
+    assert all(url.startswith(("file:", "blob:", "data:")) for url in asked)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    bright = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g)[0] > 128")
+    assert bright == (scheme == "light")
 
 
-def test_the_table_holds_the_front_and_a_drawing_of_every_block(open_page, tmp_path, results):
-    trials, run = results
-    trials["on_front"] = trials["state"] == "complete"  # so that there is something to draw
+def test_the_button_changes_the_theme_of_page_and_figures(finished_run, open_page):
+    page, errors, _ = open_page(finished_run / "run" / "report.html")
+    wait_for_figure(page, "overhead")
+    colour = "document.getElementById('figure-overhead')._fullLayout.font.color"
+    before = page.evaluate(colour)
+    page.get_by_role("button", name="Switch between light and dark").click()
+    page.wait_for_function(f"{colour} !== '{before}'")
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert errors == []
+
+
+@pytest.mark.parametrize("width", [1400, 400])
+def test_a_click_on_a_point_chooses_the_trial_everywhere(open_page, tmp_path, all_on_front, width):
+    trials, run = all_on_front
+    page, errors, _ = open_page(write_page(tmp_path, trials, run), width)
+    for name in FIGURES:
+        wait_for_figure(page, name)
+    number = int(trials.sort_values("parameter_overhead")["number"].iloc[-1])
+    page.mouse.click(*point_of(page, "overhead", number))
+    page.wait_for_selector("#chosen:not([hidden])")
+    assert chosen(page) == everywhere(number)
+    card = page.locator("#cards .card")
+    assert card.count() == 1
+    assert f"trial {number}" in card.inner_text()
+    page.keyboard.press("Escape")
+    assert chosen(page) == everywhere()
+    assert page.locator("#chosen").is_hidden()
+    assert errors == []
+
+
+def test_several_trials_are_chosen_with_shift_from_any_part_and_kept_in_the_address(open_page, tmp_path, all_on_front):
+    file = write_page(tmp_path, *all_on_front)
+    page, errors, _ = open_page(file)
+    for name in FIGURES:
+        wait_for_figure(page, name)
+    page.mouse.click(*point_of(page, "latency", 2))
+    page.keyboard.down("Shift")
+    page.locator('#front tr[data-trial="4"] td').nth(2).click()
+    page.mouse.click(*point_of(page, "parallel", 5))
+    page.keyboard.up("Shift")
+    assert chosen(page) == everywhere(2, 4, 5)
+    again, errors_again, _ = open_page(file, fragment="#trials=2,4,5,999")
+    for name in FIGURES:
+        wait_for_figure(again, name)
+    assert {name: value for name, value in chosen(again).items() if name != "address"} == {
+        name: value for name, value in everywhere(2, 4, 5).items() if name != "address"
+    }
+    assert errors == errors_again == []
+
+
+def test_a_column_of_the_heat_map_chooses_its_member(open_page, tmp_path, all_on_front):
+    page, _, _ = open_page(write_page(tmp_path, *all_on_front))
+    for name in FIGURES:
+        wait_for_figure(page, name)
+    place = page.locator("#figure-heat_map")
+    place.scroll_into_view_if_needed()
+    number, x, y = page.evaluate(
+        """() => {
+          const place = document.getElementById("figure-heat_map");
+          const box = place.getBoundingClientRect();
+          const { xaxis, yaxis } = place._fullLayout;
+          const inside = [xaxis._offset + xaxis.l2p(1), yaxis._offset + yaxis.l2p(0)];
+          return [place.data[0].customdata[0][1], box.x + inside[0], box.y + inside[1]];
+        }"""
+    )
+    page.mouse.click(x, y)
+    page.wait_for_selector("#chosen:not([hidden])")
+    assert chosen(page) == everywhere(number)
+
+
+def test_the_command_is_copied_and_names_the_folder_and_the_trial(open_page, tmp_path, all_on_front):
+    trials, run = all_on_front
+    run["folder"] = 'runs/it\'s a "test" $HOME'
+    page, _, _ = open_page(write_page(tmp_path, trials, run))
+    page.locator("#front tr[data-trial='3'] button.trial").press("Enter")
+    page.get_by_role("button", name="Copy command").click()
+    page.wait_for_function("document.getElementById('told').textContent === 'Copied'")
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert shlex.split(copied) == ["se-search", "export", run["folder"], "--trial", "3", "--to", "exported-3"]
+    assert page.locator("#cards code").inner_text() == copied
+
+
+def test_the_table_holds_the_front_and_a_drawing_of_every_block(open_page, tmp_path, all_on_front):
+    trials, run = all_on_front
     page, _, _ = open_page(write_page(tmp_path, trials, run))
     rows = page.locator("#front tbody tr")
     shown = [int(rows.nth(index).get_attribute("data-trial")) for index in range(rows.count())]
@@ -84,17 +206,16 @@ def test_a_latency_of_the_additive_model_is_called_predicted(open_page, tmp_path
     run["latency_learned_from"] = 16
     member = trials.index[trials["on_front"]][0]
     trials.loc[member, "latency_stopped"] = "model"
-    page, told, _ = open_page(write_page(tmp_path, trials, run))
+    page, errors, _ = open_page(write_page(tmp_path, trials, run))
     row = page.locator(f'#front tbody tr[data-trial="{trials.loc[member, "number"]}"]')
     assert row.locator("td").nth(4).inner_text().endswith("predicted")
     assert page.locator("#front tbody").inner_text().count("predicted") == 1
     assert "an additive model of 16 measured configurations" in page.locator("body").inner_text()
-    assert told == []
+    assert errors == []
 
 
-def test_a_heading_sorts_by_value_and_again_in_reverse(open_page, tmp_path, results):
-    trials, run = results
-    trials["on_front"] = trials["state"] == "complete"
+def test_a_heading_sorts_by_value_and_again_in_reverse(open_page, tmp_path, all_on_front):
+    trials, run = all_on_front
     page, _, _ = open_page(write_page(tmp_path, trials, run))
     for heading, cell, column in (("Latency", 4, "latency_ratio"), ("Parameters", 3, "parameter_overhead")):
         expected = sorted(trials[column])
@@ -107,35 +228,250 @@ def test_a_heading_sorts_by_value_and_again_in_reverse(open_page, tmp_path, resu
             assert page.locator(f"#front th[aria-sort={direction}]").inner_text().startswith(heading)
 
 
-def test_names_and_reasons_from_outside_are_text(open_page, tmp_path, results):
+def test_the_front_is_filtered_and_what_is_shown_can_be_downloaded(open_page, tmp_path, all_on_front):
+    trials, run = all_on_front
+    page, _, _ = open_page(write_page(tmp_path, trials, run))
+    region = page.get_by_role("region", name="Pareto front")
+    region.get_by_role("button", name="Parameters").click()
+    page.get_by_label("Filter").first.fill("r=16 UNIFORM")
+    shown = page.locator("#front tbody tr:not([hidden])")
+    expected = trials[trials["name"].str.contains("uniform")]
+    assert [int(one) for one in shown.evaluate_all("(rows) => rows.map((row) => row.dataset.trial)")] == list(
+        expected["number"]
+    )
+    assert f"1 of {len(trials)}" in page.locator(".tools output").first.inner_text()
+    page.get_by_label("Filter").first.fill("")
+    with page.expect_download() as downloading:
+        page.get_by_role("button", name="Download CSV").click()
+    downloaded = pd.read_csv(io.StringIO(downloading.value.path().read_text(encoding="utf-8")))
+    assert downloading.value.suggested_filename == "run-pareto.csv"
+    pd.testing.assert_frame_equal(
+        downloaded,
+        pd.read_csv(io.StringIO(trials.sort_values("parameter_overhead", kind="stable").to_csv(index=False))),
+        check_exact=False,
+    )
+
+
+def test_trials_of_each_kind_are_counted_and_shown(open_page, tmp_path, results):
     trials, run = results
-    trials["on_front"] = True
-    trials.loc[0, "name"] = HOSTILE
-    trials.loc[1, "gate"] = HOSTILE
-    trials.loc[2, ["state", "on_front", "error"]] = ["failed", False, HOSTILE]
+    trials.loc[trials["number"] == 3, ["state", "feasible", "on_front"]] = ["stopped", False, False]
+    trials.loc[trials["number"] == 4, ["state", "feasible", "on_front", "error"]] = [
+        "failed",
+        False,
+        False,
+        "no memory",
+    ]
+    trials.loc[trials["number"] == 5, ["feasible", "on_front"]] = False
+    page, _, _ = open_page(write_page(tmp_path, trials, run))
+    counts = page.locator(".counts button").all_inner_texts()
+    assert counts[0] == "4 complete"
+    assert counts[-3:] == ["1 beyond the limits", "1 stopped early", "1 failed"]
+    page.get_by_role("button", name="1 failed").click()
+    (row,) = page.locator("#trials tbody tr:not([hidden])").all()
+    assert row.is_visible()
+    assert "no memory" in row.inner_text()
+    page.get_by_role("button", name="1 failed").click()
+    assert page.locator("#trials tbody tr:not([hidden])").count() == 6
+
+
+@pytest.mark.parametrize("width", [1400, 400])
+@pytest.mark.parametrize("name", [HOSTILE, LONG], ids=["hostile", "long"])
+def test_names_and_reasons_from_outside_are_text(open_page, tmp_path, all_on_front, name, width):
+    trials, run = all_on_front
+    trials.loc[0, "name"] = name
+    trials.loc[1, "gate"] = name
+    trials.loc[2, ["state", "on_front", "error"]] = ["failed", False, name]
     for key in ("name", "folder", "backbone", "study", "space"):
-        run[key] = HOSTILE
-    run["data"]["name"] = run["latency"]["processor"] = HOSTILE
-    page, told, asked = open_page(write_page(tmp_path, trials, run))
-    page.wait_for_selector("#figure-hypervolume .main-svg")
-    page.locator("#figure-overhead .point").first.hover(force=True)
-    assert page.title() == f"{HOSTILE} – se-search"
+        run[key] = name
+    run["data"]["name"] = run["latency"]["processor"] = name
+    run["data"]["unreadable"] = [name]
+    page, errors, asked = open_page(write_page(tmp_path, trials, run), width)
+    for figure in FIGURES:
+        wait_for_figure(page, figure)
+    page.mouse.click(*point_of(page, "overhead", 0))
+    page.wait_for_selector("#chosen:not([hidden])")
+    assert page.title() == f"{name} – se-search"
     assert page.locator("img").count() == 0
-    assert HOSTILE in page.locator("h1").inner_text()
-    assert told == []
-    assert [url for url in asked if not url.startswith("file:")] == []
+    assert name in page.locator("h1").inner_text()
+    assert name[:50] in page.locator("#cards .card .drawn").inner_text()
+    assert errors == []
+    assert [url for url in asked if not url.startswith(("file:", "blob:", "data:"))] == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def without_front(trials, run, kept):
+    """The results of a run of which only some trials exist."""
+    trials = trials[kept].copy()
+    trials["on_front"] = False
+    return trials, run | {"picks": {}, "hypervolume_history": [], "cautions": cautions(trials, 0.1), "gain": ""}
 
 
 def test_a_run_without_a_trial_has_a_page_that_says_so(open_page, tmp_path, results):
-    trials, run = results
-    run |= {
-        "picks": {},
-        "hypervolume_history": [],
-        "latency": {},
-        "finished": False,
-        "cautions": cautions(trials.iloc[:0], 0.1),
-    }
-    page, told, _ = open_page(write_page(tmp_path, trials.iloc[:0], run))
+    trials, run = without_front(*results, kept=[False] * 6)
+    run |= {"latency": {}, "finished": False}
+    page, errors, _ = open_page(write_page(tmp_path, trials, run))
     assert "No configuration has been evaluated yet" in page.locator("header").inner_text()
     assert page.locator("table").count() == 0
-    assert told == []
+    assert errors == []
+
+
+def test_a_run_whose_trials_all_failed_says_why(open_page, tmp_path, results):
+    trials, run = results
+    trials["state"], trials["feasible"], trials["error"] = "failed", False, "ValueError: no luck"
+    trials.loc[:, "accuracy":"latency_interruptions"] = np.nan
+    trials, run = without_front(trials, run, kept=[True] * 6)
+    page, errors, _ = open_page(write_page(tmp_path, trials, run | {"latency": {}}))
+    assert page.get_by_role("button", name="6 failed").is_visible()
+    page.get_by_role("button", name="6 failed").click()
+    assert page.locator("#trials tbody tr").first.inner_text().count("no luck") == 1
+    assert page.locator(".figure").count() == 0
+    assert errors == []
+
+
+def test_an_empty_front_still_shows_the_trials_beyond_the_limits(open_page, tmp_path, results):
+    trials, run = results
+    trials["feasible"] = False
+    trials, run = without_front(trials, run, kept=[True] * 6)
+    run["constraints"] = {"max_params": 0.0001, "max_latency": 1.0001}
+    page, errors, _ = open_page(write_page(tmp_path, trials, run))
+    for name in FIGURES:
+        wait_for_figure(page, name)
+    assert page.get_by_role("button", name="6 beyond the limits").is_visible()
+    assert page.locator("#front").count() == 0
+    assert errors == []
+
+
+def test_one_trial_is_a_report(open_page, tmp_path, results):
+    trials, run = results
+    trials = trials.iloc[:1].copy()
+    trials["on_front"], trials["tied_with"] = True, pd.NA
+    run |= {"picks": pick_trials(trials), "hypervolume_history": run["hypervolume_history"][:1]}
+    page, errors, _ = open_page(write_page(tmp_path, trials, run))
+    for name in FIGURES:
+        wait_for_figure(page, name)
+    assert "no SE at all (trial 0)" in page.locator(".summary").first.inner_text()
+    assert errors == []
+
+
+@pytest.fixture(scope="module")
+def space_of_blocks():
+    return SearchSpace("resnet50", load_space("blocks"))
+
+
+def many_trials(results, space, count):
+    """Results of ``count`` random configurations of resnet50's blocks, with values drawn at random."""
+    trials, run = results
+    rng, numbers = random.Random(0), np.random.default_rng(0)
+    rows = []
+    for number in range(count):
+        config = space.draw(rng)
+        overhead = parameter_overhead(config)
+        accuracy = 0.7 + 0.1 * overhead.ratio + numbers.normal(0, 0.01)
+        row = trials.iloc[number % len(trials)].to_dict() | {
+            "number": number,
+            "name": "",
+            "config": config.to_json(),
+            "config_id": config.id,
+            "se_blocks": space.count_blocks(config),
+            "gate": config.placed[0].gate if config.placed else "",
+            "parameter_overhead": overhead.ratio,
+            "counted_parameters": overhead.counted,
+            "accuracy": accuracy,
+            "accuracy_low": accuracy - 0.02,
+            "accuracy_high": accuracy + 0.02,
+            "latency_ratio": 1.02 + 0.2 * overhead.ratio + numbers.normal(0, 0.004),
+            "on_front": False,
+            "tied_with": pd.NA,
+        }
+        rows.append(row | {"latency_low": row["latency_ratio"] - 0.01, "latency_high": row["latency_ratio"] + 0.01})
+    table = pd.DataFrame(rows).astype(trials.dtypes)
+    ordered = table.sort_values("parameter_overhead")
+    best = ordered["accuracy"].cummax()
+    table["on_front"] = ordered["accuracy"].eq(best) & best.diff().fillna(1).gt(0)
+    sites = [
+        {"block": site.block, "stage": site.stage, "position": site.position, "channels": site.channels}
+        for site in space.sites
+    ]
+    history = list(np.linspace(0.1, 0.4, count))
+    return table, run | {"sites": sites, "picks": pick_trials(table), "hypervolume_history": history, "budget": count}
+
+
+def test_a_thousand_trials_fit_in_a_page_below_eight_megabytes(open_page, tmp_path, results, space_of_blocks):
+    trials, run = many_trials(results, space_of_blocks, 1000)
+    file = write_page(tmp_path, trials, run)
+    assert file.stat().st_size < 8e6
+    page, errors, _ = open_page(file)
+    for name in FIGURES:
+        wait_for_figure(page, name)
+    number = int(trials["number"][trials["on_front"]].iloc[-1])
+    page.locator(f"#front tr[data-trial='{number}'] button.trial").click()
+    assert chosen(page) == everywhere(number)
+    assert errors == []
+
+
+def test_three_objectives_are_a_figure_of_their_own(open_page, tmp_path, all_on_front):
+    trials, run = all_on_front
+    run["objectives"] = ["accuracy", "parameter_overhead", "latency_ratio"]
+    page, errors, _ = open_page(write_page(tmp_path, trials, run))
+    page.locator("#figure-objectives").scroll_into_view_if_needed()
+    page.wait_for_selector("#figure-objectives canvas")
+    page.locator("#front tr[data-trial='1'] button.trial").click()
+    drawn = "document.getElementById('figure-objectives').data.at(-1)"
+    assert page.evaluate(f"{drawn}.name") == "chosen"
+    row = trials.set_index("number").loc[1]
+    shown = {round(page.evaluate(f"{drawn}.{axis}[0]"), 6) for axis in "xyz"}
+    assert {round(row["latency_ratio"], 6), round(row["accuracy"] * 100, 6)} <= shown
+    assert errors == []
+
+
+def test_two_objectives_have_no_figure_of_three(finished_run, open_page):
+    page, _, _ = open_page(finished_run / "run" / "report.html")
+    assert page.locator("#figure-objectives").count() == 0
+
+
+def test_a_live_page_reads_itself_anew_and_keeps_what_is_chosen(open_page, tmp_path, all_on_front):
+    trials, run = all_on_front
+    file = write_page(tmp_path, trials, run, live=1)
+    page, errors, _ = open_page(file, fragment="#trials=2")
+    page.evaluate("window.before = true")
+    page.wait_for_function("window.before === undefined")
+    page.wait_for_selector("#cards .card")
+    assert chosen(page)["front"] == {2}
+    assert "every 1 second" in page.locator("#live").inner_text()
+    assert errors == []
+
+
+def test_in_print_all_figures_are_drawn_in_light_and_what_is_only_for_use_is_gone(finished_run, open_page):
+    page, _, _ = open_page(finished_run / "run" / "report.html", scheme="dark")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    for name in FIGURES:
+        page.wait_for_selector(f"#figure-{name} .main-svg", state="attached")
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+    assert page.get_by_role("button", name="Download CSV").is_hidden()
+    assert page.locator("#theme").is_hidden()
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+def test_the_summary_says_in_two_sentences_what_was_found_what_it_costs_and_how_sure_it_is(results):
+    trials, run = results
+    text = render_report(trials, run)
+    (row,) = trials[trials["number"] == run["picks"]["knee"]].to_dict("records")
+    assert text.count('<p class="summary">') == 2
+    assert f"{row['accuracy']:.2%} [{row['accuracy_low']:.2%}, {row['accuracy_high']:.2%}]" in text
+    assert run["gain"]
+
+
+def test_shown_configurations_are_those_of_the_trials(results):
+    trials, run = results
+    for row in trials.to_dict("records"):
+        config = json.loads(row["config"])
+        placed = {(site["block"], site["ratio"]) for site in config["sites"]}
+        drawn = {
+            (cell["title"].split(" ")[0], cell["ratio"])
+            for stage in draw_configuration(config, run["sites"])
+            for cell in stage["cells"]
+            if cell["ratio"]
+        }
+        assert drawn == placed

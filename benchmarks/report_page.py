@@ -1,0 +1,104 @@
+"""How large a report is and how soon it can be used, by the number of trials.
+
+python benchmarks/report_page.py runs/resnet50-digits --trials 50 1000
+
+The trials are those of a finished run, repeated with random configurations of its space and values moved at random.
+Opening is timed in a fresh window of headless Chromium (Playwright, no graphics card), from the file's address to the
+first two figures being drawn and the page answering to a click.
+"""
+
+import argparse
+import random
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from playwright.sync_api import Browser, sync_playwright
+
+from se_search.network.overhead import parameter_overhead
+from se_search.report.page import render_report
+from se_search.search.record import read_results
+from se_search.search.results import pick_trials
+from se_search.search.run_folder import read_definition
+from se_search.search.space import SearchSpace
+
+
+def main() -> None:
+    """Write a page for each number of trials, open each several times in turn, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--trials", type=int, nargs="+", default=[50, 1000])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--width", type=int, default=1400)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        files = {count: Path(folder, f"{count}.html") for count in (1, *arguments.trials)}
+        for count, file in files.items():
+            file.write_text(write_page(arguments.run, count), encoding="utf-8")
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        seconds: dict[int, list[float]] = {count: [] for count in files}
+        for _ in range(arguments.repeats):
+            for count, file in files.items():
+                seconds[count].append(open_page(browser, file, arguments.width))
+        browser.close()
+        for count, file in files.items():
+            median = statistics.median(seconds[count])
+            print(
+                f"{count} trials: {file.stat().st_size / 1e6:.2f} MB, ready after {median:.2f} s "
+                f"[{min(seconds[count]):.2f}, {max(seconds[count]):.2f}], "
+                f"×{median / statistics.median(seconds[1]):.2f} of one trial"
+            )
+
+
+def write_page(folder: Path, count: int) -> str:
+    """Return the report of as many trials."""
+    trials, run = read_results(folder)
+    definition = read_definition(folder)
+    space = SearchSpace(definition.backbone, definition.resolved_space)
+    complete = trials[trials["state"] == "complete"]
+    draws, numbers = random.Random(0), np.random.default_rng(0)
+    rows = []
+    for number in range(count):
+        config = space.draw(draws)
+        overhead = parameter_overhead(config)
+        row = complete.iloc[number % len(complete)].to_dict()
+        moved = numbers.normal(0, 0.01)
+        row |= {name: row[name] + moved for name in ("accuracy", "accuracy_low", "accuracy_high")}
+        rows.append(
+            row
+            | {
+                "number": number,
+                "config": config.to_json(),
+                "config_id": config.id,
+                "se_blocks": space.count_blocks(config),
+                "parameter_overhead": overhead.ratio,
+                "counted_parameters": overhead.counted,
+                "tied_with": pd.NA,
+            }
+        )
+    table = pd.DataFrame(rows).astype(complete.dtypes)
+    ordered = table.sort_values("parameter_overhead")
+    best = ordered["accuracy"].cummax()
+    table["on_front"] = ordered["accuracy"].eq(best) & best.diff().fillna(1).gt(0)
+    history = [float(value) for value in np.linspace(0.1, 0.4, count)]
+    return render_report(table, run | {"picks": pick_trials(table), "hypervolume_history": history})
+
+
+def open_page(browser: Browser, file: Path, width: int) -> float:
+    """Return the seconds until a page can be used."""
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    begun = time.perf_counter()
+    page.goto(file.as_uri())
+    page.wait_for_selector("#figure-overhead .point", state="attached")
+    page.evaluate("() => new Promise(requestAnimationFrame)")
+    seconds = time.perf_counter() - begun
+    page.close()
+    return seconds
+
+
+if __name__ == "__main__":
+    main()

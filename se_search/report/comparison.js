@@ -1,0 +1,2 @@
+"use strict";
+for (const place of places) watch.observe(place);

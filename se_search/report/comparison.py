@@ -1,0 +1,178 @@
+"""Several runs in one page: their fronts over each other, hypervolumes, and the ratios of these."""
+
+import math
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+
+from ..evaluation.statistics import CONFIDENCE
+from ..search.comparison import ComparedRun, Comparison
+from ..search.results import front_of
+from ..words import counted
+from .figures import INK, SOFT, _bars_of, _connect_front, _cut, _measure, _numbers, _quality, _style, hover_text
+from .html import render_page
+from .page import describe_evaluation
+
+MARK = 'data-page="se-search comparison"'
+"""What tells a page that :func:`render_comparison` wrote from other files."""
+
+# The colours of Okabe and Ito, which colour-blind people tell apart, without the yellow that white paper hides.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK, SOFT)
+_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "star", "hexagon", "cross", "x")
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid", "dash")
+_LONGEST_LABEL = 40
+
+
+def comparison_figures(comparison: Comparison) -> dict[str, go.Figure]:
+    """Return all figures by name, in the order in which the page shows them.
+
+    Args:
+        comparison: From :func:`se_search.search.comparison.compare_runs`.
+
+    Returns:
+        ``overhead``, ``latency`` and ``hypervolume``.
+    """
+    return {
+        "overhead": fronts_side_by_side(comparison, "parameter_overhead"),
+        "latency": fronts_side_by_side(comparison, "latency_ratio"),
+        "hypervolume": hypervolumes_over_trials(comparison),
+    }
+
+
+def fronts_side_by_side(comparison: Comparison, cost: str = "parameter_overhead") -> go.Figure:
+    """Draw the members of all fronts with their intervals: accuracy (or log-loss) against a cost.
+
+    Args:
+        comparison: From :func:`se_search.search.comparison.compare_runs`.
+        cost: A column of ``trials.csv``, such as ``"parameter_overhead"`` or ``"latency_ratio"``.
+    """
+    x, y = _measure(cost), _quality(comparison.runs[0].run)
+    figure = go.Figure()
+    for index, one in enumerate(comparison.runs):
+        front = front_of(one.trials)
+        colour = _COLOURS[index]
+        name = _cut(one.label, _LONGEST_LABEL)
+        figure.add_trace(
+            go.Scatter(
+                x=_numbers(front[x.column] * x.factor) or [None],
+                y=_numbers(front[y.column] * y.factor) or [None],
+                error_x=_bars_of(front, x, colour) if x.interval else None,
+                error_y=_bars_of(front, y, colour),
+                mode="markers",
+                name=name,
+                legendgroup=str(index),
+                marker={"symbol": _SYMBOLS[index], "size": 10, "color": colour},
+                text=[f"<b>{escape(one.label)}</b><br>{hover_text(row, one.run)}" for row in front.to_dict("records")],
+                hovertemplate="%{text}<extra></extra>",
+            )
+        )
+        drawn = len(figure.data)
+        _connect_front(figure, front, x, y)
+        for line in figure.data[drawn:]:
+            line.update(legendgroup=str(index), showlegend=False, name=name)
+            line.line.update(color=colour, dash=_DASHES[index], width=1.5)
+    _style(figure, x.title, y.title)
+    return figure.update_layout(height=460)
+
+
+def hypervolumes_over_trials(comparison: Comparison) -> go.Figure:
+    """Draw each front's hypervolume after each complete trial, all against the common reference point.
+
+    Args:
+        comparison: From :func:`se_search.search.comparison.compare_runs`.
+    """
+    figure = go.Figure()
+    for index, one in enumerate(comparison.runs):
+        figure.add_trace(
+            go.Scatter(
+                x=list(range(1, len(one.history) + 1)),
+                y=_numbers(one.history, 6),
+                mode="lines+markers",
+                name=_cut(one.label, _LONGEST_LABEL),
+                line={"shape": "hv", "color": _COLOURS[index], "dash": _DASHES[index], "width": 2},
+                marker={"symbol": _SYMBOLS[index], "size": 6, "color": _COLOURS[index]},
+                hovertemplate=f"<b>{escape(one.label)}</b><br>after %{{x}} trials: %{{y:.4f}}<extra></extra>",
+            )
+        )
+    _style(figure, "complete trials", "hypervolume")
+    return figure.update_layout(height=340, yaxis={"rangemode": "tozero"})
+
+
+def describe_ratios(comparison: Comparison) -> list[str]:
+    """Say in one sentence for each run but the first how its front compares with the first's.
+
+    Args:
+        comparison: From :func:`se_search.search.comparison.compare_runs`.
+    """
+    first = comparison.runs[0]
+    said = []
+    for one in comparison.runs[1:]:
+        ratio = one.ratio
+        if ratio is None:
+            said.append(f"How {one.label} compares with {first.label} cannot be told.")
+        elif math.isinf(ratio.high):
+            said.append(f"The front of {one.label} has ×{ratio.value:.3f} the hypervolume of {first.label}'s.")
+        else:
+            said.append(
+                f"{_finding(one, first)}: the front of {one.label} has ×{ratio.value:.3f} the hypervolume "
+                f"[{ratio.low:.3f}, {ratio.high:.3f}]."
+            )
+    return said
+
+
+def verdict(run: ComparedRun) -> str:
+    """Return in a word or two whether a front is measurably better than the first's; empty for the first."""
+    if run.ratio is None or math.isinf(run.ratio.high):
+        return ""
+    if run.ratio.low > 1:
+        return "better"
+    return "worse" if run.ratio.high < 1 else "no difference"
+
+
+def render_comparison(comparison: Comparison) -> str:
+    """Return the whole page.
+
+    Args:
+        comparison: From :func:`se_search.search.comparison.compare_runs`.
+    """
+    others = len(comparison.runs) - 1
+    return render_page(
+        "comparison.html.jinja",
+        comparison_figures(comparison),
+        scripts=("comparison.js",),
+        mark=MARK,
+        comparison=comparison,
+        sentences=describe_ratios(comparison),
+        rows=[_row(one) for one in comparison.runs],
+        data=comparison.runs[0].run["data"],
+        quality=comparison.runs[0].run["quality"],
+        told=f"{CONFIDENCE:.0%}".replace("%", " %")
+        + (f", together for all {counted(others, 'comparison')}" if others > 1 else ""),
+        counted=counted,
+    )
+
+
+def _finding(one: ComparedRun, first: ComparedRun) -> str:
+    told = verdict(one)
+    if told == "no difference":
+        return f"No measurable difference between {one.label} and {first.label}"
+    return f"{one.label} is measurably {told} than {first.label}"
+
+
+def _row(one: ComparedRun) -> dict[str, Any]:
+    best = one.trials[one.trials["feasible"]].sort_values(
+        one.run["quality"].replace("-", "_"), ascending=one.run["quality"] == "log-loss", kind="stable"
+    )
+    return {
+        "label": one.label,
+        "run": one.run,
+        "how": describe_evaluation(one.run["evaluator"]),
+        "evaluated": int((one.trials["state"] != "failed").sum()),
+        "front": int(one.trials["on_front"].sum()),
+        "hypervolume": one.hypervolume,
+        "ratio": one.ratio,
+        "bounded": one.ratio is not None and math.isfinite(one.ratio.high),
+        "verdict": verdict(one),
+        "best": best.iloc[0].to_dict() if len(best) else None,
+    }

@@ -1,0 +1,35 @@
+"use strict";
+const blockChoices = [...document.querySelectorAll("select.blocks")];
+const ownScales = [...document.querySelectorAll("input.own-scale")];
+
+/** Show the blocks of a choice: the picked ones, all, or those of a stage. */
+function showBlocks(choice) {
+  for (const select of blockChoices) select.value = choice;
+  for (const multiple of document.querySelectorAll(".multiple")) {
+    const { picked, stage } = multiple.dataset;
+    const appears = multiple.hidden;
+    multiple.hidden = !(choice === "all" || (choice === "picked" ? picked === "yes" : stage === choice));
+    const place = multiple.querySelector(".figure");
+    // The window may have changed while the figure was not to be seen.
+    if (appears && !multiple.hidden && place.querySelector(".main-svg")) Plotly.Plots.resize(place);
+  }
+}
+
+/** Give a block's figure a vertical axis of its own, or the one that all blocks share. */
+function scaleFigure(place) {
+  if (!place.closest(".multiple")) return;
+  const change = ownScales[0].checked ? { "yaxis.autorange": true } : { "yaxis.range": [...pageData.range], "yaxis.autorange": false };
+  Plotly.relayout(place, change);
+}
+
+for (const select of blockChoices) select.addEventListener("change", () => showBlocks(select.value));
+for (const box of ownScales) {
+  box.addEventListener("change", () => {
+    for (const other of ownScales) other.checked = box.checked;
+    for (const place of drawn.values()) scaleFigure(place);
+  });
+}
+for (const event of ["drawn", "redrawn"]) {
+  addEventListener(event, ({ target }) => { if (ownScales[0].checked) scaleFigure(target); });
+}
+for (const place of places) watch.observe(place);

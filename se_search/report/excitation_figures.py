@@ -1,0 +1,339 @@
+"""Figures of the excitation analysis: what the gates of each SE block do, and what follows from it by depth."""
+
+from collections.abc import Sequence
+from html import escape
+from itertools import groupby
+from typing import Any
+
+import plotly.graph_objects as go
+
+from .figures import INK, _style
+
+# Okabe and Ito's colours without the yellow, which white paper swallows; with the line styles they are told apart
+# also without colours.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+NEUTRAL = "#8b95a5"
+VERDICTS = {
+    "works": ("circle", "#0072B2"),
+    "idle": ("circle-open", "#D55E00"),
+    "cannot be told": ("diamond-open", NEUTRAL),
+}
+_CHANGES = {
+    "accuracy": ("accuracy_change", 100.0, "accuracy change (points)", ".2f"),
+    "log_loss": ("log_loss_change", 1.0, "log-loss change", ".4f"),
+}
+
+
+def block_activations(analysis: dict[str, Any], depth: int) -> go.Figure:
+    """Draw a block's mean activation by channel: all classes together, and each chosen class.
+
+    Args:
+        analysis: The content of ``excitation.json``.
+        depth: Which SE block, counted from the input, from 1.
+
+    Raises:
+        KeyError: No block has that depth.
+    """
+    block = _block(analysis, depth)
+    figure = go.Figure(
+        go.Scatter(
+            x=block["shown"],
+            y=block["activation"]["all"],
+            mode="lines",
+            name="all classes",
+            line={"color": NEUTRAL, "width": 6},
+            hovertemplate="all classes: %{y:.4f}<extra></extra>",
+        )
+    )
+    styles = class_styles(analysis)
+    for one in analysis["classes"]:
+        colour, dash = styles[one["index"]]
+        name = _short(one["name"])
+        figure.add_trace(
+            go.Scatter(
+                x=block["shown"],
+                y=block["activation"][str(one["index"])],
+                mode="lines",
+                name=name,
+                line={"color": colour, "width": 1.6, "dash": dash},
+                hovertemplate=f"{name}: %{{y:.4f}}<extra></extra>",
+            )
+        )
+    return _by_channel(figure, analysis)
+
+
+def block_spread(analysis: dict[str, Any], depth: int) -> go.Figure:
+    """Draw a block's activation by channel within each class of the pair: mean and one standard deviation around it.
+
+    Args:
+        analysis: The content of ``excitation.json``.
+        depth: Which SE block, counted from the input, from 1.
+
+    Raises:
+        KeyError: No block has that depth.
+    """
+    block = _block(analysis, depth)
+    styles = class_styles(analysis)
+    figure = go.Figure()
+    for index in analysis["pair"]:
+        colour, dash = styles[index]
+        name = _short(class_name(analysis, index))
+        values = block["pair"][str(index)]
+        rows = [
+            row
+            for row in zip(block["shown"], values["mean"], values["std"], strict=True)
+            if row[1] is not None and row[2] is not None
+        ]
+        there = [(channel, mean + deviation) for channel, mean, deviation in rows]
+        back = [(channel, mean - deviation) for channel, mean, deviation in reversed(rows)]
+        figure.add_trace(
+            go.Scatter(
+                x=[x for x, _ in there + back],
+                y=[y for _, y in there + back],
+                mode="lines",
+                fill="toself",
+                fillcolor=_transparent(colour),
+                line={"width": 0},
+                name=name,
+                legendgroup=str(index),
+                showlegend=False,
+                hoverinfo="skip",
+            )
+        )
+        figure.add_trace(
+            go.Scatter(
+                x=[row[0] for row in rows],
+                y=[row[1] for row in rows],
+                customdata=[[row[2]] for row in rows],
+                mode="lines",
+                name=f"{name}, mean ± standard deviation",
+                legendgroup=str(index),
+                line={"color": colour, "width": 1.8, "dash": dash},
+                hovertemplate=f"{name}: %{{y:.4f}} ± %{{customdata[0]:.4f}}<extra></extra>",
+            )
+        )
+    return _by_channel(figure, analysis)
+
+
+def specificity_by_depth(analysis: dict[str, Any]) -> go.Figure:
+    """Draw each block's class specificity: the share of the gates' variance over images that lies between classes.
+
+    Args:
+        analysis: The content of ``excitation.json``.
+    """
+    points = _with_intervals(analysis["blocks"], "specificity", "class specificity", ("circle", "#0072B2"))
+    return _by_depth(go.Figure(points), analysis, "class specificity", shares=True).update_layout(showlegend=False)
+
+
+def saturation_by_depth(analysis: dict[str, Any]) -> go.Figure:
+    """Draw the shares of each block's gates that are near one, and that are constant at any level.
+
+    Args:
+        analysis: The content of ``excitation.json``.
+    """
+    blocks = analysis["blocks"]
+    figure = go.Figure(
+        [
+            _with_intervals(blocks, "near_one", "constant near 1", ("diamond", "#D55E00"), shift=-0.13),
+            _with_intervals(
+                analysis["blocks"], "constant", "constant at any level", ("circle-open", "#0072B2"), shift=0.13
+            ),
+        ]
+    )
+    return _by_depth(figure, analysis, "share of gates", shares=True)
+
+
+def similarity_by_depth(analysis: dict[str, Any]) -> go.Figure:
+    """Draw how alike classes are in each block up to scale: 1 where each is a scaled copy of the mean.
+
+    Args:
+        analysis: The content of ``excitation.json``.
+    """
+    points = _with_intervals(analysis["blocks"], "similarity", "similarity up to scale", ("circle", "#009E73"))
+    return _by_depth(go.Figure(points), analysis, "similarity up to scale", shares=True).update_layout(showlegend=False)
+
+
+def change_by_depth(analysis: dict[str, Any], measure: str = "accuracy") -> go.Figure:
+    """Draw what replacing each block's gates by their mean changes, with the verdict on the block as its symbol.
+
+    Args:
+        analysis: The content of ``excitation.json``.
+        measure: ``accuracy`` (in points of per cent) or ``log_loss`` (in nats).
+
+    Raises:
+        KeyError: There is no such measure.
+    """
+    column, factor, title, digits = _CHANGES[measure]
+    figure = go.Figure()
+    for verdict, marker in VERDICTS.items():
+        blocks = [block for block in analysis["blocks"] if block["verdict"] == verdict]
+        if blocks:
+            figure.add_trace(_with_intervals(blocks, column, verdict, marker, factor=factor, digits=digits))
+    _by_depth(figure, analysis, title)
+    figure.add_hline(y=0, line={"color": INK, "width": 1})
+    if measure == "log_loss":
+        figure.add_trace(
+            go.Scatter(
+                x=[0.5, len(analysis["blocks"]) + 0.5],
+                y=[analysis["tolerance"]] * 2,
+                mode="lines",
+                name=f"tolerance {analysis['tolerance']:g}",
+                line={"color": VERDICTS["idle"][1], "width": 1.5, "dash": "dash"},
+                hoverinfo="skip",
+            )
+        )
+    return figure
+
+
+def class_styles(analysis: dict[str, Any]) -> dict[int, tuple[str, str]]:
+    """Return the colour and the line style of each class that is drawn: the chosen ones, and the pair.
+
+    Args:
+        analysis: The content of ``excitation.json``.
+    """
+    drawn = dict.fromkeys([*(one["index"] for one in analysis["classes"]), *analysis["pair"]])
+    # Where colours begin anew, their line styles have moved on by one.
+    return {
+        index: (PALETTE[place % len(PALETTE)], DASHES[(place + place // len(PALETTE)) % len(DASHES)])
+        for place, index in enumerate(drawn)
+    }
+
+
+def class_name(analysis: dict[str, Any], index: int) -> str:
+    """Return the name of a class, or its number where the analysis names none.
+
+    Args:
+        analysis: The content of ``excitation.json``.
+        index: The class's index in the network's outputs.
+    """
+    return next((one["name"] for one in analysis["classes"] if one["index"] == index), f"class {index}")
+
+
+def _block(analysis: dict[str, Any], depth: int) -> dict[str, Any]:
+    return {block["depth"]: block for block in analysis["blocks"]}[depth]
+
+
+def _short(name: str, limit: int = 40) -> str:
+    """Return a name as Plotly shows it: a text, and not wider than a figure."""
+    return escape(name if len(name) <= limit else name[: limit - 1] + "…")
+
+
+def _transparent(colour: str) -> str:
+    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.22)"
+
+
+def _by_channel(figure: go.Figure, analysis: dict[str, Any]) -> go.Figure:
+    _style(figure, "channel", "activation")
+    figure.update_layout(
+        height=220,
+        hovermode="x unified",
+        margin={"l": 10, "r": 10, "t": 10, "b": 10},
+        xaxis={"title": {"font": {"size": 12}}},
+        yaxis={"title": {"font": {"size": 12}}, "range": activation_range(analysis)},
+    )
+    return figure
+
+
+def activation_range(analysis: dict[str, Any]) -> tuple[float, float]:
+    """Return the ends of an axis that holds what is drawn of all blocks, and is never shorter than a tenth.
+
+    Args:
+        analysis: The content of ``excitation.json``.
+    """
+    values: list[float] = []
+    for block in analysis["blocks"]:
+        for line in block["activation"].values():
+            values += [value for value in line if value is not None]
+        for one in block["pair"].values():
+            pairs = [pair for pair in zip(one["mean"], one["std"], strict=True) if None not in pair]
+            values += [mean + sign * deviation for mean, deviation in pairs for sign in (-1, 1)]
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    margin = max(0.03 * (high - low), (0.1 - (high - low)) / 2)
+    return low - margin, high + margin
+
+
+def _with_intervals(
+    blocks: list[dict[str, Any]],
+    column: str,
+    name: str,
+    marker: tuple[str, str],
+    shift: float = 0.0,
+    factor: float = 1.0,
+    digits: str = ".3f",
+) -> go.Scatter:
+    """Return a block's number as a point over its depth, with its interval; blocks without the number are left out."""
+    blocks = [block for block in blocks if is_known(block[column])]
+    values, lows, highs = ([block[column][place] * factor for block in blocks] for place in range(3))
+    symbol, colour = marker
+    return go.Scatter(
+        x=[block["depth"] + shift for block in blocks],
+        y=values,
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": [high - value for value, high in zip(values, highs, strict=True)],
+            "arrayminus": [value - low for value, low in zip(values, lows, strict=True)],
+            "color": colour,
+            "thickness": 1.4,
+            "width": 3,
+        },
+        mode="markers",
+        name=name,
+        showlegend=True,
+        marker={"symbol": symbol, "color": colour, "line": {"width": 2, "color": colour}},
+        customdata=[[_title(block), low, high] for block, low, high in zip(blocks, lows, highs, strict=True)],
+        hovertemplate=(
+            "<b>%{customdata[0]}</b><br>"
+            f"{name}: %{{y:{digits}}} [%{{customdata[1]:{digits}}}, %{{customdata[2]:{digits}}}]<extra></extra>"
+        ),
+    )
+
+
+def is_known(values: Sequence[float | None] | None) -> bool:
+    """Return whether an estimate could be computed.
+
+    Args:
+        values: Value and ends of the interval, of ``excitation.json``.
+    """
+    return values is not None and None not in values
+
+
+def _title(block: dict[str, Any]) -> str:
+    stage = "" if block["stage"] is None else f", stage {block['stage']}"
+    return f"{block['depth']}: {_short(block['block'])}{stage}"
+
+
+def _by_depth(figure: go.Figure, analysis: dict[str, Any], title: str, shares: bool = False) -> go.Figure:
+    """Lay a figure out over the blocks by depth, with the stages behind them."""
+    blocks = analysis["blocks"]
+    staged = any(block["stage"] is not None for block in blocks)
+    _style(figure, "SE block by depth" + (" (above: its stage)" if staged else ""), title)
+    figure.update_layout(
+        height=320,
+        margin={"t": 50},
+        legend={"y": 1.09},
+        yaxis={"title": {"font": {"size": 13}}},
+        xaxis={
+            "title": {"font": {"size": 13}},
+            "range": [0.4, max(len(blocks), 1) + 0.6],
+            "tickformat": "d",
+            "dtick": 1 if len(blocks) <= 12 else None,
+        },
+    )
+    figure.update_traces(marker_size=9 if len(blocks) <= 20 else 6, selector={"mode": "markers"})
+    if shares:
+        figure.update_layout(yaxis={"range": [-0.05, 1.05]})
+    for place, (stage, members) in enumerate(groupby(blocks, key=lambda block: block["stage"])):
+        depths = [block["depth"] for block in members]
+        if stage is None:
+            continue
+        if place % 2 == 0:
+            figure.add_vrect(
+                x0=depths[0] - 0.5, x1=depths[-1] + 0.5, fillcolor=NEUTRAL, opacity=0.1, line_width=0, layer="below"
+            )
+        figure.add_annotation(
+            x=(depths[0] + depths[-1]) / 2, y=1, yref="paper", yanchor="bottom", text=str(stage), showarrow=False
+        )
+    return figure

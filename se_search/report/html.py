@@ -1,0 +1,63 @@
+"""What the HTML pages share: their template environment, and figures as data that the page's script draws."""
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from .figures import DARK
+
+
+def render_page(template: str, figures: Mapping[str, go.Figure], scripts: tuple[str, ...] = (), **values: Any) -> str:
+    """Return a whole page that needs no network.
+
+    Args:
+        template: Name of a template that extends ``base.html.jinja``; where it has an element ``figure-NAME``, the
+            figure of that name is drawn as soon as it comes near the window.
+        figures: Figures by name. Trials in them share one text for each number: ``hover``, where it is given in
+            ``values``, takes the place of the texts of traces with ``customdata``.
+        scripts: Names of the scripts of the page, besides those of tables and figures.
+        **values: What the template shows.
+    """
+    environment = Environment(
+        loader=PackageLoader("se_search.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["script_json"] = script_json
+    drawn = {name: _without_texts(figure, "hover" in values) for name, figure in figures.items()}
+    return environment.get_template(template).render(
+        style=_asset("style.css"),
+        scripts=[_asset(name) for name in ("tables.js", "figures.js", *scripts)],
+        plotly=Markup(get_plotlyjs()) if figures else "",
+        figures=drawn,
+        dark=DARK,
+        **values,
+    )
+
+
+def script_json(value: Any) -> Markup:
+    """Write plain data so that it can stand in an element ``script``: no text in it can end the element."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
+
+
+@cache
+def _asset(name: str) -> Markup:
+    return Markup(files("se_search.report").joinpath(name).read_text(encoding="utf-8"))
+
+
+def _without_texts(figure: go.Figure, shared: bool) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(figure.to_json())
+    for trace in data["data"]:
+        if shared and "customdata" in trace and isinstance(trace.get("text"), list):
+            del trace["text"]
+    return data
