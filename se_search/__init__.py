@@ -15,7 +15,7 @@ from wrapt import register_post_import_hook
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .api import Run, load_run, search
+    from .api import Excitation, Run, analyze_excitation, load_run, search
     from .errors import SeSearchError
     from .evaluation.latency import Ratio, measure_latency
     from .export.timm_folder import export_timm, load_exported
@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from .network.insertion import create_model, insert
     from .network.overhead import Overhead, parameter_overhead
     from .network.sites import Site, find_sites
+    from .search.comparison import compare_runs
     from .search.latency_table import compare_latency
 
 _HOMES = {
+    "Excitation": ".api",
     "Overhead": ".network.overhead",
     "Ratio": ".evaluation.latency",
     "Run": ".api",
@@ -34,7 +36,9 @@ _HOMES = {
     "SEConfig": ".network.config",
     "SeSearchError": ".errors",
     "Site": ".network.sites",
+    "analyze_excitation": ".api",
     "compare_latency": ".search.latency_table",
+    "compare_runs": ".search.comparison",
     "create_model": ".network.insertion",
     "export_timm": ".export.timm_folder",
     "find_sites": ".network.sites",
@@ -48,6 +52,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Excitation",
     "Overhead",
     "PlacedSE",
     "Ratio",
@@ -56,7 +61,9 @@ __all__ = [
     "SeSearchError",
     "Site",
     "__version__",
+    "analyze_excitation",
     "compare_latency",
+    "compare_runs",
     "create_model",
     "export_timm",
     "find_sites",

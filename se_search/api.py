@@ -1,23 +1,42 @@
 """The Python calls behind the command line."""
 
+import json
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from html import escape
 from pathlib import Path
-from typing import Any, cast
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, cast
 
 import pandas as pd
 import plotly.graph_objects as go
+import plotly.io
+import timm
+from torch import nn
 
-from .errors import ConfigurationError, DefinitionError, ExportError, RunFolderError, did_you_mean
+from .errors import ConfigurationError, DataError, DefinitionError, ExportError, RunFolderError, did_you_mean
+from .evaluation.data import EMBEDDED, load_data
+from .evaluation.excitation import SHOWN_CHANNELS, analyze_gates
+from .evaluation.image_data import ImageData
+from .evaluation.stand_alone import check_pretrained, load_pretrained
+from .evaluation.training import TrainingRecipe
 from .export.card import origin_of_trial
-from .export.timm_folder import Exported, Exporter, check_target, export_timm
-from .files import write_text
+from .export.timm_folder import Exported, Exporter, check_target, export_timm, load_exported
+from .files import write_atomically, write_text
+from .network.backbones import default_input_size, network_options
 from .network.config import SEConfig
 from .plugins import CONFIGURATIONS, EXPORTERS, find_plugin, find_plugins
-from .report.figures import accuracy_against_latency, accuracy_against_overhead, hypervolume_figure
+from .progress import progress_bar, say
+from .report.comparison import MARK, render_comparison
+from .report.excitation_page import render_excitation
+from .report.figures import report_figures
 from .report.page import render_report
+from .report.text import render_markdown
+from .search.comparison import Comparison
 from .search.definitions import (
     FROM_PYTHON,
     OBJECTIVES,
@@ -27,12 +46,23 @@ from .search.definitions import (
     load_study,
     shipped_names,
 )
-from .search.evaluators import EvaluatorFactory
+from .search.evaluators import EvaluatorFactory, training_recipe
+from .search.excitation import ANALYSIS_FILE, EXCITATION, PAGE_FILE, SUPERNET, analysis_folder
 from .search.loop import Measure, load_network, run_search
 from .search.record import read_results, write_results
 from .search.results import PICKS, PREDICTED, front_of, pick_trials
-from .search.run_folder import REPORT_FILE, read_definition
+from .search.run_folder import (
+    PARETO_FILE,
+    REPORT_FILE,
+    STORAGE_FILE,
+    STUDY_FILE,
+    TRIALS_FILE,
+    load_trials,
+    read_definition,
+)
 from .search.verification import load_verified, run_verification
+
+_IMAGE_WIDTH = 1000
 
 
 @dataclass(frozen=True)
@@ -59,16 +89,8 @@ class Run:
 
     @property
     def figures(self) -> dict[str, go.Figure]:
-        """The report's figures by name: ``overhead``, ``latency``, ``hypervolume``; none before a trial is complete."""
-        table, run = read_results(self.folder)
-        complete = table[table["state"] == "complete"]
-        if complete.empty:
-            return {}
-        return {
-            "overhead": accuracy_against_overhead(complete, run["sites"]),
-            "latency": accuracy_against_latency(complete, run["sites"]),
-            "hypervolume": hypervolume_figure(run["hypervolume_history"]),
-        }
+        """The report's figures by name, as :func:`se_search.report.figures.report_figures` has them."""
+        return report_figures(*read_results(self.folder))
 
     def figure(self, name: str = "overhead") -> go.Figure:
         """Return one of :attr:`figures`.
@@ -78,8 +100,7 @@ class Run:
         """
         figures = self.figures
         if name not in figures:
-            offered = ", ".join(figures) or "none before a trial is complete"
-            raise RunFolderError(f"figure {name!r} is unknown: {self.folder} has {offered}")
+            raise RunFolderError(f"figure {name!r} is unknown: {self.folder} has {', '.join(figures)}")
         return figures[name]
 
     def _repr_html_(self) -> str:
@@ -211,14 +232,172 @@ class Run:
         trials = self.trials
         return trials[trials["verified_seeds"].notna()]
 
-    def report(self) -> Path:
-        """Write ``report.html``, ``trials.csv``, ``pareto.csv`` and ``run.json`` anew and return the report's path."""
-        file = self.folder / REPORT_FILE
+    def report(self, live: int | None = None) -> Path:
+        """Write ``report.html``, ``trials.csv``, ``pareto.csv`` and ``run.json`` anew and return the report's path.
+
+        Args:
+            live: Write the report alone, as a page that reads itself anew after so many seconds; for a run that another
+                process is making and whose other files are that process's.
+        """
+        results = write_results(self.folder) if live is None else read_results(self.folder)
+        return self._write(REPORT_FILE, render_report(*results, live=live))
+
+    def report_as(self, *forms: str) -> tuple[Path, ...]:
+        """Write the report in other forms and return the paths of what was written.
+
+        Args:
+            forms: ``"html"`` (as :meth:`report`), ``"md"`` (``report.md``), ``"csv"`` (``trials.csv`` and
+                ``pareto.csv``) or ``"png"`` (each of :attr:`figures` as ``report-NAME.png``).
+
+        Raises:
+            DefinitionError: If there is no such form, or figures cannot be drawn here.
+            RunFolderError: If the folder cannot be read or written.
+        """
+        for form in forms:
+            if form not in _FORMS:
+                raise DefinitionError(f"the report's format {form!r} is unknown: choose one of {', '.join(_FORMS)}")
+        return tuple(file for form in dict.fromkeys(forms) for file in _FORMS[form](self))
+
+    def _write_markdown(self) -> list[Path]:
+        trials, run = read_results(self.folder)
+        verified = [(schedule, describe_verified(schedule)) for schedule in run["verified"]]
+        return [self._write("report.md", render_markdown(trials, run, describe_front(trials, run), verified))]
+
+    def _write_tables(self) -> list[Path]:
         try:
-            write_text(file, render_report(*write_results(self.folder)))
+            write_results(self.folder)
+        except OSError as error:
+            raise RunFolderError(f"{self.folder} cannot be written ({error.strerror})") from error
+        return [self.folder / TRIALS_FILE, self.folder / PARETO_FILE]
+
+    def _write_images(self) -> list[Path]:
+        written = {self.folder / f"report-{name}.png": figure for name, figure in self.figures.items()}
+        write_images(written)
+        return list(written)
+
+    def _write(self, name: str, text: str) -> Path:
+        file = self.folder / name
+        try:
+            write_text(file, text)
         except OSError as error:
             raise RunFolderError(f"{file} cannot be written ({error.strerror})") from error
         return file
+
+
+_FORMS: Mapping[str, Callable[[Run], list[Path]]] = {
+    "html": lambda run: [run.report()],
+    "md": Run._write_markdown,
+    "csv": Run._write_tables,
+    "png": Run._write_images,
+}
+
+
+def write_images(figures: Mapping[Path, go.Figure]) -> None:
+    """Draw figures as PNG files.
+
+    Args:
+        figures: Figures by the file that each shall be in.
+
+    Raises:
+        DefinitionError: If what draws them is not installed; nothing is written then.
+        RunFolderError: If a file cannot be written.
+    """
+    with TemporaryDirectory() as folder:
+        drawn = [Path(folder, f"{index}.png") for index in range(len(figures))]
+        try:
+            # The page is the ground of its figures; an image needs one of its own.
+            shown = [go.Figure(figure).update_layout(paper_bgcolor="white") for figure in figures.values()]
+            heights = [figure.layout.height for figure in shown]
+            plotly.io.write_images(shown, drawn, width=_IMAGE_WIDTH, height=heights, scale=2)
+        except RuntimeError as error:  # it does not say in one sentence what is missing, package or browser
+            needs = 'the format png needs Chrome or Chromium and the package kaleido: pip install "se-search[png]"'
+            raise DefinitionError(needs) from error
+        for file, image in zip(figures, drawn, strict=True):
+            try:
+                write_atomically(file, partial(shutil.copyfile, image))
+            except OSError as error:
+                raise RunFolderError(f"{file} cannot be written ({error.strerror})") from error
+
+
+def follow_run(path: str | os.PathLike[str], every: int = 10) -> Path:
+    """Write a run's report again and again while another process makes it; what ``se-search report --live`` calls.
+
+    It waits for a run that has not begun. Only ``report.html`` is written: everything else is the other process's. The
+    report reads itself anew until the run is finished or this is interrupted.
+
+    Args:
+        path: The run folder.
+        every: Seconds between two reports.
+
+    Returns:
+        The report's path.
+
+    Raises:
+        RunFolderError: If the folder holds something else or is damaged.
+    """
+    if every < 1:
+        raise DefinitionError(f"--every is {every}: it must be at least 1 second")
+    run = Run(Path(path))
+    told = ""
+    try:
+        while True:
+            state, finished = _write_live(run, every)
+            if state != told:
+                say(told := state)
+            if finished:
+                break
+            time.sleep(every)
+    finally:
+        if _has_begun(run.folder):
+            run._write(REPORT_FILE, render_report(*read_results(run.folder)))
+    return run.folder / REPORT_FILE
+
+
+def _write_live(run: Run, every: int) -> tuple[str, bool]:
+    """Write the report of a run that is under way; a line about it, and whether it is finished."""
+    if not _has_begun(run.folder):
+        return f"Waiting for a run in {run.folder}; Ctrl-C ends this.", False
+    trials, description = read_results(run.folder)
+    try:
+        run._write(REPORT_FILE, render_report(trials, description, live=every))
+    except RunFolderError as error:
+        # A run that goes on clears away the unfinished files of killed processes, and with them this one's.
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+    done = int((trials["state"] != "failed").sum())
+    return f"{done} of {description['budget']}: {run.folder / REPORT_FILE}", bool(description["finished"])
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether a run folder has what a report shows; it is refused where it holds something else."""
+    if not folder.exists() or (
+        folder.is_dir()
+        and not (folder / STUDY_FILE).exists()
+        and all(entry.name.startswith(".") for entry in folder.iterdir())
+    ):
+        return False
+    read_definition(folder)
+    return (folder / STORAGE_FILE).exists() and "data" in load_trials(folder).user_attrs
+
+
+def write_comparison(comparison: Comparison, to: str | os.PathLike[str] = "comparison.html") -> Path:
+    """Write the page that shows runs beside each other.
+
+    Args:
+        comparison: From :func:`se_search.compare_runs`.
+        to: The file; new or an earlier such page.
+
+    Raises:
+        RunFolderError: If the file is another one or cannot be written.
+    """
+    file = Path(to)
+    try:
+        if file.exists() and MARK not in file.read_text(encoding="utf-8", errors="replace"):
+            raise RunFolderError(f"{file} exists and is no comparison of runs: choose another file with --to")
+        write_text(file, render_comparison(comparison))
+    except OSError as error:
+        raise RunFolderError(f"{file} cannot be written ({error.strerror}): choose another with --to") from error
+    return file
 
 
 def search(
@@ -268,6 +447,9 @@ def search(
     ending = Path(name).stem if named is None else Path(named).resolve().name
     folder = Path(out) if out is not None else Path("runs") / f"{definition.backbone}-{ending}"
     run_search(definition, folder, create, measures)
+    if definition.priors == "excitation":
+        kept = folder / EXCITATION / SUPERNET
+        write_text(kept / PAGE_FILE, render_excitation(json.loads((kept / ANALYSIS_FILE).read_text(encoding="utf-8"))))
     run = Run(folder, create)
     run.report()
     return run
@@ -307,6 +489,193 @@ def load_run(path: str | os.PathLike[str], evaluator: EvaluatorFactory | None = 
     """
     read_definition(Path(path))
     return Run(Path(path), evaluator)
+
+
+@dataclass(frozen=True)
+class Excitation:
+    """An analysis of the role of excitation that was written.
+
+    Attributes:
+        folder: Where ``excitation.json`` and the page ``excitation.html`` are.
+        analysis: The content of ``excitation.json``.
+    """
+
+    folder: Path
+    analysis: dict[str, Any] = field(repr=False)
+
+    @property
+    def page(self) -> Path:
+        """The page."""
+        return self.folder / PAGE_FILE
+
+
+def analyze_excitation(
+    model: str | os.PathLike[str] | Run | nn.Module,
+    data: str | ImageData | None = None,
+    *,
+    pick: str = "knee",
+    trial: int | None = None,
+    verified: bool = False,
+    pretrained: str | None = None,
+    classes: Sequence[str | int] | None = None,
+    channels: int = SHOWN_CHANNELS,
+    images: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    to: str | os.PathLike[str] | None = None,
+) -> Excitation:
+    """Analyse what the SE blocks of a trained network do; what ``se-search excitation`` calls.
+
+    A member of a run with the weights that the search evaluated is analysed on the validation images, everything else
+    on the test images.
+
+    Args:
+        model: A run folder, an exported folder, a timm architecture name, or a network.
+        data: Images of the network's classes, as a study names them; by default those of the run.
+        pick: Of a run, as in :meth:`Run.config`.
+        trial: Of a run, as in :meth:`Run.config`.
+        verified: Of a run, take the weights of the longest verification instead of the search's.
+        pretrained: Weights of a timm architecture: ``"timm"``, ``"local-dir:FOLDER"`` or the path of a checkpoint.
+        classes: Names or indices of the classes to show; by default four that differ most.
+        channels: Channels of each block to show.
+        images: Images to analyse, drawn at random; by default all.
+        seed: Fixes what is drawn.
+        device: A torch device.
+        to: Folder to write; by default ``excitation/trial-N`` in the run folder, or else ``excitation/NAME``.
+
+    Raises:
+        SeSearchError: If something given is wrong or the network has no SE block; nothing is written then.
+    """
+    found = _find_network(model, data, pick, trial, verified, pretrained)
+    target = Path(to) if to is not None else found.folder
+    if any(parent.exists() and not parent.is_dir() for parent in (target, *target.parents)):
+        raise RunFolderError(f"{target} is not a folder: choose another with --to")
+    analysis = analyze_gates(
+        found.network,
+        found.data,
+        found.split,
+        classes=classes,
+        channels=channels,
+        images=images,
+        seed=seed,
+        device=device,
+        recipe=found.recipe,
+        progress_bar=progress_bar,
+    )
+    analysis |= {"model": found.name, "backbone": found.backbone or analysis["backbone"], "source": found.source}
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        write_text(target / ANALYSIS_FILE, json.dumps(analysis, indent=2, allow_nan=False))
+        write_text(target / PAGE_FILE, render_excitation(analysis))
+    except OSError as error:
+        raise RunFolderError(
+            f"{target} cannot be written ({error.strerror}): choose another folder with --to"
+        ) from error
+    return Excitation(target, analysis)
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A network to analyse, and what is known of it.
+
+    Attributes:
+        network: The network.
+        data: Images of its classes.
+        split: Those that it was not trained on.
+        name: What it is called.
+        source: Where it is from.
+        folder: Where its analysis goes if nothing else is said.
+        backbone: Its timm architecture, where that is known.
+        recipe: How it is evaluated, where that is known.
+    """
+
+    network: nn.Module
+    data: ImageData
+    split: Literal["validation", "test"]
+    name: str
+    source: str
+    folder: Path
+    backbone: str | None = None
+    recipe: TrainingRecipe | None = None
+
+
+def _find_network(
+    model: str | os.PathLike[str] | Run | nn.Module,
+    data: str | ImageData | None,
+    pick: str,
+    trial: int | None,
+    verified: bool,
+    pretrained: str | None,
+) -> _Network:
+    if isinstance(model, Run):
+        return _member(model, data, pick, trial, verified)
+    if isinstance(model, nn.Module):
+        kind = type(model).__name__
+        size = default_input_size(model)[1]
+        return _Network(model, _images(data, kind, size), "test", kind, f"a {kind}", Path(EXCITATION) / kind)
+    name, folder = os.fspath(model), Path(model)
+    if (folder / STUDY_FILE).is_file():
+        return _member(load_run(folder), data, pick, trial, verified)
+    if folder.is_dir():
+        network = load_exported(folder)
+        config = getattr(network, "se_config", None)
+        published: Any = network.pretrained_cfg
+        backbone = config.backbone if isinstance(config, SEConfig) else str(published["architecture"])
+        taken = default_input_size(network)
+        images = _images(data, backbone, taken[1])
+        if images.input_size != taken:
+            raise DataError(f"{folder} takes images of {_by(taken)} and {images.name} has {_by(images.input_size)}")
+        called = folder.resolve().name
+        return _Network(
+            network, images, "test", called, f"exported folder {called}", Path(EXCITATION) / called, backbone
+        )
+    if not timm.is_model(name):
+        raise ConfigurationError(
+            f"model {name!r} is neither a run folder nor an exported folder nor an architecture of timm"
+            f"{did_you_mean(name, timm.list_models())}"
+        )
+    if pretrained is None:
+        raise ConfigurationError(f"{name} has no weights yet: give --pretrained timm, local-dir:FOLDER or a checkpoint")
+    check_pretrained(pretrained)
+    images = _images(data, name, None)
+    network = load_pretrained(name, pretrained, network_options(name, images.input_size))
+    source = f"timm's {name}, weights {pretrained}"
+    return _Network(network, images, "test", name, source, Path(EXCITATION) / name, name)
+
+
+def _member(run: Run, data: str | ImageData | None, pick: str, trial: int | None, verified: bool) -> _Network:
+    number, config = run.config(pick, trial)
+    if verified:
+        network, images = load_verified(run.folder, config)
+    else:
+        network, images = load_network(run.folder, config, run.evaluator)
+    study = read_definition(run.folder)
+    own = data is None
+    if not own:
+        images = _images(data, study.backbone, study.image_size)
+    name = run.folder.resolve().name
+    return _Network(
+        network,
+        images,
+        "validation" if own and not verified else "test",
+        f"{name}, trial {number}{', verified' if verified else ''}",
+        f"trial {number} of run {name}, weights of {'its verification' if verified else 'the search'}",
+        analysis_folder(run.folder, number, verified),
+        study.backbone,
+        training_recipe(study),
+    )
+
+
+def _images(data: str | ImageData | None, backbone: str, size: int | None) -> ImageData:
+    if data is None:
+        raise DataError("--data is missing: name the images of the network's classes, such as digits or a folder")
+    if isinstance(data, ImageData):
+        return data
+    return load_data(data, backbone, None if data in EMBEDDED else size)
+
+
+def _by(size: Sequence[int]) -> str:
+    return "×".join(map(str, size))
 
 
 def describe_front(trials: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame:
@@ -357,6 +726,36 @@ def describe_verified(schedule: Mapping[str, Any]) -> pd.DataFrame:
                 "log-loss": f"{loss:.4f} [{loss_low:.4f}, {loss_high:.4f}]",
                 "log-loss against no SE": against,
                 "": member["name"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def describe_excitation(analysis: Mapping[str, Any]) -> pd.DataFrame:
+    """Return what an analysis of excitation has found in words, one row for each SE block.
+
+    Args:
+        analysis: The content of ``excitation.json``.
+    """
+    rows = []
+    for block in analysis["blocks"]:
+        loss, low, high = block["log_loss_change"]
+        shares = {
+            word: f"{block[name][0]:.1%} [{block[name][1]:.1%}, {block[name][2]:.1%}]"
+            for name, word in (
+                ("specificity", "class-specific"),
+                ("near_one", "near one"),
+                ("constant", "constant"),
+                ("similarity", "alike up to scale"),
+            )
+        }
+        rows.append(
+            {
+                "block": block["block"],
+                "stage": "–" if block["stage"] is None else str(block["stage"]),
+                **shares,
+                "log-loss without": f"{loss:+.4f} [{low:+.4f}, {high:+.4f}]",
+                "": block["verdict"],
             }
         )
     return pd.DataFrame(rows)

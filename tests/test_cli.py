@@ -1,17 +1,22 @@
 """The command line: mistakes, and what the small commands print."""
 
 import hashlib
+import json
 import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import timm
+from safetensors.torch import save_file
 from timm.models import register_model
 from torch import nn
 from typer.testing import CliRunner
 
 from se_search import SEConfig, __version__, parameter_overhead
 from se_search.cli import app
+from se_search.network.insertion import whole_state
+from se_search.search.record import read_results
 
 
 class NoPlaceForSE(nn.Module):
@@ -92,6 +97,8 @@ SPACES = {
         (["--latency-runtime", "onnxruntime", "--latency-dtype", "bfloat16"], ["onnxruntime", "bfloat16", "float32"]),
         (["--data", "imagenet"], ["data", "'imagenet'", "digits", "folder of images"]),
         (["--sampler", "best"], ["--sampler", "'best'", "tpe"]),
+        (["--priors", "best"], ["--priors", "'best'", "'known' or 'excitation'"]),
+        (["--priors", "excitation", "--evaluator", "scratch"], ["--priors", "'scratch'", "supernet"]),
         (["--device", "tpu"], ["--device", "'tpu'", "cpu"]),
         (["--device", "cuda:99"], ["--device", "'cuda:99'", "CUDA"]),
         (["--threads", "0"], ["--threads", "0"]),
@@ -241,6 +248,96 @@ def test_damaged_shared_weights_are_refused(finished_run, monkeypatch):
     assert not Path("exported").exists()
 
 
+def test_excitation_analyses_a_member_of_a_run_and_the_report_knows_of_it(finished_run, monkeypatch):
+    monkeypatch.chdir(finished_run)
+    result = invoke("excitation", "run", "--trial", "1", "--classes", "3,8,0", "--channels", "5")
+    assert result.exit_code == 0, result.stderr
+    folder = Path("run", "excitation", "trial-1")
+    assert sorted(file.name for file in folder.iterdir()) == ["excitation.html", "excitation.json"]
+    analysis = json.loads((folder / "excitation.json").read_text())
+    table, run = read_results(Path("run"))
+    config = SEConfig.from_json(table.set_index("number")["config"][1])
+    assert analysis["config"] == config.to_dict()
+    named = [(one.site.block, one.site.stage, one.site.position) for one in config.placed]
+    assert [(one["block"], one["stage"], one["position"]) for one in analysis["blocks"]] == named
+    # The network, the images and so the accuracy are those of the search.
+    assert analysis["accuracy"][0] == pytest.approx(table.set_index("number")["accuracy"][1], abs=1e-6)
+    assert analysis["data"] == {"name": "digits", "split": "validation", "images": 400, "classes": 10}
+    assert {one["name"] for one in analysis["classes"]} == {"0", "3", "8"}
+    assert {len(one["shown"]) for one in analysis["blocks"]} == {5}
+    assert run["excitation"] == [{"trial": 1, "verified": False, "page": "excitation/trial-1/excitation.html"}]
+    for block in analysis["blocks"]:
+        (row,) = [line for line in result.stdout.splitlines() if line.startswith(block["block"])]
+        assert row.split()[1] == str(block["stage"])
+        assert row.endswith(block["verdict"])
+    for one in analysis["observations"]:
+        assert f"{one['found']}: {one['paper']} {one['evidence']}" in result.stdout
+    assert result.stdout.endswith(f"Page: {folder / 'excitation.html'}\n")
+
+
+def test_excitation_analyses_an_exported_folder_and_timms_networks(finished_run, monkeypatch):
+    monkeypatch.chdir(finished_run)
+    assert invoke("export", "run", "--trial", "1", "--to", "exported").exit_code == 0
+    result = invoke("excitation", "exported", "--data", "digits")
+    assert result.exit_code == 0, result.stderr
+    exported = json.loads(Path("excitation", "exported", "excitation.json").read_text())
+    assert exported["source"] == "exported folder exported"
+    assert exported["data"]["split"] == "test"
+    save_file(whole_state(timm.create_model("seresnet18", num_classes=10)), "weights.safetensors")
+    options = ["--pretrained", "weights.safetensors", "--data", "digits", "--images", "80", "--to", "deep/er"]
+    result = invoke("excitation", "seresnet18", *options)
+    assert result.exit_code == 0, result.stderr
+    analysis = json.loads(Path("deep", "er", "excitation.json").read_text())
+    assert analysis["backbone"] == "seresnet18"
+    assert analysis["config"] is None
+    assert [one["stage"] for one in analysis["blocks"]] == [2, 2, 3, 3, 4, 4, 5, 5]
+    assert analysis["last_stage"]["blocks"] == ["layer4.0", "layer4.1"]
+
+
+def test_excitation_takes_the_weights_of_a_verification(finished_run, monkeypatch):
+    monkeypatch.chdir(finished_run)
+    assert_refused(invoke("excitation", "run", "--trial", "1", "--verified"), "has not been verified")
+    assert invoke("verify", "run", "--members", "1", "--seeds", "1").exit_code == 0  # and uniform r=16, trial 1
+    result = invoke("excitation", "run", "--trial", "1", "--verified")
+    assert result.exit_code == 0, result.stderr
+    analysis = json.loads(Path("run", "excitation", "trial-1-verified", "excitation.json").read_text())
+    assert analysis["data"]["split"] == "test"
+    table = read_results(Path("run"))[0].set_index("number")
+    assert analysis["accuracy"][0] == pytest.approx(table["verified_accuracy"][1], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "--trial", "77"], ["77", "complete"]),
+        (["run", "--pick", "best"], ["'best'", "knee"]),
+        (["run", "--trial", "0"], ["no SE block"]),
+        (["run", "--trial", "1", "--classes", "3"], ["3", "two"]),
+        (["run", "--trial", "1", "--classes", "3,eleven"], ["'eleven'", "10 classes"]),
+        (["run", "--trial", "1", "--channels", "0"], ["channels is 0", "at least 1"]),
+        (["run", "--trial", "1", "--images", "0"], ["images is 0", "at least 1"]),
+        (["run", "--trial", "1", "--device", "cuda:99"], ["'cuda:99'"]),
+        (["run", "--trial", "1", "--to", "tiny.yaml"], ["tiny.yaml", "--to"]),
+        (["run", "--trial", "1", "--to", "tiny.yaml/deeper"], ["tiny.yaml/deeper", "--to"]),
+        (["seresnet5o"], ["'seresnet5o'", "neither a run folder", "seresnet50"]),
+        (["."], [".", "no exported folder"]),
+        (["seresnet18"], ["seresnet18", "--pretrained"]),
+        (["seresnet18", "--pretrained", "none.pth"], ["'none.pth'", "not there"]),
+        (["seresnet18", "--pretrained", "timm"], ["--data is missing"]),
+        (["seresnet18", "--pretrained", "1000.safetensors", "--data", "digits"], ["1000 classes", "digits has 10"]),
+        (["resnet18", "--pretrained", "plain.safetensors", "--data", "digits"], ["this ResNet has no SE block"]),
+    ],
+)
+def test_an_impossible_analysis_is_refused_and_nothing_is_written(finished_run, monkeypatch, arguments, words):
+    monkeypatch.chdir(finished_run)
+    for name, classes, file in (("seresnet18", 1000, "1000.safetensors"), ("resnet18", 10, "plain.safetensors")):
+        if file in arguments:
+            save_file(whole_state(timm.create_model(name, num_classes=classes)), file)
+    before = contents(finished_run)
+    assert_refused(invoke("excitation", *arguments), *words)
+    assert contents(finished_run) == before
+
+
 def test_sites_prints_the_formula_of_every_site():
     result = invoke("sites", "resnet50", "--position", "standard")
     rows = [line.split() for line in result.output.splitlines() if " layer" in line]
@@ -280,6 +377,8 @@ def test_version():
     assert invoke("--version").output == f"se-search {__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["run", "report", "export", "sites", "reproduce", "spaces", "studies"])
+@pytest.mark.parametrize(
+    "command", ["run", "report", "export", "excitation", "sites", "reproduce", "spaces", "studies"]
+)
 def test_every_command_has_help_with_an_example(command):
     assert f"Example:\n    se-search {command}" in invoke(command, "--help").output

@@ -22,6 +22,7 @@ ORDER = [
     "report",
     "export",
     "api",
+    "visualization",
     "cli",
     "__main__",
 ]

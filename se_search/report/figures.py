@@ -63,6 +63,7 @@ _SHORT = {
 }
 _LONGEST_NAME = 60
 _MOST_TICKS = 8
+_MANY = 200
 _WIDTH_OF_NOTES = 34
 _LONGEST_TICK = 4
 _SQUARES_IN_A_ROW = 24
@@ -117,6 +118,8 @@ def report_figures(trials: pd.DataFrame, run: dict[str, Any]) -> dict[str, go.Fi
 def quality_against_overhead(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure:
     """Draw accuracy (log-loss where the study judges by that) against parameter overhead, coloured by latency ratio.
 
+    Of more than 200 trials off the front only the pointer tells the intervals.
+
     Args:
         trials: As :func:`report_figures` takes it, like ``run``.
         run: See there.
@@ -148,7 +151,8 @@ def three_objectives(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure | N
     if shown.empty:
         return _empty("No complete trial yet.")
     figure = go.Figure()
-    for group in _groups(shown):
+    groups = _groups(shown)
+    for group in groups:
         rows = group.rows
         figure.add_trace(
             go.Scatter3d(
@@ -158,7 +162,7 @@ def three_objectives(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure | N
                 mode="markers",
                 name=group.label,
                 marker={
-                    "symbol": group.solid,
+                    "symbol": group.symbol,
                     "size": group.size * 0.55,
                     "color": _numbers(rows[up.column] * up.factor),
                     "coloraxis": "coloraxis",
@@ -170,6 +174,7 @@ def three_objectives(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure | N
                 **_trial_data(rows, run),
             )
         )
+    for group in {group.label: group for group in groups}.values():
         figure.add_trace(
             go.Scatter3d(
                 x=[None],
@@ -178,7 +183,7 @@ def three_objectives(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure | N
                 mode="markers",
                 name=group.label,
                 legendgroup=group.label,
-                marker={"symbol": group.solid, "size": group.size * 0.55, "color": _EDGE},
+                marker={"symbol": group.symbol, "size": group.size * 0.55, "color": _EDGE},
             )
         )
     _style(figure, "", "")
@@ -240,6 +245,7 @@ def parallel_coordinates(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure
     places = {number: index for index, number in enumerate(complete["number"].tolist())}
     figure = go.Figure()
     for group in _groups(complete):
+        labels = {trace.name for trace in figure.data}
         x: list[int | None] = []
         y: list[float | None] = []
         text: list[str | None] = []
@@ -257,6 +263,9 @@ def parallel_coordinates(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure
                 mode="lines+markers" if group.prominent else "lines",
                 name=group.label,
                 line={"color": group.line, "width": 2 if group.prominent else 1, "dash": group.dash},
+                opacity=0.35 if len(group.rows) > _MANY and not group.prominent else 1,
+                legendgroup=group.label,
+                showlegend=group.label not in labels,
                 marker={"symbol": group.symbol, "size": 7},
                 customdata=numbers,
                 text=text,
@@ -298,11 +307,11 @@ def stage_contributions(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure:
 
     Args:
         trials: As :func:`report_figures` takes it, like ``run``.
-        run: See there; its ``contributions`` are those of :func:`se_search.search.contributions.contributions`.
+        run: See there; :func:`se_search.search.contributions.describe_contributions` has found its ``contributions``.
     """
-    factors = run.get("contributions", {}).get("factors", [])
-    if not factors:
-        return _empty(run.get("contributions", {}).get("sentence") or "Contributions cannot be told yet.")
+    factors = run["contributions"]["factors"]
+    if not any(factor["told"] or factor["importance"] for factor in factors):
+        return _empty(run["contributions"]["sentence"])
     measure = _quality(run)
     figure = go.Figure()
     ticks: list[str] = []
@@ -575,8 +584,7 @@ class _Group:
     Attributes:
         label: In the legend.
         rows: The trials.
-        symbol: Of their markers, one or one for each.
-        solid: The same in space, where there are fewer symbols.
+        symbol: Of their markers.
         size: Of the markers in pixels.
         edge: Width of the markers' edges.
         line: Colour of their lines in parallel coordinates, and ``dash`` their pattern.
@@ -586,7 +594,6 @@ class _Group:
     label: str
     rows: pd.DataFrame
     symbol: str
-    solid: str
     size: int
     edge: float
     line: str
@@ -598,24 +605,17 @@ def _groups(complete: pd.DataFrame) -> list[_Group]:
     """Return complete trials in groups, those of the front last: what is drawn later lies above."""
     named, front = complete["name"] != "", complete["on_front"]
     feasible, tied = complete["feasible"], complete["on_front"] & complete["tied_with"].notna()
+    verified = complete["verified_accuracy"].notna().any()
+    front_label = "Pareto front (estimates)" if verified else "Pareto front"
+    tied_label, baseline_label = "front, tied with a smaller one", "baselines (thick edge: on the front)"
     kinds: tuple[tuple[Any, ...], ...] = (
-        ("beyond the limits", ~feasible & ~named, "x", "x", 8, 1, FAINT_LINES, "dot", False),
-        ("other trials", feasible & ~front & ~named, "circle", "circle", 8, 1, FAINT_LINES, "solid", False),
-        ("baselines", named & ~front, "diamond", "diamond", 14, 1, BARS, "dash", True),
-        (
-            "front, tied with a smaller one",
-            tied & ~named,
-            "circle-open",
-            "circle-open",
-            13,
-            3,
-            _SHADES[3],
-            "dot",
-            True,
-        ),
-        ("Pareto front", front & ~tied & ~named, "circle", "circle", 13, 2, _SHADES[1], "solid", True),
-        ("baselines on the front, tied", named & tied, "diamond-open", "diamond-open", 14, 3, _SHADES[3], "dot", True),
-        ("baselines on the front", named & front & ~tied, "diamond", "diamond", 14, 3, _SHADES[1], "dash", True),
+        ("beyond the limits", ~feasible & ~named, "x", 8, 1, FAINT_LINES, "dot", False),
+        ("other trials", feasible & ~front & ~named, "circle", 8, 1, FAINT_LINES, "solid", False),
+        (baseline_label, named & ~front, "diamond", 14, 1, BARS, "dash", True),
+        (tied_label, tied & ~named, "circle-open", 13, 3, _SHADES[3], "dot", True),
+        (front_label, front & ~tied & ~named, "circle", 13, 2, _SHADES[1], "solid", True),
+        (baseline_label, named & tied, "diamond-open", 14, 4, _SHADES[3], "dashdot", True),
+        (baseline_label, named & front & ~tied, "diamond", 14, 4, _SHADES[1], "dash", True),
     )
     return [_Group(label, complete[rows], *rest) for label, rows, *rest in kinds if rows.any()]
 
@@ -628,22 +628,36 @@ def _scatter(trials: pd.DataFrame, run: dict[str, Any], x: _Measure, colour: _Me
     figure = go.Figure()
     _connect_front(figure, shown[shown["on_front"]], x, y)
     _draw_verified_lines(figure, shown, x, y)
-    for group in _groups(shown):
+    groups = _groups(shown)
+    for group in groups:
         figure.add_trace(_points(group, run, x, y, colour))
+    for group in {group.label: group for group in groups}.values():
         figure.add_trace(_legend_entry(group.label, group.symbol, group.size, group.edge, group.prominent))
     _draw_verified(figure, shown, run, x, y)
     if (shown["latency_stopped"] == "model").any():
-        figure.add_trace(_legend_entry("with a dot: latency predicted", "circle-dot", 10, 1, False))
+        figure.add_trace(_legend_entry("with a dot: latency predicted", "circle-dot", 10, 1, True))
     _label_baselines(figure, shown, x, y)
     _draw_limit(figure, run["constraints"][limit], x)
     _style(figure, x.title, y.title)
+    # The colour bar stands at the foot of the figure, whose height is known; Plotly would lay its title over it.
+    figure.add_annotation(
+        x=0.5,
+        y=0,
+        xref="paper",
+        yref="paper",
+        yshift=-64,
+        yanchor="middle",
+        showarrow=False,
+        name="colour",
+        text=f"colour: {colour.title}",
+        font={"size": 13, "color": INK},
+    )
     figure.update_layout(
-        height=560,
-        margin={"b": 116},
+        height=580,
+        margin={"b": 120},
         coloraxis={
             "colorscale": _SCALE,
             "colorbar": {
-                "title": {"text": colour.title, "side": "top", "font": {"size": 13}},
                 "orientation": "h",
                 "thickness": 12,
                 "len": 0.7,
@@ -662,6 +676,7 @@ def _scatter(trials: pd.DataFrame, run: dict[str, Any], x: _Measure, colour: _Me
 def _points(group: _Group, run: dict[str, Any], x: _Measure, y: _Measure, colour: _Measure) -> go.Scatter:
     rows = group.rows
     bars = BARS if group.prominent else FAINT_BARS
+    barred = group.prominent or len(rows) <= _MANY
     predicted = rows["latency_stopped"] == "model"
     marker: dict[str, Any] = {
         "symbol": [group.symbol + "-dot" if one else group.symbol for one in predicted]
@@ -669,7 +684,8 @@ def _points(group: _Group, run: dict[str, Any], x: _Measure, y: _Measure, colour
         else group.symbol,
         "size": group.size,
         "opacity": [1.0 if kept else 0.45 for kept in rows["feasible"]] if group.prominent else 0.8,
-        "color": _numbers(rows[colour.column] * colour.factor),
+        # Plotly refuses None among colours, but not NaN, and draws both in grey.
+        "color": [math.nan if one is None else one for one in _numbers(rows[colour.column] * colour.factor)],
         "coloraxis": "coloraxis",
     }
     # An open symbol's edge is drawn in the marker's own colour.
@@ -679,8 +695,8 @@ def _points(group: _Group, run: dict[str, Any], x: _Measure, y: _Measure, colour
     return go.Scatter(
         x=_numbers(rows[x.column] * x.factor),
         y=_numbers(rows[y.column] * y.factor),
-        error_x=None if x.interval is None else _bars_of(rows, x, bars),
-        error_y=_bars_of(rows, y, bars),
+        error_x=_bars_of(rows, x, bars) if barred and x.interval else None,
+        error_y=_bars_of(rows, y, bars) if barred else None,
         mode="markers",
         name=group.label,
         legendgroup=group.label,
@@ -739,7 +755,8 @@ def _draw_verified_lines(figure: go.Figure, shown: pd.DataFrame, x: _Measure, y:
             mode="lines",
             line={"color": _VERIFIED, "width": 1},
             hoverinfo="skip",
-            name="from the search's estimate",
+            legendgroup="verified",
+            showlegend=False,
         )
     )
 
@@ -755,6 +772,7 @@ def _draw_verified(figure: go.Figure, shown: pd.DataFrame, run: dict[str, Any], 
             error_y=_bars_of(verified, y, _VERIFIED, "verified_"),
             mode="markers",
             name="verified (trained by itself, test images)",
+            legendgroup="verified",
             marker={"symbol": "square", "size": 11, "color": _VERIFIED, "line": {"color": INK, "width": 1}},
             **_trial_data(verified, run),
             **_SELECTABLE,
@@ -995,7 +1013,7 @@ def _empty(sentence: str, height: int = 200) -> go.Figure:
     figure = go.Figure()
     _style(figure, "", "")
     figure.add_annotation(
-        text=escape(sentence),
+        text="<br>".join(escape(line) for line in textwrap.wrap(sentence, 44)),
         x=0.5,
         y=0.5,
         xref="paper",

@@ -20,10 +20,10 @@ def render_page(template: str, figures: Mapping[str, go.Figure], scripts: tuple[
     Args:
         template: Name of a template that extends ``base.html.jinja``; where it has an element ``figure-NAME``, the
             figure of that name is drawn as soon as it comes near the window.
-        figures: Figures by name. Trials in them share one text for each number: ``hover``, where it is given in
-            ``values``, takes the place of the texts of traces with ``customdata``.
+        figures: Figures by name.
         scripts: Names of the scripts of the page, besides those of tables and figures.
-        **values: What the template shows.
+        **values: What the template shows; ``page`` is plain data for the scripts. Where it has a text for each trial's
+            number, ``hover``, that takes the place of the texts of all traces with such numbers as ``customdata``.
     """
     environment = Environment(
         loader=PackageLoader("se_search.report", ""),
@@ -33,7 +33,7 @@ def render_page(template: str, figures: Mapping[str, go.Figure], scripts: tuple[
         lstrip_blocks=True,
     )
     environment.filters["script_json"] = script_json
-    drawn = {name: _without_texts(figure, "hover" in values) for name, figure in figures.items()}
+    drawn = {name: _without_texts(figure, "hover" in values.get("page", {})) for name, figure in figures.items()}
     return environment.get_template(template).render(
         style=_asset("style.css"),
         scripts=[_asset(name) for name in ("tables.js", "figures.js", *scripts)],
@@ -58,6 +58,7 @@ def _asset(name: str) -> Markup:
 def _without_texts(figure: go.Figure, shared: bool) -> dict[str, Any]:
     data: dict[str, Any] = json.loads(figure.to_json())
     for trace in data["data"]:
-        if shared and "customdata" in trace and isinstance(trace.get("text"), list):
-            del trace["text"]
+        numbers = trace.get("customdata", [])
+        if shared and numbers and not isinstance(numbers[0], list):
+            trace.pop("text", None)
     return data

@@ -287,6 +287,8 @@ class StudyDefinition(_Definition):
         custom_objectives: Directions of objectives that functions given from Python measure.
         objectives: Two or three of :data:`OBJECTIVES` and of ``custom_objectives``, whose every one is among them.
         sampler: ``"tpe"`` (Optuna's multi-objective TPE) or ``"random"``.
+        priors: Which configurations are tried first: the ``"known"`` answers, or with ``"excitation"`` also those
+            without the SE blocks that idle in the trained supernet.
         budget: Distinct configurations to complete.
         seed: Fixes the supernet, the sampler and the order of measurements.
         device: A torch device: ``"cpu"``, ``"cuda"`` or ``"cuda:0"``.
@@ -313,6 +315,7 @@ class StudyDefinition(_Definition):
         AfterValidator(_all_custom_ones),
     ] = ("accuracy", "parameter_overhead", "latency_ratio")
     sampler: Literal["tpe", "random"] = "tpe"
+    priors: Literal["known", "excitation"] = "known"
     budget: Annotated[int, Field(ge=1)] = 50
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     device: Annotated[str, AfterValidator(_device)] = "cpu"

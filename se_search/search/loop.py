@@ -20,6 +20,7 @@ from ..network.overhead import added_parameters, backbone_parameters, flops_over
 from ..progress import progress_bar, say
 from .definitions import FROM_PYTHON, StudyDefinition
 from .evaluators import EvaluatorFactory, find_evaluator, study_data, use_device
+from .excitation import check_priors, priors_from_excitation
 from .halving import is_worth_going_on
 from .record import note_data, note_unreadable, record_start
 from .results import PREDICTED, pack, pack_losses
@@ -59,6 +60,7 @@ def run_search(
     if (folder / STUDY_FILE).is_file():
         _check_given(str(folder), read_definition(folder), evaluator, measures)
     _check_given("the study", study, evaluator, measures)
+    check_priors(study)
     use_device(study)
     study = study.model_copy(update={"threads": torch.get_num_threads()})
     space = SearchSpace(study.backbone, study.resolved_space)
@@ -77,8 +79,9 @@ def run_search(
         record_start(folder, study)
         try:
             used.prepare(folder, space, progress_bar)
+            further = priors_from_excitation(folder, study, space, data, used) if study.priors == "excitation" else {}
             latency.learn(folder)
-            _search(study, space, data, used, measures, latency, optuna_study)
+            _search(study, space, data, used, measures, latency, optuna_study, further)
             latency.measure_front(optuna_study)
         finally:
             note_unreadable(optuna_study, data)
@@ -136,6 +139,7 @@ def _search(
     measures: Mapping[str, Measure],
     latency: StudyLatency,
     optuna_study: optuna.Study,
+    further: Mapping[SEConfig, str],
 ) -> None:
     limit = study.constraints.max_params
     backbone = backbone_parameters(study.backbone)
@@ -145,7 +149,7 @@ def _search(
 
     for killed in optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         optuna_study.tell(killed.number, state=TrialState.FAIL)  # its process was killed: this one holds the lock
-    names = _enqueue_known_answers(space, is_allowed, optuna_study)
+    names = _enqueue_priors(space, further, is_allowed, optuna_study)
     optuna_study.sampler = sampler = DistinctSampler(space, study.sampler, study.seed, is_allowed)
     size = latency_size(study, data.input_size)
 
@@ -303,16 +307,22 @@ def _measure(name: str, measure: Measure, config: SEConfig, network: nn.Module) 
     return value
 
 
-def _enqueue_known_answers(
-    space: SearchSpace, is_allowed: Callable[[SEConfig], bool], optuna_study: optuna.Study
+def _enqueue_priors(
+    space: SearchSpace,
+    further: Mapping[SEConfig, str],
+    is_allowed: Callable[[SEConfig], bool],
+    optuna_study: optuna.Study,
 ) -> dict[SEConfig, str]:
+    """Enqueue the known answers and further configurations, as far as they are new, and return the names of all."""
     names = {config: name for name, config in space.known_answers().items()}
+    names |= {config: name for config, name in further.items() if config not in names}
     tried = tried_structures(optuna_study, space)
     for config, name in names.items():
         if not is_allowed(config):
             say(f"{name} is left out: it exceeds --max-params.")
         elif config.structure not in tried:
             optuna_study.enqueue_trial(space.to_parameters(config))
+            tried.add(config.structure)
     return names
 
 

@@ -21,8 +21,10 @@ from ..evaluation.supernet import SUMMARY
 from ..files import write_text
 from ..network.config import SEConfig
 from ..network.overhead import backbone_parameters, flops_overhead, parameter_overhead
+from .contributions import describe_contributions, outcomes_by_image
 from .definitions import StudyDefinition
 from .evaluators import training_recipe
+from .excitation import find_analyses
 from .results import (
     PREDICTED,
     cautions,
@@ -58,6 +60,8 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     learned = learned_latencies(folder)
     table = trials_table(optuna_study)
     space = SearchSpace(study.backbone, study.resolved_space)
+    if "data" not in optuna_study.user_attrs:
+        raise RunFolderError(f"{folder} has no data noted: nothing has been searched in it yet")
     data = optuna_study.user_attrs["data"]
     schedules = read_verified(folder, table, SEConfig.without_attention(study.backbone).id)
     table = add_verified(table, schedules)
@@ -75,6 +79,11 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     }
     for name, direction in study.custom_objectives.items():
         worst[name] = float(complete[name].min() if direction == "maximize" else complete[name].max())
+    sites = [
+        {"block": site.block, "stage": site.stage, "position": site.position, "channels": site.channels}
+        for site in space.sites
+    ]
+    quality = quality_of(optuna_study)
     description = {
         "name": folder.resolve().name,
         "folder": str(folder),
@@ -93,15 +102,14 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         "constraints": study.constraints.model_dump(),
         "latency_learned_from": len(learned),
         "latency": latency_conditions(optuna_study),
-        "sites": [
-            {"block": site.block, "stage": site.stage, "position": site.position, "channels": site.channels}
-            for site in space.sites
-        ],
+        "sites": sites,
         "picks": pick_trials(table),
         "cautions": [*cautions(table, 1 / data["classes"]), *_latency_remarks(table, learned, study)],
         "gain": gain_over_none(optuna_study),
-        "quality": quality_of(optuna_study).replace("_", "-"),
+        "quality": quality.replace("_", "-"),
+        "contributions": describe_contributions(table, sites, quality, outcomes_by_image(optuna_study, quality)),
         "verified": schedules,
+        "excitation": find_analyses(folder),
         "hypervolume_history": hypervolume_history(optuna_study, [worst[name] for name in study.objectives]),
         "hypervolume_reference": {name: worst[name] for name in study.objectives},
         "timings": {

@@ -5,7 +5,6 @@ import random
 import numpy as np
 import pandas as pd
 
-from se_search import SEConfig
 from se_search.network.overhead import backbone_parameters
 from se_search.search.contributions import describe_contributions
 from se_search.search.definitions import load_space
@@ -65,7 +64,11 @@ def made_up_results(count, backbone="resnet18", space="blocks", objectives=None,
         )
     trials = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
     trials[list(VERIFIED_COLUMNS)] = np.nan
-    best = trials.sort_values(["parameter_overhead", "accuracy"], ascending=[True, False])["accuracy"].cummax().reindex(trials.index)
+    best = (
+        trials.sort_values(["parameter_overhead", "accuracy"], ascending=[True, False])["accuracy"]
+        .cummax()
+        .reindex(trials.index)
+    )
     trials["on_front"] = (trials["accuracy"] == best) & ~trials["accuracy"].duplicated()
     run = {
         "name": "made-up",
@@ -83,8 +86,3 @@ def made_up_results(count, backbone="resnet18", space="blocks", objectives=None,
         "hypervolume_history": [1 - 0.9**place for place in range(1, count + 1)],
     }
     return trials, run | {"contributions": describe_contributions(trials, run["sites"], "accuracy", {})}
-
-
-def without_se(backbone="resnet18"):
-    """Return the plain data of the configuration without SE."""
-    return SEConfig.without_attention(backbone).to_dict()

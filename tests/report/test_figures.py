@@ -1,88 +1,356 @@
 """Figures hold the values of the table, in the units that their axes name."""
 
 import json
+import re
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from made_up_results import made_up_results
 
 from se_search import SEConfig, find_sites
 from se_search.report.figures import (
-    accuracy_against_latency,
-    accuracy_against_overhead,
+    DARK,
     describe_stages,
-    hypervolume_figure,
+    draw_configuration,
+    front_heat_map,
+    hover_text,
+    hypervolume_over_trials,
+    parallel_coordinates,
+    quality_against_latency,
+    quality_against_overhead,
+    report_figures,
+    shade,
+    stage_contributions,
+    three_objectives,
 )
-from se_search.report.page import draw_configuration, shade
 from se_search.search.record import read_results
 
-
-@pytest.fixture
-def results(finished_run):
-    return read_results(finished_run / "run")
+NAMES = ["overhead", "latency", "objectives", "parallel", "hypervolume", "contributions", "heat_map"]
+HOSTILE = "<b>x</b><script>alert(1)</script>"
 
 
-@pytest.fixture
-def trials(results):
-    return results[0]
+@pytest.fixture(scope="module")
+def thirty():
+    return made_up_results(30)
 
 
 @pytest.fixture
-def sites(results):
-    return results[1]["sites"]
+def results(thirty):
+    trials, run = thirty
+    return trials.copy(), dict(run)
+
+
+def markers(figure):
+    """Traces of trials with one point for each, but not verified values."""
+    return [
+        trace
+        for trace in figure.data
+        if trace.customdata is not None and trace.mode == "markers" and not trace.name.startswith("verified")
+    ]
 
 
 def points(figure):
-    """Every drawn trial: its number, place and the ends of its vertical interval."""
+    """Every drawn trial: its number, place, the ends of its vertical interval and its colour."""
     found = {}
-    for trace in figure.data:
-        if trace.customdata is None:
-            continue
+    for trace in markers(figure):
         for index, number in enumerate(trace.customdata):
             y = trace.y[index]
             ends = (y - trace.error_y.arrayminus[index], y + trace.error_y.array[index])
-            found[int(number)] = (trace.x[index], y, *ends, trace.marker.color[index])
+            assert number not in found
+            found[number] = (trace.x[index], y, *ends, trace.marker.color[index])
     return found
 
 
+def trace_of(figure, name):
+    (trace,) = [one for one in figure.data if one.name == name and one.customdata is not None]
+    return trace
+
+
 @pytest.mark.parametrize(
-    ("draw", "column", "factor"),
-    [(accuracy_against_overhead, "parameter_overhead", 100), (accuracy_against_latency, "latency_ratio", 1)],
+    ("draw", "column", "factor", "colour", "colour_factor"),
+    [
+        (quality_against_overhead, "parameter_overhead", 100, "latency_ratio", 1),
+        (quality_against_latency, "latency_ratio", 1, "parameter_overhead", 100),
+    ],
 )
-def test_every_trial_is_one_point_with_its_values(trials, sites, draw, column, factor):
-    drawn = points(draw(trials, sites))
+def test_every_trial_is_one_point_with_its_values(results, draw, column, factor, colour, colour_factor):
+    trials, run = results
+    drawn = points(draw(trials, run))
     assert set(drawn) == set(trials["number"])
     for row in trials.to_dict("records"):
         expected = (
             row[column] * factor,
             *(row[name] * 100 for name in ("accuracy", "accuracy_low", "accuracy_high")),
-            row["latency_ratio"],
+            row[colour] * colour_factor,
         )
-        np.testing.assert_allclose(drawn[row["number"]], expected)
+        np.testing.assert_allclose(drawn[row["number"]], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_baselines_are_marked_and_labelled(trials, sites):
-    figure = accuracy_against_overhead(trials, sites)
-    (diamonds,) = [trace for trace in figure.data if trace.customdata is not None and trace.marker.symbol == "diamond"]
-    named = trials[trials["name"] != ""]
-    assert set(diamonds.customdata) == set(named["number"])
-    assert {annotation.text for annotation in figure.layout.annotations} == set(named["name"])
+def test_latency_has_its_interval_too(results):
+    trials, run = results
+    rows = trials.set_index("number")
+    for trace in markers(quality_against_latency(trials, run)):
+        for index, number in enumerate(trace.customdata):
+            low, high = (rows.loc[number, name] for name in ("latency_low", "latency_high"))
+            assert trace.x[index] - trace.error_x.arrayminus[index] == pytest.approx(low, rel=1e-4)
+            assert trace.x[index] + trace.error_x.array[index] == pytest.approx(high, rel=1e-4)
 
 
-def test_trials_beyond_the_limits_are_told_apart(trials, sites):
-    trials.loc[trials["number"] == 5, ["feasible", "on_front"]] = False
-    (crosses,) = [
-        trace
-        for trace in accuracy_against_overhead(trials, sites, " (latency)").data
-        if trace.customdata is not None and trace.marker.symbol == "x"
+def test_a_study_of_log_loss_is_drawn_by_it(results):
+    trials, run = results
+    run |= {"quality": "log-loss", "objectives": ["log_loss", "parameter_overhead", "latency_ratio"]}
+    figure = quality_against_overhead(trials, run)
+    assert figure.layout.yaxis.title.text == "log-loss (lower is better)"
+    drawn = points(figure)
+    for row in trials.to_dict("records"):
+        expected = [row[name] for name in ("log_loss", "log_loss_low", "log_loss_high")]
+        np.testing.assert_allclose(drawn[row["number"]][1:4], expected, rtol=1e-4)
+    (steps,) = [trace for trace in figure.data if trace.name == "best up to here"]
+    assert list(steps.y) == sorted(steps.y, reverse=True)
+    assert parallel_coordinates(trials, run).layout.xaxis.ticktext[-3:] == ("log-loss", "params %", "latency")
+
+
+def test_the_front_is_drawn_above_the_others(results):
+    trials, run = results
+    fronts = [
+        set(trials.loc[trials["on_front"], "number"]) >= set(one.customdata)
+        for one in markers(quality_against_overhead(trials, run))
     ]
-    assert list(crosses.customdata) == [5]
-    assert crosses.name == "beyond the limits (latency)"
+    assert fronts == sorted(fronts)
+    assert fronts[-1]
 
 
-def test_the_hypervolume_is_drawn_over_trials():
-    (line,) = hypervolume_figure([0.1, 0.1, 0.4]).data
-    assert list(zip(line.x, line.y, strict=True)) == [(1, 0.1), (2, 0.1), (3, 0.4)]
+def test_baselines_are_marked_and_labelled(results):
+    trials, run = results
+    figure = quality_against_overhead(trials, run)
+    diamonds = [one for one in markers(figure) if one.marker.symbol.startswith("diamond")]
+    named = trials[trials["name"] != ""]
+    assert len(named) == 3
+    assert {number for one in diamonds for number in one.customdata} == set(named["number"])
+    assert {one.text for one in figure.layout.annotations if one.name == "baseline"} == set(named["name"])
+
+
+def test_ties_have_an_open_symbol_and_an_entry_of_their_own(results):
+    trials, run = results
+    member = trials.index[trials["on_front"] & (trials["name"] == "")][0]
+    trials.loc[member, "tied_with"] = 0
+    tied = trace_of(quality_against_overhead(trials, run), "front, tied with a smaller one")
+    assert list(tied.customdata) == [trials.loc[member, "number"]]
+    assert tied.marker.symbol == "circle-open"
+    assert "accuracy cannot be told from trial 0's" in tied.text[0]
+
+
+def test_trials_beyond_the_limits_are_told_apart_and_limits_are_lines(results):
+    trials, run = results
+    run["constraints"] = {"max_params": 0.05, "max_latency": 1.03}
+    beyond = trials.index[(trials["name"] == "") & ~trials["on_front"]][:4]
+    trials.loc[beyond, "feasible"] = False
+    for draw, place, told in (
+        (quality_against_overhead, 5.0, "limit +5 %"),
+        (quality_against_latency, 1.03, "limit ×1.03"),
+    ):
+        figure = draw(trials, run)
+        crosses = trace_of(figure, "beyond the limits")
+        assert crosses.marker.symbol == "x"
+        assert set(crosses.customdata) == set(trials.loc[beyond, "number"])
+        (line,) = [shape for shape in figure.layout.shapes if shape.name == "limit"]
+        assert (line.x0, line.x1, line.line.dash) == (pytest.approx(place), pytest.approx(place), "dash")
+        assert [one.text for one in figure.layout.annotations if one.name == "limit"] == [told]
+
+
+def test_verified_values_stand_beside_the_estimates(results):
+    trials, run = results
+    chosen = trials.index[trials["on_front"]][:2]
+    for name, values in {"accuracy": (0.97, 0.96, 0.975), "log_loss": (0.1, 0.08, 0.13)}.items():
+        columns = [f"verified_{name}", f"verified_{name}_low", f"verified_{name}_high"]
+        trials.loc[chosen, columns] = values
+    figure = quality_against_overhead(trials, run)
+    verified = trace_of(figure, "verified (trained by itself, test images)")
+    assert list(verified.customdata) == list(trials.loc[chosen, "number"])
+    np.testing.assert_allclose(list(verified.y), [97.0, 97.0])
+    np.testing.assert_allclose(list(verified.error_y.array), [0.5, 0.5])
+    np.testing.assert_allclose(list(verified.error_y.arrayminus), [1.0, 1.0])
+    assert verified.marker.symbol == "square"
+    (line,) = [one for one in figure.data if one.legendgroup == "verified" and one.mode == "lines"]
+    estimates = trials.loc[chosen, "accuracy"] * 100
+    np.testing.assert_allclose(line.y[0::3], estimates, rtol=1e-5)
+    np.testing.assert_allclose(line.y[1::3], 97.0)
+    assert "verified accuracy 97.00 % [96.00, 97.50]" in verified.text[0]
+    assert any(one.name == "Pareto front (estimates)" for one in figure.data)
+
+
+def test_predicted_latencies_have_a_dot(results):
+    trials, run = results
+    trials.loc[trials.index[:10], "latency_stopped"] = "model"
+    figure = quality_against_latency(trials, run)
+    dotted = {
+        number
+        for trace in markers(figure)
+        if not isinstance(trace.marker.symbol, str)
+        for number, symbol in zip(trace.customdata, trace.marker.symbol, strict=True)
+        if symbol.endswith("-dot")
+    }
+    assert dotted == set(trials["number"].iloc[:10])
+    assert any(one.name == "with a dot: latency predicted" for one in figure.data)
+
+
+def test_three_objectives_are_drawn_in_space(results):
+    trials, run = results
+    trials["energy"] = trials["number"] * 2.0
+    run["objectives"] = ["accuracy", "parameter_overhead", "energy"]
+    figure = three_objectives(trials, run)
+    rows = trials.set_index("number")
+    seen = []
+    for trace in markers(figure):
+        seen += trace.customdata
+        for place, number in enumerate(trace.customdata):
+            shown = trace.x[place], trace.y[place], trace.z[place]
+            row = rows.loc[number]
+            expected = row["parameter_overhead"] * 100, row["energy"], row["accuracy"] * 100
+            np.testing.assert_allclose(shown, expected, rtol=1e-5)
+    assert sorted(seen) == list(trials["number"])
+    assert figure.layout.scene.yaxis.title.text == "energy"
+    assert three_objectives(trials, run | {"objectives": ["accuracy", "energy"]}) is None
+
+
+def test_a_line_of_parallel_coordinates_crosses_the_axes_at_its_choices(results):
+    trials, run = results
+    figure = parallel_coordinates(trials, run)
+    titles = list(figure.layout.xaxis.ticktext)
+    assert titles == [
+        *(f"{kind} {stage}" for stage in (2, 3, 4, 5) for kind in ("stage", "blocks")),
+        "gate",
+        "accuracy %",
+        "params %",
+        "latency",
+    ]
+    ticks = {}
+    for one in figure.layout.annotations:
+        ticks.setdefault(titles[one.x], {})[one.text] = one.y
+    assert list(ticks["stage 2"]) == ["off", "32", "16", "8", "4", "2"]
+    np.testing.assert_allclose(list(ticks["stage 2"].values()), np.linspace(0, 1, 6))
+    crossings = {}
+    for trace in figure.data:
+        for x, y, number in zip(trace.x, trace.y, trace.customdata, strict=True):
+            if number is not None:
+                crossings.setdefault(number, {})[titles[x]] = y
+    assert set(crossings) == set(trials["number"])
+    span = trials["accuracy"].max() - trials["accuracy"].min()
+    for row in trials.to_dict("records"):
+        crossed = crossings[row["number"]]
+        used = {site["ratio"] for site in json.loads(row["config"])["sites"] if site["stage"] == 3}
+        expected = ticks["stage 3"][str(used.pop()) if used else "off"]
+        assert abs(crossed["stage 3"] - expected) <= 0.04
+        height = (row["accuracy"] - trials["accuracy"].min()) / span
+        assert crossed["accuracy %"] == pytest.approx(height, abs=1e-4)
+    places = [crossed["gate"] for crossed in crossings.values()]
+    assert len(set(places)) == len(places)
+
+
+def test_positions_are_an_axis_where_there_is_a_choice():
+    trials, run = made_up_results(30, space="positions")
+    titles = parallel_coordinates(trials, run).layout.xaxis.ticktext
+    assert [title for title in titles if title.startswith("position")] == [
+        f"position {stage}" for stage in (2, 3, 4, 5)
+    ]
+    assert "gate" not in titles
+
+
+def test_the_hypervolume_is_drawn_over_trials(results):
+    trials, run = results
+    run["hypervolume_history"] = [0.1] * 29 + [0.4]
+    (line,) = hypervolume_over_trials(trials, run).data
+    assert list(zip(line.x, line.y, strict=True)) == [*((place, 0.1) for place in range(1, 30)), (30, 0.4)]
+    assert list(line.customdata) == list(trials["number"])
+
+
+def test_contributions_are_drawn_with_their_intervals(results):
+    trials, run = results
+    run["contributions"] = {
+        "factors": [
+            {
+                "name": "stage 4",
+                "importance": [0.4, 0.2, 0.6],
+                "reference": "no SE",
+                "levels": [
+                    {"level": "r=16", "trials": 7, "effect": [0.02, 0.01, 0.03]},
+                    {"level": "r=2", "trials": 5, "effect": [0.005, -0.01, 0.02]},
+                    {"level": "r=4", "trials": 1, "effect": None},
+                ],
+                "told": True,
+                "why": "r=4: too few trials",
+            },
+            {"name": "stage 5", "importance": None, "reference": "no SE", "levels": [], "told": False, "why": "none"},
+        ],
+        "explained": 0.5,
+        "trials": 30,
+        "sentence": "",
+    }
+    figure = stage_contributions(trials, run)
+    ticks = figure.layout.yaxis.ticktext
+    clear, unclear = figure.data
+    assert (clear.name, unclear.name) == ("differs measurably", "no difference can be told")
+    assert (ticks[clear.y[0]], ticks[unclear.y[0]]) == ("r=16 (7)", "r=2 (5)")
+    np.testing.assert_allclose((clear.x[0], clear.error_x.array[0], clear.error_x.arrayminus[0]), (2, 1, 1))
+    np.testing.assert_allclose((unclear.x[0], unclear.error_x.array[0], unclear.error_x.arrayminus[0]), (0.5, 1.5, 1.5))
+    assert len(clear.y) == len(unclear.y) == 1
+    notes = {ticks[int(one.y)]: one.text for one in figure.layout.annotations}
+    assert notes["<b>stage 4</b>"].startswith("explains 40% [20%, 60%]")
+    assert "r=4: too few trials" in notes["<b>stage 4</b>"]
+    assert notes["<b>stage 5</b>"] == "cannot be told: none"
+
+
+def test_the_heat_map_shows_the_ratio_of_each_block_of_each_member(results):
+    trials, run = results
+    figure = front_heat_map(trials, run)
+    heat = figure.data[0]
+    legend = [trace.name for trace in figure.data[1:]]
+    assert legend[0] == "no SE"
+    front = trials[trials["on_front"]].sort_values("parameter_overhead")
+    assert [list(row) for row in heat.customdata] == [list(front["number"])] * len(run["sites"])
+    for column, text in enumerate(front["config"]):
+        config = SEConfig.from_json(text)
+        ratios = {placed.site.block: f"r={placed.ratio}" for placed in config.placed}
+        for row, site in enumerate(run["sites"]):
+            assert legend[heat.z[row][column]] == ratios.get(site["block"], "no SE")
+            assert site["block"] in figure.layout.yaxis.ticktext[row]
+            # The cell's colour is the middle of its part of the scale.
+            place = (heat.z[row][column] + 0.5) / len(legend)
+            colour = next(
+                one
+                for (below, one), (above, _) in zip(heat.colorscale, heat.colorscale[1:], strict=False)
+                if below <= place <= above
+            )
+            if site["block"] in ratios:
+                assert colour == shade(int(ratios[site["block"]][2:]))
+
+
+def test_the_heat_map_tells_kept_attention_from_none():
+    trials, run = made_up_results(20, backbone="regnety_002", space="stages")
+    figure = front_heat_map(trials.assign(on_front=True), run)
+    legend = [trace.name for trace in figure.data[1:]]
+    assert legend[:2] == ["no SE", "kept as in the backbone"]
+    published = list(figure.data[0].customdata[0]).index(trials.loc[trials["name"] == "as published", "number"].iloc[0])
+    assert {row[published] for row in figure.data[0].z} == {1}
+
+
+def test_hover_shows_the_configuration_drawn(results):
+    _, run = results
+    config = SEConfig.uniform("resnet18", 16, stages=[3]).with_site(SEConfig.uniform("resnet18").placed[7].site, 4)
+    row = results[0].iloc[5].to_dict() | {"config": config.to_json(), "accuracy": 0.9, "accuracy_low": 0.85}
+    row |= {"accuracy_high": np.nan, "name": HOSTILE + "x" * 300, "gate": HOSTILE}
+    lines = hover_text(row, run).split("<br>")
+    assert lines[0].startswith("<b>trial 5</b> – &lt;b&gt;x&lt;/b&gt;&lt;script&gt;")
+    assert len(lines[0]) < 130
+    assert lines[1:5] == [
+        "stage 2 □□ –",
+        f'stage 3 <span style="color:{shade(16)}">■■</span> r=16',
+        "stage 4 □□ –",
+        f'stage 5 □<span style="color:{shade(4)}">■</span> r=4',
+    ]
+    assert "accuracy 90.00 % [85.00, –]" in lines
+    assert "<script>" not in "".join(lines)
 
 
 def test_a_configuration_in_words_and_as_a_drawing():
@@ -101,6 +369,13 @@ def test_a_configuration_in_words_and_as_a_drawing():
     assert drawn[3]["cells"][1]["title"] == "layer4.1 (512 channels): r=4, sigmoid, standard"
 
 
+def test_an_unusual_position_is_named_in_the_drawing():
+    config = SEConfig.uniform("resnet18", 16, stages=[3], position="pre")
+    sites = [asdict(site) for site in find_sites("resnet18") if site.position in ("standard", "pre")]
+    labels = {row["stage"]: row["label"] for row in draw_configuration(config.to_dict(), sites)}
+    assert labels == {2: "–", 3: "r=16 pre", 4: "–", 5: "–"}
+
+
 def test_attention_that_is_kept_is_told_apart_from_a_new_block_and_from_none():
     own = find_sites("regnety_002", position="existing")
     sites = [asdict(site) for site in own]
@@ -114,9 +389,105 @@ def test_attention_that_is_kept_is_told_apart_from_a_new_block_and_from_none():
     assert [cell["ratio"] for cell in cells] == [None, 8] + [None] * (len(own) - 2)
 
 
-def test_shades_grow_lighter_with_the_ratio():
-    def brightness(colour):
-        return sum(int(colour[index : index + 2], 16) for index in (1, 3, 5))
+def brightness(colour):
+    return sum(int(colour[index : index + 2], 16) for index in (1, 3, 5))
 
-    shades = [brightness(shade(ratio)) for ratio in (1, 2, 4, 8, 16, 32)]
-    assert shades == sorted(set(shades))
+
+def test_shades_grow_lighter_with_the_ratio_and_darker_on_a_dark_page():
+    shades = [shade(ratio) for ratio in (1, 2, 4, 8, 16, 32)]
+    assert [brightness(one) for one in shades] == sorted({brightness(one) for one in shades})
+    dark = [brightness(DARK[one]) for one in shades]
+    assert dark == sorted(set(dark), reverse=True)
+
+
+def test_colours_of_a_dark_page_can_be_replaced_one_after_the_other(results):
+    assert not set(DARK) & set(DARK.values())
+    for figure in report_figures(*results).values():
+        text = figure.to_json()
+        for light, dark in DARK.items():
+            text = text.replace(light, dark)
+        assert not any(light in text for light in DARK)
+        assert json.loads(text)["layout"]["plot_bgcolor"] == "rgba(0,0,0,0)"
+
+
+def empty(trials, run):
+    return trials.iloc[:0], run | {"hypervolume_history": []}
+
+
+def one(trials, run):
+    return trials.iloc[:1], run | {"hypervolume_history": [0.1]}
+
+
+def failed(trials, run):
+    columns = {name: np.nan for name in trials.columns if trials[name].dtype == float}
+    return trials.assign(state="failed", feasible=False, on_front=False, **columns), run | {"hypervolume_history": []}
+
+
+def no_front(trials, run):
+    return trials.assign(on_front=False, feasible=False), run
+
+
+def missing(trials, run):
+    changed = trials.copy()
+    changed.loc[changed.index[::2], ["latency_ratio", "latency_low", "latency_high", "flops_overhead"]] = np.nan
+    changed.loc[changed.index[5:9], ["accuracy", "accuracy_low", "accuracy_high", "log_loss"]] = np.nan
+    return changed, run
+
+
+def two_objectives(trials, run):
+    return trials, run | {"objectives": ["accuracy", "parameter_overhead"]}
+
+
+def own_objective(trials, run):
+    return trials.assign(energy=np.nan), run | {"objectives": ["accuracy", "flops_overhead", "energy"]}
+
+
+@pytest.mark.parametrize("change", [empty, one, failed, no_front, missing, two_objectives, own_objective])
+def test_every_figure_says_something_about_any_table(results, change):
+    trials, run = change(*results)
+    figures = report_figures(trials, run)
+    assert list(figures) == [name for name in NAMES if name != "objectives" or len(run["objectives"]) == 3]
+    for name, figure in figures.items():
+        json.loads(figure.to_json())
+        assert figure.data or figure.layout.annotations, name
+    if change in (empty, failed):
+        for figure in figures.values():
+            assert not [trace for trace in figure.data if trace.customdata is not None]
+    if change is no_front:
+        assert figures["heat_map"].layout.annotations[0].text == "The Pareto front is empty."
+    if change is missing:
+        drawn = {number for trace in markers(figures["latency"]) for number in trace.customdata}
+        assert drawn == set(trials.dropna(subset=["accuracy", "latency_ratio"])["number"])
+
+
+def test_a_thousand_trials_stay_light():
+    trials, run = made_up_results(1000, backbone="resnet50")
+    figures = report_figures(trials, run)
+    without_texts = 0
+    for figure in figures.values():
+        data = json.loads(figure.to_json())
+        for trace in data["data"]:
+            if "customdata" in trace:
+                trace.pop("text", None)
+        without_texts += len(json.dumps(data))
+    # One text for each trial, which a page keeps once, and the rest.
+    texts = sum(len(hover_text(row, run)) for row in trials.to_dict("records"))
+    assert without_texts + texts < 2_000_000
+    assert sum(len(trace.customdata) for trace in markers(figures["overhead"])) == 1000
+
+
+def test_a_name_from_outside_is_text_in_every_figure(results):
+    trials, run = results
+    trials["name"] = HOSTILE
+    trials["gate"] = HOSTILE
+    for figure in report_figures(trials, run).values():
+        texts = re.findall(r'"(?:text|name|ticktext)":(\[.*?\]|".*?")', figure.to_json())
+        assert not any("<script" in text or "\\u003cscript" in text for text in texts)
+
+
+def test_the_figures_of_a_real_run(finished_run):
+    trials, run = read_results(finished_run / "run")
+    figures = report_figures(trials, run)
+    assert list(figures) == NAMES
+    assert set(points(figures["overhead"])) == set(trials["number"])
+    assert "too few" in figures["contributions"].layout.annotations[0].text

@@ -1,0 +1,434 @@
+"""The role of excitation: what the gates of a network's SE blocks do, and which blocks could be left out.
+
+After section 7.2 of the journal version of the SENet paper, with numbers and intervals for what the paper reads off its
+figures.
+"""
+
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+from importlib import metadata
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from ..errors import ConfigurationError, DataError, DefinitionError, did_you_mean
+from ..network.config import SEConfig
+from .evaluator import Evaluation, ProgressBar, evaluate_network, no_progress
+from .gate_statistics import CONSTANT, LEAST_IMAGES, NEAR_ONE, GateStatistics, Replicated, gate_statistics
+from .gates import ExcitedBlock, find_blocks, find_gates, mean_gates, read_gates, replaced_gates
+from .image_data import ImageData, ImageSet, sample
+from .statistics import CONFIDENCE, Estimate, crossed_difference
+from .training import TrainingRecipe
+
+CLASS_SPECIFIC = 0.25
+"""Blocks are called class-agnostic where a smaller share of the variance lies between classes, else class-specific."""
+
+SAME_PATTERN = 0.9
+"""Classes have the same pattern where one factor per class explains at least this share of their differences."""
+
+MOST = 0.5
+"""A block is saturated where more than this share of its gates is constant near one."""
+
+TOLERANCE = 0.01
+"""Log-loss in nats by which a network may be worse without what is called idle.
+
+The probability that it gives to the right class then falls by less than 1 % in the geometric mean over images.
+"""
+
+SHOWN_CHANNELS = 50
+"""Channels of each block that are shown, as in the paper."""
+
+CHOSEN_CLASSES = 4
+
+Verdict = Literal["idle", "works", "cannot be told"]
+Found = Literal["seen", "not seen", "cannot be told"]
+_SHARES = ("specificity", "near_one", "constant", "similarity")
+_Values = npt.NDArray[np.float64]
+_Gates = npt.NDArray[np.float32]
+
+
+def analyze_gates(
+    model: nn.Module,
+    data: ImageData,
+    split: Literal["validation", "test"] = "test",
+    *,
+    classes: Sequence[str | int] | None = None,
+    channels: int = SHOWN_CHANNELS,
+    images: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    recipe: TrainingRecipe | None = None,
+    progress_bar: ProgressBar = no_progress,
+) -> dict[str, Any]:
+    """Analyse the role of excitation in a network; ``se-search excitation`` shows what this returns.
+
+    One pass over the images keeps every gate's value for each image, in single precision: 4 bytes × images × channels
+    of all blocks (3 GB for ``seresnet50`` on 50,000 images; ``images`` takes fewer). One further pass for each block
+    judges the network with the block's gates replaced by their means over images that were not judged: those of
+    ``data.calibration``.
+
+    Args:
+        model: A network with SE blocks or attention like them. It is in evaluation mode meanwhile.
+        data: Images of the classes that the network tells apart.
+        split: The images to analyse; such as the network was not trained on.
+        classes: Names or indices of the classes to show, two or more; by default four that differ most.
+        channels: Channels of each block to show, drawn at random.
+        images: Images to analyse, drawn at random; by default all.
+        seed: Fixes what is drawn.
+        device: A torch device.
+        recipe: Gives batch, precision, memory format and loading processes.
+        progress_bar: As :func:`se_search.progress.progress_bar`.
+
+    Returns:
+        Plain data for JSON; ``docs/excitation.md`` says what each key means. Estimates are ``[value, low, high]``.
+
+    Raises:
+        ConfigurationError: If the network has no SE block whose gate can be analysed, or a number is impossible.
+        DataError: If a class is unknown, has too few images, or the network tells other classes apart.
+    """
+    began = time.perf_counter()
+    for name, number in (("channels", channels), ("images", images)):
+        if number is not None and number < 1:
+            raise ConfigurationError(f"{name} is {number}: it must be at least 1")
+    recipe = recipe or TrainingRecipe(epochs=0, batch=64, learning_rate=0.0)
+    asked = None if classes is None else find_classes(classes, data)
+    judged: ImageSet = data.test if split == "test" else data.validation
+    judged = judged if images is None else sample(judged, images, seed)
+    training, home = model.training, next(model.parameters()).device
+    try:
+        model.to(device)
+    except (AssertionError, RuntimeError) as error:  # PyTorch raises both for devices that are not there
+        raise DefinitionError(f"device {device!r} cannot be used: {str(error).partition(chr(10))[0]}") from error
+    model.eval()
+    try:
+        blocks, skipped = find_blocks(model, data, recipe, device)
+        gates = {name: gate for name, gate in find_gates(model).items() if name in [one.module for one in blocks]}
+        with progress_bar("Analysing excitation", len(blocks) + 4, 0) as advance:  # in passes over the images
+            values, labels = read_gates(model, gates, judged, recipe, device)
+            advance(1)
+            chosen = _choose_classes(values, labels, data, asked)
+            means = mean_gates(model, gates, sample(data.calibration, len(judged), seed), recipe, device)
+            advance(1)
+            intact = evaluate_network(model, judged, recipe.batch, device, recipe)
+            advance(1)
+
+            confidence = 1 - (1 - CONFIDENCE) / len(blocks)
+            last = _last_stage(blocks)
+            changes = []
+            for some in [*([block] for block in blocks), *([last] if last else [])]:
+                with replaced_gates({block.module: gates[block.module] for block in some}, means):
+                    changed = evaluate_network(model, judged, recipe.batch, device, recipe)
+                changes.append(_change(changed, intact, CONFIDENCE if some is last else confidence))
+                advance(1)
+    finally:
+        model.train(training).to(home)
+    statistics = [gate_statistics(values[block.module], labels, seed) for block in blocks]
+    last_change = changes[-1] if last else None
+    described = []
+    for depth, (block, of_block, change) in enumerate(zip(blocks, statistics, changes, strict=False), 1):
+        drawn = np.sort(np.random.default_rng((seed, depth)).permutation(block.channels)[:channels])
+        described.append(
+            {
+                "block": block.block,
+                "stage": block.stage,
+                "position": block.position,
+                "channels": block.channels,
+                "gate": block.gate,
+                "depth": depth,
+                **_activations(values[block.module], labels, drawn, chosen),
+                **{name: _listed(getattr(of_block, name)) for name in _SHARES},
+                **change.listed(),
+                "verdict": change.verdict,
+            }
+        )
+    config = getattr(model, "se_config", None)
+    return {
+        "model": type(model).__name__,
+        "backbone": config.backbone if isinstance(config, SEConfig) else None,
+        "source": f"a {type(model).__name__}",
+        "config": config.to_dict() if isinstance(config, SEConfig) else None,
+        "data": {"name": data.name, "split": split, "images": len(labels), "classes": data.classes},
+        "seed": seed,
+        "seconds": round(time.perf_counter() - began, 1),
+        "device": device,
+        "versions": {"python": platform.python_version()}
+        | {name: metadata.version(name) for name in ("se-search", "torch", "timm", "numpy")},
+        "classes": [{"index": one, "name": class_name(data, one)} for one in chosen],
+        "pair": chosen[:2],
+        "accuracy": _listed(intact.accuracy),
+        "log_loss": _listed(intact.log_loss),
+        "tolerance": TOLERANCE,
+        "thresholds": {
+            "constant": CONSTANT,
+            "near_one": NEAR_ONE,
+            "class_specific": CLASS_SPECIFIC,
+            "same_pattern": SAME_PATTERN,
+            "most": MOST,
+            "least_images": LEAST_IMAGES,
+            "confidence": CONFIDENCE,
+            "removal_confidence": round(confidence, 6),
+        },
+        "blocks": described,
+        "skipped": skipped,
+        "last_stage": last_change
+        and {"stage": last[0].stage, "blocks": [block.block for block in last], **last_change.listed()},
+        "observations": _observations(blocks, statistics, last, last_change),
+        "idle": [one["block"] for one in described if one["verdict"] == "idle"],
+    }
+
+
+def class_name(data: ImageData, index: int) -> str:
+    """Return the name of a class, its index where it has none."""
+    return str(index) if data.label_names is None else data.label_names[index]
+
+
+def find_classes(classes: Sequence[str | int], data: ImageData) -> list[int]:
+    """Return the indices of classes that are given by name or index; a name comes before an index.
+
+    Raises:
+        DataError: If one is unknown or named twice, or there are fewer than two.
+    """
+    names = [class_name(data, index) for index in range(data.classes)]
+    found = []
+    for one in classes:
+        text = str(one)
+        if isinstance(one, str) and text in names:
+            found.append(names.index(text))
+        elif text.isdecimal() and int(text) < data.classes:
+            found.append(int(text))
+        else:
+            raise DataError(
+                f"class {text!r} is unknown: {data.name} has {data.classes} classes, named by name or by index from 0 "
+                f"to {data.classes - 1}{did_you_mean(text, names)}"
+            )
+    if len(found) < 2 or len(set(found)) < len(found):
+        raise DataError(f"classes {', '.join(map(str, classes))} cannot be compared: name two different ones or more")
+    return found
+
+
+def _choose_classes(
+    values: Mapping[str, _Gates], labels: npt.NDArray[np.int64], data: ImageData, asked: Sequence[int] | None
+) -> list[int]:
+    """Return the classes to show, the two that differ most first.
+
+    Classes differ by the squared distance of their mean gates for each channel, added up over blocks. After the
+    farthest two, the class follows that is farthest from the nearest one chosen, and so on.
+    """
+    counts = np.bincount(labels, minlength=data.classes)
+    for one in asked or ():
+        if counts[one] < LEAST_IMAGES:
+            raise DataError(
+                f"class {class_name(data, one)!r} has {counts[one]} of the images: {LEAST_IMAGES} are needed"
+            )
+    candidates = np.array(asked) if asked else np.flatnonzero(counts >= LEAST_IMAGES)
+    if candidates.size < 2:
+        raise DataError(
+            f"classes cannot be compared: at least two need {LEAST_IMAGES} images or more, {candidates.size} do"
+        )
+    distance = np.zeros((candidates.size, candidates.size))
+    for gates in values.values():
+        means = np.stack([gates[labels == one].mean(0, dtype=np.float64) for one in candidates])
+        square = np.sum(means**2, 1)
+        distance += (square[:, None] + square - 2 * means @ means.T) / gates.shape[1]
+    np.fill_diagonal(distance, -1.0)
+    first, second = np.unravel_index(int(distance.argmax()), distance.shape)
+    chosen = sorted((int(first), int(second)))
+    while len(chosen) < min(CHOSEN_CLASSES if asked is None else len(asked), candidates.size):
+        nearest = distance[:, chosen].min(1)
+        nearest[chosen] = -np.inf
+        chosen.append(int(nearest.argmax()))
+    return [int(candidates[one]) for one in chosen]
+
+
+def _activations(
+    gates: _Gates, labels: npt.NDArray[np.int64], shown: npt.NDArray[np.int64], classes: Sequence[int]
+) -> dict[str, Any]:
+    parts = {str(one): gates[np.ix_(labels == one, shown)].astype(np.float64) for one in classes}
+    everything = gates[:, shown].mean(0, dtype=np.float64)
+    return {
+        "shown": shown.tolist(),
+        "activation": {"all": _rounded(everything)} | {name: _rounded(part.mean(0)) for name, part in parts.items()},
+        "pair": {
+            str(one): {"mean": _rounded(parts[str(one)].mean(0)), "std": _rounded(parts[str(one)].std(0, ddof=1))}
+            for one in classes[:2]
+        },
+        "mean": _round(float(gates.mean(dtype=np.float64))),
+    }
+
+
+@dataclass(frozen=True)
+class GateChange:
+    """What replacing gates by their means does to a network, paired on the same images.
+
+    Attributes:
+        accuracy: Accuracy with the means less that of the network as it is.
+        log_loss: The same of the log-loss; above 0 the network is worse.
+    """
+
+    accuracy: Estimate
+    log_loss: Estimate
+
+    @property
+    def verdict(self) -> Verdict:
+        """``"idle"`` where the log-loss surely rises by less than the tolerance, ``"works"`` where it rises measurably.
+
+        What rises measurably but surely by less is idle. With few images neither can be told.
+        """
+        if self.log_loss.high < TOLERANCE:
+            return "idle"
+        return "works" if self.log_loss.low > 0 else "cannot be told"
+
+    def listed(self) -> dict[str, list[float]]:
+        """Return both as plain data."""
+        return {"accuracy_change": _listed(self.accuracy), "log_loss_change": _listed(self.log_loss)}
+
+
+def _change(changed: Evaluation, intact: Evaluation, confidence: float) -> GateChange:
+    return GateChange(
+        crossed_difference(changed.correct, intact.correct, confidence),
+        crossed_difference(changed.losses, intact.losses, confidence),
+    )
+
+
+def _last_stage(blocks: Sequence[ExcitedBlock]) -> list[ExcitedBlock]:
+    """Return the blocks of the last stage that has any; none where stages cannot be told."""
+    stages = [block.stage for block in blocks]
+    known = [stage for stage in stages if stage is not None]
+    if len(known) < len(stages):
+        return []
+    return [block for block in blocks if block.stage == max(known)]
+
+
+def _observations(
+    blocks: Sequence[ExcitedBlock],
+    statistics: Sequence[GateStatistics],
+    last: Sequence[ExcitedBlock],
+    last_change: GateChange | None,
+) -> list[dict[str, str]]:
+    """Return what the paper observed and whether it is so here."""
+    return [
+        {"paper": paper, "found": found, "evidence": evidence}
+        for paper, (found, evidence) in (
+            ("Shallow blocks are class-agnostic: classes share their gates.", _shallow(blocks, statistics)),
+            ("Deeper blocks are class-specific.", _deep(blocks, statistics)),
+            ("A block near the end is saturated: most of its gates stay near one.", _saturated(blocks, statistics)),
+            (
+                "A block near the end has nearly the same pattern for all classes, up to a scale.",
+                _alike(blocks, statistics),
+            ),
+            ("The last stage can be left out at little cost.", _left_out(last, last_change)),
+        )
+    ]
+
+
+def _shallow(blocks: Sequence[ExcitedBlock], statistics: Sequence[GateStatistics]) -> tuple[Found, str]:
+    first, others = _thirds(statistics)
+    share = first.estimate()
+    named = _named(blocks[: _first_third(blocks)])
+    told = f"{_share(share)} of the variance lies between classes in the first third ({named})"
+    if others is None:
+        return "cannot be told", f"{told}; there is no other block to compare it with."
+    difference = Replicated(first.value - others.value, first.replicates - others.replicates).estimate()
+    evidence = f"{told}, and {_share(others.estimate())} behind it; the difference is {_share(difference, '+')}."
+    if difference.high < 0 and share.high < CLASS_SPECIFIC:
+        return "seen", evidence
+    return ("not seen" if difference.low > 0 or share.low > CLASS_SPECIFIC else "cannot be told"), evidence
+
+
+def _deep(blocks: Sequence[ExcitedBlock], statistics: Sequence[GateStatistics]) -> tuple[Found, str]:
+    _, others = _thirds(statistics)
+    if others is None:
+        return "cannot be told", "The network has one block only."
+    share = others.estimate()
+    return _compare(share, CLASS_SPECIFIC), (
+        f"Behind the first third, {_share(share)} of the variance lies between classes; blocks are called "
+        f"class-specific from {CLASS_SPECIFIC:.0%} on."
+    )
+
+
+def _first_third(blocks: Sequence[Any]) -> int:
+    """Return how many blocks are the first third: at least one."""
+    return max(1, len(blocks) // 3)
+
+
+def _thirds(statistics: Sequence[GateStatistics]) -> tuple[Replicated, Replicated | None]:
+    """Return the mean specificity of the first third of the blocks and of the others."""
+    shares = [one.replicated_specificity for one in statistics]
+    first = _first_third(shares)
+
+    def mean(some: Sequence[Replicated]) -> Replicated:
+        return Replicated(
+            float(np.mean([one.value for one in some])), np.mean([one.replicates for one in some], axis=0)
+        )
+
+    return mean(shares[:first]), mean(shares[first:]) if len(shares) > first else None
+
+
+def _saturated(blocks: Sequence[ExcitedBlock], statistics: Sequence[GateStatistics]) -> tuple[Found, str]:
+    return _any_of_the_last_two(blocks, [one.near_one for one in statistics], MOST, "of the gates are constant near 1")
+
+
+def _alike(blocks: Sequence[ExcitedBlock], statistics: Sequence[GateStatistics]) -> tuple[Found, str]:
+    return _any_of_the_last_two(
+        blocks,
+        [one.similarity for one in statistics],
+        SAME_PATTERN,
+        "of what differs between classes is one factor per class",
+    )
+
+
+def _any_of_the_last_two(
+    blocks: Sequence[ExcitedBlock], shares: Sequence[Estimate], limit: float, what: str
+) -> tuple[Found, str]:
+    found = [_compare(share, limit) for share in shares[-2:]]
+    told = "; ".join(
+        f"{block.block}: {_share(share)} {what}" for block, share in zip(blocks[-2:], shares[-2:], strict=True)
+    )
+    evidence = f"{told} (from {limit:.0%} on it is called so)."
+    if "seen" in found:
+        return "seen", evidence
+    return ("cannot be told" if "cannot be told" in found else "not seen"), evidence
+
+
+def _left_out(last: Sequence[ExcitedBlock], change: GateChange | None) -> tuple[Found, str]:
+    if change is None:
+        return "cannot be told", "Which blocks are of one stage cannot be told in this network."
+    loss, accuracy = change.log_loss, change.accuracy
+    evidence = (
+        f"With the gates of stage {last[0].stage} ({_named(last)}) replaced by their means, the log-loss changes by "
+        f"{loss.value:+.4f} [{loss.low:+.4f}, {loss.high:+.4f}] and the accuracy by {_share(accuracy, '+')}; "
+        f"a rise of the log-loss below {TOLERANCE} is called little."
+    )
+    if loss.high < TOLERANCE:
+        return "seen", evidence
+    return ("not seen" if loss.low > TOLERANCE else "cannot be told"), evidence
+
+
+def _compare(share: Estimate, limit: float) -> Found:
+    if share.low > limit:
+        return "seen"
+    return "not seen" if share.high < limit else "cannot be told"
+
+
+def _named(blocks: Sequence[ExcitedBlock]) -> str:
+    return blocks[0].block if len(blocks) == 1 else f"{blocks[0].block} to {blocks[-1].block}"
+
+
+def _share(share: Estimate, sign: str = "") -> str:
+    return f"{share.value:{sign}.1%} [{share.low:{sign}.1%}, {share.high:{sign}.1%}]"
+
+
+def _listed(estimate: Estimate) -> list[float]:
+    return [_round(one) for one in astuple(estimate)]
+
+
+def _rounded(values: _Values) -> list[float]:
+    return [_round(float(one)) for one in values]
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.6g}")

@@ -1,0 +1,154 @@
+"""The analysis of excitation in a run folder, and the priors that follow from that of the supernet."""
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import DefinitionError, RunFolderError
+from ..evaluation.evaluator import Evaluator
+from ..evaluation.excitation import analyze_gates
+from ..evaluation.image_data import ImageData
+from ..files import write_text
+from ..network.config import SEConfig
+from ..network.sites import Site
+from ..progress import progress_bar, say
+from .definitions import StudyDefinition
+from .evaluators import training_recipe
+from .space import SearchSpace
+
+EXCITATION = "excitation"
+"""Folder of a run folder that holds analyses, one in each folder of it."""
+
+ANALYSIS_FILE = "excitation.json"
+PAGE_FILE = "excitation.html"
+SUPERNET = "supernet"
+
+_OF_A_TRIAL = re.compile(r"trial-(\d{1,9})(-verified)?", re.ASCII)
+
+
+def analysis_folder(folder: Path, trial: int, verified: bool = False) -> Path:
+    """Where the analysis of a trial's network is kept.
+
+    Args:
+        folder: A run folder.
+        trial: Number of the trial.
+        verified: Whether the weights are those of its verification.
+    """
+    return folder / EXCITATION / f"trial-{trial}{'-verified' if verified else ''}"
+
+
+def find_analyses(folder: Path) -> list[dict[str, Any]]:
+    """List the analyses of trials that a run folder holds, by number: ``trial``, ``verified`` and ``page``.
+
+    ``page`` is the path of the page within the run folder.
+    """
+    found = []
+    for page in (folder / EXCITATION).glob(f"*/{PAGE_FILE}"):
+        name = _OF_A_TRIAL.fullmatch(page.parent.name)
+        if name and page.is_file():
+            where = f"{EXCITATION}/{page.parent.name}/{PAGE_FILE}"
+            found.append({"trial": int(name[1]), "verified": name[2] is not None, "page": where})
+    return sorted(found, key=lambda one: (one["trial"], one["verified"]))
+
+
+def check_priors(study: StudyDefinition) -> None:
+    """Check that the study's evaluator has what its priors are taken from.
+
+    Raises:
+        DefinitionError: If it has not.
+    """
+    if study.priors == "excitation" and study.evaluator.name != "supernet":
+        raise DefinitionError(
+            f"--priors is 'excitation', which analyses a supernet, and the evaluator is {study.evaluator.name!r}: "
+            "choose --evaluator supernet or --priors known"
+        )
+
+
+def priors_from_excitation(
+    folder: Path, study: StudyDefinition, space: SearchSpace, data: ImageData, evaluator: Evaluator
+) -> dict[SEConfig, str]:
+    """Return configurations without the SE blocks that idle in the trained supernet, with their names.
+
+    The supernet's network with the widest block at every site is analysed once; the analysis is kept in the run folder.
+    There is one configuration for each ratio of the space. Where blocks are placed by stage, a stage is left out if all
+    of its blocks idle.
+
+    Args:
+        folder: The run folder.
+        study: The study.
+        space: Its space.
+        data: Its data.
+        evaluator: The supernet, trained.
+
+    Raises:
+        RunFolderError: If a kept analysis is damaged.
+    """
+    file = folder / EXCITATION / SUPERNET / ANALYSIS_FILE
+    widest = space.largest()
+    if not file.exists():
+        analysis = analyze_gates(
+            evaluator.network(widest),
+            data,
+            "validation",
+            seed=study.seed,
+            device=study.device,
+            recipe=training_recipe(study),
+            progress_bar=progress_bar,
+        )
+        analysis |= {"model": f"supernet of {study.backbone}", "source": "the supernet, widest blocks at every site"}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps(analysis, indent=2, allow_nan=False))
+    idle = _idle_sites(widest, _read_verdicts(file))
+    gone = idle
+    if space.definition.placement == "stage":
+        working = {placed.site.stage for placed in widest.placed if placed.site not in idle}
+        gone = [site for site in idle if site.stage not in working]
+    say(_describe(idle, gone, len(widest.placed)))
+    if not gone:
+        return {}
+    return {
+        _without(_with_ratio(widest, ratio), gone): f"r={ratio} without idle blocks"
+        for ratio in space.definition.ratios
+    }
+
+
+def _read_verdicts(file: Path) -> Mapping[tuple[str, str], str]:
+    """Return the verdict on each block, by its name and position."""
+    try:
+        blocks = json.loads(file.read_text(encoding="utf-8"))["blocks"]
+        return {(str(one["block"]), str(one["position"])): str(one["verdict"]) for one in blocks}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunFolderError(f"{file} is damaged: delete it to analyse the supernet again") from error
+
+
+def _idle_sites(config: SEConfig, verdicts: Mapping[tuple[str, str], str]) -> list[Site]:
+    sites = (placed.site for placed in config.placed)
+    return [site for site in sites if verdicts.get((site.block, site.position)) == "idle"]
+
+
+def _with_ratio(config: SEConfig, ratio: int) -> SEConfig:
+    return replace(config, placed=tuple(replace(placed, ratio=ratio) for placed in config.placed))
+
+
+def _without(config: SEConfig, sites: Collection[Site]) -> SEConfig:
+    """Return a copy without SE blocks at some sites; where they took the place of attention, none is left."""
+    return replace(
+        config,
+        placed=tuple(placed for placed in config.placed if placed.site not in sites),
+        removed=(*config.removed, *(site for site in sites if site.position == "existing")),
+    )
+
+
+def _describe(idle: Collection[Site], gone: Collection[Site], blocks: int) -> str:
+    if not idle:
+        return f"None of {blocks} SE blocks of the supernet idles: no configuration is added."
+    named = f"Of {blocks} SE blocks of the supernet these idle: {', '.join(site.block for site in idle)}"
+    if not gone:
+        return f"{named}; no stage consists of such blocks alone, so no configuration is added."
+    if len(gone) < len(idle):
+        stages = sorted({site.stage for site in gone})
+        named += f"; of whole stages {', '.join(map(str, stages))}"
+    return f"{named}. Configurations without them are tried first."

@@ -1,0 +1,223 @@
+"""`se-search report` as a user starts it: several runs, other formats, beside a search; and Optuna's dashboard."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from wsgiref.util import setup_testing_defaults
+
+import pandas as pd
+import pytest
+import yaml
+from conftest import TINY_STUDY
+from typer.testing import CliRunner
+
+from se_search import load_run
+from se_search.api import follow_run
+from se_search.cli import app
+from se_search.errors import DefinitionError, RunFolderError
+from se_search.search.run_folder import open_folder, read_definition
+
+COMMAND = [sys.executable, "-m", "se_search"]
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, ["report", *map(str, arguments)])
+
+
+@pytest.fixture
+def directory(finished_run, monkeypatch):
+    """Two runs, as the current directory."""
+    shutil.copytree(finished_run / "run", finished_run / "other")
+    monkeypatch.chdir(finished_run)
+    return finished_run
+
+
+def test_several_runs_have_a_page_and_a_report_each(directory):
+    for name in ("run", "other"):
+        (directory / name / "report.html").unlink()
+    result = invoke("run", "other")
+    assert result.exit_code == 0, result.output
+    assert "No measurable difference between other and run: the front of other has ×1.000" in result.stdout
+    assert result.stdout.splitlines()[-1] == "Comparison: comparison.html"
+    assert "2 runs compared" in (directory / "comparison.html").read_text()
+    assert all((directory / name / "report.html").is_file() for name in ("run", "other"))
+    assert invoke("run", "other", "--to", "again.html").exit_code == 0
+    assert (directory / "again.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["run", "other", "--live"], "several runs are compared in one HTML page"),
+        (["run", "other", "--format", "md"], "several runs are compared in one HTML page"),
+        (["run", "other", "--to", "output.txt"], "output.txt exists and is no comparison"),
+        (["run", "run"], "2 runs cannot be compared: give two to 8 different run folders"),
+        (["run", "nowhere"], "nowhere is not a run folder"),
+        (["run", "--to", "page.html"], "--to names the page that compares runs"),
+        (["run", "--every", "5"], "--every is the time between two reports of --live"),
+        (["run", "--live", "--format", "md"], "--live writes the HTML report"),
+        (["run", "--live", "--every", "0"], "--every is 0: it must be at least 1 second"),
+        (["run", "--format", "csv", "--format", "pdf"], "format 'pdf' is unknown: choose one of html, md, csv, png"),
+        (["output.txt", "--live"], "output.txt is not a run folder"),
+        ([".", "--live"], "is not a run folder"),
+    ],
+)
+def test_a_mistake_is_told_in_one_sentence_and_nothing_is_written(directory, arguments, sentence):
+    before = {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert {path: path.stat().st_mtime_ns for path in directory.rglob("*")} == before
+
+
+def test_the_report_in_other_formats(directory):
+    for name in ("trials.csv", "pareto.csv", "report.html"):
+        (directory / "run" / name).unlink()
+    result = invoke("run", "--format", "csv", "--format", "md")
+    assert result.stdout.split() == [
+        "Report:",
+        "run/trials.csv",
+        "Report:",
+        "run/pareto.csv",
+        "Report:",
+        "run/report.md",
+    ]
+    assert len(pd.read_csv(directory / "run" / "trials.csv")) == TINY_STUDY["budget"]
+    assert (directory / "run" / "report.md").read_text().startswith("# Where SE pays in resnet10t\n")
+    assert not (directory / "run" / "report.html").exists()
+    run = load_run("run")
+    assert run.report_as("html") == (run.report(),)
+    with pytest.raises(DefinitionError, match="'docx' is unknown"):
+        run.report_as("docx")
+
+
+@pytest.mark.skipif(
+    not os.environ.get("CI") and not (shutil.which("chromium") or shutil.which("google-chrome")),
+    reason="no Chromium is installed",
+)
+def test_figures_as_images(directory):
+    run = load_run("run")
+    written = run.report_as("png")
+    assert [file.name for file in written] == [f"report-{name}.png" for name in run.figures]
+    for file in written:
+        content = file.read_bytes()
+        assert content.startswith(b"\x89PNG")
+        assert int.from_bytes(content[16:20], "big") == 2000
+
+
+def test_images_without_what_draws_them_are_refused(directory):
+    program = "import sys; sys.modules['kaleido'] = None; from se_search.cli import main; main()"
+    command = [sys.executable, "-c", program, "report", "run", "--format", "png"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: the format png needs Chrome or Chromium and the package kaleido: pip install")
+    assert done.stderr.count("\n") == 1
+    assert not list((directory / "run").glob("*.png"))
+
+
+def wait_for(condition, process, seconds=180):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def start(directory, *arguments):
+    return subprocess.Popen(
+        [*COMMAND, *arguments],
+        cwd=directory,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # in a background job it is ignored
+    )
+
+
+def test_beside_a_search_the_report_follows_it_to_the_end(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY_STUDY | {"budget": 12}))
+    report = tmp_path / "run" / "report.html"
+    live = start(tmp_path, "report", "run", "--live", "--every", "1")
+    assert live.stdout.readline() == "Waiting for a run in run; Ctrl-C ends this.\n"
+    search = start(tmp_path, "run", "--study", "tiny.yaml", "--out", "run")
+    wait_for(report.exists, search)
+    assert '"live":1' in report.read_text()
+    output, _ = search.communicate(timeout=300)
+    assert search.returncode == 0, output
+    told, _ = live.communicate(timeout=120)
+    assert live.returncode == 0, told
+    assert told.splitlines()[-2:] == ["12 of 12: run/report.html", "Report: run/report.html"]
+    assert '"live":null' in report.read_text()
+    trials = pd.read_csv(tmp_path / "run" / "trials.csv")
+    assert list(trials["state"]) == ["complete"] * 12
+
+
+def test_interrupted_the_report_no_longer_reads_itself_anew(directory):
+    (directory / "run" / "study.yaml").write_text(
+        yaml.safe_dump(yaml.safe_load((directory / "run" / "study.yaml").read_text()) | {"budget": 99})
+    )
+    report = directory / "run" / "report.html"
+    report.unlink()
+    before = {path.name: path.stat().st_mtime_ns for path in (directory / "run").iterdir()}
+    live = start(directory, "report", "run", "--live", "--every", "60")
+    wait_for(report.exists, live)
+    assert live.stdout.readline() == "6 of 99: run/report.html\n"
+    live.send_signal(signal.SIGINT)
+    assert live.wait(60) == 130
+    assert live.stdout.read() == "Stopped.\n"
+    assert '"live":null' in report.read_text()
+    after = {path.name: path.stat().st_mtime_ns for path in (directory / "run").iterdir() if path != report}
+    assert after == before
+
+
+def test_the_report_is_written_while_another_process_holds_the_folder(directory):
+    with open_folder(directory / "run", read_definition(directory / "run")):
+        assert follow_run("run", every=1) == (directory / "run" / "report.html").relative_to(directory)
+        assert '"live":null' in (directory / "run" / "report.html").read_text()
+
+
+def test_a_run_that_has_only_begun_is_waited_for_and_a_damaged_one_refused(directory, monkeypatch, capsys):
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", interrupt)
+    (directory / "run" / "study.db").unlink()
+    for folder in ("run", "nowhere"):
+        with pytest.raises(KeyboardInterrupt):
+            follow_run(folder)
+        assert capsys.readouterr().out == f"Waiting for a run in {folder}; Ctrl-C ends this.\n"
+    (directory / "run" / "study.db").write_text("no database")
+    with pytest.raises(RunFolderError, match="damaged"):
+        follow_run("run")
+
+
+def ask(application, path):
+    environment = {"PATH_INFO": path.partition("?")[0], "QUERY_STRING": path.partition("?")[2]}
+    setup_testing_defaults(environment)
+    answered = []
+    body = b"".join(application(environment, lambda status, headers, error=None: answered.append(status)))
+    assert answered == ["200 OK"]
+    return json.loads(body)
+
+
+def test_a_dashboard_of_optunas_shows_the_study(directory):
+    dashboard = pytest.importorskip("optuna_dashboard")
+    application = dashboard.wsgi(f"sqlite:///{directory / 'run' / 'study.db'}")
+    (summary,) = ask(application, "/api/studies")["study_summaries"]
+    study = ask(application, f"/api/studies/{summary['study_id']}?after=0")
+    assert study["objective_names"] == ["accuracy", "parameter_overhead", "latency_ratio"]
+    assert study["directions"] == ["maximize", "minimize", "minimize"]
+    trials = load_run("run").trials
+    assert len(study["trials"]) == len(trials)
+    columns = ["name", "config_id", "accuracy_low", "accuracy_high", "latency_low", "latency_high", "se_blocks"]
+    for shown, row in zip(study["trials"], trials.to_dict("records"), strict=True):
+        assert shown["values"] == [row["accuracy"], row["parameter_overhead"], row["latency_ratio"]]
+        noted = {one["key"]: one["value"] for one in shown["user_attrs"]}
+        assert [noted.get(name, "") for name in columns] == [str(row[name]) for name in columns]
+        assert json.loads(noted["config"])["backbone"] == "resnet10t"
+        assert {one["name"] for one in shown["params"]} >= {"stage2.ratio", "gate"}

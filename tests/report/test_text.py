@@ -1,0 +1,100 @@
+"""The report as Markdown, read by a parser of it."""
+
+import itertools
+
+import pandas as pd
+import pytest
+from markdown_it import MarkdownIt
+
+from se_search.api import describe_front, describe_verified
+from se_search.report.text import escape_markdown, render_markdown
+from se_search.search.record import read_results
+
+HOSTILE = "a | b ``` `c` *d* <script>alert(1)</script> [e](f) ![g](h) &amp; \\ #1 @all ~~i~~ $j$\n\n# k"
+AS_TEXT = " ".join(HOSTILE.split())
+
+
+@pytest.fixture
+def results(finished_run):
+    return read_results(finished_run / "run")
+
+
+def parse(text):
+    return MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).parse(text)
+
+
+def texts(tokens, kind):
+    """What is shown within the elements of a kind, and that there is no markup in it."""
+    shown = []
+    for before, token in itertools.pairwise(tokens):
+        if before.type == f"{kind}_open":
+            assert {child.type for child in token.children} <= {"text", "text_special"}, token.content
+            shown.append("".join(child.content for child in token.children))
+    return shown
+
+
+def test_the_front_is_a_table_with_the_values_of_the_front(results):
+    trials, run = results
+    front = describe_front(trials, run)
+    tokens = parse(render_markdown(trials, run, front, []))
+    assert texts(tokens, "heading") == ["Where SE pays in resnet10t", "Pareto front", "How this was made"]
+    assert texts(tokens, "th") == [name or "remarks" for name in front.columns]
+    assert texts(tokens, "td") == [cell for row in front.itertuples(index=False) for cell in row]
+    paragraphs = texts(tokens, "paragraph")
+    assert "6 of 6 configurations evaluated on digits; the search is finished." in paragraphs
+    assert all(caution in paragraphs for caution in run["cautions"])
+    assert any(text.startswith("Versions: python 3.") for text in paragraphs)
+
+
+def test_verified_networks_have_a_table(results):
+    trials, run = results
+    member = {
+        "number": 3,
+        "name": "mine",
+        "accuracy": [0.9, 0.8, 0.95],
+        "log_loss": [0.3, 0.2, 0.4],
+        "log_loss_difference": [-0.1, -0.2, 0.0],
+    }
+    schedule = {"epochs": 7, "seeds": [0, 1], "images": 397, "members": [member], "finding": "F.", "ranking": ["R."]}
+    text = render_markdown(
+        trials, run | {"verified": [schedule]}, pd.DataFrame(), [(schedule, describe_verified(schedule))]
+    )
+    tokens = parse(text)
+    assert "Verified: trained by themselves for 7 epochs" in texts(tokens, "heading")
+    assert texts(tokens, "td") == [
+        "3",
+        "90.0% [80.0%, 95.0%]",
+        "0.3000 [0.2000, 0.4000]",
+        "-0.1000 [-0.2000, +0.0000]",
+        "mine",
+    ]
+    assert "2 seeds, judged on 397 test images, with 95 % intervals." in texts(tokens, "paragraph")
+    assert {"F.", "R."} <= set(texts(tokens, "paragraph"))
+
+
+def test_names_from_outside_are_text(results):
+    trials, run = results
+    trials.loc[trials["on_front"], "name"] = HOSTILE
+    run |= dict.fromkeys(("name", "backbone", "study", "space"), HOSTILE) | {
+        "cautions": [HOSTILE, "1. first", "- item"]
+    }
+    run["data"]["name"] = HOSTILE
+    text = render_markdown(trials, run, describe_front(trials, run), [])
+    tokens = parse(text)
+    assert not [token.type for token in tokens if token.type in ("html_block", "fence", "ordered_list_open")]
+    assert f"Where SE pays in {AS_TEXT}" in texts(tokens, "heading")
+    assert all(AS_TEXT in " ".join(cell.split()) for cell in texts(tokens, "td")[5::6])
+    assert {AS_TEXT, "1. first", "- item"} <= set(texts(tokens, "paragraph"))
+
+
+def test_a_run_without_a_trial_has_a_text(results):
+    trials, run = results
+    run |= {"picks": {}, "latency": {}, "finished": False, "cautions": ["No configuration has been evaluated yet."]}
+    tokens = parse(render_markdown(trials.iloc[:0], run, describe_front(trials.iloc[:0], run), []))
+    assert texts(tokens, "th") == []
+    assert "0 of 6 configurations evaluated on digits; the search is not finished." in texts(tokens, "paragraph")
+
+
+def test_escaped_text_is_one_line():
+    assert "\n" not in escape_markdown(HOSTILE)
+    assert escape_markdown("plain words, 1.5 (two)") == "plain words, 1.5 (two)"
