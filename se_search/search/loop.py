@@ -313,7 +313,11 @@ def _enqueue_priors(
     is_allowed: Callable[[SEConfig], bool],
     optuna_study: optuna.Study,
 ) -> dict[SEConfig, str]:
-    """Enqueue the known answers and further configurations, as far as they are new, and return the names of all."""
+    """Enqueue the known answers and further configurations, as far as they are new.
+
+    Returns:
+        Their names, and those of the paper's variants, which are marked where the search comes upon them.
+    """
     names = {config: name for name, config in space.known_answers().items()}
     names |= {config: name for config, name in further.items() if config not in names}
     tried = tried_structures(optuna_study, space)
@@ -323,7 +327,7 @@ def _enqueue_priors(
         elif config.structure not in tried:
             optuna_study.enqueue_trial(space.to_parameters(config))
             tried.add(config.structure)
-    return names
+    return {config: name for name, config in space.paper_variants().items()} | names
 
 
 def _line(trial: Trial, own: Iterable[str]) -> str:

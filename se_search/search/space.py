@@ -160,6 +160,22 @@ class SearchSpace:
         }
         return {name: config for name, config in known.items() if self._holds(config)}
 
+    def paper_variants(self) -> dict[str, SEConfig]:
+        """Return further configurations of the paper's ablations, by name, as far as the space holds them.
+
+        They are uniform with other reduction ratios (section 6.1 of the journal version) and r=16 in one stage alone
+        (6.4). A search marks them where it comes upon them.
+        """
+        uniform = {f"uniform r={ratio}": self._uniform(ratio) for ratio in self.definition.ratios if ratio != 16}
+        all_stages = self._uniform(16)
+        single = {}
+        for kept in self.stages:
+            config = all_stages
+            for stage in self.stages:
+                config = config if stage == kept else config.without_stage(stage)
+            single[f"r=16 in stage {kept} alone"] = config
+        return {name: config for name, config in (uniform | single).items() if self._holds(config)}
+
     def _uniform(self, ratio: int) -> SEConfig:
         gate = self.definition.gates[0]
         sites = [site for site in self.sites if site.position == self.positions[0]]

@@ -47,6 +47,15 @@ def test_the_known_answers_are_the_papers(name):
     }
 
 
+@pytest.mark.parametrize("name", ["stages", "blocks"])
+def test_the_papers_variants_are_its_ratios_and_single_stages(name):
+    variants = SearchSpace("resnet50", load_space(name)).paper_variants()
+    ratios = set(load_space(name).ratios) - {16}
+    assert variants == {f"uniform r={ratio}": SEConfig.uniform("resnet50", ratio) for ratio in ratios} | {
+        f"r=16 in stage {stage} alone": SEConfig.uniform("resnet50", 16, stages=[stage]) for stage in (2, 3, 4, 5)
+    }
+
+
 def test_known_answers_that_the_space_does_not_hold_are_left_out():
     space = SearchSpace("resnet50", SpaceDefinition(placement="stage", ratios=(4,), gates=("tanh",)))
     assert list(space.known_answers()) == ["no SE"]
