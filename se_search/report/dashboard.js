@@ -73,10 +73,12 @@ async function copy(text) {
 function showInFigure(name, place) {
   if (name === "heat_map") {
     const columns = place.data[0]?.customdata?.[0] ?? [];
-    const shapes = columns.flatMap((number, index) => (chosen.has(number) ? [{
-      type: "rect", xref: "x", yref: "paper", x0: index - 0.5, x1: index + 0.5, y0: 0, y1: 1, line: { color: accent(), width: 3 },
+    const frames = columns.flatMap((number, index) => (chosen.has(number) ? [{
+      type: "rect", xref: "x", yref: "paper", x0: index - 0.5, x1: index + 0.5, y0: 0, y1: 1,
+      line: { color: accent(), width: 3 }, name: "chosen",
     }] : []));
-    Plotly.relayout(place, { shapes });
+    const others = (place.layout.shapes ?? []).filter((shape) => shape.name !== "chosen");
+    Plotly.relayout(place, { shapes: [...others, ...frames] });
     return;
   }
   if (overlays.has(name)) {

@@ -62,7 +62,8 @@ def chosen(page):
         ),
         "heat map": set(
             page.evaluate(
-                "(({ data, layout }) => (layout.shapes ?? []).map((shape) => data[0].customdata[0][shape.x0 + 0.5]))"
+                "(({ data, layout }) => (layout.shapes ?? []).filter(({ name }) => name === 'chosen')"
+                ".map((shape) => data[0].customdata[0][shape.x0 + 0.5]))"
                 "(document.getElementById('figure-heat_map'))"
             )
         ),
