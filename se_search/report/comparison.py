@@ -2,13 +2,11 @@
 
 import math
 from html import escape
-from typing import Any
+from typing import Any, Protocol
 
+import pandas as pd
 import plotly.graph_objects as go
 
-from ..evaluation.statistics import CONFIDENCE
-from ..search.comparison import ComparedRun, Comparison
-from ..search.results import front_of
 from ..words import counted
 from .figures import INK, SOFT, _bars_of, _connect_front, _cut, _measure, _numbers, _quality, _style, hover_text
 from .html import render_page
@@ -24,7 +22,46 @@ _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid"
 _LONGEST_LABEL = 40
 
 
-def comparison_figures(comparison: Comparison) -> dict[str, go.Figure]:
+class _Ratio(Protocol):
+    @property
+    def value(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+
+class _ComparedRun(Protocol):
+    """One of the runs that are compared, as :class:`se_search.search.comparison.ComparedRun` describes it."""
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def trials(self) -> pd.DataFrame: ...
+    @property
+    def run(self) -> dict[str, Any]: ...
+    @property
+    def hypervolume(self) -> float: ...
+    @property
+    def history(self) -> list[float]: ...
+    @property
+    def ratio(self) -> _Ratio | None: ...
+
+
+class _Comparison(Protocol):
+    """Runs that are compared, as :class:`se_search.search.comparison.Comparison` describes them."""
+
+    @property
+    def runs(self) -> tuple[_ComparedRun, ...]: ...
+    @property
+    def reference(self) -> dict[str, float]: ...
+    @property
+    def paired(self) -> bool: ...
+    @property
+    def cautions(self) -> tuple[str, ...]: ...
+
+
+def comparison_figures(comparison: _Comparison) -> dict[str, go.Figure]:
     """Return all figures by name, in the order in which the page shows them.
 
     Args:
@@ -40,7 +77,7 @@ def comparison_figures(comparison: Comparison) -> dict[str, go.Figure]:
     }
 
 
-def fronts_side_by_side(comparison: Comparison, cost: str = "parameter_overhead") -> go.Figure:
+def fronts_side_by_side(comparison: _Comparison, cost: str = "parameter_overhead") -> go.Figure:
     """Draw the members of all fronts with their intervals: accuracy (or log-loss) against a cost.
 
     Args:
@@ -50,7 +87,7 @@ def fronts_side_by_side(comparison: Comparison, cost: str = "parameter_overhead"
     x, y = _measure(cost), _quality(comparison.runs[0].run)
     figure = go.Figure()
     for index, one in enumerate(comparison.runs):
-        front = front_of(one.trials)
+        front = one.trials[one.trials["on_front"]].sort_values(x.column)
         colour = _COLOURS[index]
         name = _cut(one.label, _LONGEST_LABEL)
         figure.add_trace(
@@ -76,7 +113,7 @@ def fronts_side_by_side(comparison: Comparison, cost: str = "parameter_overhead"
     return figure.update_layout(height=460)
 
 
-def hypervolumes_over_trials(comparison: Comparison) -> go.Figure:
+def hypervolumes_over_trials(comparison: _Comparison) -> go.Figure:
     """Draw each front's hypervolume after each complete trial, all against the common reference point.
 
     Args:
@@ -99,7 +136,7 @@ def hypervolumes_over_trials(comparison: Comparison) -> go.Figure:
     return figure.update_layout(height=340, yaxis={"rangemode": "tozero"})
 
 
-def describe_ratios(comparison: Comparison) -> list[str]:
+def describe_ratios(comparison: _Comparison) -> list[str]:
     """Say in one sentence for each run but the first how its front compares with the first's.
 
     Args:
@@ -121,7 +158,7 @@ def describe_ratios(comparison: Comparison) -> list[str]:
     return said
 
 
-def verdict(run: ComparedRun) -> str:
+def verdict(run: _ComparedRun) -> str:
     """Return in a word or two whether a front is measurably better than the first's; empty for the first."""
     if run.ratio is None or math.isinf(run.ratio.high):
         return ""
@@ -130,7 +167,7 @@ def verdict(run: ComparedRun) -> str:
     return "worse" if run.ratio.high < 1 else "no difference"
 
 
-def render_comparison(comparison: Comparison) -> str:
+def render_comparison(comparison: _Comparison) -> str:
     """Return the whole page.
 
     Args:
@@ -147,20 +184,19 @@ def render_comparison(comparison: Comparison) -> str:
         rows=[_row(one) for one in comparison.runs],
         data=comparison.runs[0].run["data"],
         quality=comparison.runs[0].run["quality"],
-        told=f"{CONFIDENCE:.0%}".replace("%", " %")
-        + (f", together for all {counted(others, 'comparison')}" if others > 1 else ""),
+        told="95 %" + (f", together for all {counted(others, 'comparison')}" if others > 1 else ""),
         counted=counted,
     )
 
 
-def _finding(one: ComparedRun, first: ComparedRun) -> str:
+def _finding(one: _ComparedRun, first: _ComparedRun) -> str:
     told = verdict(one)
     if told == "no difference":
         return f"No measurable difference between {one.label} and {first.label}"
     return f"{one.label} is measurably {told} than {first.label}"
 
 
-def _row(one: ComparedRun) -> dict[str, Any]:
+def _row(one: _ComparedRun) -> dict[str, Any]:
     best = one.trials[one.trials["feasible"]].sort_values(
         one.run["quality"].replace("-", "_"), ascending=one.run["quality"] == "log-loss", kind="stable"
     )
