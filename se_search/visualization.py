@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from .api import Run
 from .errors import RunFolderError
-from .report import figures
+from .report import figures, parallel
 from .search.record import read_results
 
 
@@ -37,7 +37,7 @@ def plot_three_objectives(run: Run) -> go.Figure:
 
 def plot_parallel_coordinates(run: Run) -> go.Figure:
     """Draw each trial as a line over its configuration's choices and what was measured of it."""
-    return figures.parallel_coordinates(*read_results(run.folder))
+    return parallel.parallel_coordinates(*read_results(run.folder))
 
 
 def plot_hypervolume(run: Run) -> go.Figure:

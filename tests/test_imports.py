@@ -27,7 +27,7 @@ ORDER = [
     "__main__",
 ]
 MAY_IMPORT = {
-    "report": {"words", "report"},
+    "report": {"words", "search", "report"},
     "export": {"errors", "files", "words", "network", "export"},
 }
 

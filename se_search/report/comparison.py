@@ -2,15 +2,17 @@
 
 import math
 from html import escape
-from typing import Any, Protocol
+from typing import Any
 
-import pandas as pd
 import plotly.graph_objects as go
 
+from ..search.comparison import ComparedRun, Comparison
 from ..words import counted
-from .figures import INK, SOFT, _bars_of, _connect_front, _cut, _measure, _numbers, _quality, _style, hover_text
+from .groups import connect_front
 from .html import render_page
+from .measures import bars_of, hover_text, measure_of, quality_of_run
 from .page import describe_evaluation
+from .style import INK, SOFT, cut, short_numbers, style_figure
 
 MARK = 'data-page="se-search comparison"'
 """What tells a page that :func:`render_comparison` wrote from other files."""
@@ -22,46 +24,7 @@ _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid"
 _LONGEST_LABEL = 40
 
 
-class _Ratio(Protocol):
-    @property
-    def value(self) -> float: ...
-    @property
-    def low(self) -> float: ...
-    @property
-    def high(self) -> float: ...
-
-
-class _ComparedRun(Protocol):
-    """One of the runs that are compared, as :class:`se_search.search.comparison.ComparedRun` describes it."""
-
-    @property
-    def label(self) -> str: ...
-    @property
-    def trials(self) -> pd.DataFrame: ...
-    @property
-    def run(self) -> dict[str, Any]: ...
-    @property
-    def hypervolume(self) -> float: ...
-    @property
-    def history(self) -> list[float]: ...
-    @property
-    def ratio(self) -> _Ratio | None: ...
-
-
-class _Comparison(Protocol):
-    """Runs that are compared, as :class:`se_search.search.comparison.Comparison` describes them."""
-
-    @property
-    def runs(self) -> tuple[_ComparedRun, ...]: ...
-    @property
-    def reference(self) -> dict[str, float]: ...
-    @property
-    def paired(self) -> bool: ...
-    @property
-    def cautions(self) -> tuple[str, ...]: ...
-
-
-def comparison_figures(comparison: _Comparison) -> dict[str, go.Figure]:
+def comparison_figures(comparison: Comparison) -> dict[str, go.Figure]:
     """Return all figures by name, in the order in which the page shows them.
 
     Args:
@@ -77,25 +40,25 @@ def comparison_figures(comparison: _Comparison) -> dict[str, go.Figure]:
     }
 
 
-def fronts_side_by_side(comparison: _Comparison, cost: str = "parameter_overhead") -> go.Figure:
+def fronts_side_by_side(comparison: Comparison, cost: str = "parameter_overhead") -> go.Figure:
     """Draw the members of all fronts with their intervals: accuracy (or log-loss) against a cost.
 
     Args:
         comparison: From :func:`se_search.search.comparison.compare_runs`.
         cost: A column of ``trials.csv``, such as ``"parameter_overhead"`` or ``"latency_ratio"``.
     """
-    x, y = _measure(cost), _quality(comparison.runs[0].run)
+    x, y = measure_of(cost), quality_of_run(comparison.runs[0].run)
     figure = go.Figure()
     for index, one in enumerate(comparison.runs):
         front = one.trials[one.trials["on_front"]].sort_values(x.column)
         colour = _COLOURS[index]
-        name = _cut(one.label, _LONGEST_LABEL)
+        name = cut(one.label, _LONGEST_LABEL)
         figure.add_trace(
             go.Scatter(
-                x=_numbers(front[x.column] * x.factor) or [None],
-                y=_numbers(front[y.column] * y.factor) or [None],
-                error_x=_bars_of(front, x, colour) if x.interval else None,
-                error_y=_bars_of(front, y, colour),
+                x=short_numbers(front[x.column] * x.factor) or [None],
+                y=short_numbers(front[y.column] * y.factor) or [None],
+                error_x=bars_of(front, x, colour) if x.interval else None,
+                error_y=bars_of(front, y, colour),
                 mode="markers",
                 name=name,
                 legendgroup=str(index),
@@ -105,15 +68,15 @@ def fronts_side_by_side(comparison: _Comparison, cost: str = "parameter_overhead
             )
         )
         drawn = len(figure.data)
-        _connect_front(figure, front, x, y)
+        connect_front(figure, front, x, y)
         for line in figure.data[drawn:]:
             line.update(legendgroup=str(index), showlegend=False, name=name)
             line.line.update(color=colour, dash=_DASHES[index], width=1.5)
-    _style(figure, x.title, y.title)
+    style_figure(figure, x.title, y.title)
     return figure.update_layout(height=460)
 
 
-def hypervolumes_over_trials(comparison: _Comparison) -> go.Figure:
+def hypervolumes_over_trials(comparison: Comparison) -> go.Figure:
     """Draw each front's hypervolume after each complete trial, all against the common reference point.
 
     Args:
@@ -124,19 +87,19 @@ def hypervolumes_over_trials(comparison: _Comparison) -> go.Figure:
         figure.add_trace(
             go.Scatter(
                 x=list(range(1, len(one.history) + 1)),
-                y=_numbers(one.history, 6),
+                y=short_numbers(one.history, 6),
                 mode="lines+markers",
-                name=_cut(one.label, _LONGEST_LABEL),
+                name=cut(one.label, _LONGEST_LABEL),
                 line={"shape": "hv", "color": _COLOURS[index], "dash": _DASHES[index], "width": 2},
                 marker={"symbol": _SYMBOLS[index], "size": 6, "color": _COLOURS[index]},
                 hovertemplate=f"<b>{escape(one.label)}</b><br>after %{{x}} trials: %{{y:.4f}}<extra></extra>",
             )
         )
-    _style(figure, "complete trials", "hypervolume")
+    style_figure(figure, "complete trials", "hypervolume")
     return figure.update_layout(height=340, yaxis={"rangemode": "tozero"})
 
 
-def describe_ratios(comparison: _Comparison) -> list[str]:
+def describe_ratios(comparison: Comparison) -> list[str]:
     """Say in one sentence for each run but the first how its front compares with the first's.
 
     Args:
@@ -158,7 +121,7 @@ def describe_ratios(comparison: _Comparison) -> list[str]:
     return said
 
 
-def verdict(run: _ComparedRun) -> str:
+def verdict(run: ComparedRun) -> str:
     """Return in a word or two whether a front is measurably better than the first's; empty for the first."""
     if run.ratio is None or math.isinf(run.ratio.high):
         return ""
@@ -167,7 +130,7 @@ def verdict(run: _ComparedRun) -> str:
     return "worse" if run.ratio.high < 1 else "no difference"
 
 
-def render_comparison(comparison: _Comparison) -> str:
+def render_comparison(comparison: Comparison) -> str:
     """Return the whole page.
 
     Args:
@@ -189,14 +152,14 @@ def render_comparison(comparison: _Comparison) -> str:
     )
 
 
-def _finding(one: _ComparedRun, first: _ComparedRun) -> str:
+def _finding(one: ComparedRun, first: ComparedRun) -> str:
     told = verdict(one)
     if told == "no difference":
         return f"No measurable difference between {one.label} and {first.label}"
     return f"{one.label} is measurably {told} than {first.label}"
 
 
-def _row(one: _ComparedRun) -> dict[str, Any]:
+def _row(one: ComparedRun) -> dict[str, Any]:
     best = one.trials[one.trials["feasible"]].sort_values(
         one.run["quality"].replace("-", "_"), ascending=one.run["quality"] == "log-loss", kind="stable"
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from .figures import INK, _style
+from .style import INK, style_figure
 
 # Okabe and Ito's colours without the yellow, which white paper swallows; with the line styles they are told apart
 # also without colours.
@@ -225,7 +225,7 @@ def _transparent(colour: str) -> str:
 
 
 def _by_channel(figure: go.Figure, analysis: dict[str, Any]) -> go.Figure:
-    _style(figure, "channel", "activation")
+    style_figure(figure, "channel", "activation")
     figure.update_layout(
         height=220,
         hovermode="x unified",
@@ -309,7 +309,7 @@ def _by_depth(figure: go.Figure, analysis: dict[str, Any], title: str, shares: b
     """Lay a figure out over the blocks by depth, with the stages behind them."""
     blocks = analysis["blocks"]
     staged = any(block["stage"] is not None for block in blocks)
-    _style(figure, "SE block by depth" + (" (above: its stage)" if staged else ""), title)
+    style_figure(figure, "SE block by depth" + (" (above: its stage)" if staged else ""), title)
     figure.update_layout(
         height=320,
         margin={"t": 50},

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from .figures import DARK
+from .style import DARK
 
 
 def render_page(template: str, figures: Mapping[str, go.Figure], scripts: tuple[str, ...] = (), **values: Any) -> str:

@@ -8,8 +8,10 @@ from typing import Any
 import pandas as pd
 
 from ..words import counted
-from .figures import describe_stages, draw_configuration, hover_text, report_figures, shade
+from .configuration import describe_stages, draw_configuration, shade
+from .figures import report_figures
 from .html import render_page
+from .measures import hover_text
 from .summary import summarize
 
 _EVALUATIONS = {

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from ..words import counted
-from .figures import describe_stages
+from .configuration import describe_stages
 
 
 def summarize(trials: pd.DataFrame, run: dict[str, Any]) -> list[str]:

@@ -9,21 +9,19 @@ import pytest
 from made_up_results import made_up_results
 
 from se_search import SEConfig, find_sites
+from se_search.report.configuration import describe_stages, draw_configuration, shade
 from se_search.report.figures import (
-    DARK,
-    describe_stages,
-    draw_configuration,
     front_heat_map,
-    hover_text,
     hypervolume_over_trials,
-    parallel_coordinates,
     quality_against_latency,
     quality_against_overhead,
     report_figures,
-    shade,
     stage_contributions,
     three_objectives,
 )
+from se_search.report.measures import hover_text
+from se_search.report.parallel import parallel_coordinates
+from se_search.report.style import DARK
 from se_search.search.record import read_results
 
 NAMES = ["overhead", "latency", "objectives", "parallel", "hypervolume", "contributions", "heat_map"]

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from se_search.network.overhead import backbone_parameters, formula_by_stage
-from se_search.report.figures import draw_configuration
+from se_search.report.configuration import draw_configuration
 from se_search.report.page import render_report
 from se_search.search.definitions import load_space
 from se_search.search.record import read_results

@@ -1,0 +1,112 @@
+"""A configuration in words, as squares for its blocks, and as the cells of a drawing."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from .style import SHADES
+
+_SQUARES_IN_A_ROW = 24
+
+
+def describe_stages(config: dict[str, Any], sites: list[dict[str, Any]]) -> str:
+    """Say in a few words which stages have SE blocks, with which ratios and where.
+
+    Args:
+        config: A configuration's plain data.
+        sites: ``block``, ``stage`` and ``position`` of every site of the space.
+    """
+    placed = {(site["block"], site["position"]): site for site in config["sites"]}
+    removed = {(site["block"], site["position"]) for site in config["removed"]}
+    stages: dict[int, Counter[str]] = {}
+    for site in sites:
+        key = site["block"], site["position"]
+        here = stages.setdefault(int(site["stage"]), Counter())
+        if key in placed:
+            here[f"r={placed[key]['ratio']}{_where(site)}"] += 1
+        elif site["position"] == "existing" and key not in removed:
+            here["kept"] += 1
+    parts = []
+    for stage, kinds in stages.items():
+        if kinds:
+            blocks = f"{kinds.total()} block{'s' if kinds.total() > 1 else ''}"
+            parts.append(f"stage {stage}: {blocks}, {', '.join(kinds)}")
+    return "; ".join(parts) or "no SE"
+
+
+def draw_configuration(config: dict[str, Any], sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what to draw of a configuration: one row for each stage, one cell for each block.
+
+    Args:
+        config: A configuration's plain data.
+        sites: ``block``, ``stage``, ``position`` and ``channels`` of every site of the space, in forward order.
+
+    Returns:
+        Rows of ``stage``, ``label`` (its ratios and, where it is not the usual one, their position) and ``cells``, one
+        for each block; a cell has ``block``, ``title``, ``ratio`` (``None``: no SE block of the search), ``kept`` (the
+        backbone's own attention stays) and ``position``.
+    """
+    placed = {(site["block"], site["position"]): site for site in config["sites"]}
+    removed = {(site["block"], site["position"]) for site in config["removed"]}
+    rows: dict[int, dict[str, dict[str, Any]]] = {}
+    for site in sites:
+        key = site["block"], site["position"]
+        cells = rows.setdefault(site["stage"], {})
+        if key in placed:
+            one = placed[key]
+            kind = f"r={one['ratio']}, {one['gate']}, {site['position']}"
+            cells[site["block"]] = _cell(site, kind, f"r={one['ratio']}{_where(site)}", ratio=one["ratio"])
+        elif site["position"] == "existing" and key not in removed:
+            cells[site["block"]] = _cell(site, "kept as in the backbone", "kept", kept=True)
+        else:
+            cells.setdefault(site["block"], _cell(site, "no SE"))
+    drawn = []
+    for stage, cells in rows.items():
+        used = sorted({(cell["kept"], cell["ratio"] or 0, cell["label"]) for cell in cells.values() if cell["label"]})
+        label = ", ".join(label for _, _, label in used) or "–"
+        drawn.append({"stage": stage, "label": label, "cells": list(cells.values())})
+    return drawn
+
+
+def shade(ratio: int) -> str:
+    """Return the colour of a reduction ratio on a light page: the more parameters, the darker."""
+    return SHADES[min(max(ratio.bit_length() - 1, 0), len(SHADES) - 1)]
+
+
+def _cell(
+    site: dict[str, Any], kind: str, label: str = "", ratio: int | None = None, kept: bool = False
+) -> dict[str, Any]:
+    title = f"{site['block']} ({site['channels']} channels): {kind}"
+    return {
+        "block": site["block"],
+        "title": title,
+        "label": label,
+        "ratio": ratio,
+        "kept": kept,
+        "position": site["position"],
+    }
+
+
+def _where(site: dict[str, Any]) -> str:
+    return "" if site["position"] in ("standard", "existing") else f" {site['position']}"
+
+
+def draw_squares(cells: list[dict[str, Any]]) -> str:
+    """Draw a stage's blocks as squares; those of one colour that stand together share a tag."""
+    kinds = [(shade(cell["ratio"]), "■") if cell["ratio"] else ("", "▨" if cell["kept"] else "□") for cell in cells]
+    lines = [kinds[start : start + _SQUARES_IN_A_ROW] for start in range(0, len(kinds), _SQUARES_IN_A_ROW)]
+    return "<br>".join("".join(_span(*run) for run in _runs(line)) for line in lines)
+
+
+def _runs(kinds: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    runs: list[tuple[str, str]] = []
+    for colour, square in kinds:
+        if runs and runs[-1][0] == colour:
+            runs[-1] = (colour, runs[-1][1] + square)
+        else:
+            runs.append((colour, square))
+    return runs
+
+
+def _span(colour: str, squares: str) -> str:
+    return f'<span style="color:{colour}">{squares}</span>' if colour else squares

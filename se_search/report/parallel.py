@@ -1,0 +1,169 @@
+"""Configurations in parallel coordinates."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from .configuration import draw_configuration
+from .groups import MANY, complete_trials, group_trials
+from .measures import filled, measure_of, quality_of_run, short_title
+from .style import EDGE, INK, PAPER, cut, empty_figure, style_figure
+
+_NONE = "off"
+_GOLDEN = (math.sqrt(5) - 1) / 2
+_MOST_TICKS = 8
+_LONGEST_TICK = 4
+
+
+def parallel_coordinates(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure:
+    """Draw each complete trial as a line over its configuration's choices and what was measured of it.
+
+    Lines that share a choice lie a little apart there; numbers have their exact place between least and greatest.
+
+    Args:
+        trials: As :func:`report_figures` takes it, like ``run``.
+        run: See there.
+    """
+    complete = complete_trials(trials)
+    if complete.empty:
+        return empty_figure("No complete trial yet.")
+    axes = _parallel_axes(complete, run)
+    places = {number: index for index, number in enumerate(complete["number"].tolist())}
+    figure = go.Figure()
+    for group in group_trials(complete):
+        labels = {trace.name for trace in figure.data}
+        x: list[int | None] = []
+        y: list[float | None] = []
+        text: list[str | None] = []
+        numbers: list[int | None] = []
+        for number in group.rows["number"].tolist():
+            index = places[number]
+            x += [*range(len(axes)), None]
+            y += [*(axis.place(index, number) for axis in axes), None]
+            text += [*(f"trial {number}<br>{axis.title}: {axis.told[index]}" for axis in axes), None]
+            numbers += [*[number] * len(axes), None]
+        figure.add_trace(
+            go.Scatter(
+                x=x,
+                y=y,
+                mode="lines+markers" if group.prominent else "lines",
+                name=group.label,
+                line={"color": group.line, "width": 2 if group.prominent else 1, "dash": group.dash},
+                opacity=0.35 if len(group.rows) > MANY and not group.prominent else 1,
+                legendgroup=group.label,
+                showlegend=group.label not in labels,
+                marker={"symbol": group.symbol, "size": 7},
+                customdata=numbers,
+                text=text,
+                hovertemplate="%{text}<extra></extra>",
+            )
+        )
+    for index, axis in enumerate(axes):
+        figure.add_shape(type="line", x0=index, x1=index, y0=-0.03, y1=1.03, line={"color": EDGE, "width": 1})
+        for place, label in axis.ticks:
+            figure.add_annotation(
+                x=index,
+                y=place,
+                text=label,
+                showarrow=False,
+                textangle=-90 if len(label) > _LONGEST_TICK else 0,
+                bgcolor=PAPER,
+                borderpad=0,
+                font={"size": 12, "color": INK},
+            )
+    style_figure(figure, "", "")
+    figure.update_layout(
+        height=460,
+        xaxis={
+            "tickmode": "array",
+            "tickvals": list(range(len(axes))),
+            "ticktext": [axis.title for axis in axes],
+            "showgrid": False,
+            "showline": False,
+            "ticks": "",
+            "range": [-0.5, len(axes) - 0.5],
+        },
+        yaxis={"visible": False, "range": [-0.06, 1.06]},
+    )
+    return figure
+
+
+@dataclass(frozen=True)
+class _ParallelAxis:
+    """One axis of parallel coordinates: the trials' places from 0 to 1 and what is told there."""
+
+    title: str
+    places: list[float]
+    told: list[str]
+    ticks: list[tuple[float, str]]
+    gap: float = 0.0
+
+    def place(self, index: int, number: int) -> float | None:
+        """Return where the line of a trial crosses; lines that share a choice are spread by their numbers."""
+        if math.isnan(self.places[index]):
+            return None
+        return round(self.places[index] + self.gap * (number * _GOLDEN % 1 - 0.5), 4)
+
+
+def _parallel_axes(complete: pd.DataFrame, run: dict[str, Any]) -> list[_ParallelAxis]:
+    configs = [json.loads(config) for config in complete["config"]]
+    drawings = [draw_configuration(config, run["sites"]) for config in configs]
+    axes = []
+    for index, stage in enumerate(drawings[0]):
+        cells = [[cell for cell in drawing[index]["cells"] if cell["label"]] for drawing in drawings]
+        axes.append(_choices(f"stage {stage['stage']}", [_ratio_of(one) for one in cells], prefix="r="))
+        counts = [len(one) for one in cells]
+        if set(counts) - {0, len(stage["cells"])}:
+            axes.append(_choices(f"blocks {stage['stage']}", [str(count) for count in counts], int))
+        positions = [next((cell["position"] for cell in one), _NONE) for one in cells]
+        if len(set(positions) - {_NONE}) > 1:
+            axes.append(_choices(f"position {stage['stage']}", positions))
+    gates = [gate or _NONE for gate in complete["gate"]]
+    if len(set(gates) - {_NONE}) > 1:
+        axes.append(_choices("gate", gates))
+    measured = [quality_of_run(run).column, "parameter_overhead", "latency_ratio"]
+    for name in dict.fromkeys([*measured, *run["objectives"]]):
+        measure = measure_of(name)
+        values = (complete[name] * measure.factor).tolist()
+        axes.append(
+            _scale(short_title(measure), values, f"{{:.{measure.decimals}f}}", f"{{:.{min(measure.decimals, 2)}f}}")
+        )
+    return axes
+
+
+def _ratio_of(cells: list[dict[str, Any]]) -> str:
+    kinds = {"kept" if cell["kept"] else str(cell["ratio"]) for cell in cells}
+    return _NONE if not kinds else kinds.pop() if len(kinds) == 1 else "mixed"
+
+
+def _fewest_parameters_first(choice: str) -> tuple[int, int, str]:
+    return (0, 0, "") if choice == _NONE else (1, -int(choice), "") if choice.isdecimal() else (2, 0, choice)
+
+
+def _choices(
+    title: str, chosen: list[str], order: Callable[[str], Any] = _fewest_parameters_first, prefix: str = ""
+) -> _ParallelAxis:
+    """Return an axis of choices, the first in order below."""
+    choices = sorted(set(chosen), key=order)
+    step = 1 / max(len(choices) - 1, 1)
+    places = {choice: place * step if len(choices) > 1 else 0.5 for place, choice in enumerate(choices)}
+    shown = choices[:: -(-len(choices) // _MOST_TICKS)]
+    told = [prefix + cut(one) if one.isdecimal() else cut(one) for one in chosen]
+    ticks = [(places[choice], cut(choice, 12)) for choice in shown]
+    return _ParallelAxis(title, [places[one] for one in chosen], told, ticks, gap=min(0.35 * step, 0.08))
+
+
+def _scale(title: str, values: list[float], pattern: str, at_ends: str) -> _ParallelAxis:
+    """Return an axis of numbers from the least to the greatest."""
+    known = [value for value in values if math.isfinite(value)]
+    low, high = (min(known), max(known)) if known else (0.0, 0.0)
+    width = high - low
+    places = [math.nan if not math.isfinite(value) else (value - low) / width if width > 0 else 0.5 for value in values]
+    ends = ((0.0, low), (0.5, (low + high) / 2), (1.0, high)) if width > 0 else ((0.5, low),)
+    ticks = [(place, at_ends.format(value)) for place, value in ends] if known else []
+    return _ParallelAxis(title, places, [filled(pattern, value) for value in values], ticks)

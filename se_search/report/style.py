@@ -1,0 +1,102 @@
+"""Colours, type and small parts that all figures share."""
+
+import textwrap
+from collections.abc import Iterable
+from html import escape
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+_FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif'
+INK = "#1f2937"
+SOFT = "#6b7280"
+GRID = "#e3e6ea"
+PAPER = "rgba(255,255,255,0.92)"
+BARS = "rgba(31,41,55,0.55)"
+FAINT_BARS = "rgba(107,114,128,0.28)"
+FAINT_LINES = "rgba(107,114,128,0.30)"
+EMPTY_CELL = "rgba(107,114,128,0.12)"
+EDGE = "#8b95a1"
+CLEAR = "rgba(0,0,0,0)"
+SHADES = ("#08306b", "#08519c", "#2171b5", "#4292c6", "#6baed6", "#9ecae1")
+DARK: dict[str, str] = {
+    INK: "#f3f4f6",
+    SOFT: "#a8b0bd",
+    GRID: "#39424f",
+    PAPER: "rgba(17,24,39,0.92)",
+    BARS: "rgba(243,244,246,0.6)",
+    FAINT_BARS: "rgba(168,176,189,0.35)",
+    FAINT_LINES: "rgba(168,176,189,0.36)",
+    EMPTY_CELL: "rgba(168,176,189,0.16)",
+    **dict(zip(SHADES, ("#eaf4ff", "#c6e0f7", "#93c5ec", "#5ea3d8", "#3a7fb8", "#2b6193"), strict=True)),
+}
+"""Colours of a light page that depend on it, each with the one that takes its place on a dark page.
+
+None of the latter is among the former, so they can be replaced one after the other in a figure's JSON.
+"""
+LONGEST_NAME = 60
+
+
+def cut(text: str, longest: int = LONGEST_NAME) -> str:
+    """Return a name as HTML, shortened where it is long."""
+    return escape(text if len(text) <= longest else text[: longest - 1] + "…")
+
+
+def short_numbers(values: Iterable[float], digits: int = 6) -> list[float | None]:
+    """Return numbers as JSON holds them shortly: significant digits, and ``None`` for what is missing."""
+    return [None if pd.isna(value) else float(f"{value:.{digits}g}") for value in values]
+
+
+def error_bars(colour: str, value: Any, low: Any, high: Any) -> dict[str, Any]:
+    """Return Plotly's error bars between the ends of intervals."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": short_numbers(high - value, 4),
+        "arrayminus": short_numbers(value - low, 4),
+        "color": colour,
+        "thickness": 1,
+        "width": 2,
+    }
+
+
+def empty_figure(sentence: str, height: int = 200) -> go.Figure:
+    """Return a figure that only says why there is nothing in it."""
+    figure = go.Figure()
+    style_figure(figure, "", "")
+    figure.add_annotation(
+        text="<br>".join(escape(line) for line in textwrap.wrap(sentence, 44)),
+        x=0.5,
+        y=0.5,
+        xref="paper",
+        yref="paper",
+        showarrow=False,
+        font={"size": 14, "color": SOFT},
+    )
+    return figure.update_layout(height=height, xaxis={"visible": False}, yaxis={"visible": False})
+
+
+def style_figure(figure: go.Figure, x_title: str, y_title: str) -> None:
+    """Give a figure the type, the colours of a light page and the axes of the report."""
+    axis = {
+        "gridcolor": GRID,
+        "zeroline": False,
+        "linecolor": EDGE,
+        "tickcolor": EDGE,
+        "ticks": "outside",
+        "automargin": True,
+    }
+    figure.update_layout(
+        template="none",
+        paper_bgcolor=CLEAR,
+        plot_bgcolor=CLEAR,
+        font={"family": _FONT, "size": 13, "color": INK},
+        margin={"l": 10, "r": 20, "t": 30, "b": 10},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left", "bgcolor": CLEAR},
+        hoverlabel={"align": "left", "bgcolor": PAPER, "bordercolor": EDGE, "font": {"color": INK, "size": 13}},
+        hovermode="closest",
+        modebar={"orientation": "v", "bgcolor": CLEAR, "color": EDGE, "activecolor": SOFT},
+        xaxis=axis | {"title": {"text": x_title, "font": {"size": 13}}},
+        yaxis=axis | {"title": {"text": y_title, "font": {"size": 13}}},
+    )
