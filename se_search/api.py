@@ -50,7 +50,7 @@ from .search.evaluators import EvaluatorFactory, training_recipe
 from .search.excitation import ANALYSIS_FILE, EXCITATION, PAGE_FILE, SUPERNET, analysis_folder
 from .search.loop import Measure, load_network, run_search
 from .search.record import read_results, write_results
-from .search.results import PICKS, PREDICTED, front_of, pick_trials
+from .search.results import PICKS, PREDICTED, front_of
 from .search.run_folder import (
     PARETO_FILE,
     REPORT_FILE,
@@ -124,10 +124,10 @@ class Run:
         """
         if pick not in PICKS:
             raise RunFolderError(f"pick {pick!r} is unknown: choose one of {', '.join(PICKS)}")
-        table = self.trials
+        table, run = read_results(self.folder)
         complete = table[table["state"] == "complete"]
         if trial is None:
-            picks = pick_trials(table)
+            picks = run["picks"]
             if not picks:
                 raise RunFolderError(f"{self.folder} has no complete trial within its limits yet: run the search first")
             trial = picks[pick]

@@ -110,8 +110,8 @@ def find_blocks(
         device: A torch device.
 
     Raises:
-        ConfigurationError: If there is none.
-        DataError: If the network tells other classes apart than the data have.
+        ConfigurationError: If there is none, or the network is no classifier.
+        DataError: If the network cannot take the images, or tells other classes apart than the data have.
     """
     gates = find_gates(model)
     seen: dict[str, list[torch.Size]] = {}
@@ -120,9 +120,12 @@ def find_blocks(
         seen.setdefault(name, []).append(output.shape)
 
     logits, count = _try(model, gates, note, data, recipe, device)
-    if logits.ndim != 2 or logits.shape[1] != data.classes:
+    kind = type(model).__name__
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+        raise ConfigurationError(f"this {kind} does not return one row of logits for each image: give a classifier")
+    if logits.shape[1] != data.classes:
         raise DataError(
-            f"the network tells {logits.shape[-1]} classes apart and {data.name} has {data.classes}: "
+            f"the network tells {logits.shape[1]} classes apart and {data.name} has {data.classes}: "
             "name the data of its classes"
         )
     sites = _sites_by_module(model, list(gates), data.input_size)
@@ -151,7 +154,6 @@ def find_blocks(
         if not isinstance(model.get_submodule(name), ElasticSE) and not name.endswith(".kept"):
             skipped.append({"block": name.rpartition(".")[0] or name, "reason": "its gate does not run"})
     if not blocks:
-        kind = type(model).__name__
         reason = f": of {skipped[0]['block']}, {skipped[0]['reason']}" if skipped else ""
         raise ConfigurationError(f"this {kind} has no SE block whose gate can be analysed{reason}")
     return blocks, skipped
@@ -164,24 +166,23 @@ def _try(
     data: ImageData,
     recipe: TrainingRecipe,
     device: str,
-) -> tuple[torch.Tensor, int]:
-    """Return what the network says to a batch, and how many images that has."""
+) -> tuple[Any, int]:
+    """Return what the network gives for a batch, and how many images that has."""
     images = torch.zeros(2, *data.input_size)
     try:
         with _watched(gates, see):
             return _forward(model, images, recipe, device), len(images)
-    except RuntimeError as error:
+    except (AssertionError, RuntimeError) as error:  # timm's networks assert the size that they were made for
         raise DataError(
             f"the network cannot take images of {'×'.join(map(str, data.input_size))}, as {data.name} has them: "
             f"{str(error).partition(chr(10))[0]}"
         ) from error
 
 
-def _forward(model: nn.Module, images: torch.Tensor, recipe: TrainingRecipe, device: str) -> torch.Tensor:
+def _forward(model: nn.Module, images: torch.Tensor, recipe: TrainingRecipe, device: str) -> Any:
     target = torch.device(device)
     with torch.inference_mode(), autocast(recipe, target):
-        logits: torch.Tensor = model(to_device(images, recipe, target))
-        return logits
+        return model(to_device(images, recipe, target))
 
 
 def gate_name(gate: nn.Module) -> str:

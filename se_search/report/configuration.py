@@ -1,9 +1,9 @@
 """A configuration in words, as squares for its blocks, and as the cells of a drawing."""
 
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from ..words import counted
 from .style import SHADES
 
 _SQUARES_IN_A_ROW = 24
@@ -16,21 +16,12 @@ def describe_stages(config: dict[str, Any], sites: list[dict[str, Any]]) -> str:
         config: A configuration's plain data.
         sites: ``block``, ``stage`` and ``position`` of every site of the space.
     """
-    placed = {(site["block"], site["position"]): site for site in config["sites"]}
-    removed = {(site["block"], site["position"]) for site in config["removed"]}
-    stages: dict[int, Counter[str]] = {}
-    for site in sites:
-        key = site["block"], site["position"]
-        here = stages.setdefault(int(site["stage"]), Counter())
-        if key in placed:
-            here[f"r={placed[key]['ratio']}{_where(site)}"] += 1
-        elif site["position"] == "existing" and key not in removed:
-            here["kept"] += 1
     parts = []
-    for stage, kinds in stages.items():
-        if kinds:
-            blocks = f"{kinds.total()} block{'s' if kinds.total() > 1 else ''}"
-            parts.append(f"stage {stage}: {blocks}, {', '.join(kinds)}")
+    for row in draw_configuration(config, sites):
+        used = [cell for cell in row["cells"] if cell["label"]]
+        if used:
+            kinds = ", ".join(dict.fromkeys(cell["label"] for cell in used))
+            parts.append(f"stage {row['stage']}: {counted(len(used), 'block')}, {kinds}")
     return "; ".join(parts) or "no SE"
 
 
@@ -43,28 +34,30 @@ def draw_configuration(config: dict[str, Any], sites: list[dict[str, Any]]) -> l
 
     Returns:
         Rows of ``stage``, ``label`` (its ratios and, where it is not the usual one, their position) and ``cells``, one
-        for each block; a cell has ``block``, ``title``, ``ratio`` (``None``: no SE block of the search), ``kept`` (the
-        backbone's own attention stays) and ``position``.
+        for each block; a cell has ``block``, ``title``, ``label``, ``ratio`` (``None``: no SE block of the search),
+        ``kept`` (the backbone's own attention stays, alone or beside a new block) and ``position``.
     """
     placed = {(site["block"], site["position"]): site for site in config["sites"]}
     removed = {(site["block"], site["position"]) for site in config["removed"]}
     rows: dict[int, dict[str, dict[str, Any]]] = {}
     for site in sites:
         key = site["block"], site["position"]
-        cells = rows.setdefault(site["stage"], {})
+        cell = rows.setdefault(int(site["stage"]), {}).setdefault(site["block"], _bare_cell(site))
         if key in placed:
             one = placed[key]
-            kind = f"r={one['ratio']}, {one['gate']}, {site['position']}"
-            cells[site["block"]] = _cell(site, kind, f"r={one['ratio']}{_where(site)}", ratio=one["ratio"])
+            cell["ratio"], cell["position"] = one["ratio"], site["position"]
+            cell["labels"].insert(0, f"r={one['ratio']}{_where(site)}")
+            cell["kinds"].insert(0, f"r={one['ratio']}, {one['gate']}, {site['position']}")
         elif site["position"] == "existing" and key not in removed:
-            cells[site["block"]] = _cell(site, "kept as in the backbone", "kept", kept=True)
-        else:
-            cells.setdefault(site["block"], _cell(site, "no SE"))
+            cell["kept"] = True
+            cell["labels"].append("kept")
+            cell["kinds"].append("kept as in the backbone")
     drawn = []
     for stage, cells in rows.items():
-        used = sorted({(cell["kept"], cell["ratio"] or 0, cell["label"]) for cell in cells.values() if cell["label"]})
+        finished = [_finish_cell(cell) for cell in cells.values()]
+        used = sorted({(not cell["ratio"], cell["ratio"] or 0, cell["label"]) for cell in finished if cell["label"]})
         label = ", ".join(label for _, _, label in used) or "–"
-        drawn.append({"stage": stage, "label": label, "cells": list(cells.values())})
+        drawn.append({"stage": stage, "label": label, "cells": finished})
     return drawn
 
 
@@ -73,17 +66,27 @@ def shade(ratio: int) -> str:
     return SHADES[min(max(ratio.bit_length() - 1, 0), len(SHADES) - 1)]
 
 
-def _cell(
-    site: dict[str, Any], kind: str, label: str = "", ratio: int | None = None, kept: bool = False
-) -> dict[str, Any]:
-    title = f"{site['block']} ({site['channels']} channels): {kind}"
+def _bare_cell(site: dict[str, Any]) -> dict[str, Any]:
     return {
         "block": site["block"],
-        "title": title,
-        "label": label,
-        "ratio": ratio,
-        "kept": kept,
+        "channels": site["channels"],
         "position": site["position"],
+        "ratio": None,
+        "kept": False,
+        "labels": [],
+        "kinds": [],
+    }
+
+
+def _finish_cell(cell: dict[str, Any]) -> dict[str, Any]:
+    kind = "; ".join(cell["kinds"]) or "no SE"
+    return {
+        "block": cell["block"],
+        "title": f"{cell['block']} ({cell['channels']} channels): {kind}",
+        "label": " + ".join(cell["labels"]),
+        "ratio": cell["ratio"],
+        "kept": cell["kept"],
+        "position": cell["position"],
     }
 
 

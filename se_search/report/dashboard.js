@@ -1,12 +1,25 @@
 "use strict";
-const chosen = new Set(location.hash.startsWith("#trials=") ? location.hash.slice(8).split(",").map(Number) : []);
-for (const number of chosen) if (!(number in pageData.hover)) chosen.delete(number);
+const chosen = new Set();
+const stale = new Set();
 const panel = document.getElementById("chosen");
+const several = document.getElementById("several");
 const overlays = new Set(["parallel", "objectives"]);
 const numbersOf = (trace) => (trace.customdata && !Array.isArray(trace.customdata[0]) ? trace.customdata : null);
 
+function readAddress() {
+  const listed = location.hash.match(/^#trials=([\d,]+)$/)?.[1].split(",").filter(Boolean) ?? [];
+  chosen.clear();
+  for (const number of listed.map(Number)) if (number in pageData.hover) chosen.add(number);
+}
+
+function writeAddress() {
+  const address = chosen.size ? `#trials=${[...chosen].join(",")}` : location.pathname + location.search;
+  try { history.replaceState(null, "", address); } catch { /* a page within another has no address of its own */ }
+}
+
 /** Choose trials everywhere: in all figures and tables, in the panel and in the page's address. */
-function choose(numbers, add = false) {
+function choose(numbers, more = false) {
+  const add = more || several.getAttribute("aria-pressed") === "true";
   const toggled = add || (numbers.length === 1 && chosen.size === 1 && chosen.has(numbers[0]));
   if (!toggled) chosen.clear();
   for (const number of numbers) {
@@ -17,10 +30,14 @@ function choose(numbers, add = false) {
 }
 
 function show() {
-  history.replaceState(null, "", chosen.size ? `#trials=${[...chosen].join(",")}` : location.pathname);
   showInTables();
   showInPanel();
-  for (const [name, place] of drawn) showInFigure(name, place);
+  for (const [name, place] of drawn) {
+    if (near.has(place)) showInFigure(name, place);
+    else stale.add(name);
+  }
+  writeAddress();
+  tell(chosen.size === 0 ? "No trial chosen" : document.getElementById("chosen-title").textContent);
 }
 
 function showInTables() {
@@ -41,13 +58,16 @@ function showInTables() {
 function showInPanel() {
   panel.hidden = chosen.size === 0;
   document.body.classList.toggle("choosing", chosen.size > 0);
-  const cards = [...chosen].slice(0, 12).map((number) => {
+  const cards = [...chosen].sort((a, b) => a - b).slice(0, 12).map((number) => {
     const card = document.getElementById("card").content.firstElementChild.cloneNode(true);
     card.querySelector(".drawn").innerHTML = coloured(pageData.hover[number]);
     const command = pageData.command.join(number);
     card.querySelector("code").textContent = command;
-    card.querySelector(".copy").addEventListener("click", () => copy(command));
-    card.querySelector(".drop").addEventListener("click", () => choose([number], true));
+    card.querySelector(".copy").addEventListener("click", () => copy(command, card.querySelector("code")));
+    card.querySelector(".drop").addEventListener("click", () => {
+      choose([number], true);
+      (panel.querySelector(".drop") ?? document.querySelector(`#front tr[data-trial="${number}"] button.trial`))?.focus();
+    });
     card.querySelector(".drop").setAttribute("aria-label", `Let go of trial ${number}`);
     return card;
   });
@@ -56,18 +76,14 @@ function showInPanel() {
     chosen.size === 1 ? "1 trial chosen" : `${chosen.size} trials chosen${chosen.size > 12 ? ", the first 12 shown" : ""}`;
 }
 
-async function copy(text) {
+async function copy(text, shown) {
   try {
     await navigator.clipboard.writeText(text);
+    tell("Copied");
   } catch {
-    const area = document.createElement("textarea");
-    area.value = text;
-    document.body.append(area);
-    area.select();
-    document.execCommand("copy");
-    area.remove();
+    getSelection().selectAllChildren(shown);
+    tell(document.execCommand("copy") ? "Copied" : "Copying is not allowed here: the command is marked, copy it by keyboard");
   }
-  tell("Copied");
 }
 
 function showInFigure(name, place) {
@@ -134,6 +150,10 @@ document.addEventListener("drawn", ({ detail: name, target: place }) => {
   });
   if (chosen.size) showInFigure(name, place);
 });
+document.addEventListener("near", ({ target: place }) => {
+  const name = place.id.replace("figure-", "");
+  if (stale.delete(name)) showInFigure(name, place);
+});
 document.addEventListener("theme", showInPanel);
 document.addEventListener("redrawn", ({ detail: name, target: place }) => showInFigure(name, place));
 
@@ -144,22 +164,64 @@ document.addEventListener("click", (event) => {
   }
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && chosen.size) { chosen.clear(); show(); }
+  if (event.key === "Escape" && chosen.size && !event.target.matches("input, select")) { chosen.clear(); show(); }
+});
+addEventListener("hashchange", () => { readAddress(); show(); });
+several.addEventListener("click", () => several.setAttribute("aria-pressed", several.getAttribute("aria-pressed") !== "true"));
+document.getElementById("fold").addEventListener("click", (event) => {
+  const folded = document.getElementById("cards").toggleAttribute("hidden");
+  event.target.textContent = folded ? "Unfold" : "Fold";
+  event.target.setAttribute("aria-expanded", !folded);
 });
 document.getElementById("clear").addEventListener("click", () => { chosen.clear(); show(); });
 
 const tools = document.querySelector('.tools[data-table="trials"]');
-for (const button of document.querySelectorAll(".counts button")) {
+const states = [...document.querySelectorAll(".counts button")];
+
+/** List the trials of one state; all with "". */
+function listState(state) {
+  for (const button of states) button.setAttribute("aria-pressed", button.dataset.state === state);
+  tools.dataset.state = state;
+  filterTable(tools);
+}
+
+for (const button of states) {
   button.addEventListener("click", () => {
     const on = button.getAttribute("aria-pressed") !== "true";
-    for (const other of document.querySelectorAll(".counts button")) other.setAttribute("aria-pressed", other === button && on);
-    tools.dataset.state = on ? button.dataset.state : "";
-    filterTable(tools);
+    listState(on ? button.dataset.state : "");
     tools.closest("details").open = true;
     if (on) tools.scrollIntoView({ block: "start" });
   });
 }
 
+/** A page that reads itself anew keeps what its reader has set; while one types, it waits. */
+function readAnew() {
+  if (document.activeElement.matches("input") || document.hidden) { setTimeout(readAnew, 1000); return; }
+  const kept = {
+    open: [...document.querySelectorAll("details")].map((details) => details.open),
+    words: [...document.querySelectorAll(".tools input")].map((input) => input.value),
+    state: tools?.dataset.state ?? "",
+    place: scrollY,
+  };
+  try { sessionStorage.setItem("se-search-kept", JSON.stringify(kept)); } catch { /* then it begins anew */ }
+  location.reload();
+}
+
+function restoreKept() {
+  let kept = null;
+  try { kept = JSON.parse(sessionStorage.getItem("se-search-kept")); } catch { /* nothing was kept */ }
+  if (!kept) return;
+  document.querySelectorAll("details").forEach((details, index) => { details.open = kept.open[index] ?? false; });
+  document.querySelectorAll(".tools input").forEach((input, index) => { input.value = kept.words[index] ?? ""; });
+  if (tools) listState(kept.state);
+  document.querySelectorAll(".tools[data-table]").forEach(filterTable);
+  scrollTo(0, kept.place);
+}
+
+readAddress();
 if (chosen.size) show();
 for (const place of places) watch.observe(place);
-if (pageData.live) setTimeout(() => location.reload(), pageData.live * 1000);
+if (pageData.live) {
+  restoreKept();
+  setTimeout(readAnew, pageData.live * 1000);
+}

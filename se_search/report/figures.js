@@ -25,26 +25,52 @@ function themed(figure) {
 function draw(place) {
   const name = place.id.replace("figure-", "");
   const { data, layout } = themed(drawings[name]);
-  const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "autoScale2d"] };
+  const config = {
+    responsive: true, displaylogo: false, showSendToCloud: false, modeBarButtonsToRemove: ["lasso2d", "autoScale2d"],
+  };
   const first = !drawn.has(name);
   drawn.set(name, place);
+  if (data.some((trace) => trace.type === "scatter3d") && !canDrawSpace()) {
+    place.textContent = "This browser cannot draw in three dimensions (WebGL is off): the other figures show the same trials.";
+    return Promise.resolve();
+  }
   return Plotly.react(place, data, layout, config).then(() => {
+    for (const button of place.querySelectorAll(".modebar-btn")) button.tabIndex = -1;
     place.dispatchEvent(new CustomEvent(first ? "drawn" : "redrawn", { bubbles: true, detail: name }));
   });
 }
 
+function canDrawSpace() {
+  canDrawSpace.known ??= Boolean(document.createElement("canvas").getContext("webgl"));
+  return canDrawSpace.known;
+}
+
 const places = [...document.querySelectorAll(".figure")];
+const near = new Set();
+const outdated = new Set();
+
+/** What is far from the window is drawn when it comes near: not all figures at once. */
 const watch = new IntersectionObserver((entries) => {
-  for (const entry of entries) {
-    if (entry.isIntersecting) { watch.unobserve(entry.target); draw(entry.target); }
+  for (const { target, isIntersecting } of entries) {
+    if (!isIntersecting) { near.delete(target); continue; }
+    near.add(target);
+    if (!isDrawn(target) || outdated.delete(target)) draw(target);
+    else target.dispatchEvent(new Event("near", { bubbles: true }));
   }
 }, { rootMargin: "300px" });
 
-function setTheme(theme) {
+function isDrawn(place) {
+  return drawn.get(place.id.replace("figure-", "")) === place;
+}
+
+function setTheme(theme, all = false) {
   if (theme === document.documentElement.dataset.theme) return;
   document.documentElement.dataset.theme = theme;
   for (const square of document.querySelectorAll("[data-colour]")) square.style.background = coloured(square.dataset.colour);
-  for (const place of drawn.values()) draw(place);
+  for (const place of drawn.values()) {
+    if (all || near.has(place)) draw(place);
+    else outdated.add(place);
+  }
   document.dispatchEvent(new Event("theme"));
 }
 
@@ -55,10 +81,19 @@ document.getElementById("theme").addEventListener("click", () => {
   remember("se-search-theme", theme);
   setTheme(theme);
 });
+
+const PRINTED_WIDTH = 690; // a page of A4 between usual margins, in CSS pixels
 let before = null;
 addEventListener("beforeprint", () => {
-  before = document.documentElement.dataset.theme;
-  setTheme("light");
-  for (const place of places) if (!place.closest("[hidden]") && !drawn.has(place.id.replace("figure-", ""))) draw(place);
+  before = { theme: document.documentElement.dataset.theme, closed: [...document.querySelectorAll("details.printed:not([open])")] };
+  for (const details of before.closed) details.open = true;
+  setTheme("light", true);
+  for (const place of places) if (!place.closest("[hidden]") && !isDrawn(place)) draw(place);
+  for (const place of drawn.values()) if (place.layout) Plotly.relayout(place, { width: PRINTED_WIDTH });
 });
-addEventListener("afterprint", () => { if (before) setTheme(before); });
+addEventListener("afterprint", () => {
+  if (!before) return;
+  for (const details of before.closed) details.open = false;
+  for (const place of drawn.values()) if (place.layout) Plotly.relayout(place, { width: null, autosize: true });
+  setTheme(before.theme);
+});

@@ -27,6 +27,7 @@ from .style import (
     GRID,
     INK,
     PAPER,
+    SCALE,
     SHADES,
     SOFT,
     cut,
@@ -39,7 +40,6 @@ from .style import (
 _VERIFIED = "#d55e00"
 _KEPT = "#b58900"
 _LIMIT = "#cc79a7"
-_SCALE = ["#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39"]
 _SELECTABLE = {"selected": {"marker": {"opacity": 1, "size": 16}}, "unselected": {"marker": {"opacity": 0.25}}}
 _WIDTH_OF_NOTES = 34
 
@@ -142,7 +142,7 @@ def three_objectives(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure | N
     axis = {"gridcolor": GRID, "zerolinecolor": GRID, "backgroundcolor": CLEAR, "color": INK, "showspikes": False}
     figure.update_layout(
         height=520,
-        coloraxis={"colorscale": _SCALE, "showscale": False},
+        coloraxis={"colorscale": list(SCALE), "showscale": False},
         scene={
             "xaxis": axis | {"title": {"text": short_title(across), "font": {"size": 13}}},
             "yaxis": axis | {"title": {"text": short_title(along), "font": {"size": 13}}},
@@ -284,7 +284,7 @@ def front_heat_map(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure:
     cells = [[cell for stage in column for cell in stage["cells"]] for column in columns]
     ratios = sorted({cell["ratio"] for column in cells for cell in column if cell["ratio"]})
     kinds: list[tuple[Any, str, str]] = [(None, "no SE", EMPTY_CELL)]
-    if any(cell["kept"] for column in cells for cell in column):
+    if any(cell["kept"] and not cell["ratio"] for column in cells for cell in column):
         kinds.append(("kept", "kept as in the backbone", _KEPT))
     kinds += [(ratio, f"r={ratio}", shade(ratio)) for ratio in ratios]
     index = {kind: place for place, (kind, _, _) in enumerate(kinds)}
@@ -293,7 +293,10 @@ def front_heat_map(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure:
     scale = [[(place + end) / len(kinds), colour] for place, (_, _, colour) in enumerate(kinds) for end in (0, 1)]
     figure = go.Figure(
         go.Heatmap(
-            z=[[index["kept" if column[row]["kept"] else column[row]["ratio"]] for column in cells] for row in rows],
+            z=[
+                [index[column[row]["ratio"] or ("kept" if column[row]["kept"] else None)] for column in cells]
+                for row in rows
+            ],
             zmin=-0.5,
             zmax=len(kinds) - 0.5,
             colorscale=scale,
@@ -371,7 +374,7 @@ def _scatter(trials: pd.DataFrame, run: dict[str, Any], x: Measure, colour: Meas
         height=580,
         margin={"b": 120},
         coloraxis={
-            "colorscale": _SCALE,
+            "colorscale": list(SCALE),
             "colorbar": {
                 "orientation": "h",
                 "thickness": 12,

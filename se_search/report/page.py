@@ -21,8 +21,8 @@ _EVALUATIONS = {
 }
 
 _PICK_TITLES = {
-    "knee": "best trade of accuracy for parameters",
-    "accurate": "highest accuracy",
+    "knee": "best trade of {quality} for parameters, among those not tied with a smaller one",
+    "accurate": "best {quality}",
     "small": "fewest parameters",
     "fast": "lowest latency ratio",
 }
@@ -84,8 +84,9 @@ def render_report(trials: pd.DataFrame, run: dict[str, Any], live: int | None = 
         counted=counted,
         how=describe_evaluation(run["evaluator"]),
         shipped=run["evaluator"]["name"] in _EVALUATIONS,
-        pick_titles=_PICK_TITLES,
+        pick_titles={name: title.format(quality=run["quality"]) for name, title in _PICK_TITLES.items()},
         captions=_CAPTIONS,
+        columns=lambda name: len(figures[name].layout.xaxis.tickvals or ()) if name in figures else 0,
     )
 
 
@@ -144,7 +145,7 @@ def _csv(front: pd.DataFrame, name: str) -> dict[str, Any]:
         int(number): front.loc[[index]].to_csv(index=False, header=False).rstrip("\r\n")
         for index, number in front["number"].items()
     }
-    return {"name": name, "header": ",".join(front.columns), "lines": lines}
+    return {"name": name, "header": front.iloc[:0].to_csv(index=False).rstrip("\r\n"), "lines": lines}
 
 
 def _command(run: dict[str, Any]) -> list[str]:

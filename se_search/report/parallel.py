@@ -137,7 +137,7 @@ def _parallel_axes(complete: pd.DataFrame, run: dict[str, Any]) -> list[_Paralle
 
 
 def _ratio_of(cells: list[dict[str, Any]]) -> str:
-    kinds = {"kept" if cell["kept"] else str(cell["ratio"]) for cell in cells}
+    kinds = {str(cell["ratio"]) if cell["ratio"] else "kept" for cell in cells}
     return _NONE if not kinds else kinds.pop() if len(kinds) == 1 else "mixed"
 
 

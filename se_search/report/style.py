@@ -19,6 +19,7 @@ FAINT_LINES = "rgba(107,114,128,0.30)"
 EMPTY_CELL = "rgba(107,114,128,0.12)"
 EDGE = "#8b95a1"
 CLEAR = "rgba(0,0,0,0)"
+SCALE = ("#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39")
 SHADES = ("#08306b", "#08519c", "#2171b5", "#4292c6", "#6baed6", "#9ecae1")
 DARK: dict[str, str] = {
     INK: "#f3f4f6",
@@ -29,6 +30,7 @@ DARK: dict[str, str] = {
     FAINT_BARS: "rgba(168,176,189,0.35)",
     FAINT_LINES: "rgba(168,176,189,0.36)",
     EMPTY_CELL: "rgba(168,176,189,0.16)",
+    SCALE[0]: "#8a74d6",
     **dict(zip(SHADES, ("#eaf4ff", "#c6e0f7", "#93c5ec", "#5ea3d8", "#3a7fb8", "#2b6193"), strict=True)),
 }
 """Colours of a light page that depend on it, each with the one that takes its place on a dark page.

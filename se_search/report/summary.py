@@ -7,6 +7,7 @@ import pandas as pd
 
 from ..words import counted
 from .configuration import describe_stages
+from .measures import interval_of, measure_of, quality_of_run, signed_share, with_interval
 
 
 def summarize(trials: pd.DataFrame, run: dict[str, Any]) -> list[str]:
@@ -25,18 +26,16 @@ def summarize(trials: pd.DataFrame, run: dict[str, Any]) -> list[str]:
 def _found(row: dict[Any, Any], run: dict[str, Any]) -> str:
     stages = describe_stages(json.loads(row["config"]), run["sites"])
     what = "no SE at all" if row["se_blocks"] == 0 else f"SE in {stages}"
-    if run["quality"] == "accuracy":
-        quality = (
-            f"an estimated accuracy of {row['accuracy']:.2%} [{row['accuracy_low']:.2%}, {row['accuracy_high']:.2%}]"
-        )
-    else:
-        quality = (
-            f"an estimated log-loss of {row['log_loss']:.4f} [{row['log_loss_low']:.4f}, {row['log_loss_high']:.4f}]"
-        )
+    helps = run["verified"][-1]["helps"] if run["verified"] else run["gain_is_measurable"]
+    chosen, caution = "best trade", ""
+    if row["se_blocks"] > 0 and not helps:
+        chosen, caution = "best candidate", ", though not measurably better than no SE"
+    quality, latency = quality_of_run(run), measure_of("latency_ratio")
     return (
-        f"The best trade on {run['backbone']} is {what} (trial {row['number']}): {quality} "
-        f"for {row['parameter_overhead']:+.2%} parameters and a latency of ×{row['latency_ratio']:.3f} "
-        f"[{row['latency_low']:.3f}, {row['latency_high']:.3f}]."
+        f"The {chosen} on {run['backbone']} is {what} (trial {row['number']}){caution}: "
+        f"an estimated {run['quality']} of {with_interval(interval_of(row, quality), quality)} "
+        f"for {signed_share(row['parameter_overhead'])} parameters "
+        f"and a latency of ×{with_interval(interval_of(row, latency), latency)}."
     )
 
 

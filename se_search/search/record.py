@@ -84,6 +84,7 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         for site in space.sites
     ]
     quality = quality_of(optuna_study)
+    gain = gain_over_none(optuna_study)
     description = {
         "name": folder.resolve().name,
         "folder": str(folder),
@@ -103,9 +104,10 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         "latency_learned_from": len(learned),
         "latency": latency_conditions(optuna_study),
         "sites": sites,
-        "picks": pick_trials(table),
+        "picks": pick_trials(table, quality),
         "cautions": [*cautions(table, 1 / data["classes"]), *_latency_remarks(table, learned, study)],
-        "gain": gain_over_none(optuna_study),
+        "gain": "" if gain is None else gain.sentence,
+        "gain_is_measurable": gain is not None and gain.measurable,
         "quality": quality.replace("_", "-"),
         "contributions": describe_contributions(table, sites, quality, outcomes_by_image(optuna_study, quality)),
         "verified": schedules,

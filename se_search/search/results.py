@@ -8,6 +8,7 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -182,19 +183,32 @@ def quality_of(study: optuna.Study) -> str:
     return "log_loss" if "log_loss" in names and "accuracy" not in names else "accuracy"
 
 
-def gain_over_none(study: optuna.Study) -> str:
-    """Say in one sentence whether any configuration with SE is measurably better than the network without.
+@dataclass(frozen=True)
+class Gain:
+    """What SE gains over the network without, by the estimates of a search.
+
+    Attributes:
+        measurable: Whether any configuration is measurably better.
+        sentence: The same in words, with the best one's difference and its interval.
+    """
+
+    measurable: bool
+    sentence: str
+
+
+def gain_over_none(study: optuna.Study) -> Gain | None:
+    """Say whether any configuration with SE is measurably better than the network without.
 
     All complete trials are compared with it on the same images, and the best is told; its interval is as wide as
-    Bonferroni's correction for that many comparisons wants, as the best of many looks good by chance. Empty where the
-    network without SE or anything to compare has not been evaluated.
+    Bonferroni's correction for that many comparisons wants, as the best of many looks good by chance. ``None`` where
+    the network without SE or anything to compare has not been evaluated.
     """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     with _refusing_foreign_trials():
         none = next((trial for trial in complete if trial.user_attrs["se_blocks"] == 0), None)
         others = [trial for trial in complete if trial.user_attrs["se_blocks"] > 0]
         if none is None or not others:
-            return ""
+            return None
         quality = quality_of(study)
         word, sign = ("accuracy", 1) if quality == "accuracy" else ("log-loss", -1)
         best = max(others, key=lambda trial: sign * trial.user_attrs[quality])
@@ -206,8 +220,11 @@ def gain_over_none(study: optuna.Study) -> str:
         f"(paired on the same images, corrected for {len(others)} comparisons)"
     )
     if sign * difference.value > 0 and not _contains_zero(difference):
-        return f"SE helps measurably by the search's estimates: {told}."
-    return f"No measurable difference: of {len(others)} configurations with SE none is measurably better; {told}."
+        return Gain(True, f"SE helps measurably by the search's estimates: {told}.")
+    none_better = (
+        f"No measurable difference: of {len(others)} configurations with SE none is measurably better; {told}."
+    )
+    return Gain(False, none_better)
 
 
 def front_of(table: pd.DataFrame) -> pd.DataFrame:
@@ -215,22 +232,28 @@ def front_of(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["on_front"]].sort_values(["parameter_overhead", "accuracy"], ascending=[True, False])
 
 
-def pick_trials(table: pd.DataFrame) -> dict[str, int]:
+def pick_trials(table: pd.DataFrame, quality: str = "accuracy") -> dict[str, int]:
     """Name the members of the front that most users want; empty without a front.
 
     ``accurate`` has the highest accuracy, ``small`` the fewest parameters, ``fast`` the lowest latency ratio; the
     fewest parameters break ties. ``knee`` is the member that lies highest above the straight line from the smallest
     member to the most accurate one, both axes scaled to the range of the front: beyond it accuracy costs ever more.
-    For the knee, members whose accuracy cannot be told apart from a cheaper one's are left out.
+    For the knee, members whose accuracy cannot be told apart from a cheaper one's are left out. Where a study judges by
+    log-loss, that takes the place of accuracy.
+
+    Args:
+        table: From :func:`trials_table`.
+        quality: From :func:`quality_of`.
     """
     front = front_of(table)
     if front.empty:
         return {}
-    height = _scaled(front["accuracy"]) - _scaled(front["parameter_overhead"])
+    worth = front["accuracy"] if quality == "accuracy" else -front["log_loss"]
+    height = _scaled(worth) - _scaled(front["parameter_overhead"])
     distinct = front["tied_with"].isna()
     return {
         "knee": int(front["number"][distinct].iloc[int(height[distinct].argmax())]),
-        "accurate": int(front["number"].iloc[int(front["accuracy"].argmax())]),
+        "accurate": int(front["number"].iloc[int(worth.argmax())]),
         "small": int(front["number"].iloc[0]),
         "fast": int(front["number"].iloc[int(front["latency_ratio"].argmin())]),
     }

@@ -20,7 +20,7 @@ from ..progress import progress_bar, say
 from .definitions import StudyDefinition
 from .evaluators import study_data, training_recipe, use_device
 from .record import note_data, note_unreadable
-from .results import front_of, pack, pack_losses, pick_trials, trials_table, with_measured_latency
+from .results import front_of, pack, pack_losses, pick_trials, quality_of, trials_table, with_measured_latency
 from .run_folder import load_trials, open_folder, read_definition
 from .space import SearchSpace
 from .verified import VERIFICATION, result_file, verified_epochs, weights_file
@@ -48,7 +48,8 @@ def run_verification(folder: Path, members: str = "front", seeds: int = 3, epoch
     for option, value in (("--seeds", seeds), ("--epochs", epochs)):
         if value is not None and value < 1:
             raise DefinitionError(f"{option} is {value}: it must be at least 1")
-    chosen = _choose(folder, trials_table(with_measured_latency(load_trials(folder))), members)
+    searched = with_measured_latency(load_trials(folder))
+    chosen = _choose(folder, trials_table(searched), quality_of(searched), members)
     networks = {config.structure: config for config in [*_baselines(study), *chosen]}
     use_device(study)
     data = study_data(study)
@@ -96,16 +97,16 @@ def load_verified(folder: Path, config: SEConfig) -> tuple[nn.Module, ImageData]
     return network.eval(), data
 
 
-def _choose(folder: Path, table: pd.DataFrame, members: str) -> list[SEConfig]:
+def _choose(folder: Path, table: pd.DataFrame, quality: str, members: str) -> list[SEConfig]:
     front = front_of(table)
     if members == "all":
         rows = table[table["state"] == "complete"]
     elif members == "front":
         rows = front
     elif members.isdecimal() and int(members) > 0:
-        picked = list(dict.fromkeys(pick_trials(table).values()))
-        by_accuracy = front.sort_values("accuracy", ascending=False)["number"]
-        numbers = list(dict.fromkeys([*picked, *by_accuracy]))[: int(members)]
+        picked = list(dict.fromkeys(pick_trials(table, quality).values()))
+        by_quality = front.sort_values(quality, ascending=quality == "log_loss")["number"]
+        numbers = list(dict.fromkeys([*picked, *by_quality]))[: int(members)]
         rows = front[front["number"].isin(numbers)]
     else:
         raise DefinitionError(f"--members {members!r} is not possible: give front, all or a number of at least 1")

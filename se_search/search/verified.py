@@ -75,9 +75,9 @@ def read_verified(folder: Path, trials: pd.DataFrame, without_se: str) -> list[d
 
     Returns:
         For each schedule ``epochs``, ``seeds``, ``images``, ``members`` (with values, and differences to the network
-        without SE), ``finding`` (one sentence), ``agreement`` of the ranking with the search's (Kendall's τ with its
-        interval; ``None`` for fewer than three members), its ``ceiling``, ``held`` (the agreement with the schedule
-        before) and ``ranking``, sentences about these.
+        without SE), ``finding`` (one sentence), ``helps`` (whether SE measurably does), ``agreement`` of the ranking
+        with the search's (Kendall's τ with its interval; ``None`` for fewer than three members), its ``ceiling``,
+        ``held`` (the agreement with the schedule before) and ``ranking``, sentences about these.
 
     Raises:
         RunFolderError: If a result is damaged.
@@ -117,7 +117,7 @@ def read_verified(folder: Path, trials: pd.DataFrame, without_se: str) -> list[d
                 "members": members,
                 "agreement": _agreement({config: estimates[config] for config in ranked}, means),
                 "ceiling": _ceiling([means[config] for config in ranked]),
-                "finding": _finding(losses, without_se, called, len(seeds)),
+                **_finding(losses, without_se, called, len(seeds)),
                 "held": None,
             }
         )
@@ -213,10 +213,12 @@ def _ceiling(means: list[npt.NDArray[Any]]) -> list[float] | None:
     return _listed(noise_ceiling(np.stack(means, axis=1)))
 
 
-def _finding(losses: dict[str, npt.NDArray[Any]], without_se: str, called: dict[str, str], seeds: int) -> str:
+def _finding(
+    losses: dict[str, npt.NDArray[Any]], without_se: str, called: dict[str, str], seeds: int
+) -> dict[str, Any]:
     others = [config for config in losses if config != without_se]
     if not others:
-        return "Only the network without SE has been verified."
+        return {"helps": False, "finding": "Only the network without SE has been verified."}
     best = min(others, key=lambda config: float(losses[config].mean()))
     difference = crossed_difference(losses[best], losses[without_se], 1 - (1 - CONFIDENCE) / len(others))
     told = (
@@ -226,8 +228,9 @@ def _finding(losses: dict[str, npt.NDArray[Any]], without_se: str, called: dict[
     if seeds == 1:
         told += "; with one seed the interval leaves out the chance of training"
     if difference.high < 0:
-        return f"SE helps, verified: {told}."
-    return f"No measurable gain from SE, verified: the best of {len(others)}, {told}."
+        return {"helps": True, "finding": f"SE helps, verified: {told}."}
+    found = f"No measurable gain from SE, verified: the best of {len(others)}, {told}."
+    return {"helps": False, "finding": found}
 
 
 def _called(member: dict[str, Any]) -> str:

@@ -1,7 +1,9 @@
 """Figures hold the values of the table, in the units that their axes name."""
 
 import json
+import random
 import re
+from collections import Counter
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -22,7 +24,9 @@ from se_search.report.figures import (
 from se_search.report.measures import hover_text
 from se_search.report.parallel import parallel_coordinates
 from se_search.report.style import DARK
+from se_search.search.definitions import SpaceDefinition
 from se_search.search.record import read_results
+from se_search.search.space import SearchSpace
 
 NAMES = ["overhead", "latency", "objectives", "parallel", "hypervolume", "contributions", "heat_map"]
 HOSTILE = "<b>x</b><script>alert(1)</script>"
@@ -385,6 +389,26 @@ def test_attention_that_is_kept_is_told_apart_from_a_new_block_and_from_none():
     cells = [cell for row in draw_configuration(data, sites) for cell in row["cells"]]
     assert [cell["kept"] for cell in cells] == [True] + [False] * (len(own) - 1)
     assert [cell["ratio"] for cell in cells] == [None, 8] + [None] * (len(own) - 2)
+
+
+def test_a_new_block_beside_attention_that_is_kept_is_drawn_and_counted_once():
+    searched = SearchSpace("regnety_002", SpaceDefinition(positions=("existing", "post"), position_per="stage"))
+    sites = [asdict(site) for site in searched.sites]
+    random_draws = random.Random(0)
+    for config in (searched.draw(random_draws) for _ in range(40)):
+        rows = draw_configuration(config.to_dict(), sites)
+        ratios = Counter(cell["ratio"] for row in rows for cell in row["cells"] if cell["ratio"])
+        assert ratios == Counter(placed.ratio for placed in config.placed)
+        blocks = {site.block for site in searched.sites}
+        assert sorted(cell["block"] for row in rows for cell in row["cells"]) == sorted(blocks)
+        taken = {placed.site.block for placed in config.placed}
+        taken |= {site.block for site in searched.sites if site.position == "existing"} - {
+            site.block for site in config.removed
+        }
+        told = sum(
+            int(part.split(": ")[1].split(" ")[0]) for part in describe_stages(config.to_dict(), sites).split("; ")
+        )
+        assert told == len(taken)
 
 
 def brightness(colour):

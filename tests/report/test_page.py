@@ -12,6 +12,7 @@ import pytest
 from se_search.network.overhead import backbone_parameters, formula_by_stage
 from se_search.report.configuration import draw_configuration
 from se_search.report.page import render_report
+from se_search.report.summary import summarize
 from se_search.search.definitions import load_space
 from se_search.search.record import read_results
 from se_search.search.results import cautions, pick_trials
@@ -47,7 +48,10 @@ def wait_for_figure(page, name):
 
 
 def chosen(page):
-    """The trials that each part of the page shows as chosen."""
+    """The trials that each part of the page shows as chosen; figures follow when they come near the window."""
+    for name in ("overhead", "heat_map"):
+        page.locator(f"#figure-{name}").scroll_into_view_if_needed()
+        page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     return {
         "address": {int(one) for one in page.evaluate("location.hash.slice(8).split(',').filter(Boolean)")},
         "front": set(page.locator("#front tr.chosen").evaluate_all("(rows) => rows.map((row) => +row.dataset.trial)")),
@@ -149,6 +153,11 @@ def test_several_trials_are_chosen_with_shift_from_any_part_and_kept_in_the_addr
     page.mouse.click(*point_of(page, "parallel", 5))
     page.keyboard.up("Shift")
     assert chosen(page) == everywhere(2, 4, 5)
+    page.get_by_role("button", name="Let go of trial 4").click()
+    assert chosen(page) == everywhere(2, 5)
+    page.get_by_role("button", name="Choose several").click()
+    page.locator('#front tr[data-trial="4"] button.trial').click()
+    assert chosen(page) == everywhere(2, 4, 5)
     again, errors_again, _ = open_page(file, fragment="#trials=2,4,5,999")
     for name in FIGURES:
         wait_for_figure(again, name)
@@ -156,6 +165,30 @@ def test_several_trials_are_chosen_with_shift_from_any_part_and_kept_in_the_addr
         name: value for name, value in everywhere(2, 4, 5).items() if name != "address"
     }
     assert errors == errors_again == []
+
+
+@pytest.mark.parametrize("fragment", ["#trials=", "#trials=abc,,", "#trials=0x1", "#trials=__proto__", "#other=1"])
+def test_an_address_that_names_no_trial_chooses_none(open_page, tmp_path, all_on_front, fragment):
+    page, errors, _ = open_page(write_page(tmp_path, *all_on_front), fragment=fragment)
+    assert page.locator("tr.chosen").count() == 0
+    page.evaluate("location.hash = '#trials=3'")
+    page.wait_for_selector("#front tr.chosen[data-trial='3']")
+    assert errors == []
+
+
+def test_escape_in_the_filter_leaves_the_choice_alone(open_page, tmp_path, all_on_front):
+    page, _, _ = open_page(write_page(tmp_path, *all_on_front), fragment="#trials=3")
+    page.get_by_label("Filter").first.fill("r=16")
+    page.get_by_label("Filter").first.press("Escape")
+    assert page.locator("#front tr.chosen").get_attribute("data-trial") == "3"
+
+
+def test_no_figure_offers_to_send_itself_elsewhere(finished_run, open_page):
+    page, _, _ = open_page(finished_run / "run" / "report.html")
+    wait_for_figure(page, "overhead")
+    titles = page.locator("#figure-overhead .modebar-btn").evaluate_all("(all) => all.map((one) => one.dataset.title)")
+    assert titles
+    assert not [title for title in titles if "hare" in title or "loud" in title]
 
 
 def test_a_column_of_the_heat_map_chooses_its_member(open_page, tmp_path, all_on_front):
@@ -304,7 +337,13 @@ def without_front(trials, run, kept):
     """The results of a run of which only some trials exist."""
     trials = trials[kept].copy()
     trials["on_front"] = False
-    return trials, run | {"picks": {}, "hypervolume_history": [], "cautions": cautions(trials, 0.1), "gain": ""}
+    return trials, run | {
+        "picks": {},
+        "hypervolume_history": [],
+        "cautions": cautions(trials, 0.1),
+        "gain": "",
+        "gain_is_measurable": False,
+    }
 
 
 def test_a_run_without_a_trial_has_a_page_that_says_so(open_page, tmp_path, results):
@@ -437,14 +476,19 @@ def test_two_objectives_have_no_figure_of_three(open_page, tmp_path, results):
     assert errors == []
 
 
-def test_a_live_page_reads_itself_anew_and_keeps_what_is_chosen(open_page, tmp_path, all_on_front):
+def test_a_live_page_reads_itself_anew_and_keeps_what_its_reader_has_set(open_page, tmp_path, all_on_front):
     trials, run = all_on_front
     file = write_page(tmp_path, trials, run, live=4)
     page, errors, _ = open_page(file, fragment="#trials=2")
     page.evaluate("window.before = true")
+    page.locator("details").first.evaluate("(details) => { details.open = true; }")
+    page.get_by_label("Filter").last.fill("uniform")
+    page.get_by_label("Filter").last.blur()
     page.wait_for_function("window.before === undefined")
     page.wait_for_selector("#cards .card")
     assert page.locator("#front tr.chosen").get_attribute("data-trial") == "2"
+    assert page.locator("details").first.evaluate("(details) => details.open")
+    assert page.locator("#trials tbody tr:not([hidden])").count() == 1
     assert "every 4 seconds" in page.locator("#live").inner_text()
     assert errors == []
 
@@ -457,6 +501,10 @@ def test_in_print_all_figures_are_drawn_in_light_and_what_is_only_for_use_is_gon
     page.emulate_media(media="print")
     assert page.evaluate("document.documentElement.dataset.theme") == "light"
     assert page.get_by_role("button", name="Download CSV").is_hidden()
+    assert page.locator("#figure-heat_map .main-svg").first.bounding_box()["width"] <= 690
+    assert "Platform" in page.locator("details.printed").inner_text()
+    squares = page.locator("#front .drawing i").first
+    assert squares.evaluate("(square) => getComputedStyle(square).printColorAdjust") == "exact"
     assert page.locator("#theme").is_hidden()
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
@@ -464,11 +512,33 @@ def test_in_print_all_figures_are_drawn_in_light_and_what_is_only_for_use_is_gon
 
 def test_the_summary_says_in_two_sentences_what_was_found_what_it_costs_and_how_sure_it_is(results):
     trials, run = results
-    text = render_report(trials, run)
     (row,) = trials[trials["number"] == run["picks"]["knee"]].to_dict("records")
-    assert text.count('<p class="summary">') == 2
-    assert f"{row['accuracy']:.2%} [{row['accuracy_low']:.2%}, {row['accuracy_high']:.2%}]" in text
-    assert run["gain"]
+    found, sure = summarize(trials, run)
+    assert f"{row['accuracy']:.2%} [".replace("%", " %") in found
+    assert (
+        f"for {row['parameter_overhead'] * 100:+.2f} % parameters and a latency of ×{row['latency_ratio']:.3f}" in found
+    )
+    assert sure == run["gain"]
+
+
+@pytest.mark.parametrize(
+    ("measurable", "helps", "chosen"),
+    [
+        (True, None, "best trade"),
+        (False, None, "best candidate"),
+        (True, False, "best candidate"),
+        (False, True, "best trade"),
+    ],
+)
+def test_the_summary_claims_a_gain_only_where_one_was_measured(results, measurable, helps, chosen):
+    trials, run = results
+    run["picks"]["knee"] = int(trials["number"][trials["se_blocks"] > 0].iloc[0])
+    run["gain_is_measurable"] = measurable
+    run["verified"] = [] if helps is None else [{"epochs": 3, "helps": helps, "finding": "as found."}]
+    found, sure = summarize(trials, run)
+    assert found.startswith(f"The {chosen} on resnet10t is SE in stage")
+    assert ("not measurably better than no SE" in found) == (chosen == "best candidate")
+    assert sure == (run["gain"] if helps is None else "Trained by themselves for 3 epochs: as found.")
 
 
 def test_shown_configurations_are_those_of_the_trials(results):

@@ -23,6 +23,7 @@ from se_search.search.results import (
     pack,
     pack_losses,
     pick_trials,
+    quality_of,
     trials_table,
     unpack,
     with_measured_latency,
@@ -224,22 +225,26 @@ def with_blocks():
 def test_a_gain_is_claimed_only_where_it_is_no_chance_of_many_comparisons(study):
     """Eight images more and none fewer: clear in one comparison, but not for the best of sixty."""
     add(study, 380, 0.0, 1.0)
-    assert gain_over_none(study) == ""
+    assert gain_over_none(study) is None
     add(study, 388, 0.01, 1.0, **with_blocks())
-    assert gain_over_none(study).startswith("SE helps measurably by the search's estimates: trial 1's accuracy")
-    assert "+2.00%" in gain_over_none(study)
+    assert gain_over_none(study).sentence.startswith(
+        "SE helps measurably by the search's estimates: trial 1's accuracy"
+    )
+    assert "+2.00%" in gain_over_none(study).sentence
     for _ in range(59):
         add(study, 379, 0.02, 1.0, **with_blocks())
-    assert gain_over_none(study).startswith("No measurable difference: of 60 configurations with SE")
+    assert gain_over_none(study).sentence.startswith("No measurable difference: of 60 configurations with SE")
+    assert not gain_over_none(study).measurable
     add(study, 399, 0.03, 1.0, **with_blocks())
-    assert "trial 61's accuracy" in gain_over_none(study)
-    assert gain_over_none(study).startswith("SE helps measurably")
+    assert "trial 61's accuracy" in gain_over_none(study).sentence
+    assert gain_over_none(study).measurable
+    assert gain_over_none(study).sentence.startswith("SE helps measurably")
 
 
 def test_a_worse_best_is_no_gain(study):
     add(study, 399, 0.0, 1.0)
     add(study, 300, 0.01, 1.0, **with_blocks())
-    assert gain_over_none(study).startswith("No measurable difference")
+    assert gain_over_none(study).sentence.startswith("No measurable difference")
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -254,7 +259,11 @@ def test_a_study_of_the_log_loss_compares_log_losses():
         add(study, 380, overhead, 1.0, losses=pack(losses[None]), log_loss=float(losses.mean()), **blocks)
     table = trials_table(study)
     assert table["tied_with"].iloc[2:].isna().all()
-    assert gain_over_none(study).startswith("SE helps measurably by the search's estimates: trial 2's log-loss")
+    best = int(table["number"][table["log_loss"].argmin()])
+    assert pick_trials(table.assign(accuracy=[0.99, 0.5, 0.4]), quality_of(study))["accurate"] == best == 2
+    assert gain_over_none(study).sentence.startswith(
+        "SE helps measurably by the search's estimates: trial 2's log-loss"
+    )
 
 
 def test_the_hypervolume_of_a_plane_by_hand():
