@@ -4,12 +4,13 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from html import escape
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, Literal, cast
 
 import pandas as pd
@@ -18,7 +19,15 @@ import plotly.io
 import timm
 from torch import nn
 
-from .errors import ConfigurationError, DataError, DefinitionError, ExportError, RunFolderError, did_you_mean
+from .errors import (
+    ConfigurationError,
+    DataError,
+    DefinitionError,
+    ExportError,
+    RunFolderError,
+    SeSearchError,
+    did_you_mean,
+)
 from .evaluation.data import EMBEDDED, load_data
 from .evaluation.excitation import SHOWN_CHANNELS, analyze_gates
 from .evaluation.image_data import ImageData
@@ -47,7 +56,7 @@ from .search.definitions import (
     shipped_names,
 )
 from .search.evaluators import EvaluatorFactory, training_recipe
-from .search.excitation import ANALYSIS_FILE, EXCITATION, PAGE_FILE, SUPERNET, analysis_folder
+from .search.excitation import ANALYSIS_FILE, EXCITATION, PAGE_FILE, analysis_folder
 from .search.loop import Measure, load_network, run_search
 from .search.record import read_results, write_results
 from .search.results import PICKS, PREDICTED, front_of
@@ -347,17 +356,31 @@ def follow_run(path: str | os.PathLike[str], every: int = 10) -> Path:
             if finished:
                 break
             time.sleep(every)
-    finally:
-        if _has_begun(run.folder):
-            run._write(REPORT_FILE, render_report(*read_results(run.folder)))
+    except KeyboardInterrupt:
+        with suppress(SeSearchError):  # of a folder that is gone or damaged by now
+            _write_last(run)
+        raise
+    _write_last(run)
     return run.folder / REPORT_FILE
+
+
+def _write_last(run: Run) -> None:
+    """Write the report of a run, where it has begun, as a page that does not read itself anew."""
+    if _has_begun(run.folder):
+        run._write(REPORT_FILE, render_report(*read_results(run.folder)))
 
 
 def _write_live(run: Run, every: int) -> tuple[str, bool]:
     """Write the report of a run that is under way; a line about it, and whether it is finished."""
-    if not _has_begun(run.folder):
-        return f"Waiting for a run in {run.folder}; Ctrl-C ends this.", False
-    trials, description = read_results(run.folder)
+    waiting = f"Waiting for a run in {run.folder}; Ctrl-C ends this.", False
+    try:
+        if not _has_begun(run.folder):
+            return waiting
+        trials, description = read_results(run.folder)
+    except RunFolderError:
+        if _has_begun(run.folder):  # else it was deleted while it was read
+            raise
+        return waiting
     try:
         run._write(REPORT_FILE, render_report(trials, description, live=every))
     except RunFolderError as error:
@@ -446,10 +469,7 @@ def search(
     named = overrides.get("data")
     ending = Path(name).stem if named is None else Path(named).resolve().name
     folder = Path(out) if out is not None else Path("runs") / f"{definition.backbone}-{ending}"
-    run_search(definition, folder, create, measures)
-    if definition.priors == "excitation":
-        kept = folder / EXCITATION / SUPERNET
-        write_text(kept / PAGE_FILE, render_excitation(json.loads((kept / ANALYSIS_FILE).read_text(encoding="utf-8"))))
+    run_search(definition, folder, create, measures, render_excitation)
     run = Run(folder, create)
     run.report()
     return run
@@ -513,7 +533,7 @@ def analyze_excitation(
     model: str | os.PathLike[str] | Run | nn.Module,
     data: str | ImageData | None = None,
     *,
-    pick: str = "knee",
+    pick: str | None = None,
     trial: int | None = None,
     verified: bool = False,
     pretrained: str | None = None,
@@ -526,13 +546,13 @@ def analyze_excitation(
 ) -> Excitation:
     """Analyse what the SE blocks of a trained network do; what ``se-search excitation`` calls.
 
-    A member of a run with the weights that the search evaluated is analysed on the validation images, everything else
-    on the test images.
+    A member of a run with the weights that the search evaluated is analysed on the run's validation images, everything
+    else on the test images.
 
     Args:
         model: A run folder, an exported folder, a timm architecture name, or a network.
         data: Images of the network's classes, as a study names them; by default those of the run.
-        pick: Of a run, as in :meth:`Run.config`.
+        pick: Of a run, as in :meth:`Run.config`, ``"knee"`` by default.
         trial: Of a run, as in :meth:`Run.config`.
         verified: Of a run, take the weights of the longest verification instead of the search's.
         pretrained: Weights of a timm architecture: ``"timm"``, ``"local-dir:FOLDER"`` or the path of a checkpoint.
@@ -541,37 +561,60 @@ def analyze_excitation(
         images: Images to analyse, drawn at random; by default all.
         seed: Fixes what is drawn.
         device: A torch device.
-        to: Folder to write; by default ``excitation/trial-N`` in the run folder, or else ``excitation/NAME``.
+        to: Folder to write; by default ``excitation/trial-N`` in the run folder, or else ``excitation/NAME`` in the
+            current one, for other data than the run's own ``excitation/RUN-trial-N-DATA``.
 
     Raises:
         SeSearchError: If something given is wrong or the network has no SE block; nothing is written then.
     """
     found = _find_network(model, data, pick, trial, verified, pretrained)
     target = Path(to) if to is not None else found.folder
+    with _made(target):
+        analysis = analyze_gates(
+            found.network,
+            found.data,
+            found.split,
+            classes=classes,
+            channels=channels,
+            images=images,
+            seed=seed,
+            device=device,
+            recipe=found.recipe,
+            progress_bar=progress_bar,
+        )
+        analysis |= {"model": found.name, "backbone": found.backbone or analysis["backbone"], "source": found.source}
+        # All that takes time comes before the first file, so that an interruption leaves no half of a result.
+        text, page = json.dumps(analysis, indent=2, allow_nan=False), render_excitation(analysis)
+        try:
+            write_text(target / ANALYSIS_FILE, text)
+            write_text(target / PAGE_FILE, page)
+        except OSError as error:
+            raise _not_written(target, error) from error
+    return Excitation(target, analysis)
+
+
+@contextmanager
+def _made(target: Path) -> Iterator[None]:
+    """Make a folder that can be written to; what was made goes again where the body fails before it writes."""
     if any(parent.exists() and not parent.is_dir() for parent in (target, *target.parents)):
         raise RunFolderError(f"{target} is not a folder: choose another with --to")
-    analysis = analyze_gates(
-        found.network,
-        found.data,
-        found.split,
-        classes=classes,
-        channels=channels,
-        images=images,
-        seed=seed,
-        device=device,
-        recipe=found.recipe,
-        progress_bar=progress_bar,
-    )
-    analysis |= {"model": found.name, "backbone": found.backbone or analysis["backbone"], "source": found.source}
+    new = [folder for folder in (target, *target.parents) if not folder.exists()]
     try:
-        target.mkdir(parents=True, exist_ok=True)
-        write_text(target / ANALYSIS_FILE, json.dumps(analysis, indent=2, allow_nan=False))
-        write_text(target / PAGE_FILE, render_excitation(analysis))
-    except OSError as error:
-        raise RunFolderError(
-            f"{target} cannot be written ({error.strerror}): choose another folder with --to"
-        ) from error
-    return Excitation(target, analysis)
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=target).close()
+        except OSError as error:
+            raise _not_written(target, error) from error
+        yield
+    except BaseException:
+        with suppress(OSError):  # one that holds something by now stays
+            for folder in new:
+                folder.rmdir()
+        raise
+
+
+def _not_written(target: Path, error: OSError) -> RunFolderError:
+    return RunFolderError(f"{target} cannot be written ({error.strerror}): choose another folder with --to")
 
 
 @dataclass(frozen=True)
@@ -602,20 +645,28 @@ class _Network:
 def _find_network(
     model: str | os.PathLike[str] | Run | nn.Module,
     data: str | ImageData | None,
-    pick: str,
+    pick: str | None,
     trial: int | None,
     verified: bool,
     pretrained: str | None,
 ) -> _Network:
+    if not isinstance(model, Run | nn.Module) and (Path(model) / STUDY_FILE).is_file():
+        model = load_run(model)
+    called = type(model).__name__ if isinstance(model, nn.Module) else str(getattr(model, "folder", model))
+    if pretrained is not None and (isinstance(model, Run | nn.Module) or Path(model).is_dir()):
+        raise ConfigurationError(
+            f"--pretrained gives weights to an architecture of timm, and {called} has its own: leave it out"
+        )
     if isinstance(model, Run):
-        return _member(model, data, pick, trial, verified)
+        return _member(model, data, pick or "knee", trial, verified)
+    for option, given in (("--pick", pick is not None), ("--trial", trial is not None), ("--verified", verified)):
+        if given:
+            raise ConfigurationError(f"{option} chooses from a run, and {called} is none: leave it out")
     if isinstance(model, nn.Module):
         kind = type(model).__name__
         size = default_input_size(model)[1]
         return _Network(model, _images(data, kind, size), "test", kind, f"a {kind}", Path(EXCITATION) / kind)
     name, folder = os.fspath(model), Path(model)
-    if (folder / STUDY_FILE).is_file():
-        return _member(load_run(folder), data, pick, trial, verified)
     if folder.is_dir():
         network = load_exported(folder)
         config = getattr(network, "se_config", None)
@@ -650,17 +701,18 @@ def _member(run: Run, data: str | ImageData | None, pick: str, trial: int | None
     else:
         network, images = load_network(run.folder, config, run.evaluator)
     study = read_definition(run.folder)
-    own = data is None
+    name, folder = run.folder.resolve().name, analysis_folder(run.folder, number, verified)
+    own = data is None or data == study.data
     if not own:
         images = _images(data, study.backbone, study.image_size)
-    name = run.folder.resolve().name
+        folder = Path(EXCITATION) / f"{name}-{folder.name}-{Path(images.name).resolve().name}"
     return _Network(
         network,
         images,
         "validation" if own and not verified else "test",
         f"{name}, trial {number}{', verified' if verified else ''}",
         f"trial {number} of run {name}, weights of {'its verification' if verified else 'the search'}",
-        analysis_folder(run.folder, number, verified),
+        folder,
         study.backbone,
         training_recipe(study),
     )
@@ -698,6 +750,7 @@ def describe_front(trials: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame
             {
                 "trial": str(row["number"]),
                 "accuracy": f"{row['accuracy']:.1%} [{row['accuracy_low']:.1%}, {row['accuracy_high']:.1%}]",
+                **({"log-loss": _log_loss(row)} if run["quality"] == "log-loss" else {}),
                 "parameters": f"{row['parameter_overhead']:+.2%}",
                 "latency": latency + (" predicted" if row["latency_stopped"] == PREDICTED else ""),
                 **{name: f"{row[name]:.4g}" for name in run["objectives"] if name not in OBJECTIVES},
@@ -706,6 +759,10 @@ def describe_front(trials: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame
             }
         )
     return pd.DataFrame(rows)
+
+
+def _log_loss(row: Mapping[Any, Any]) -> str:
+    return f"{row['log_loss']:.4f} [{row['log_loss_low']:.4f}, {row['log_loss_high']:.4f}]"
 
 
 def describe_verified(schedule: Mapping[str, Any]) -> pd.DataFrame:

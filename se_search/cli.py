@@ -359,7 +359,7 @@ def excitation(
             "[default: the run's]"
         ),
     ] = None,
-    pick: Annotated[str, typer.Option(help="Of a run: knee, accurate, small or fast.")] = "knee",
+    pick: Annotated[str | None, typer.Option(help="Of a run: knee, accurate, small or fast.  [default: knee]")] = None,
     trial: Annotated[int | None, typer.Option(help="Of a run: number of any complete trial.")] = None,
     verified: Annotated[
         bool, typer.Option("--verified", help="Of a run: with the weights of the trial's verification.")
@@ -370,7 +370,11 @@ def excitation(
     ] = None,
     classes: Annotated[
         str | None,
-        typer.Option(metavar="A,B,…", help="Classes to show, by name or index.  [default: the four that differ most]"),
+        typer.Option(
+            metavar="A,B,…",
+            help="Classes to show, by name or index; one with a comma in its name by index.  "
+            "[default: the four that differ most]",
+        ),
     ] = None,
     channels: Annotated[int, typer.Option(help="Channels of each block to show.")] = 50,
     images: Annotated[int | None, typer.Option(help="Images to analyse, drawn at random.  [default: all]")] = None,
@@ -378,7 +382,10 @@ def excitation(
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     to: Annotated[
         Path | None,
-        typer.Option(help="Folder to write.  [default: excitation/trial-N in the run folder, or excitation/NAME]"),
+        typer.Option(
+            help="Folder to write.  [default: excitation/trial-N in the run folder, or excitation/NAME; with other "
+            "data than the run's excitation/RUN-trial-N-DATA]"
+        ),
     ] = None,
 ) -> None:
     """Analyse what the SE blocks of a trained network do, and which of them could be left out.
@@ -416,6 +423,8 @@ def excitation(
     say(f"{analysis['source']} on {used['images']} {used['split']} images of {used['name']} (95 % intervals):")
     _print_table(describe_excitation(analysis))
     say(f"Log-loss without: with the block's gates replaced by their means; corrected for {counted(blocks, 'block')}.")
+    for sentence in analysis["cautions"]:
+        say(sentence)
     for one in analysis["skipped"]:
         say(f"{one['block']} is left out: {one['reason']}.")
     for one in analysis["observations"]:
@@ -654,7 +663,7 @@ def _show_front(folder: Path) -> None:
 
     results, run = read_results(folder)
     say("")
-    say(f"Pareto front (accuracy estimated by {describe_evaluation(run['evaluator'])}, 95 % intervals):")
+    say(f"Pareto front ({run['quality']} estimated by {describe_evaluation(run['evaluator'])}, 95 % intervals):")
     _print_table(describe_front(results, run))
     for sentence in (run["gain"], *run["cautions"]):
         if sentence:

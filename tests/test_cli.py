@@ -13,7 +13,7 @@ from timm.models import register_model
 from torch import nn
 from typer.testing import CliRunner
 
-from se_search import SEConfig, __version__, parameter_overhead
+from se_search import SEConfig, __version__, api, parameter_overhead
 from se_search.cli import app
 from se_search.network.insertion import whole_state
 from se_search.search.record import read_results
@@ -275,6 +275,34 @@ def test_excitation_analyses_a_member_of_a_run_and_the_report_knows_of_it(finish
     assert result.stdout.endswith(f"Page: {folder / 'excitation.html'}\n")
 
 
+def test_excitation_on_other_data_is_written_beside_the_runs_own(finished_run, monkeypatch):
+    monkeypatch.chdir(finished_run)
+    options = ["--trial", "1", "--images", "60", "--channels", "2"]
+    result = invoke("excitation", "run", *options, "--data", "digits-hard")
+    assert result.exit_code == 0, result.stderr
+    folder = Path("excitation", "run-trial-1-digits-hard")
+    assert result.stdout.endswith(f"Page: {folder / 'excitation.html'}\n")
+    assert json.loads((folder / "excitation.json").read_text())["data"]["split"] == "test"
+    assert not Path("run", "excitation").exists()
+    # The run's own data by name are the run's own.
+    assert invoke("excitation", "run", *options, "--data", "digits").exit_code == 0
+    analysis = json.loads(Path("run", "excitation", "trial-1", "excitation.json").read_text())
+    assert analysis["data"]["split"] == "validation"
+    for caution in analysis["cautions"]:
+        assert caution in result.stdout
+
+
+def test_an_interrupted_analysis_leaves_nothing(finished_run, monkeypatch):
+    def interrupt(analysis):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(finished_run)
+    monkeypatch.setattr(api, "render_excitation", interrupt)
+    before = contents(finished_run)
+    assert invoke("excitation", "run", "--trial", "1", "--images", "60", "--to", "new/deeper").exit_code == 130
+    assert contents(finished_run) == before
+
+
 def test_excitation_analyses_an_exported_folder_and_timms_networks(finished_run, monkeypatch):
     monkeypatch.chdir(finished_run)
     assert invoke("export", "run", "--trial", "1", "--to", "exported").exit_code == 0
@@ -317,6 +345,13 @@ def test_excitation_takes_the_weights_of_a_verification(finished_run, monkeypatc
         (["run", "--trial", "1", "--channels", "0"], ["channels is 0", "at least 1"]),
         (["run", "--trial", "1", "--images", "0"], ["images is 0", "at least 1"]),
         (["run", "--trial", "1", "--device", "cuda:99"], ["'cuda:99'"]),
+        (["run", "--trial", "1", "--device", "cuda:99", "--to", "new/deeper"], ["'cuda:99'"]),
+        (["run", "--trial", "1", "--seed", "-1"], ["seed is -1", "at least 0"]),
+        (["run", "--trial", "1", "--pretrained", "timm"], ["--pretrained", "run has its own: leave it out"]),
+        (["run/excitation", "--pretrained", "timm"], ["--pretrained", "run/excitation has its own"]),
+        (["seresnet18", "--trial", "1"], ["--trial chooses from a run", "seresnet18 is none"]),
+        (["seresnet18", "--pick", "knee"], ["--pick chooses from a run", "seresnet18 is none"]),
+        (["seresnet18", "--verified"], ["--verified chooses from a run", "seresnet18 is none"]),
         (["run", "--trial", "1", "--to", "tiny.yaml"], ["tiny.yaml", "--to"]),
         (["run", "--trial", "1", "--to", "tiny.yaml/deeper"], ["tiny.yaml/deeper", "--to"]),
         (["seresnet5o"], ["'seresnet5o'", "neither a run folder", "seresnet50"]),
@@ -333,6 +368,7 @@ def test_an_impossible_analysis_is_refused_and_nothing_is_written(finished_run, 
     for name, classes, file in (("seresnet18", 1000, "1000.safetensors"), ("resnet18", 10, "plain.safetensors")):
         if file in arguments:
             save_file(whole_state(timm.create_model(name, num_classes=classes)), file)
+    Path("run", "excitation").mkdir()
     before = contents(finished_run)
     assert_refused(invoke("excitation", *arguments), *words)
     assert contents(finished_run) == before

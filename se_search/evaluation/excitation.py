@@ -6,14 +6,15 @@ figures.
 
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 from torch import nn
+from torch.utils.data import Subset, TensorDataset
 
 from ..errors import ConfigurationError, DataError, DefinitionError, did_you_mean
 from ..network.config import SEConfig
@@ -21,6 +22,7 @@ from .evaluator import Evaluation, ProgressBar, evaluate_network, no_progress
 from .gate_statistics import CONSTANT, LEAST_IMAGES, NEAR_ONE, GateStatistics, Replicated, gate_statistics
 from .gates import ExcitedBlock, find_blocks, find_gates, mean_gates, read_gates, replaced_gates
 from .image_data import ImageData, ImageSet, sample
+from .image_files import ImageFiles
 from .statistics import CONFIDENCE, Estimate, crossed_difference
 from .training import TrainingRecipe
 
@@ -43,6 +45,7 @@ SHOWN_CHANNELS = 50
 """Channels of each block that are shown, as in the paper."""
 
 CHOSEN_CLASSES = 4
+_LONGEST_NAME = 60
 
 Verdict = Literal["idle", "works", "cannot be told"]
 Found = Literal["seen", "not seen", "cannot be told"]
@@ -94,11 +97,16 @@ def analyze_gates(
     for name, number in (("channels", channels), ("images", images)):
         if number is not None and number < 1:
             raise ConfigurationError(f"{name} is {number}: it must be at least 1")
+    if not 0 <= seed < 2**63:
+        raise ConfigurationError(f"seed is {seed}: it must be at least 0 and below 2^63")
     recipe = recipe or TrainingRecipe(epochs=0, batch=64, learning_rate=0.0)
     asked = None if classes is None else find_classes(classes, data)
     judged: ImageSet = data.test if split == "test" else data.validation
     judged = judged if images is None else sample(judged, images, seed)
-    training, home = model.training, next(model.parameters()).device
+    known = _known_labels(judged)
+    if known is not None:
+        _comparable_classes(known, data, asked)
+    modes, home = {module: module.training for module in model.modules()}, next(model.parameters()).device
     try:
         model.to(device)
     except (AssertionError, RuntimeError) as error:  # PyTorch raises both for devices that are not there
@@ -110,7 +118,7 @@ def analyze_gates(
         with progress_bar("Analysing excitation", len(blocks) + 4, 0) as advance:  # in passes over the images
             values, labels = read_gates(model, gates, judged, recipe, device)
             advance(1)
-            chosen = _choose_classes(values, labels, data, asked)
+            chosen = _choose_classes(values, labels, _comparable_classes(labels, data, asked), asked)
             means = mean_gates(model, gates, sample(data.calibration, len(judged), seed), recipe, device)
             advance(1)
             intact = evaluate_network(model, judged, recipe.batch, device, recipe)
@@ -125,9 +133,12 @@ def analyze_gates(
                 changes.append(_change(changed, intact, CONFIDENCE if some is last else confidence))
                 advance(1)
     finally:
-        model.train(training).to(home)
+        for module, training in modes.items():
+            module.training = training
+        model.to(home)
     statistics = [gate_statistics(values[block.module], labels, seed) for block in blocks]
     last_change = changes[-1] if last else None
+    guesses = intact.accuracy.low <= 1 / data.classes
     described = []
     for depth, (block, of_block, change) in enumerate(zip(blocks, statistics, changes, strict=False), 1):
         drawn = np.sort(np.random.default_rng((seed, depth)).permutation(block.channels)[:channels])
@@ -142,7 +153,7 @@ def analyze_gates(
                 **_activations(values[block.module], labels, drawn, chosen),
                 **{name: _listed(getattr(of_block, name)) for name in _SHARES},
                 **change.listed(),
-                "verdict": change.verdict,
+                "verdict": "cannot be told" if guesses else change.verdict,
             }
         )
     config = getattr(model, "se_config", None)
@@ -176,7 +187,8 @@ def analyze_gates(
         "skipped": skipped,
         "last_stage": last_change
         and {"stage": last[0].stage, "blocks": [block.block for block in last], **last_change.listed()},
-        "observations": _observations(blocks, statistics, last, last_change),
+        "observations": _observations(blocks, statistics, last, last_change, guesses),
+        "cautions": _cautions(intact, data) if guesses else [],
         "idle": [one["block"] for one in described if one["verdict"] == "idle"],
     }
 
@@ -192,31 +204,43 @@ def find_classes(classes: Sequence[str | int], data: ImageData) -> list[int]:
     Raises:
         DataError: If one is unknown or named twice, or there are fewer than two.
     """
-    names = [class_name(data, index) for index in range(data.classes)]
+    names = {class_name(data, index): index for index in reversed(range(data.classes))}
+    indices = {str(index): index for index in range(data.classes)}
     found = []
     for one in classes:
-        text = str(one)
-        if isinstance(one, str) and text in names:
-            found.append(names.index(text))
-        elif text.isdecimal() and int(text) < data.classes:
-            found.append(int(text))
-        else:
+        text = str(one).strip()
+        known = indices if isinstance(one, int) else indices | names
+        if text not in known:
+            text = text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 1]}…"
             raise DataError(
                 f"class {text!r} is unknown: {data.name} has {data.classes} classes, named by name or by index from 0 "
                 f"to {data.classes - 1}{did_you_mean(text, names)}"
             )
+        found.append(known[text])
     if len(found) < 2 or len(set(found)) < len(found):
         raise DataError(f"classes {', '.join(map(str, classes))} cannot be compared: name two different ones or more")
     return found
 
 
-def _choose_classes(
-    values: Mapping[str, _Gates], labels: npt.NDArray[np.int64], data: ImageData, asked: Sequence[int] | None
-) -> list[int]:
-    """Return the classes to show, the two that differ most first.
+def _known_labels(images: ImageSet) -> npt.NDArray[np.int64] | None:
+    """Return the class of each image, where that can be told without reading the images."""
+    if isinstance(images, Subset):
+        labels = _known_labels(cast("ImageSet", images.dataset))
+        return None if labels is None else labels[np.asarray(images.indices)]
+    if isinstance(images, TensorDataset):
+        return np.asarray(images.tensors[1])
+    if isinstance(images, ImageFiles):
+        return np.asarray(images.source.labels)[np.asarray(images.indices)]
+    return None
 
-    Classes differ by the squared distance of their mean gates for each channel, added up over blocks. After the
-    farthest two, the class follows that is farthest from the nearest one chosen, and so on.
+
+def _comparable_classes(
+    labels: npt.NDArray[np.int64], data: ImageData, asked: Sequence[int] | None
+) -> npt.NDArray[np.int64]:
+    """Return the classes that have enough images to be compared, of those asked for if there are such.
+
+    Raises:
+        DataError: If they are fewer than two, or one asked for is not among them.
     """
     counts = np.bincount(labels, minlength=data.classes)
     for one in asked or ():
@@ -229,6 +253,20 @@ def _choose_classes(
         raise DataError(
             f"classes cannot be compared: at least two need {LEAST_IMAGES} images or more, {candidates.size} do"
         )
+    return candidates
+
+
+def _choose_classes(
+    values: Mapping[str, _Gates],
+    labels: npt.NDArray[np.int64],
+    candidates: npt.NDArray[np.int64],
+    asked: Sequence[int] | None,
+) -> list[int]:
+    """Return the classes to show, the two that differ most first.
+
+    Classes differ by the squared distance of their mean gates for each channel, added up over blocks. After the
+    farthest two, the class follows that is farthest from the nearest one chosen, and so on.
+    """
     distance = np.zeros((candidates.size, candidates.size))
     for gates in values.values():
         means = np.stack([gates[labels == one].mean(0, dtype=np.float64) for one in candidates])
@@ -294,6 +332,14 @@ def _change(changed: Evaluation, intact: Evaluation, confidence: float) -> GateC
     )
 
 
+def _cautions(intact: Evaluation, data: ImageData) -> list[str]:
+    return [
+        f"The network only guesses: its accuracy of {_share(intact.accuracy)} is not surely above "
+        f"{1 / data.classes:.1%}, that of guessing among {data.classes} classes. What its blocks are worth cannot be "
+        "told."
+    ]
+
+
 def _last_stage(blocks: Sequence[ExcitedBlock]) -> list[ExcitedBlock]:
     """Return the blocks of the last stage that has any; none where stages cannot be told."""
     stages = [block.stage for block in blocks]
@@ -308,6 +354,7 @@ def _observations(
     statistics: Sequence[GateStatistics],
     last: Sequence[ExcitedBlock],
     last_change: GateChange | None,
+    guesses: bool,
 ) -> list[dict[str, str]]:
     """Return what the paper observed and whether it is so here."""
     return [
@@ -320,34 +367,76 @@ def _observations(
                 "A block near the end has nearly the same pattern for all classes, up to a scale.",
                 _alike(blocks, statistics),
             ),
-            ("The last stage can be left out at little cost.", _left_out(last, last_change)),
+            ("The last stage can be left out at little cost.", _left_out(last, last_change, guesses)),
         )
     ]
 
 
 def _shallow(blocks: Sequence[ExcitedBlock], statistics: Sequence[GateStatistics]) -> tuple[Found, str]:
-    first, others = _thirds(statistics)
-    share = first.estimate()
+    if len(blocks) == 1:
+        return "cannot be told", "The network has one block only."
+    first, others = _thirds([one.replicated_specificity for one in statistics])
     named = _named(blocks[: _first_third(blocks)])
-    told = f"{_share(share)} of the variance lies between classes in the first third ({named})"
-    if others is None:
-        return "cannot be told", f"{told}; there is no other block to compare it with."
-    difference = Replicated(first.value - others.value, first.replicates - others.replicates).estimate()
-    evidence = f"{told}, and {_share(others.estimate())} behind it; the difference is {_share(difference, '+')}."
+    told = f"{_share(first.estimate())} of the variance lies between classes in the first third ({named})"
+    found = _where_gates_vary(statistics, _is_agnostic_before_others)
+    return found, (
+        f"{told}, and {_share(others.estimate())} behind it; the difference is "
+        f"{_share(_less(first, others).estimate(), '+')}{_constant_behind(statistics)}."
+    )
+
+
+def _is_agnostic_before_others(first: Replicated, others: Replicated) -> Found:
+    share, difference = first.estimate(), _less(first, others).estimate()
     if difference.high < 0 and share.high < CLASS_SPECIFIC:
-        return "seen", evidence
-    return ("not seen" if difference.low > 0 or share.low > CLASS_SPECIFIC else "cannot be told"), evidence
+        return "seen"
+    return "not seen" if difference.low > 0 or share.low > CLASS_SPECIFIC else "cannot be told"
 
 
 def _deep(blocks: Sequence[ExcitedBlock], statistics: Sequence[GateStatistics]) -> tuple[Found, str]:
-    _, others = _thirds(statistics)
-    if others is None:
+    if len(blocks) == 1:
         return "cannot be told", "The network has one block only."
-    share = others.estimate()
-    return _compare(share, CLASS_SPECIFIC), (
-        f"Behind the first third, {_share(share)} of the variance lies between classes; blocks are called "
-        f"class-specific from {CLASS_SPECIFIC:.0%} on."
+    _, others = _thirds([one.replicated_specificity for one in statistics])
+    found = _where_gates_vary(statistics, lambda first, others: _compare(others.estimate(), CLASS_SPECIFIC))
+    return found, (
+        f"Behind the first third, {_share(others.estimate())} of the variance lies between classes; blocks are called "
+        f"class-specific from {CLASS_SPECIFIC:.0%} on{_constant_behind(statistics)}."
     )
+
+
+def _where_gates_vary(statistics: Sequence[GateStatistics], judge: Callable[[Replicated, Replicated], Found]) -> Found:
+    """Judge the mean specificity of the first third and of the others, where blocks of mostly constant gates have 0.
+
+    They scale all images alike, whatever the little that is left goes by. Where it is not sure whether most are
+    constant, both must come to the same.
+    """
+    found = set()
+    for mostly in ([one.constant.low >= MOST for one in statistics], [one.constant.high >= MOST for one in statistics]):
+        first, others = _thirds(
+            [
+                Replicated(0.0, np.zeros_like(one.replicated_specificity.replicates))
+                if constant
+                else one.replicated_specificity
+                for one, constant in zip(statistics, mostly, strict=True)
+            ]
+        )
+        found.add(judge(first, others))
+    return found.pop() if len(found) == 1 else "cannot be told"
+
+
+def _constant_behind(statistics: Sequence[GateStatistics]) -> str:
+    """Return what to add to evidence where blocks behind the first third do not count as class-specific."""
+    shares = [one.constant for one in statistics[_first_third(statistics) :]]
+    if all(share.high < MOST for share in shares):
+        return ""
+    mean = np.mean([astuple(share) for share in shares], axis=0)
+    return (
+        f"; but {_share(Estimate(*map(float, mean)))} of these gates are constant, and a block of mostly constant "
+        "gates does not count as class-specific"
+    )
+
+
+def _less(one: Replicated, other: Replicated) -> Replicated:
+    return Replicated(one.value - other.value, one.replicates - other.replicates)
 
 
 def _first_third(blocks: Sequence[Any]) -> int:
@@ -355,9 +444,8 @@ def _first_third(blocks: Sequence[Any]) -> int:
     return max(1, len(blocks) // 3)
 
 
-def _thirds(statistics: Sequence[GateStatistics]) -> tuple[Replicated, Replicated | None]:
-    """Return the mean specificity of the first third of the blocks and of the others."""
-    shares = [one.replicated_specificity for one in statistics]
+def _thirds(shares: Sequence[Replicated]) -> tuple[Replicated, Replicated]:
+    """Return the mean of the first third of the blocks and of the others, of two blocks or more."""
     first = _first_third(shares)
 
     def mean(some: Sequence[Replicated]) -> Replicated:
@@ -365,7 +453,7 @@ def _thirds(statistics: Sequence[GateStatistics]) -> tuple[Replicated, Replicate
             float(np.mean([one.value for one in some])), np.mean([one.replicates for one in some], axis=0)
         )
 
-    return mean(shares[:first]), mean(shares[first:]) if len(shares) > first else None
+    return mean(shares[:first]), mean(shares[first:])
 
 
 def _saturated(blocks: Sequence[ExcitedBlock], statistics: Sequence[GateStatistics]) -> tuple[Found, str]:
@@ -394,7 +482,7 @@ def _any_of_the_last_two(
     return ("cannot be told" if "cannot be told" in found else "not seen"), evidence
 
 
-def _left_out(last: Sequence[ExcitedBlock], change: GateChange | None) -> tuple[Found, str]:
+def _left_out(last: Sequence[ExcitedBlock], change: GateChange | None, guesses: bool) -> tuple[Found, str]:
     if change is None:
         return "cannot be told", "Which blocks are of one stage cannot be told in this network."
     loss, accuracy = change.log_loss, change.accuracy
@@ -403,6 +491,8 @@ def _left_out(last: Sequence[ExcitedBlock], change: GateChange | None) -> tuple[
         f"{loss.value:+.4f} [{loss.low:+.4f}, {loss.high:+.4f}] and the accuracy by {_share(accuracy, '+')}; "
         f"a rise of the log-loss below {TOLERANCE} is called little."
     )
+    if guesses:
+        return "cannot be told", f"{evidence[:-1]}; the network as it is only guesses."
     if loss.high < TOLERANCE:
         return "seen", evidence
     return ("not seen" if loss.low > TOLERANCE else "cannot be told"), evidence

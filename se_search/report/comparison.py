@@ -12,15 +12,14 @@ from .groups import connect_front
 from .html import render_page
 from .measures import bars_of, hover_text, measure_of, quality_of_run
 from .page import describe_evaluation
-from .style import INK, SOFT, cut, short_numbers, style_figure
+from .style import DASHES, INK, PALETTE, SOFT, cut, short_numbers, style_figure
 
 MARK = 'data-page="se-search comparison"'
 """What tells a page that :func:`render_comparison` wrote from other files."""
 
-# The colours of Okabe and Ito, which colour-blind people tell apart, without the yellow that white paper hides.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK, SOFT)
+_COLOURS = (*PALETTE, INK, SOFT)
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "star", "hexagon", "cross", "x")
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid", "dash")
+_LINES = (*DASHES, *DASHES[:2])
 _LONGEST_LABEL = 40
 
 
@@ -71,7 +70,7 @@ def fronts_side_by_side(comparison: Comparison, cost: str = "parameter_overhead"
         connect_front(figure, front, x, y)
         for line in figure.data[drawn:]:
             line.update(legendgroup=str(index), showlegend=False, name=name)
-            line.line.update(color=colour, dash=_DASHES[index], width=1.5)
+            line.line.update(color=colour, dash=_LINES[index], width=1.5)
     style_figure(figure, x.title, y.title)
     return figure.update_layout(height=460)
 
@@ -90,7 +89,7 @@ def hypervolumes_over_trials(comparison: Comparison) -> go.Figure:
                 y=short_numbers(one.history, 6),
                 mode="lines+markers",
                 name=cut(one.label, _LONGEST_LABEL),
-                line={"shape": "hv", "color": _COLOURS[index], "dash": _DASHES[index], "width": 2},
+                line={"shape": "hv", "color": _COLOURS[index], "dash": _LINES[index], "width": 2},
                 marker={"symbol": _SYMBOLS[index], "size": 6, "color": _COLOURS[index]},
                 hovertemplate=f"<b>{escape(one.label)}</b><br>after %{{x}} trials: %{{y:.4f}}<extra></extra>",
             )

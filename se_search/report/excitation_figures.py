@@ -1,22 +1,17 @@
 """Figures of the excitation analysis: what the gates of each SE block do, and what follows from it by depth."""
 
-from collections.abc import Sequence
 from html import escape
 from itertools import groupby
 from typing import Any
 
 import plotly.graph_objects as go
 
-from .style import INK, style_figure
+from .style import DASHES, INK, PALETTE, style_figure
 
-# Okabe and Ito's colours without the yellow, which white paper swallows; with the line styles they are told apart
-# also without colours.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 NEUTRAL = "#8b95a5"
 VERDICTS = {
-    "works": ("circle", "#0072B2"),
-    "idle": ("circle-open", "#D55E00"),
+    "works": ("circle", PALETTE[0]),
+    "idle": ("circle-open", PALETTE[1]),
     "cannot be told": ("diamond-open", NEUTRAL),
 }
 _CHANGES = {
@@ -80,11 +75,7 @@ def block_spread(analysis: dict[str, Any], depth: int) -> go.Figure:
         colour, dash = styles[index]
         name = _short(class_name(analysis, index))
         values = block["pair"][str(index)]
-        rows = [
-            row
-            for row in zip(block["shown"], values["mean"], values["std"], strict=True)
-            if row[1] is not None and row[2] is not None
-        ]
+        rows = list(zip(block["shown"], values["mean"], values["std"], strict=True))
         there = [(channel, mean + deviation) for channel, mean, deviation in rows]
         back = [(channel, mean - deviation) for channel, mean, deviation in reversed(rows)]
         figure.add_trace(
@@ -122,7 +113,7 @@ def specificity_by_depth(analysis: dict[str, Any]) -> go.Figure:
     Args:
         analysis: The content of ``excitation.json``.
     """
-    points = _with_intervals(analysis["blocks"], "specificity", "class specificity", ("circle", "#0072B2"))
+    points = _with_intervals(analysis["blocks"], "specificity", "class specificity", ("circle", PALETTE[0]))
     return _by_depth(go.Figure(points), analysis, "class specificity", shares=True).update_layout(showlegend=False)
 
 
@@ -135,9 +126,9 @@ def saturation_by_depth(analysis: dict[str, Any]) -> go.Figure:
     blocks = analysis["blocks"]
     figure = go.Figure(
         [
-            _with_intervals(blocks, "near_one", "constant near 1", ("diamond", "#D55E00"), shift=-0.13),
+            _with_intervals(blocks, "near_one", "constant near 1", ("diamond", PALETTE[1]), shift=-0.13),
             _with_intervals(
-                analysis["blocks"], "constant", "constant at any level", ("circle-open", "#0072B2"), shift=0.13
+                analysis["blocks"], "constant", "constant at any level", ("circle-open", PALETTE[0]), shift=0.13
             ),
         ]
     )
@@ -150,7 +141,7 @@ def similarity_by_depth(analysis: dict[str, Any]) -> go.Figure:
     Args:
         analysis: The content of ``excitation.json``.
     """
-    points = _with_intervals(analysis["blocks"], "similarity", "similarity up to scale", ("circle", "#009E73"))
+    points = _with_intervals(analysis["blocks"], "similarity", "similarity up to scale", ("circle", PALETTE[2]))
     return _by_depth(go.Figure(points), analysis, "similarity up to scale", shares=True).update_layout(showlegend=False)
 
 
@@ -187,27 +178,26 @@ def change_by_depth(analysis: dict[str, Any], measure: str = "accuracy") -> go.F
 
 
 def class_styles(analysis: dict[str, Any]) -> dict[int, tuple[str, str]]:
-    """Return the colour and the line style of each class that is drawn: the chosen ones, and the pair.
+    """Return the colour and the line style of each chosen class.
 
     Args:
         analysis: The content of ``excitation.json``.
     """
-    drawn = dict.fromkeys([*(one["index"] for one in analysis["classes"]), *analysis["pair"]])
     # Where colours begin anew, their line styles have moved on by one.
     return {
-        index: (PALETTE[place % len(PALETTE)], DASHES[(place + place // len(PALETTE)) % len(DASHES)])
-        for place, index in enumerate(drawn)
+        one["index"]: (PALETTE[place % len(PALETTE)], DASHES[(place + place // len(PALETTE)) % len(DASHES)])
+        for place, one in enumerate(analysis["classes"])
     }
 
 
 def class_name(analysis: dict[str, Any], index: int) -> str:
-    """Return the name of a class, or its number where the analysis names none.
+    """Return the name of a chosen class.
 
     Args:
         analysis: The content of ``excitation.json``.
         index: The class's index in the network's outputs.
     """
-    return next((one["name"] for one in analysis["classes"] if one["index"] == index), f"class {index}")
+    return {one["index"]: str(one["name"]) for one in analysis["classes"]}[index]
 
 
 def _block(analysis: dict[str, Any], depth: int) -> dict[str, Any]:
@@ -245,11 +235,11 @@ def activation_range(analysis: dict[str, Any]) -> tuple[float, float]:
     values: list[float] = []
     for block in analysis["blocks"]:
         for line in block["activation"].values():
-            values += [value for value in line if value is not None]
+            values += line
         for one in block["pair"].values():
-            pairs = [pair for pair in zip(one["mean"], one["std"], strict=True) if None not in pair]
+            pairs = list(zip(one["mean"], one["std"], strict=True))
             values += [mean + sign * deviation for mean, deviation in pairs for sign in (-1, 1)]
-    low, high = min(values, default=0.0), max(values, default=1.0)
+    low, high = min(values), max(values)
     margin = max(0.03 * (high - low), (0.1 - (high - low)) / 2)
     return low - margin, high + margin
 
@@ -263,8 +253,7 @@ def _with_intervals(
     factor: float = 1.0,
     digits: str = ".3f",
 ) -> go.Scatter:
-    """Return a block's number as a point over its depth, with its interval; blocks without the number are left out."""
-    blocks = [block for block in blocks if is_known(block[column])]
+    """Return a block's number as a point over its depth, with its interval."""
     values, lows, highs = ([block[column][place] * factor for block in blocks] for place in range(3))
     symbol, colour = marker
     return go.Scatter(
@@ -291,15 +280,6 @@ def _with_intervals(
     )
 
 
-def is_known(values: Sequence[float | None] | None) -> bool:
-    """Return whether an estimate could be computed.
-
-    Args:
-        values: Value and ends of the interval, of ``excitation.json``.
-    """
-    return values is not None and None not in values
-
-
 def _title(block: dict[str, Any]) -> str:
     stage = "" if block["stage"] is None else f", stage {block['stage']}"
     return f"{block['depth']}: {_short(block['block'])}{stage}"
@@ -317,7 +297,7 @@ def _by_depth(figure: go.Figure, analysis: dict[str, Any], title: str, shares: b
         yaxis={"title": {"font": {"size": 13}}},
         xaxis={
             "title": {"font": {"size": 13}},
-            "range": [0.4, max(len(blocks), 1) + 0.6],
+            "range": [0.4, len(blocks) + 0.6],
             "tickformat": "d",
             "dtick": 1 if len(blocks) <= 12 else None,
         },

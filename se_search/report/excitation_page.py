@@ -15,7 +15,6 @@ from .excitation_figures import (
     change_by_depth,
     class_name,
     class_styles,
-    is_known,
     saturation_by_depth,
     similarity_by_depth,
     specificity_by_depth,
@@ -61,7 +60,6 @@ def render_excitation(analysis: dict[str, Any]) -> str:
         verdicts=_VERDICTS,
         found=_FOUND,
         class_name=class_name,
-        known=is_known,
         counted=counted,
         page={"range": activation_range(analysis)},
     )
@@ -93,10 +91,7 @@ def recalibrates_by_class(block: dict[str, Any], thresholds: dict[str, float]) -
         block: Of ``excitation.json``.
         thresholds: Of ``excitation.json``.
     """
-    specificity, constant = block["specificity"], block["constant"]
-    if not (is_known(specificity) and is_known(constant)):
-        return False
-    return bool(specificity[1] > thresholds["class_specific"] and constant[2] < thresholds["most"])
+    return bool(block["specificity"][1] > thresholds["class_specific"] and block["constant"][2] < thresholds["most"])
 
 
 def summarize_excitation(analysis: dict[str, Any]) -> list[str]:
@@ -127,14 +122,16 @@ def _without(analysis: dict[str, Any]) -> str:
     if idle:
         most = max(block["log_loss_change"][2] for block in blocks if block["verdict"] == "idle")
         whose = "its recalibration" if idle == 1 else "the recalibration of any one of them"
-        parts[0] += f" (without {whose} the log-loss changes by at most {most:+.4f})"
+        rise = f"rises by at most {most:.4f}" if most > 0 else "does not rise"
+        parts[0] += f" (without {whose} the log-loss {rise})"
     if works:
         parts.append(f"{works} {'works' if works == 1 else 'work'}")
     if open_:
-        parts.append(f"for {open_} it cannot be told with {counted(analysis['data']['images'], 'image')}")
+        reason = "" if analysis["cautions"] else f" with {counted(analysis['data']['images'], 'image')}"
+        parts.append(f"for {open_} it cannot be told{reason}")
     text = ", ".join(parts)
     last = analysis["last_stage"]
-    if last is not None and is_known(last["accuracy_change"]):
+    if last is not None:
         value, low, high = (100 * one for one in last["accuracy_change"])
         text += (
             f"; without the recalibration of all of stage {last['stage']} the accuracy changes by {value:+.2f} points "

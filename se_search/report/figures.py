@@ -357,6 +357,7 @@ def _scatter(trials: pd.DataFrame, run: dict[str, Any], x: Measure, colour: Meas
     _label_baselines(figure, shown, x, y)
     _draw_limit(figure, run["constraints"][limit], x)
     style_figure(figure, x.title, y.title)
+    figure.update_xaxes(range=_range(shown, x, run["constraints"][limit]))
     # The colour bar stands at the foot of the figure, whose height is known; Plotly would lay its title over it.
     figure.add_annotation(
         x=0.5,
@@ -471,6 +472,17 @@ def _draw_verified(figure: go.Figure, shown: pd.DataFrame, run: dict[str, Any], 
             **_SELECTABLE,
         )
     )
+
+
+def _range(shown: pd.DataFrame, x: Measure, limit: float | None) -> list[float | None]:
+    """Return the ends of an axis that holds all points and the limit; intervals that are far wider are cut off."""
+    low, high = x.interval or (x.column, x.column)
+    reached = [shown[x.column].min(), shown[x.column].max(), *([] if limit is None else [limit])]
+    span = max(reached) - min(reached) or 0.1 * abs(max(reached)) or 0.01
+    first = max(min(reached) - span, min(*reached, shown[low].min()))
+    last = min(max(reached) + span, max(*reached, shown[high].max()))
+    margin = 0.06 * (last - first) or span
+    return short_numbers([(first - margin) * x.factor, (last + margin) * x.factor])
 
 
 def _label_baselines(figure: go.Figure, shown: pd.DataFrame, x: Measure, y: Measure) -> None:

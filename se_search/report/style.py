@@ -19,6 +19,10 @@ FAINT_LINES = "rgba(107,114,128,0.30)"
 EMPTY_CELL = "rgba(107,114,128,0.12)"
 EDGE = "#8b95a1"
 CLEAR = "rgba(0,0,0,0)"
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""The colours of Okabe and Ito, which colour-blind people tell apart, without the yellow that white paper swallows."""
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+"""Line styles, by which lines are told apart also without colours."""
 SCALE = ("#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39")
 SHADES = ("#08306b", "#08519c", "#2171b5", "#4292c6", "#6baed6", "#9ecae1")
 DARK: dict[str, str] = {

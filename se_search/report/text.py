@@ -64,7 +64,8 @@ def _lines(
     if len(front):
         yield from ("", "## Pareto front", "")
         how = escape_markdown(describe_evaluation(run["evaluator"]))
-        yield f"Accuracies are estimates by {how} on {data['validation']} validation images, with 95 % intervals."
+        judged = f"by {how} on {data['validation']} validation images, with 95 % intervals."
+        yield f"Values of {run['quality']} are estimates {judged}"
         yield ""
         yield from _table(front)
     for schedule, networks in verified:

@@ -1,6 +1,6 @@
 """Runs beside each other: the hypervolumes of their fronts against one reference point, and their ratio.
 
-Coverage of the intervals was simulated with networks of known accuracy (``tests/search/test_comparison.py``).
+Whether the intervals hold is tested on simulated networks of known accuracy (``tests/search/test_comparison.py``).
 """
 
 import math
@@ -250,9 +250,10 @@ def hypervolume_ratio(
     further to the side of the run with fewer by what a bootstrap shows of that. The bootstrap shows about half, as its
     trials differ more than they truly do; the rest is covered, as the interval is as wide as for fronts that were not
     chosen by these images, and those vary more than the best of many do. Taking it off the ratio instead would make the
-    ratio vary more, and the interval cover as little as 88 % where trials differ clearly.
+    ratio vary more.
 
-    In simulated pairs of runs the interval covers 94 to 100 %, the least for 10 trials against 300.
+    In each of three cases with 60 simulated pairs of runs (``tests/search/test_comparison.py``) the interval holds the
+    true ratio in 90 % or more: trials alike, trials that differ clearly, and 10 trials against 90.
 
     Args:
         value: The front that is compared.

@@ -2,10 +2,12 @@
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from optuna.trial import TrialState
 
 from ..errors import DefinitionError, RunFolderError
 from ..evaluation.evaluator import Evaluator
@@ -15,8 +17,10 @@ from ..files import write_text
 from ..network.config import SEConfig
 from ..network.sites import Site
 from ..progress import progress_bar, say
+from ..words import counted
 from .definitions import StudyDefinition
 from .evaluators import training_recipe
+from .run_folder import load_trials
 from .space import SearchSpace
 
 EXCITATION = "excitation"
@@ -26,7 +30,7 @@ ANALYSIS_FILE = "excitation.json"
 PAGE_FILE = "excitation.html"
 SUPERNET = "supernet"
 
-_OF_A_TRIAL = re.compile(r"trial-(\d{1,9})(-verified)?", re.ASCII)
+_OF_A_TRIAL = re.compile(r"trial-(0|[1-9][0-9]{0,8})(-verified)?")
 
 
 def analysis_folder(folder: Path, trial: int, verified: bool = False) -> Path:
@@ -41,9 +45,12 @@ def analysis_folder(folder: Path, trial: int, verified: bool = False) -> Path:
 
 
 def find_analyses(folder: Path) -> list[dict[str, Any]]:
-    """List the analyses of trials that a run folder holds, by number: ``trial``, ``verified`` and ``page``.
+    """List the analyses of complete trials that a run folder holds, by number: ``trial``, ``verified`` and ``page``.
 
     ``page`` is the path of the page within the run folder.
+
+    Raises:
+        RunFolderError: If there is an analysis and the folder's trials cannot be read.
     """
     found = []
     for page in (folder / EXCITATION).glob(f"*/{PAGE_FILE}"):
@@ -51,7 +58,10 @@ def find_analyses(folder: Path) -> list[dict[str, Any]]:
         if name and page.is_file():
             where = f"{EXCITATION}/{page.parent.name}/{PAGE_FILE}"
             found.append({"trial": int(name[1]), "verified": name[2] is not None, "page": where})
-    return sorted(found, key=lambda one: (one["trial"], one["verified"]))
+    if not found:
+        return []
+    complete = {trial.number for trial in load_trials(folder).get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
+    return sorted((one for one in found if one["trial"] in complete), key=lambda one: (one["trial"], one["verified"]))
 
 
 def check_priors(study: StudyDefinition) -> None:
@@ -68,13 +78,18 @@ def check_priors(study: StudyDefinition) -> None:
 
 
 def priors_from_excitation(
-    folder: Path, study: StudyDefinition, space: SearchSpace, data: ImageData, evaluator: Evaluator
+    folder: Path,
+    study: StudyDefinition,
+    space: SearchSpace,
+    data: ImageData,
+    evaluator: Evaluator,
+    render: Callable[[dict[str, Any]], str] | None = None,
 ) -> dict[SEConfig, str]:
     """Return configurations without the SE blocks that idle in the trained supernet, with their names.
 
     The supernet's network with the widest block at every site is analysed once; the analysis is kept in the run folder.
-    There is one configuration for each ratio of the space. Where blocks are placed by stage, a stage is left out if all
-    of its blocks idle.
+    There is one configuration for each ratio of the space, but those that are known answers already. Where blocks are
+    placed by stage, a stage is left out if all of its blocks idle.
 
     Args:
         folder: The run folder.
@@ -82,6 +97,7 @@ def priors_from_excitation(
         space: Its space.
         data: Its data.
         evaluator: The supernet, trained.
+        render: Gives the analysis's page, which is written beside it where it is missing.
 
     Raises:
         RunFolderError: If a kept analysis is damaged.
@@ -100,28 +116,50 @@ def priors_from_excitation(
         )
         analysis |= {"model": f"supernet of {study.backbone}", "source": "the supernet, widest blocks at every site"}
         file.parent.mkdir(parents=True, exist_ok=True)
+        file.with_name(PAGE_FILE).unlink(missing_ok=True)  # of an analysis that was deleted
         write_text(file, json.dumps(analysis, indent=2, allow_nan=False))
-    idle = _idle_sites(widest, _read_verdicts(file))
+    verdicts, cautions = _read_analysis(file, render)
+    idle = _idle_sites(widest, verdicts)
     gone = idle
     if space.definition.placement == "stage":
         working = {placed.site.stage for placed in widest.placed if placed.site not in idle}
         gone = [site for site in idle if site.stage not in working]
-    say(_describe(idle, gone, len(widest.placed)))
-    if not gone:
-        return {}
-    return {
-        _without(_with_ratio(widest, ratio), gone): f"r={ratio} without idle blocks"
-        for ratio in space.definition.ratios
+    known = {config.structure for config in space.known_answers().values()}
+    found = {
+        config: f"r={ratio} without idle blocks"
+        for ratio in (space.definition.ratios if gone else ())
+        if (config := _without(_with_ratio(widest, ratio), gone)).structure not in known
     }
+    for caution in cautions:
+        say(f"The supernet's excitation: {caution}")
+    say(_describe(idle, gone, len(widest.placed), len(found)))
+    return found
 
 
-def _read_verdicts(file: Path) -> Mapping[tuple[str, str], str]:
-    """Return the verdict on each block, by its name and position."""
+def _read_analysis(
+    file: Path, render: Callable[[dict[str, Any]], str] | None
+) -> tuple[Mapping[tuple[str, str], str], list[str]]:
+    """Return the verdict on each block, by its name and position, and the cautions of a kept analysis.
+
+    Its page is written where it is missing.
+
+    Raises:
+        RunFolderError: If the analysis is damaged, or the page cannot be written.
+    """
+    page = file.with_name(PAGE_FILE)
     try:
-        blocks = json.loads(file.read_text(encoding="utf-8"))["blocks"]
-        return {(str(one["block"]), str(one["position"])): str(one["verdict"]) for one in blocks}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        analysis = json.loads(file.read_text(encoding="utf-8"))
+        verdicts = {(str(one["block"]), str(one["position"])): str(one["verdict"]) for one in analysis["blocks"]}
+        cautions = [str(one) for one in analysis["cautions"]]
+        text = None if render is None else render(analysis)
+    except Exception as error:  # what a page is made of can be damaged in any way
         raise RunFolderError(f"{file} is damaged: delete it to analyse the supernet again") from error
+    if text is not None and not page.is_file():
+        try:
+            write_text(page, text)
+        except OSError as error:
+            raise RunFolderError(f"{page} cannot be written ({error.strerror})") from error
+    return verdicts, cautions
 
 
 def _idle_sites(config: SEConfig, verdicts: Mapping[tuple[str, str], str]) -> list[Site]:
@@ -142,13 +180,15 @@ def _without(config: SEConfig, sites: Collection[Site]) -> SEConfig:
     )
 
 
-def _describe(idle: Collection[Site], gone: Collection[Site], blocks: int) -> str:
+def _describe(idle: Collection[Site], gone: Collection[Site], blocks: int, new: int) -> str:
     if not idle:
-        return f"None of {blocks} SE blocks of the supernet idles: no configuration is added."
+        return f"None of {blocks} SE blocks of the supernet surely idles: no configuration is added."
     named = f"Of {blocks} SE blocks of the supernet these idle: {', '.join(site.block for site in idle)}"
     if not gone:
         return f"{named}; no stage consists of such blocks alone, so no configuration is added."
     if len(gone) < len(idle):
         stages = sorted({site.stage for site in gone})
         named += f"; of whole stages {', '.join(map(str, stages))}"
-    return f"{named}. Configurations without them are tried first."
+    if not new:
+        return f"{named}. What is left without them is among the known answers, so no configuration is added."
+    return f"{named}. Before others, {counted(new, 'configuration')} without them {'is' if new == 1 else 'are'} tried."

@@ -40,6 +40,7 @@ def run_search(
     folder: Path,
     evaluator: EvaluatorFactory | None = None,
     measures: Mapping[str, Measure] | None = None,
+    render: Callable[[dict[str, Any]], str] | None = None,
 ) -> None:
     """Search, or go on searching, until ``study.budget`` distinct configurations are complete in ``folder``.
 
@@ -51,6 +52,7 @@ def run_search(
         folder: The run folder; created where it does not exist.
         evaluator: Creates the evaluator, where the study's is given from Python.
         measures: Measure the study's ``custom_objectives``.
+        render: Gives the page of the supernet's excitation, where priors are taken from that.
 
     Raises:
         SeSearchError: If something the user gave is wrong; nothing is written then.
@@ -79,7 +81,9 @@ def run_search(
         record_start(folder, study)
         try:
             used.prepare(folder, space, progress_bar)
-            further = priors_from_excitation(folder, study, space, data, used) if study.priors == "excitation" else {}
+            further = {}
+            if study.priors == "excitation":
+                further = priors_from_excitation(folder, study, space, data, used, render)
             latency.learn(folder)
             _search(study, space, data, used, measures, latency, optuna_study, further)
             latency.measure_front(optuna_study)

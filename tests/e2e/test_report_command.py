@@ -15,10 +15,11 @@ import yaml
 from conftest import TINY_STUDY
 from typer.testing import CliRunner
 
-from se_search import load_run
+from se_search import api, load_run
 from se_search.api import follow_run
 from se_search.cli import app
 from se_search.errors import DefinitionError, RunFolderError
+from se_search.search.record import read_results
 from se_search.search.run_folder import open_folder, read_definition
 
 COMMAND = [sys.executable, "-m", "se_search"]
@@ -194,6 +195,44 @@ def test_a_run_that_has_only_begun_is_waited_for_and_a_damaged_one_refused(direc
     (directory / "run" / "study.db").write_text("no database")
     with pytest.raises(RunFolderError, match="damaged"):
         follow_run("run")
+
+
+def test_a_run_that_disappears_is_waited_for_again(directory, monkeypatch, capsys):
+    (directory / "run" / "study.yaml").write_text(
+        yaml.safe_dump(yaml.safe_load((directory / "run" / "study.yaml").read_text()) | {"budget": 99})
+    )
+    times = iter([lambda: None, lambda: shutil.rmtree("run"), lambda: None])
+
+    def vanish(folder):
+        next(times)()  # the second time between the look and the reading
+        return read_results(folder)
+
+    pauses = iter(range(3))
+
+    def sleep(seconds):
+        if next(pauses) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "read_results", vanish)
+    monkeypatch.setattr(time, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        follow_run("run")
+    assert capsys.readouterr().out.splitlines() == [
+        "6 of 99: run/report.html",
+        "Waiting for a run in run; Ctrl-C ends this.",
+    ]
+
+
+def test_what_the_last_report_cannot_show_does_not_replace_an_interruption(directory, monkeypatch):
+    def damage_and_interrupt(seconds):
+        (directory / "run" / "study.db").write_text("no database")
+        raise KeyboardInterrupt
+
+    (directory / "run" / "study.yaml").write_text(
+        yaml.safe_dump(yaml.safe_load((directory / "run" / "study.yaml").read_text()) | {"budget": 99})
+    )
+    monkeypatch.setattr(time, "sleep", damage_and_interrupt)
+    assert invoke("run", "--live").exit_code == 130
 
 
 def ask(application, path):

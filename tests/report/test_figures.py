@@ -392,7 +392,10 @@ def test_attention_that_is_kept_is_told_apart_from_a_new_block_and_from_none():
 
 
 def test_a_new_block_beside_attention_that_is_kept_is_drawn_and_counted_once():
-    searched = SearchSpace("regnety_002", SpaceDefinition(positions=("existing", "post"), position_per="stage"))
+    definition = SpaceDefinition(
+        positions=("existing", "post"), position_per="stage", placement="block", ratios=(2, 16), gates=("sigmoid",)
+    )
+    searched = SearchSpace("regnety_002", definition)
     sites = [asdict(site) for site in searched.sites]
     random_draws = random.Random(0)
     for config in (searched.draw(random_draws) for _ in range(40)):
@@ -513,3 +516,13 @@ def test_the_figures_of_a_real_run(finished_run):
     assert list(figures) == NAMES
     assert set(points(figures["overhead"])) == set(trials["number"])
     assert "too few" in figures["contributions"].layout.annotations[0].text
+
+
+def test_an_interval_far_wider_than_the_points_does_not_widen_the_axis(results):
+    trials, run = results
+    trials.loc[trials.index[3], ["latency_low", "latency_high"]] = [0.001, 600.0]
+    low, high = quality_against_latency(trials, run).layout.xaxis.range
+    assert low < trials["latency_ratio"].min() <= trials["latency_ratio"].max() < high < 3
+    one = trials.iloc[:1].assign(latency_low=1.0, latency_high=1.0, latency_ratio=1.0)
+    low, high = quality_against_latency(one, run).layout.xaxis.range
+    assert low < 1 < high

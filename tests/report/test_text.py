@@ -46,6 +46,17 @@ def test_the_front_is_a_table_with_the_values_of_the_front(results):
     assert any(text.startswith("Versions: python 3.") for text in paragraphs)
 
 
+def test_of_a_run_that_judges_by_log_loss_that_is_told(results):
+    trials, run = results
+    run["quality"] = "log-loss"
+    front = describe_front(trials, run)
+    tokens = parse(render_markdown(trials, run, front, []))
+    paragraphs = texts(tokens, "paragraph")
+    assert any(text.startswith("Values of log-loss are estimates by ") for text in paragraphs)
+    first = trials[trials["on_front"]].sort_values("parameter_overhead").iloc[0]
+    assert f"{first['log_loss']:.4f} [{first['log_loss_low']:.4f}, {first['log_loss_high']:.4f}]" in texts(tokens, "td")
+
+
 def test_verified_networks_have_a_table(results):
     trials, run = results
     member = {
@@ -55,7 +66,15 @@ def test_verified_networks_have_a_table(results):
         "log_loss": [0.3, 0.2, 0.4],
         "log_loss_difference": [-0.1, -0.2, 0.0],
     }
-    schedule = {"epochs": 7, "seeds": [0, 1], "images": 397, "members": [member], "finding": "F.", "ranking": ["R."]}
+    schedule = {
+        "epochs": 7,
+        "seeds": [0, 1],
+        "images": 397,
+        "members": [member],
+        "helps": False,
+        "finding": "F.",
+        "ranking": ["R."],
+    }
     text = render_markdown(
         trials, run | {"verified": [schedule]}, pd.DataFrame(), [(schedule, describe_verified(schedule))]
     )

@@ -133,7 +133,7 @@ def test_intervals_and_importance_follow_their_formulas(stages):
 
 @pytest.mark.parametrize("of_images", [False, True])
 def test_all_intervals_of_a_study_hold_together_in_about_95_per_cent(stages, of_images):
-    """80 simulated studies: at 95 % fewer than 71 hold in less than 1 of 100 tests; 400 gave 97 %."""
+    """80 simulated studies: at 95 % fewer than 71 hold in less than 1 of 100 tests."""
     held, studies = 0, 80
     for seed in range(studies):
         configs, table = drawn(stages, 50, seed)

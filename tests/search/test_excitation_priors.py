@@ -1,16 +1,17 @@
 """Priors from the analysis of the supernet: what is tried besides the known answers, and analyses in a run folder."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
+from optuna.trial import TrialState
 
 from se_search import SEConfig
 from se_search.errors import DefinitionError, RunFolderError
 from se_search.evaluation import excitation
 from se_search.evaluation.data import load_data
 from se_search.network.insertion import create_model
+from se_search.report.excitation_page import render_excitation
 from se_search.search import excitation as module
 from se_search.search.definitions import SpaceDefinition, load_study
 from se_search.search.excitation import analysis_folder, find_analyses, priors_from_excitation
@@ -44,7 +45,7 @@ def kept(folder: Path, verdicts) -> Path:
     file = folder / "excitation" / "supernet" / "excitation.json"
     file.parent.mkdir(parents=True)
     blocks = [{"block": block, "position": position, "verdict": verdict} for (block, position), verdict in verdicts]
-    file.write_text(json.dumps({"blocks": blocks}))
+    file.write_text(json.dumps({"blocks": blocks, "cautions": []}))
     return folder
 
 
@@ -58,12 +59,12 @@ def of(verdicts, position="standard"):
 
 
 def test_by_stage_a_stage_is_left_out_if_all_its_blocks_idle(tmp_path):
-    space = space_of("stage", backbone="resnet18")
+    space = space_of("stage", (4, 8), backbone="resnet18")
     verdicts = dict.fromkeys((site.block for site in space.sites), "works")
     verdicts |= {"layer4.0": "idle", "layer4.1": "idle", "layer3.1": "idle", "layer2.0": "cannot be told"}
     found = priors(kept(tmp_path, of(verdicts)), space)
-    assert list(found) == ["r=4 without idle blocks", "r=16 without idle blocks"]
-    for ratio, config in zip((4, 16), found.values(), strict=True):
+    assert list(found) == ["r=4 without idle blocks", "r=8 without idle blocks"]
+    for ratio, config in zip((4, 8), found.values(), strict=True):
         assert config == SEConfig.uniform("resnet18", ratio, stages=[2, 3, 4], rounding=1)
         assert space.to_config(space.to_parameters(config)) == config
 
@@ -80,6 +81,25 @@ def test_by_block_each_idle_block_is_left_out(tmp_path):
     assert space.to_config(space.to_parameters(config)) == config
 
 
+def test_a_configuration_that_is_a_known_answer_is_not_announced_as_a_new_one(tmp_path, capsys):
+    space = space_of("stage", (16, 4), backbone="resnet18", rounding=8)
+    verdicts = dict.fromkeys((site.block for site in space.sites), "works")
+    folder = kept(tmp_path / "one", of(verdicts | {"layer4.0": "idle", "layer4.1": "idle"}))
+    assert list(priors(folder, space)) == ["r=4 without idle blocks"]  # r=16 without the last stage is known
+    assert "Before others, 1 configuration without them is tried." in capsys.readouterr().out
+    folder = kept(tmp_path / "all", of(dict.fromkeys(verdicts, "idle")))
+    assert priors(folder, space) == {}
+    assert "What is left without them is among the known answers" in capsys.readouterr().out
+
+
+def test_cautions_are_said(tmp_path, capsys):
+    space = space_of("stage")
+    file = kept(tmp_path, {}) / "excitation" / "supernet" / "excitation.json"
+    file.write_text(json.dumps({"blocks": [], "cautions": ["The network only guesses."]}))
+    assert priors(tmp_path, space) == {}
+    assert "The supernet's excitation: The network only guesses." in capsys.readouterr().out
+
+
 def test_idle_attention_of_the_backbone_is_taken_out(tmp_path):
     space = space_of("block", backbone="test_efficientnet")
     first, *others = space.sites
@@ -91,7 +111,11 @@ def test_idle_attention_of_the_backbone_is_taken_out(tmp_path):
 @pytest.mark.parametrize(
     ("placement", "verdicts", "said"),
     [
-        ("block", {"layer1.0": "works", "layer2.0": "cannot be told"}, "None of 8 SE blocks"),
+        (
+            "block",
+            {"layer1.0": "works", "layer2.0": "cannot be told"},
+            "None of 8 SE blocks of the supernet surely idles",
+        ),
         ("stage", {"layer1.0": "idle", "layer2.0": "works"}, "these idle: layer1.0; no stage"),
     ],
 )
@@ -129,12 +153,31 @@ def test_priors_are_tried_first_kept_and_not_analysed_again(tmp_path, monkeypatc
     study = study_of(space)
     # Blocks whose removal surely costs less than 10 nats idle: all of them, after one epoch.
     monkeypatch.setattr(excitation, "TOLERANCE", 10.0)
-    run_search(study.model_copy(update={"budget": 2}), tmp_path / "run")
+    first = study.model_copy(update={"budget": 2})
+    run_search(first, tmp_path / "run", render=render_excitation)
     file = tmp_path / "run" / "excitation" / "supernet" / "excitation.json"
     analysis = json.loads(file.read_text())
     assert analysis["config"] == space.largest().to_dict()
     assert analysis["idle"] == [site.block for site in space.sites]
-    assert "Configurations without them are tried first" in capsys.readouterr().out
+    page = file.with_name("excitation.html")
+    assert "Role of excitation" in page.read_text()
+    # Without any block nothing is left but no SE, which is known.
+    assert "What is left without them is among the known answers" in capsys.readouterr().out
+
+    # Damage is told before a trial, and a missing page is written anew.
+    damaged = json.loads(file.read_text())
+    for block in damaged["blocks"]:
+        del block["depth"]
+    file.write_text(json.dumps(damaged))
+    with pytest.raises(RunFolderError, match=r"excitation\.json is damaged: delete it"):
+        run_search(study, tmp_path / "run", render=render_excitation)
+    states = [trial.state for trial in load_trials(tmp_path / "run").get_trials()]
+    assert states.count(TrialState.COMPLETE) == 2
+    assert set(states) == {TrialState.COMPLETE, TrialState.WAITING}
+    file.write_text(json.dumps(analysis))
+    page.unlink()
+    run_search(first, tmp_path / "run", render=render_excitation)
+    assert page.is_file()
 
     # As if the last stage alone idled.
     for block in analysis["blocks"][:-1]:
@@ -170,17 +213,18 @@ def test_the_analysis_of_the_supernet_is_that_of_its_widest_network(tmp_path):
     assert found["data"] == again["data"]
 
 
-def test_analyses_in_a_run_folder_are_listed_by_trial(tmp_path):
-    for folder in ("trial-10", "trial-2", "trial-2-verified", "supernet", "trial-x", "<script>", "trial-3"):
-        (tmp_path / "excitation" / folder).mkdir(parents=True)
+def test_analyses_of_complete_trials_are_listed_by_number(finished_run):
+    run = finished_run / "run"
+    assert find_analyses(run) == []
+    names = ("trial-5", "trial-2", "trial-2-verified", "supernet", "trial-x", "<script>", "trial-3", "trial-6")
+    for folder in (*names, "trial-02", "trial-\u0661"):
+        (run / "excitation" / folder).mkdir(parents=True)
         if folder != "trial-3":
-            (tmp_path / "excitation" / folder / "excitation.html").write_text("")
-    (tmp_path / "excitation" / "trial-4" / "excitation.html").mkdir(parents=True)
-    assert find_analyses(tmp_path) == [
+            (run / "excitation" / folder / "excitation.html").write_text("")
+    (run / "excitation" / "trial-4" / "excitation.html").mkdir(parents=True)
+    assert find_analyses(run) == [  # the run has trials 0 to 5
         {"trial": 2, "verified": False, "page": "excitation/trial-2/excitation.html"},
         {"trial": 2, "verified": True, "page": "excitation/trial-2-verified/excitation.html"},
-        {"trial": 10, "verified": False, "page": "excitation/trial-10/excitation.html"},
+        {"trial": 5, "verified": False, "page": "excitation/trial-5/excitation.html"},
     ]
-    assert analysis_folder(tmp_path, 2, True) == tmp_path / "excitation" / "trial-2-verified"
-    shutil.rmtree(tmp_path / "excitation")
-    assert find_analyses(tmp_path) == []
+    assert analysis_folder(run, 2, True) == run / "excitation" / "trial-2-verified"
