@@ -27,7 +27,7 @@ def comparison_figures(comparison: Comparison) -> dict[str, go.Figure]:
     """Return all figures by name, in the order in which the page shows them.
 
     Args:
-        comparison: From :func:`se_search.search.comparison.compare_runs`.
+        comparison: From :func:`se_search.compare_runs`.
 
     Returns:
         ``overhead``, ``latency`` and ``hypervolume``.
@@ -43,7 +43,7 @@ def fronts_side_by_side(comparison: Comparison, cost: str = "parameter_overhead"
     """Draw the members of all fronts with their intervals: accuracy (or log-loss) against a cost.
 
     Args:
-        comparison: From :func:`se_search.search.comparison.compare_runs`.
+        comparison: From :func:`se_search.compare_runs`.
         cost: A column of ``trials.csv``, such as ``"parameter_overhead"`` or ``"latency_ratio"``.
     """
     x, y = measure_of(cost), quality_of_run(comparison.runs[0].run)
@@ -79,7 +79,7 @@ def hypervolumes_over_trials(comparison: Comparison) -> go.Figure:
     """Draw each front's hypervolume after each complete trial, all against the common reference point.
 
     Args:
-        comparison: From :func:`se_search.search.comparison.compare_runs`.
+        comparison: From :func:`se_search.compare_runs`.
     """
     figure = go.Figure()
     for index, one in enumerate(comparison.runs):
@@ -102,7 +102,7 @@ def describe_ratios(comparison: Comparison) -> list[str]:
     """Say in one sentence for each run but the first how its front compares with the first's.
 
     Args:
-        comparison: From :func:`se_search.search.comparison.compare_runs`.
+        comparison: From :func:`se_search.compare_runs`.
     """
     first = comparison.runs[0]
     said = []
@@ -133,7 +133,7 @@ def render_comparison(comparison: Comparison) -> str:
     """Return the whole page.
 
     Args:
-        comparison: From :func:`se_search.search.comparison.compare_runs`.
+        comparison: From :func:`se_search.compare_runs`.
     """
     others = len(comparison.runs) - 1
     return render_page(

@@ -25,7 +25,7 @@ from .results import hypervolume_history, unpack, with_measured_latency
 from .run_folder import load_trials, read_definition
 
 MOST_RUNS = 8
-"""How many runs can be compared: as many as there are colours and symbols that can be told apart."""
+"""How many runs can be compared, as many as there are colours and symbols that can be told apart."""
 
 _Values = npt.NDArray[np.float64]
 
