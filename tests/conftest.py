@@ -42,9 +42,7 @@ def browser():
     if path is None and not os.environ.get("CI"):
         pytest.skip("no Chromium is installed")
     with sync_api.sync_playwright() as playwright:
-        # Three-dimensional figures need WebGL, which is drawn by software where there is no graphics card.
-        drawing = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", *drawing])
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()
 

@@ -140,6 +140,7 @@ def start(directory, *arguments):
     )
 
 
+@pytest.mark.slow
 def test_beside_a_search_the_report_follows_it_to_the_end(tmp_path):
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY_STUDY | {"budget": 12}))
     report = tmp_path / "run" / "report.html"

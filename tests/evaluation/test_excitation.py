@@ -368,6 +368,7 @@ def made_gates(classes, images, channels, between, scale, deviation, correlation
     return means, deviations, draw
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("classes", "images", "channels", "between", "scale", "correlation"),
     [

@@ -83,6 +83,7 @@ def test_areas_and_gains_add_up_to_optunas_hypervolume(dimensions, trials):
     assert value.parts.mean() == pytest.approx(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "second", "spread", "dimensions", "margin"),
     [(30, 30, 0.1, 2, 0.0), (30, 30, 0.5, 3, 0.02), (10, 90, 0.0, 2, 0.0)],

@@ -131,6 +131,7 @@ def test_intervals_and_importance_follow_their_formulas(stages):
         assert stats.ncf.cdf(statistic, 5, freedom, noncentrality) == pytest.approx(probability, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of_images", [False, True])
 def test_all_intervals_of_a_study_hold_together_in_about_95_per_cent(stages, of_images):
     """80 simulated studies: at 95 % fewer than 71 hold in less than 1 of 100 tests."""
