@@ -455,8 +455,9 @@ def test_three_objectives_are_a_figure_of_their_own(open_page, tmp_path, all_on_
     page.locator("#figure-objectives").scroll_into_view_if_needed()
     page.wait_for_selector("#figure-objectives canvas")
     page.locator("#front tr[data-trial='1'] button.trial").click()
+    page.locator("#figure-objectives").scroll_into_view_if_needed()
     drawn = "document.getElementById('figure-objectives').data.at(-1)"
-    assert page.evaluate(f"{drawn}.name") == "chosen"
+    page.wait_for_function(f"{drawn}.name === 'chosen'")
     row = trials.set_index("number").loc[1]
     shown = sorted(page.evaluate(f"{drawn}.{axis}[0]") for axis in "xyz")
     expected = sorted((row["latency_ratio"], row["accuracy"] * 100, row["parameter_overhead"] * 100))

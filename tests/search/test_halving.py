@@ -100,7 +100,7 @@ def test_the_report_counts_stopped_trials(halved):
     run = halved[0]
     stopped = int((run.trials["state"] == "stopped").sum())
     page = run.report().read_text()
-    assert f"{stopped} stopped early" in page
+    assert f"<b>{stopped}</b> stopped early" in page
     assert "stopped after" in page
 
 
