@@ -248,7 +248,7 @@ class Run:
             live: Write the report alone, as a page that reads itself anew after so many seconds; for a run that another
                 process is making and whose other files are that process's.
         """
-        results = write_results(self.folder) if live is None else read_results(self.folder)
+        results = self._write_results() if live is None else read_results(self.folder)
         return self._write(REPORT_FILE, render_report(*results, live=live))
 
     def report_as(self, *forms: str) -> tuple[Path, ...]:
@@ -273,16 +273,19 @@ class Run:
         return [self._write("report.md", render_markdown(trials, run, describe_front(trials, run), verified))]
 
     def _write_tables(self) -> list[Path]:
-        try:
-            write_results(self.folder)
-        except OSError as error:
-            raise RunFolderError(f"{self.folder} cannot be written ({error.strerror})") from error
+        self._write_results()
         return [self.folder / TRIALS_FILE, self.folder / PARETO_FILE]
 
     def _write_images(self) -> list[Path]:
         written = {self.folder / f"report-{name}.png": figure for name, figure in self.figures.items()}
         write_images(written)
         return list(written)
+
+    def _write_results(self) -> tuple[pd.DataFrame, dict[str, Any]]:
+        try:
+            return write_results(self.folder)
+        except OSError as error:
+            raise RunFolderError(f"{self.folder} cannot be written ({error.strerror})") from error
 
     def _write(self, name: str, text: str) -> Path:
         file = self.folder / name

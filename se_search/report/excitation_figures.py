@@ -1,14 +1,14 @@
 """Figures of the excitation analysis: what the gates of each SE block do, and what follows from it by depth."""
 
-from html import escape
 from itertools import groupby
 from typing import Any
 
 import plotly.graph_objects as go
 
-from .style import DASHES, INK, PALETTE, style_figure
+from .style import DASHES, INK, PALETTE, cut, style_figure
 
 NEUTRAL = "#8b95a5"
+_LONGEST_NAME = 40
 VERDICTS = {
     "works": ("circle", PALETTE[0]),
     "idle": ("circle-open", PALETTE[1]),
@@ -44,7 +44,7 @@ def block_activations(analysis: dict[str, Any], depth: int) -> go.Figure:
     styles = class_styles(analysis)
     for one in analysis["classes"]:
         colour, dash = styles[one["index"]]
-        name = _short(one["name"])
+        name = cut(one["name"], _LONGEST_NAME)
         figure.add_trace(
             go.Scatter(
                 x=block["shown"],
@@ -73,7 +73,7 @@ def block_spread(analysis: dict[str, Any], depth: int) -> go.Figure:
     figure = go.Figure()
     for index in analysis["pair"]:
         colour, dash = styles[index]
-        name = _short(class_name(analysis, index))
+        name = cut(class_name(analysis, index), _LONGEST_NAME)
         values = block["pair"][str(index)]
         rows = list(zip(block["shown"], values["mean"], values["std"], strict=True))
         there = [(channel, mean + deviation) for channel, mean, deviation in rows]
@@ -127,9 +127,7 @@ def saturation_by_depth(analysis: dict[str, Any]) -> go.Figure:
     figure = go.Figure(
         [
             _with_intervals(blocks, "near_one", "constant near 1", ("diamond", PALETTE[1]), shift=-0.13),
-            _with_intervals(
-                analysis["blocks"], "constant", "constant at any level", ("circle-open", PALETTE[0]), shift=0.13
-            ),
+            _with_intervals(blocks, "constant", "constant at any level", ("circle-open", PALETTE[0]), shift=0.13),
         ]
     )
     return _by_depth(figure, analysis, "share of gates", shares=True)
@@ -202,11 +200,6 @@ def class_name(analysis: dict[str, Any], index: int) -> str:
 
 def _block(analysis: dict[str, Any], depth: int) -> dict[str, Any]:
     return {block["depth"]: block for block in analysis["blocks"]}[depth]
-
-
-def _short(name: str, limit: int = 40) -> str:
-    """Return a name as Plotly shows it: a text, and not wider than a figure."""
-    return escape(name if len(name) <= limit else name[: limit - 1] + "…")
 
 
 def _transparent(colour: str) -> str:
@@ -282,7 +275,7 @@ def _with_intervals(
 
 def _title(block: dict[str, Any]) -> str:
     stage = "" if block["stage"] is None else f", stage {block['stage']}"
-    return f"{block['depth']}: {_short(block['block'])}{stage}"
+    return f"{block['depth']}: {cut(block['block'], _LONGEST_NAME)}{stage}"
 
 
 def _by_depth(figure: go.Figure, analysis: dict[str, Any], title: str, shares: bool = False) -> go.Figure:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from ..search.results import front_of
 from .configuration import draw_configuration, shade
 from .groups import MANY, Group, complete_trials, connect_front, group_trials, trial_data
 from .measures import MEASURES, Measure, bars_of, measure_of, quality_of_run, short_title, with_interval
@@ -277,7 +278,7 @@ def front_heat_map(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure:
         trials: As :func:`report_figures` takes it, like ``run``.
         run: See there.
     """
-    front = trials[trials["on_front"]].sort_values(["parameter_overhead", "accuracy"], ascending=[True, False])
+    front = front_of(trials)
     if front.empty:
         return empty_figure("The Pareto front is empty.")
     columns = [draw_configuration(json.loads(config), run["sites"]) for config in front["config"]]

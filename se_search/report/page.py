@@ -7,9 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from ..search.results import front_of
 from ..words import counted
 from .configuration import describe_stages, draw_configuration, shade
 from .figures import report_figures
+from .groups import complete_trials
 from .html import render_page
 from .measures import hover_text
 from .summary import summarize
@@ -55,8 +57,8 @@ def render_report(trials: pd.DataFrame, run: dict[str, Any], live: int | None = 
         run: The description of the run, as in ``run.json``.
         live: Seconds after which the page reads itself anew; it does not without.
     """
-    complete = trials[trials["state"] == "complete"]
-    front = complete[complete["on_front"]].sort_values(["parameter_overhead", "accuracy"], ascending=[True, False])
+    complete = complete_trials(trials)
+    front = front_of(complete)
     figures = report_figures(trials, run) if len(complete) else {}
     return render_page(
         "page.html.jinja",
