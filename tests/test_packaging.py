@@ -89,7 +89,9 @@ def test_the_wheel_is_described(built):
     assert described["Description-Content-Type"] == "text/markdown"
     assert described.get_payload(decode=True).decode() == (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"se_search-{se_search.__version__}.dist-info/licenses/LICENSE" in built.wheel_files
-    assert set(described.get_all("Provides-Extra")) == {"onnx", "openvino", "hfds", "wds", "docs", "dev"}
+    assert set(described.get_all("Provides-Extra")) == {
+        *("onnx", "openvino", "hfds", "wds", "png", "dashboard", "docs", "dev")
+    }
 
 
 def test_the_installed_wheel_searches_and_exports_away_from_the_checkout(built, tmp_path):

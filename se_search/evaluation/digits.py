@@ -62,8 +62,12 @@ class CorruptedDigits(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return len(self._labels)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        image = _corrupt(self._digits[index : index + 1])[0]
-        return (image - self._mean) / self._std, self._labels[index]
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Corrupt a whole batch at once, as PyTorch's loaders ask for it: one by one costs 20 times as much."""
+        images = (_corrupt(self._digits[indices]) - self._mean) / self._std
+        return list(zip(images, self._labels[indices], strict=True))
 
 
 def _corrupt(digits: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:

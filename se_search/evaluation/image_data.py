@@ -245,8 +245,9 @@ class _Seeded(Dataset[Any]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[Any]:
+        at_once = getattr(self.images, "__getitems__", None)
         with _seeded(self.seed, indices[0]):
-            return [self.images[index] for index in indices]
+            return [self.images[index] for index in indices] if at_once is None else at_once(indices)
 
 
 class _SeededStream(IterableDataset[Any]):

@@ -33,7 +33,7 @@ def run_to_the_end(folder: Path, *arguments: str) -> str:
 
 def write_study(folder: Path) -> list[str]:
     study = {
-        "backbone": "resnet10t",
+        "backbone": "test_resnet",
         "budget": BUDGET,
         "evaluator": {"epochs": 3, "recalibration_images": 64},
         "latency": {"limit": 0.05},

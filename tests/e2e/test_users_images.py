@@ -13,8 +13,10 @@ import torch
 import yaml
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
+from typer.testing import CliRunner
 
 import se_search  # noqa: F401  # registers the architecture of exports
+from se_search.cli import app
 from se_search.evaluation.data import load_data
 
 COMMAND = [sys.executable, "-m", "se_search"]
@@ -119,19 +121,20 @@ def test_the_exported_network_with_timms_transform_has_the_accuracy_of_the_trial
         (["--epochs", "0"], ["epochs", "0"]),
     ],
 )
-def test_wrong_data_and_evaluators_are_one_sentence_and_nothing_is_written(tmp_path, arguments, words):
+def test_wrong_data_and_evaluators_are_one_sentence_and_nothing_is_written(tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(STUDY))
     (tmp_path / "empty").mkdir()
     for folder in ("pictures/a", "pictures/b", "one/a"):
         (tmp_path / folder).mkdir(parents=True)
         for number in range(10):
             Image.new("RGB", (16, 16)).save(tmp_path / folder / f"{number}.png")
-    code, output, error = call(tmp_path, "run", "--study", "tiny.yaml", "--out", "run", *arguments)
-    assert code == 2
-    assert output == ""
-    assert error.startswith("Error: ")
-    assert error.count("\n") == 1
-    assert "Traceback" not in error
+    result = CliRunner().invoke(app, ["run", "--study", "tiny.yaml", "--out", "run", *arguments])
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.stderr
     for word in words:
-        assert word in error
+        assert word in result.stderr
     assert not (tmp_path / "run").exists()

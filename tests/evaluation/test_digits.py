@@ -112,6 +112,20 @@ def test_training_digits_are_corrupted_anew_each_time_as_the_seed_says():
     assert label == LABELS[source]
 
 
+def test_training_digits_of_a_batch_are_each_corrupted_in_their_own_way():
+    data = load_hard_digits()
+    sources = numbers(parts(load_easy_digits())[0][0][:3, 0])
+    torch.manual_seed(5)
+    batch = data.train.__getitems__([0, 1, 2])
+    torch.manual_seed(5)
+    values, noise = draw_corruptions(3)
+    for place, (image, label) in enumerate(batch):
+        source = int(sources[place])
+        expected = (corrupt(IMAGES[source], values[:, place], noise[place, 0]) - data.mean[0]) / data.std[0]
+        np.testing.assert_allclose(image[0], expected, rtol=0, atol=1e-4)
+        assert label == LABELS[source]
+
+
 def test_the_lamp_says_which_digit_counts():
     labels_known = torch.tensor(LABELS)
     for (images, labels), repeats in zip(parts(load_context_digits()), (4, 2, 2), strict=True):

@@ -18,11 +18,11 @@ CLOCKED = [
 ]
 
 
-def trials_of(tmp_path, name, **settings):
+def trials_of(tmp_path, name, budget=10, **settings):
     study = load_study(
         "digits",
         backbone="test_resnet",
-        budget=14,  # Optuna's TPE models from its eleventh trial on
+        budget=budget,  # the sampler's model proposes from the ninth trial on
         objectives=["accuracy", "parameter_overhead"],
         latency={"limit": 0.05},
         threads=1,
@@ -36,8 +36,8 @@ def trials_of(tmp_path, name, **settings):
     "evaluator",
     [
         {"name": "supernet", "epochs": 2, "recalibration_images": 64},
-        {"name": "finetune", "epochs": 1, "halving": 2, "mixup": 0.2},
-        {"name": "scratch", "epochs": 2, "halving": 2, "ema_decay": 0.9},
+        pytest.param({"name": "finetune", "epochs": 1, "halving": 2, "mixup": 0.2}, marks=pytest.mark.slow),
+        pytest.param({"name": "scratch", "epochs": 2, "halving": 2, "ema_decay": 0.9}, marks=pytest.mark.slow),
     ],
     ids=lambda evaluator: evaluator["name"],
 )
@@ -50,7 +50,7 @@ def test_two_runs_with_one_seed_give_the_same_trials_and_values(tmp_path, evalua
 
 def test_another_seed_gives_other_values(tmp_path):
     evaluator = {"name": "supernet", "epochs": 1, "recalibration_images": 64}
-    first = trials_of(tmp_path, "first", evaluator=evaluator)
-    other = trials_of(tmp_path, "other", evaluator=evaluator, seed=1)
+    first = trials_of(tmp_path, "first", budget=5, evaluator=evaluator)
+    other = trials_of(tmp_path, "other", budget=5, evaluator=evaluator, seed=1)
     assert first["log_loss"].iloc[0] != other["log_loss"].iloc[0]
     assert list(first["config_id"]) != list(other["config_id"])
