@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from .network.overhead import Overhead, parameter_overhead
     from .network.sites import Site, find_sites
     from .search.comparison import compare_runs
+    from .search.ehvi import EHVISampler
     from .search.latency_table import compare_latency
 
 _HOMES = {
+    "EHVISampler": ".search.ehvi",
     "Excitation": ".api",
     "Overhead": ".network.overhead",
     "Ratio": ".evaluation.latency",
@@ -52,6 +54,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "EHVISampler",
     "Excitation",
     "Overhead",
     "PlacedSE",

@@ -89,7 +89,7 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Fixes what can be fixed.  [default: the study's]")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.  [default: the study's]")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.  [default: PyTorch's choice]")] = None,
-    sampler: Annotated[str | None, typer.Option(help="tpe or random.  [default: the study's]")] = None,
+    sampler: Annotated[str | None, typer.Option(help="ehvi, tpe, nsga2 or random.  [default: the study's]")] = None,
     priors: Annotated[
         str | None,
         typer.Option(

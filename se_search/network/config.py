@@ -1,5 +1,6 @@
 """The frozen description of a searched network."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable
@@ -220,6 +221,7 @@ class SEConfig:
         return cls.from_dict(data)
 
 
+@functools.lru_cache(maxsize=4096)
 def _forward_order(site: Site) -> tuple[Any, ...]:
     return site.stage, natural_key(site.block), site.position
 

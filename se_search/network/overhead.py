@@ -15,8 +15,8 @@ from ..errors import ConfigurationError
 from .backbones import create_on_meta, default_input_size, network_options
 from .config import SEConfig
 from .discovery import Place
-from .insertion import count_parameters, create_model_on_meta
-from .sites import Site, find_places
+from .insertion import attach, count_parameters, create_model_on_meta
+from .sites import Site, find_places, find_places_once
 
 
 @dataclass(frozen=True)
@@ -110,20 +110,86 @@ def count_flops(model: nn.Module, input_size: tuple[int, int, int] | None = None
         model: A network on any device; it runs once in evaluation mode.
         input_size: ``(channels, height, width)``; timm's own size by default.
     """
+    return sum(_count_by_module(model, input_size)["Global"].values()) // 2
+
+
+def _count_by_module(model: nn.Module, input_size: tuple[int, int, int] | None) -> dict[str, dict[Any, int]]:
     device = next(model.parameters()).device
     training = model.training
     counter = FlopCounterMode(display=False, custom_mapping=_ELEMENTWISE)
     with torch.no_grad(), counter:
         model.eval()(torch.zeros(1, *(input_size or default_input_size(model)), device=device))
     model.train(training)
-    return int(counter.get_total_flops()) // 2
+    return counter.get_flop_counts()
+
+
+def added_flops(config: SEConfig, input_size: tuple[int, int, int] | None = None) -> int:
+    """Return the multiply-additions that ``config`` adds to its backbone, without building the network.
+
+    They equal the difference of :func:`count_flops`: squeeze and scale read each element that a block scales, its two
+    layers have 2·C·C/r weights.
+
+    Args:
+        config: A configuration.
+        input_size: As for :func:`count_flops`.
+
+    Raises:
+        BackboneError: If timm does not know the backbone.
+        ConfigurationError: If a site does not exist in it.
+    """
+    positions = {site.position for site in config.sites}
+    known = {site: one for name in positions for site, one in _site_flops(config.backbone, input_size, name).items()}
+    for site in config.sites:
+        if site not in known:
+            raise ConfigurationError(f"{site} is not a site of {config.backbone}: `find_sites` lists them")
+    total = -sum(known[site].attention for site in config.sites)
+    for placed in config.placed:
+        total += 2 * known[placed.site].elements + 2 * placed.site.channels * placed.hidden
+        if placed.start == "identity":  # the gate is multiplied
+            total += placed.site.channels
+    return total
 
 
 def flops_overhead(config: SEConfig, input_size: tuple[int, int, int] | None = None) -> float:
     """Return the multiply-additions that SE blocks add as a part of the backbone's: 0.01 is 1 %."""
-    options = network_options(config.backbone, input_size) if input_size else {}
-    searched = count_flops(create_model_on_meta(config, **options), input_size)
-    return searched / _backbone_flops(config.backbone, input_size) - 1
+    return added_flops(config, input_size) / _backbone_flops(config.backbone, input_size)
+
+
+@dataclass(frozen=True)
+class _SiteFlops:
+    """Elements that are scaled at a site, and the multiply-additions of the backbone's own attention there."""
+
+    elements: int
+    attention: int
+
+
+@functools.lru_cache(maxsize=64)
+def _site_flops(backbone: str, input_size: tuple[int, int, int] | None, position: str) -> dict[Site, _SiteFlops]:
+    options = network_options(backbone, input_size) if input_size else {}
+    model = create_on_meta(backbone, **options).eval()
+    places = {
+        site: place for site, place in find_places_once(model, backbone, options).items() if site.position == position
+    }
+    attention = dict.fromkeys(places, 0)
+    if position == "existing":
+        counts, root = _count_by_module(model, input_size), type(model).__name__
+        attention = {site: sum(counts[f"{root}.{place.host}"].values()) // 2 for site, place in places.items()}
+    recorders = {site: _Recorder() for site in places}
+    for site, recorder in recorders.items():
+        attach(model, site, places[site], recorder)
+    with torch.no_grad():
+        model(torch.zeros(1, *(input_size or default_input_size(model)), device="meta"))
+    return {site: _SiteFlops(recorders[site].elements, attention[site]) for site in places}
+
+
+class _Recorder(nn.Module):
+    """Stands at a site and notes how many elements pass."""
+
+    elements = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.elements = x.numel()
+        return x
 
 
 @functools.lru_cache(maxsize=64)

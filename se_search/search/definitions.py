@@ -286,7 +286,8 @@ class StudyDefinition(_Definition):
         space: Name of a shipped space, path of a file, or the space itself.
         custom_objectives: Directions of objectives that functions given from Python measure.
         objectives: Two or three of :data:`OBJECTIVES` and of ``custom_objectives``, whose every one is among them.
-        sampler: ``"tpe"`` (Optuna's multi-objective TPE) or ``"random"``.
+        sampler: ``"ehvi"`` (expected hypervolume improvement, :class:`~se_search.search.ehvi.EHVISampler`), or Optuna's
+            multi-objective ``"tpe"``, ``"nsga2"`` or ``"random"``.
         priors: Which configurations are tried first: the ``"known"`` answers, or with ``"excitation"`` also those
             without the SE blocks that idle in the trained supernet.
         budget: Distinct configurations to complete.
@@ -314,7 +315,7 @@ class StudyDefinition(_Definition):
         AfterValidator(_distinct),
         AfterValidator(_all_custom_ones),
     ] = ("accuracy", "parameter_overhead", "latency_ratio")
-    sampler: Literal["tpe", "random"] = "tpe"
+    sampler: Literal["ehvi", "tpe", "nsga2", "random"] = "ehvi"
     priors: Literal["known", "excitation"] = "known"
     budget: Annotated[int, Field(ge=1)] = 50
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

@@ -16,15 +16,16 @@ from ..evaluation.image_data import ImageData
 from ..evaluation.stand_alone import BACKBONE_WEIGHTS, check_pretrained
 from ..network.backbones import network_options
 from ..network.config import SEConfig
-from ..network.overhead import added_parameters, backbone_parameters, flops_overhead, parameter_overhead
+from ..network.overhead import added_parameters, backbone_parameters, flops_overhead, formula_by_stage
 from ..progress import progress_bar, say
 from .definitions import FROM_PYTHON, StudyDefinition
 from .evaluators import EvaluatorFactory, find_evaluator, study_data, use_device
+from .exact import exact_objectives
 from .excitation import check_priors, priors_from_excitation
 from .halving import is_worth_going_on
 from .record import note_data, note_unreadable, record_start
 from .results import PREDICTED, pack, pack_losses
-from .run_folder import STUDY_FILE, check_folder, open_folder, read_definition
+from .run_folder import STUDY_FILE, RunStudy, check_folder, open_folder, read_definition
 from .samplers import DistinctSampler, tried_structures
 from .space import SearchSpace
 from .study_latency import StudyLatency, latency_size
@@ -142,7 +143,7 @@ def _search(
     evaluator: Evaluator,
     measures: Mapping[str, Measure],
     latency: StudyLatency,
-    optuna_study: optuna.Study,
+    optuna_study: RunStudy,
     further: Mapping[SEConfig, str],
 ) -> None:
     limit = study.constraints.max_params
@@ -154,44 +155,49 @@ def _search(
     for killed in optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         optuna_study.tell(killed.number, state=TrialState.FAIL)  # its process was killed: this one holds the lock
     names = _enqueue_priors(space, further, is_allowed, optuna_study)
-    optuna_study.sampler = sampler = DistinctSampler(space, study.sampler, study.seed, is_allowed)
     size = latency_size(study, data.input_size)
+    exact = exact_objectives(space, study.objectives, size)
+    optuna_study.sampler = sampler = DistinctSampler(space, study.sampler, study.seed, is_allowed, exact)
 
     failures = 0
-    done = _complete(optuna_study)
+    done = _count(optuna_study, TrialState.COMPLETE, TrialState.PRUNED)
     with progress_bar("Evaluating configurations", study.budget, min(done, study.budget)) as advance:
         while done < study.budget:
-            waiting = optuna_study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-            if not waiting and sampler.is_exhausted(optuna_study):
+            if sampler.is_exhausted(optuna_study) and not _count(optuna_study, TrialState.WAITING):
                 say(f"No new configuration is left within the limits: the search ends after {done} of {study.budget}.")
                 return
-            trial = optuna_study.ask(dict(space.distributions))
-            config = space.to_config(trial.params)
-            trial.set_user_attr("config", config.to_json())
-            trial.set_user_attr("config_id", config.id)
-            if config in names:
-                trial.set_user_attr("name", names[config])
+            with optuna_study.at_once() as note:
+                trial = optuna_study.ask(dict(space.distributions))
+                config = space.to_config(trial.params)
+                named = {"name": names[config]} if config in names else {}
+                blocks = space.count_blocks(config)
+                note(trial.number, {"config": config.to_json(), "config_id": config.id, "se_blocks": blocks} | named)
             try:
-                trial.set_user_attr("se_blocks", space.count_blocks(config))
-                values = _evaluate(study, config, size, evaluator, measures, latency, trial, optuna_study)
+                notes, stopped = _evaluate(
+                    study, config, size, evaluator, measures, latency, trial, optuna_study, bool(named)
+                )
+                with optuna_study.at_once() as note:
+                    note(trial.number, notes)
+                    _set_constraints(study, trial, notes)
+                    if stopped:
+                        optuna_study.tell(trial, state=TrialState.PRUNED)
+                    else:
+                        optuna_study.tell(trial, [notes[name] for name in study.objectives])
             except RunFolderError:
                 optuna_study.tell(trial, state=TrialState.FAIL)
                 raise
             except Exception as error:  # whatever goes wrong in one trial must not end the search
                 failures += 1
-                trial.set_user_attr("error", f"{type(error).__name__}: {error}"[:500])
-                optuna_study.tell(trial, state=TrialState.FAIL)
+                with optuna_study.at_once() as note:
+                    note(trial.number, {"error": f"{type(error).__name__}: {error}"[:500]})
+                    optuna_study.tell(trial, state=TrialState.FAIL)
                 advance(0, f"trial {trial.number} failed: {type(error).__name__}: {error}")
                 if failures == _FAILURES_IN_A_ROW:
                     raise EvaluationError(f"{failures} trials in a row failed, the last with: {error}") from error
                 continue
             failures = 0
-            if values is None:
-                optuna_study.tell(trial, state=TrialState.PRUNED)
-            else:
-                optuna_study.tell(trial, values)
             done += 1
-            advance(1, f"{done}/{study.budget} {_line(trial, measures)}")
+            advance(1, f"{done}/{study.budget} {_line(trial.number, notes | named, measures)}")
 
 
 def _evaluate(
@@ -203,18 +209,19 @@ def _evaluate(
     latency: StudyLatency,
     trial: Trial,
     optuna_study: optuna.Study,
-) -> list[float] | None:
-    """Measure everything and note it on the trial; the objectives' values, or ``None`` where halving has stopped it."""
-    overhead = parameter_overhead(config)
+    known: bool,
+) -> tuple[dict[str, Any], bool]:
+    """Measure everything that is noted on the trial; and whether halving has stopped it."""
+    added, backbone = added_parameters(config), backbone_parameters(config.backbone)
     measured: dict[str, Any] = {
-        "formula_parameters": overhead.formula,
-        "counted_parameters": overhead.counted,
-        "total_parameters": overhead.backbone + overhead.counted,
-        "parameter_overhead": overhead.ratio,
+        "formula_parameters": math.fsum(formula_by_stage(config).values()),
+        "counted_parameters": added,
+        "total_parameters": backbone + added,
+        "parameter_overhead": added / backbone,
         "flops_overhead": flops_overhead(config, size),
         **latency.of(config),
     }
-    trained, evaluation, stopped = _judge(study, config, evaluator, measured, trial, optuna_study)
+    trained, evaluation, stopped = _judge(study, config, evaluator, measured, trial, optuna_study, known)
     _check_same_images(evaluation, optuna_study)
     measured |= {
         "epochs": trained,
@@ -230,13 +237,14 @@ def _evaluate(
     if measures and not stopped:
         network = evaluator.network(config)
         measured |= {name: _measure(name, measure, config, network) for name, measure in measures.items()}
-    for name, value in measured.items():
-        trial.set_user_attr(name, value)
+    return measured, stopped
+
+
+def _set_constraints(study: StudyDefinition, trial: Trial, notes: Mapping[str, Any]) -> None:
     if study.constraints.max_params is not None:
-        trial.set_constraint("max_params", overhead.ratio - study.constraints.max_params)
+        trial.set_constraint("max_params", notes["parameter_overhead"] - study.constraints.max_params)
     if study.constraints.max_latency is not None:
-        trial.set_constraint("max_latency", measured["latency_ratio"] - study.constraints.max_latency)
-    return None if stopped else [measured[name] for name in study.objectives]
+        trial.set_constraint("max_latency", notes["latency_ratio"] - study.constraints.max_latency)
 
 
 def _judge(
@@ -246,8 +254,9 @@ def _judge(
     costs: Mapping[str, float],
     trial: Trial,
     optuna_study: optuna.Study,
+    known: bool,
 ) -> tuple[int | None, Evaluation, bool]:
-    """Evaluate a configuration, by successive halving where the study wants it.
+    """Evaluate a configuration, by successive halving where the study wants it and it is not a known answer.
 
     Returns:
         The epochs that it was trained by itself, where the evaluator tells, the evaluation after them, and whether
@@ -269,11 +278,7 @@ def _judge(
                 if str(epochs) in one.user_attrs.get("rungs", {})
             ]
             # The known answers are what all others are compared with: they are trained to the end.
-            if (
-                epochs < study.evaluator.epochs
-                and "name" not in trial.user_attrs
-                and not is_worth_going_on(values, others, factor)
-            ):
+            if epochs < study.evaluator.epochs and not known and not is_worth_going_on(values, others, factor):
                 return epochs, evaluation, True
         following = next(rungs, None)
         if following is None:
@@ -334,12 +339,11 @@ def _enqueue_priors(
     return {config: name for name, config in space.paper_variants().items()} | names
 
 
-def _line(trial: Trial, own: Iterable[str]) -> str:
-    measured = trial.user_attrs
+def _line(number: int, measured: Mapping[str, Any], own: Iterable[str]) -> str:
     name = f" ({measured['name']})" if "name" in measured else ""
     predicted = " predicted" if measured["latency_stopped"] == PREDICTED else ""
     return (
-        f"trial {trial.number}{name}: accuracy {measured['accuracy']:.1%} "
+        f"trial {number}{name}: accuracy {measured['accuracy']:.1%} "
         f"[{measured['accuracy_low']:.1%}, {measured['accuracy_high']:.1%}], "
         f"parameters {measured['parameter_overhead']:+.2%}, latency ×{measured['latency_ratio']:.3f} "
         f"[{measured['latency_low']:.3f}, {measured['latency_high']:.3f}]{predicted}"
@@ -347,5 +351,5 @@ def _line(trial: Trial, own: Iterable[str]) -> str:
     )
 
 
-def _complete(optuna_study: optuna.Study) -> int:
-    return len(optuna_study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
+def _count(optuna_study: optuna.Study, *states: TrialState) -> int:
+    return len(optuna_study.get_trials(deepcopy=False, states=states))

@@ -1,8 +1,10 @@
 """The folder of one run: which study it belongs to, its storage, and one process at a time."""
 
+import functools
+import json
 import sqlite3
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import optuna
 import yaml
 from filelock import FileLock, Timeout
 from optuna.exceptions import ExperimentalWarning
+from optuna.storages import RDBStorage
+from sqlalchemy import orm, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -69,11 +73,82 @@ def check_folder(folder: Path, study: StudyDefinition) -> None:
             f"{folder} belongs to another study: {'; '.join(differences)}; choose another folder with --out"
         )
     if (folder / STORAGE_FILE).exists():
-        load_trials(folder)
+        _check_storage(folder / STORAGE_FILE)
+
+
+class RunStudy(optuna.Study):
+    """The Optuna study of a run folder, which can write at once what belongs together.
+
+    Optuna makes a transaction of each parameter and each attribute of a trial, and each waits for the disk.
+
+    Args:
+        file: The storage.
+    """
+
+    def __init__(self, file: Path) -> None:
+        storage = RDBStorage(_storage_url(file))
+        self._engine = storage.engine
+        self._sessions: orm.scoped_session[Any] = orm.scoped_session(orm.sessionmaker(self._engine, class_=_Session))
+        storage.scoped_session = self._sessions  # what Optuna's storage writes through
+        super().__init__(_STUDY_NAME, storage)
+
+    @contextmanager
+    def at_once(self) -> Iterator[Callable[[int, Mapping[str, Any]], None]]:
+        """Make one transaction of all that the block writes: if the process is killed, all is there or nothing.
+
+        Yields:
+            A function to call with the number of a running trial and what to set as its user attributes.
+        """
+        session = self._sessions()
+        session.held = True
+        try:
+            yield functools.partial(_set_user_attributes, session)
+            session.held = False
+            session.commit()
+        finally:
+            session.held = False
+            session.close()
+
+    def close(self) -> None:
+        """Close its connections to the storage."""
+        self._sessions.remove()
+        self._engine.dispose()
+
+
+class _Session(orm.Session):
+    """While it is held its transaction stays open, whoever commits and closes it."""
+
+    held = False
+
+    def commit(self) -> None:
+        if self.held:
+            self.flush()
+        else:
+            super().commit()
+
+    def close(self) -> None:
+        if self.held:
+            self.expunge_all()
+        else:
+            super().close()
+
+
+def _set_user_attributes(session: orm.Session, number: int, attributes: Mapping[str, Any]) -> None:
+    # Through Optuna each would take as long as all of them do here.
+    trial = session.execute(_TRIAL_OF_NUMBER, {"number": number}).scalar_one()
+    rows = [{"trial": trial, "name": name, "value": json.dumps(value)} for name, value in attributes.items()]
+    session.execute(_SET_USER_ATTRIBUTE, rows)
+
+
+_TRIAL_OF_NUMBER = text("SELECT trial_id FROM trials WHERE number = :number")  # the storage holds one study
+_SET_USER_ATTRIBUTE = text(
+    "INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (:trial, :name, :value) "
+    "ON CONFLICT (trial_id, key) DO UPDATE SET value_json = excluded.value_json"
+)
 
 
 @contextmanager
-def open_folder(folder: Path, study: StudyDefinition) -> Iterator[optuna.Study]:
+def open_folder(folder: Path, study: StudyDefinition) -> Iterator[RunStudy]:
     """Create or reopen the run folder of ``study``, for this process alone, and give its Optuna study.
 
     Raises:
@@ -94,15 +169,30 @@ def open_folder(folder: Path, study: StudyDefinition) -> Iterator[optuna.Study]:
         raise RunFolderError(f"{folder} cannot be written ({error.strerror}): choose another --out") from error
     try:
         remove_unfinished(folder)
+        storage = folder / STORAGE_FILE
+        opened = load_trials(folder) if storage.exists() else None
         write_text(folder / STUDY_FILE, yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
-        if not (folder / STORAGE_FILE).exists():
-            write_atomically(folder / STORAGE_FILE, lambda file: _create_storage(file, study))
-        yield load_trials(folder)
+        if opened is None:
+            write_atomically(storage, lambda file: _create_storage(file, study))
+            opened = load_trials(folder)
+        # With a write-ahead log a transaction waits once for the disk, not three times, and readers never wait.
+        _set_journal(storage, "wal")
+        try:
+            yield opened
+        finally:
+            opened.close()
+            _set_journal(storage, "delete")
     finally:
         lock.release()
 
 
-def load_trials(folder: Path) -> optuna.Study:
+def _set_journal(file: Path, mode: str) -> None:
+    # While somebody else reads or writes it stays as it is, which is as safe.
+    with closing(sqlite3.connect(file, timeout=0)) as connection, suppress(sqlite3.OperationalError):
+        connection.execute(f"PRAGMA journal_mode = {mode}")
+
+
+def load_trials(folder: Path) -> RunStudy:
     """Load the Optuna study of a run folder.
 
     Raises:
@@ -111,23 +201,34 @@ def load_trials(folder: Path) -> optuna.Study:
     file = folder / STORAGE_FILE
     if not file.is_file():
         raise RunFolderError(f"{folder} has no {STORAGE_FILE}: nothing has been searched in it yet")
-    damaged = f"{file} is damaged: restore it from a copy, or choose another folder with --out"
+    _check_storage(file)
+    try:
+        study = RunStudy(file)
+        study.get_trials(deepcopy=False)
+    except (SQLAlchemyError, RuntimeError, KeyError, ValueError) as error:
+        raise RunFolderError(_damaged(file)) from error
+    return study
+
+
+def _check_storage(file: Path) -> None:
+    """Check that it is a sound database of a run, without reading its trials."""
     try:
         # Optuna would write its tables into an empty or foreign database.
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True)) as connection:
             intact = connection.execute("PRAGMA quick_check").fetchone() == ("ok",)
             held = connection.execute("SELECT study_name FROM studies").fetchall()
-        if not intact or held != [(_STUDY_NAME,)]:
-            raise RunFolderError(damaged)
-        study = optuna.load_study(study_name=_STUDY_NAME, storage=optuna.storages.RDBStorage(_storage_url(file)))
-        study.get_trials(deepcopy=False)
-    except (sqlite3.Error, SQLAlchemyError, RuntimeError, KeyError, ValueError) as error:
-        raise RunFolderError(damaged) from error
-    return study
+    except sqlite3.Error as error:
+        raise RunFolderError(_damaged(file)) from error
+    if not intact or held != [(_STUDY_NAME,)]:
+        raise RunFolderError(_damaged(file))
+
+
+def _damaged(file: Path) -> str:
+    return f"{file} is damaged: restore it from a copy, or choose another folder with --out"
 
 
 def _create_storage(file: Path, definition: StudyDefinition) -> None:
-    storage = optuna.storages.RDBStorage(_storage_url(file))
+    storage = RDBStorage(_storage_url(file))
     study = optuna.create_study(storage=storage, study_name=_STUDY_NAME, directions=definition.directions)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)

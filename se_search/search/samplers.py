@@ -1,15 +1,16 @@
 """Proposing configurations: Optuna's samplers, kept from repeating themselves and from breaking exact limits."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from ..network.config import SEConfig
+from .ehvi import EHVISampler
 from .space import SearchSpace
 
 Structure = tuple[tuple[Any, ...], ...]
@@ -19,16 +20,26 @@ _RANDOM_DRAWS = 200
 _POINTS_LOOKED_AT = 200_000
 
 
-def create_sampler(name: str, seed: int) -> BaseSampler:
-    """Create a sampler of Optuna by the name used in study files.
+def create_sampler(
+    name: str,
+    seed: int,
+    exact: Mapping[int, Callable[[dict[str, Any]], float]],
+    accepts: Callable[[dict[str, Any]], bool],
+) -> BaseSampler:
+    """Create a sampler by the name used in study files.
 
     Args:
-        name: ``"tpe"`` or ``"random"``.
+        name: ``"ehvi"``, or ``"tpe"``, ``"nsga2"`` or ``"random"`` for Optuna's.
         seed: Fixes its proposals.
+        exact: As in :class:`~se_search.search.ehvi.EHVISampler`, the only one that uses it.
+        accepts: The same.
     """
-    if name == "random":
-        return RandomSampler(seed=seed)
-    return TPESampler(seed=seed)
+    if name == "ehvi":
+        return EHVISampler(exact, seed=seed, accepts=accepts)
+    if name == "tpe":
+        # No other trial runs beside ours: without the liar Optuna does not look for one before each parameter.
+        return TPESampler(seed=seed, constant_liar=False)
+    return {"nsga2": NSGAIISampler, "random": RandomSampler}[name](seed=seed)
 
 
 class DistinctSampler(BaseSampler):
@@ -42,26 +53,42 @@ class DistinctSampler(BaseSampler):
         seed: Fixes all proposals, together with the number of trials finished: a search that was killed goes on as
             it would have done.
         is_allowed: Whether a configuration keeps the limits that are known before it is tried.
+        exact: Computes objectives that are known before a trial from its parameters, by their place in the study.
     """
 
-    def __init__(self, space: SearchSpace, name: str, seed: int, is_allowed: Callable[[SEConfig], bool]) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        name: str,
+        seed: int,
+        is_allowed: Callable[[SEConfig], bool],
+        exact: Mapping[int, Callable[[dict[str, Any]], float]],
+    ) -> None:
         self._space = space
         self._name = name
         self._seed = seed
         self._is_allowed = is_allowed
-        self._base = create_sampler(name, seed)
+        self._trials = _Tried(space)
+        self._tried: set[Structure] = set()
+        self._base = create_sampler(name, seed, exact, self._is_new_and_allowed)
         self._left = self._space.enumerate()
         self._next: dict[str, Any] | None = None
         self._looked_at = 0
 
     def is_exhausted(self, study: Study) -> bool:
         """Whether no new allowed configuration is left (or none was found among the space's first points)."""
-        return self._first_left(tried_structures(study, self._space)) is None
+        self._tried = self._trials.structures(study.get_trials(deepcopy=False))
+        return self._first_left() is None
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Give the sampler a seed of its own for each trial."""
-        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        self._base = create_sampler(self._name, self._seed * 1_000_003 + len(finished))
+        """Look at what was tried, and give the sampler a seed of its own for each trial."""
+        trials = study.get_trials(deepcopy=False)
+        self._tried = self._trials.structures(trials)
+        # That one draws by the number of finished trials itself, and keeps what it has computed of the space.
+        if not isinstance(self._base, EHVISampler):
+            finished = sum(one.state in (TrialState.COMPLETE, TrialState.PRUNED) for one in trials)
+            seed = self._seed * 1_000_003 + finished
+            self._base = create_sampler(self._name, seed, {}, self._is_new_and_allowed)
         self._base.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -72,23 +99,22 @@ class DistinctSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Propose the parameters of a new, allowed configuration."""
-        tried = tried_structures(study, self._space)
         for _ in range(_PROPOSALS):
             joint = self._base.infer_relative_search_space(study, trial)
             proposal = self._base.sample_relative(study, trial, joint)
             for name, distribution in search_space.items():
                 if name not in proposal:
                     proposal[name] = self._base.sample_independent(study, trial, name, distribution)
-            if self._is_new_and_allowed(proposal, tried):
+            if self._is_new_and_allowed(proposal):
                 return proposal
 
         drawing = random.Random(self._seed * 1_000_003 + trial.number)
         for _ in range(_RANDOM_DRAWS):
             proposal = {name: drawing.choice(one.choices) for name, one in self._space.distributions.items()}
-            if self._is_new_and_allowed(proposal, tried):
+            if self._is_new_and_allowed(proposal):
                 return proposal
         # Nothing is left only where an enqueued trial is asked for, which does not use the proposal.
-        return self._first_left(tried) or next(self._space.enumerate())
+        return self._first_left() or next(self._space.enumerate())
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -100,14 +126,14 @@ class DistinctSampler(BaseSampler):
         """Pass the result on."""
         self._base.after_trial(study, trial, state, values)
 
-    def _is_new_and_allowed(self, parameters: dict[str, Any], tried: set[Structure]) -> bool:
+    def _is_new_and_allowed(self, parameters: dict[str, Any]) -> bool:
         config = self._space.to_config(parameters)
-        return config.structure not in tried and self._is_allowed(config)
+        return config.structure not in self._tried and self._is_allowed(config)
 
-    def _first_left(self, tried: set[Structure]) -> dict[str, Any] | None:
+    def _first_left(self) -> dict[str, Any] | None:
         # A point that was tried or is not allowed stays so: the enumeration never has to go back.
         while self._looked_at < _POINTS_LOOKED_AT:
-            if self._next is not None and self._is_new_and_allowed(self._next, tried):
+            if self._next is not None and self._is_new_and_allowed(self._next):
                 return self._next
             self._next = next(self._left, None)
             if self._next is None:
@@ -123,9 +149,27 @@ def is_interrupted(trial: FrozenTrial) -> bool:
 
 def tried_structures(study: Study, space: SearchSpace) -> set[Structure]:
     """Return what is done, under way or waiting, or has failed for a reason of its own, as network structures."""
-    tried = set()
-    for trial in study.get_trials(deepcopy=False):
-        parameters = trial.system_attrs.get("fixed_params") if trial.state == TrialState.WAITING else trial.params
-        if not is_interrupted(trial) and parameters and set(space.distributions) <= set(parameters):
-            tried.add(space.to_config(parameters).structure)
-    return tried
+    return _Tried(space).structures(study.get_trials(deepcopy=False))
+
+
+class _Tried:
+    """What has been tried of a space, each finished trial looked at once."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self._space = space
+        self._finished: set[int] = set()
+        self._structures: set[Structure] = set()
+
+    def structures(self, trials: Iterable[FrozenTrial]) -> set[Structure]:
+        """Return those of all trials of a study, always the same one."""
+        unfinished: set[Structure] = set()
+        for trial in trials:
+            if trial.number in self._finished:
+                continue
+            into = self._structures if trial.state.is_finished() else unfinished
+            if trial.state.is_finished():
+                self._finished.add(trial.number)
+            parameters = trial.system_attrs.get("fixed_params") if trial.state == TrialState.WAITING else trial.params
+            if not is_interrupted(trial) and parameters and set(self._space.distributions) <= set(parameters):
+                into.add(self._space.to_config(parameters).structure)
+        return self._structures | unfinished

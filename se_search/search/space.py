@@ -69,17 +69,22 @@ class SearchSpace:
 
     def to_config(self, parameters: Mapping[str, Any]) -> SEConfig:
         """Return the configuration that ``parameters`` describe; different parameters may describe the same one."""
+        placed, removed = self.chosen(parameters)
+        blocks = tuple(self._place(site, ratio, parameters["gate"]) for site, ratio in placed)
+        return SEConfig(self.backbone, blocks, tuple(removed))
+
+    def chosen(self, parameters: Mapping[str, Any]) -> tuple[list[tuple[Site, int]], list[Site]]:
+        """Return the sites that get an SE block, with its ratio, and those whose own attention is taken out."""
         placed, removed = [], []
         for site in self.sites:
             if site.position != parameters.get(self._position_name(site.stage), self.positions[0]):
                 continue
             ratio = parameters[f"stage{site.stage}.ratio"]
             if ratio == OFF or not parameters.get(site.block, True):
-                removed.append(site)
+                removed += [site] * (site.position == "existing")
             elif ratio != KEEP:
-                placed.append(self._place(site, ratio, parameters["gate"]))
-        taken_out = tuple(site for site in removed if site.position == "existing")
-        return SEConfig(self.backbone, tuple(placed), taken_out)
+                placed.append((site, ratio))
+        return placed, removed
 
     def to_parameters(self, config: SEConfig) -> dict[str, Any]:
         """Return parameters that describe ``config``.

@@ -2,9 +2,12 @@
 
 import multiprocessing
 import os
+import sqlite3
+from contextlib import closing
 
 import pytest
 import yaml
+from optuna.trial import TrialState
 
 from se_search.errors import RunFolderError
 from se_search.search.definitions import load_study
@@ -93,6 +96,101 @@ def test_a_folder_without_a_storage_has_nothing_to_load(tmp_path):
     (tmp_path / "study.yaml").write_text(yaml.safe_dump({"backbone": "resnet10t"}))
     with pytest.raises(RunFolderError, match=r"has no study\.db"):
         load_trials(tmp_path)
+
+
+def test_what_is_written_at_once_is_seen_by_others_as_a_whole(tmp_path):
+    with open_folder(tmp_path / "run", STUDY) as study:
+        with study.at_once() as note:
+            trial = study.ask()
+            note(trial.number, {"kind": "first", "of": [1, 2]})
+            assert load_trials(tmp_path / "run").trials == []
+        with study.at_once() as note:
+            note(trial.number, {"kind": "last", "share": 0.1})
+            study.tell(trial, [0.5] * len(STUDY.objectives))
+            assert load_trials(tmp_path / "run").trials[0].state == TrialState.RUNNING
+        (seen,) = load_trials(tmp_path / "run").trials
+    assert seen.state == TrialState.COMPLETE
+    assert seen.user_attrs == {"kind": "last", "of": [1, 2], "share": 0.1}
+
+
+@pytest.mark.parametrize("last", [{"what JSON cannot hold": {1, 2}}, {"kind": "last"}])
+def test_of_what_fails_before_its_end_nothing_is_written(tmp_path, last):
+    with open_folder(tmp_path / "run", STUDY) as study:
+        trial = study.ask()
+
+        def write():
+            with study.at_once() as note:
+                note(trial.number, {"before": 1})
+                study.tell(trial, [0.5] * len(STUDY.objectives))
+                note(trial.number, last)
+                raise TypeError
+
+        with pytest.raises(TypeError):
+            write()
+        (kept,) = study.trials
+        assert kept.state == TrialState.RUNNING
+        assert kept.user_attrs == {}
+        study.tell(trial, [0.5] * len(STUDY.objectives))
+    assert load_trials(tmp_path / "run").trials[0].state == TrialState.COMPLETE
+
+
+def test_a_killed_process_leaves_what_it_had_finished(tmp_path):
+    process = multiprocessing.get_context("spawn").Process(target=_die_within_a_trial, args=(tmp_path / "run",))
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    with open_folder(tmp_path / "run", STUDY) as study:
+        assert [trial.state for trial in study.trials] == [TrialState.COMPLETE, TrialState.RUNNING]
+        assert [trial.user_attrs for trial in study.trials] == [{"of": 0}, {}]
+
+
+def test_the_storage_is_one_file_when_nobody_searches(tmp_path):
+    def journal():
+        with closing(sqlite3.connect(tmp_path / "run" / "study.db")) as connection:
+            return connection.execute("PRAGMA journal_mode").fetchone()
+
+    with open_folder(tmp_path / "run", STUDY) as study:
+        study.ask()
+        assert journal() == ("wal",)
+    assert journal() == ("delete",)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"study.yaml", "study.db", ".lock"}
+
+
+def test_a_reader_in_the_way_of_the_journal_is_waited_for_by_nobody(tmp_path):
+    with open_folder(tmp_path / "run", STUDY) as study:
+        study.ask()
+    with closing(sqlite3.connect(tmp_path / "run" / "study.db")) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM trials").fetchall()
+        with open_folder(tmp_path / "run", STUDY) as study:
+            assert len(study.trials) == 1
+    with open_folder(tmp_path / "run", STUDY) as study:
+        study.ask()
+    assert len(load_trials(tmp_path / "run").trials) == 2
+
+
+def test_damaged_trials_are_refused_before_anything_is_written(tmp_path):
+    with open_folder(tmp_path / "run", STUDY) as study:
+        study.ask().set_user_attr("config", "{}")
+    with closing(sqlite3.connect(tmp_path / "run" / "study.db")) as connection, connection:
+        connection.execute("UPDATE trial_user_attributes SET value_json = '{'")
+    larger = STUDY.model_copy(update={"budget": 50})
+    with pytest.raises(RunFolderError, match=r"study\.db is damaged"), open_folder(tmp_path / "run", larger):
+        pass
+    assert read_definition(tmp_path / "run").budget == STUDY.budget
+
+
+def _die_within_a_trial(folder):
+    with open_folder(folder, STUDY) as study:
+        with study.at_once() as note:
+            note(study.ask().number, {"of": 0})
+        with study.at_once() as note:
+            study.tell(0, [0.5] * len(STUDY.objectives))
+        study.ask()
+        with study.at_once() as note:
+            note(1, {"of": 1})
+            study.tell(1, [0.5] * len(STUDY.objectives))
+            os._exit(9)
 
 
 def _try_to_open(folder):

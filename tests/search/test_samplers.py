@@ -16,10 +16,11 @@ def parameters_of(config: SEConfig) -> int:
     return sum(placed.parameters for placed in config.placed)
 
 
-def search(space, name="tpe", seed=0, trials=1000, is_allowed=lambda config: True):
+def search(space, name="ehvi", seed=0, trials=1000, is_allowed=lambda config: True):
     """Ask and tell until the trials are done or nothing is left; return what was proposed."""
     study = optuna.create_study(directions=["maximize", "minimize"])
-    study.sampler = sampler = DistinctSampler(space, name, seed, is_allowed)
+    exact = {1: lambda parameters: parameters_of(space.to_config(parameters))}
+    study.sampler = sampler = DistinctSampler(space, name, seed, is_allowed, exact)
     proposed = []
     while len(proposed) < trials and not sampler.is_exhausted(study):
         trial = study.ask(dict(space.distributions))
@@ -29,7 +30,7 @@ def search(space, name="tpe", seed=0, trials=1000, is_allowed=lambda config: Tru
     return proposed
 
 
-@pytest.mark.parametrize("name", ["tpe", "random"])
+@pytest.mark.parametrize("name", ["ehvi", "tpe", "nsga2", "random"])
 def test_a_small_space_is_gone_through_without_a_repeat(name):
     proposed = search(SMALL, name)
     assert len(proposed) == 2**4
@@ -42,7 +43,7 @@ def test_the_same_network_under_another_ratio_is_not_proposed():
     assert len(search(space)) == 2 * 3 * 3 * 3
 
 
-@pytest.mark.parametrize("name", ["tpe", "random"])
+@pytest.mark.parametrize("name", ["ehvi", "tpe", "nsga2", "random"])
 def test_no_proposal_breaks_a_limit_and_all_that_keep_it_are_found(name):
     limit = 20_000
     proposed = search(SMALL, name, is_allowed=lambda config: parameters_of(config) <= limit)
@@ -72,7 +73,7 @@ def test_a_killed_trial_is_proposed_again_and_a_failed_one_is_not():
 
 def test_a_waiting_trial_keeps_its_own_parameters():
     study = optuna.create_study(directions=["maximize", "minimize"])
-    study.sampler = DistinctSampler(SMALL, "tpe", 0, lambda config: True)
+    study.sampler = DistinctSampler(SMALL, "tpe", 0, lambda config: True, {})
     wanted = list(SMALL.enumerate())[7]
     study.enqueue_trial(wanted)
     assert study.ask(dict(SMALL.distributions)).params == wanted

@@ -1,0 +1,74 @@
+"""The script that a user of Optuna and timm would write by hand: each trial is a training from scratch.
+
+Optuna's default sampler proposes a ratio for each stage. timm's ResNets take one attention layer for the whole network
+(``block_args``), so the blocks of each stage come from ``se_search.create_model``: written by hand, that part would be
+longer and no faster. Optimizer, schedule and their settings are those with which the benchmark verifies all methods.
+"""
+
+from typing import Any, cast
+
+import optuna
+import torch
+import torch.nn.functional as F
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from baselines import Evaluate
+from se_search import SEConfig, create_model
+from se_search.evaluation.image_data import ImageData
+from se_search.search.space import SearchSpace
+
+
+def search(evaluate: Evaluate, space: SearchSpace, budget: int, seed: int) -> list[SEConfig]:
+    """Search with Optuna's default sampler; ``evaluate`` is :func:`train` and :func:`log_loss`."""
+    tried = []
+
+    def objective(trial: optuna.Trial) -> tuple[float, float]:
+        parameters = {name: trial.suggest_categorical(name, one.choices) for name, one in space.distributions.items()}
+        tried.append(space.to_config(parameters))
+        return evaluate(tried[-1])
+
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    study.sampler = type(study.sampler)(seed=seed)  # type: ignore[call-arg]  # the default one, made repeatable
+    study.optimize(objective, n_trials=budget)
+    return tried
+
+
+def train(
+    config: SEConfig, data: ImageData, epochs: int, batch: int, learning_rate: float, seed: int, device: str
+) -> nn.Module:
+    """Train one configuration from scratch."""
+    torch.manual_seed(seed)
+    model = create_model(config, num_classes=data.classes).to(device)
+    loader: DataLoader[Any] = DataLoader(cast("Dataset[Any]", data.train), batch_size=batch, shuffle=True)
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=learning_rate, weight_decay=0.05)
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        sched="cosine",
+        num_epochs=epochs,
+        warmup_epochs=0.1 * epochs,
+        warmup_lr=learning_rate / 100,
+        step_on_epochs=False,
+        updates_per_epoch=len(loader),
+    )
+    model.train()
+    step = 0
+    for _ in range(epochs):
+        for images, labels in loader:
+            optimizer.zero_grad()
+            F.cross_entropy(model(images.to(device)), labels.to(device)).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            step += 1
+            scheduler.step_update(step)
+    return model.eval()
+
+
+@torch.inference_mode()
+def log_loss(model: nn.Module, data: ImageData, batch: int, device: str) -> float:
+    """Log-loss on the validation images."""
+    total = 0.0
+    for images, labels in DataLoader(cast("Dataset[Any]", data.validation), batch_size=batch):
+        total += float(F.cross_entropy(model(images.to(device)), labels.to(device), reduction="sum"))
+    return total / len(data.validation)

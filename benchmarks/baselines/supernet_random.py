@@ -1,0 +1,20 @@
+"""Random search with a trained supernet: every parameter uniformly, nothing twice."""
+
+import random
+
+from baselines import Evaluate, draw_new
+from se_search import SEConfig
+from se_search.search.space import SearchSpace
+
+
+def search(evaluate: Evaluate, space: SearchSpace, budget: int, seed: int) -> list[SEConfig]:
+    """Evaluate configurations drawn at random; fewer than the budget where none is left."""
+    rng = random.Random(seed)
+    tried: list[SEConfig] = []
+    while len(tried) < budget:
+        config = draw_new(lambda: space.draw(rng), tried)
+        if config is None:
+            break
+        evaluate(config)
+        tried.append(config)
+    return tried

@@ -1,0 +1,263 @@
+"""Which sampler finds a space's Pareto front with the fewest trials: hypervolume regret, replayed from tables.
+
+    python benchmarks/sampler_regret.py --seeds 100 --jobs 2 --out sampler_regret.json
+    python benchmarks/sampler_regret.py --problems table --samplers ehvi tpe --seeds 10
+
+Every configuration of a problem has its values beforehand, so that a search takes milliseconds and the front is known.
+Regret is 1 minus the hypervolume of the front that a sampler has found, as a part of that of the whole space; the
+reference point is the worst of each objective. The problems are
+
+- ``table``: log-loss and parameter overhead from ``benchmarks/tabular.csv``, the mean of its seeds;
+- ``noisy``: the same, but a search sees one training of each configuration, and the front that it chooses is judged by
+  the mean of the others;
+- ``additive``: stages of resnet50 add up their gains; log-loss and parameter overhead;
+- ``interacting``: SE helps a block of resnet18 only where the block before has it too; three objectives, of which
+  latency is not known beforehand.
+
+``optuna …`` are Optuna's samplers as a script would use them; all others are those of se-search, which never proposes a
+configuration twice and tries the known answers first (``… alone`` does not). Searches are kept in the JSON file: the
+same command goes on after an interruption.
+"""
+
+import argparse
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import optuna
+from optuna._hypervolume import compute_hypervolume  # its public twin draws a figure
+from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
+from scipy import stats
+from tabular import load_table
+
+from se_search import SEConfig
+from se_search.files import write_text
+from se_search.network.overhead import added_parameters, backbone_parameters
+from se_search.search.definitions import SpaceDefinition, load_space
+from se_search.search.samplers import DistinctSampler
+from se_search.search.space import SearchSpace
+
+Values = dict[str, tuple[float, ...]]
+"""Objectives by configuration, all to be minimised."""
+
+BUDGETS = (20, 50, 200)
+DEFAULT = "ehvi"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A space whose every configuration has its values.
+
+    Attributes:
+        space: The space.
+        seen: What a search is told.
+        true: What the front that it finds is judged by.
+    """
+
+    space: SearchSpace
+    seen: Values
+    true: Values
+
+
+@cache
+def table_problem(seed: int | None) -> Problem:
+    """The table of trainings: the mean of its seeds, or one of them judged by the others."""
+    table = load_table()
+
+    def values(losses: npt.NDArray[np.float64]) -> Values:
+        columns = zip(table.configs, losses, table.overheads, strict=True)
+        return {config.id: (float(loss), float(overhead)) for config, loss, overhead in columns}
+
+    if seed is None:
+        mean = values(table.log_losses.mean(1))
+        return Problem(table.space, mean, mean)
+    others = np.delete(table.log_losses, seed, 1)
+    return Problem(table.space, values(table.log_losses[:, seed]), values(others.mean(1)))
+
+
+@cache
+def additive() -> Problem:
+    """Stages of resnet50 that add up their gains, each growing with the logarithm of the hidden width."""
+    gains = {2: 0.1, 3: 0.3, 4: 0.6, 5: 0.2}
+
+    def values(config: SEConfig) -> tuple[float, ...]:
+        ratios = {placed.site.stage: placed.ratio for placed in config.placed}
+        gate = 0.05 if any(placed.gate == "hard_sigmoid" for placed in config.placed) else 0.0
+        return gate - sum(gains[stage] * (1 - math.log2(ratio) / 8) for stage, ratio in ratios.items()), cost(config)
+
+    return synthetic(SearchSpace("resnet50", load_space("stages")), values)
+
+
+@cache
+def interacting() -> Problem:
+    """Blocks of resnet18 that help where the block before has SE too, else harm; latency is not known beforehand."""
+    definition = SpaceDefinition(placement="block", ratios=(4, 16), gates=("sigmoid",))
+    space = SearchSpace("resnet18", definition)
+    blocks = [site.block for site in space.sites]
+    worth = np.random.default_rng(0).uniform(0.1, 1.0, len(blocks))
+
+    def values(config: SEConfig) -> tuple[float, ...]:
+        ratios = {placed.site.block: placed.ratio for placed in config.placed}
+        loss = 0.0
+        for place, block in enumerate(blocks):
+            if block in ratios:
+                helps = place == 0 or blocks[place - 1] in ratios
+                loss -= worth[place] * (1.0 if helps else -0.3) * (1.0 if ratios[block] == 4 else 0.8)
+        return loss, cost(config), sum(0.01 + placed.site.channels / 1e5 for placed in config.placed)
+
+    return synthetic(space, values)
+
+
+def cost(config: SEConfig) -> float:
+    """Parameter overhead."""
+    return added_parameters(config) / backbone_parameters(config.backbone)
+
+
+def synthetic(space: SearchSpace, values: Callable[[SEConfig], tuple[float, ...]]) -> Problem:
+    """A problem whose values are computed."""
+    known = {config.id: values(config) for config in map(space.to_config, space.enumerate())}
+    return Problem(space, known, known)
+
+
+PROBLEMS: dict[str, Callable[[int], Problem]] = {
+    "table": lambda seed: table_problem(None),
+    "noisy": lambda seed: table_problem(seed % load_table().log_losses.shape[1]),
+    "additive": lambda seed: additive(),
+    "interacting": lambda seed: interacting(),
+}
+
+OPTUNA: dict[str, Callable[[int], BaseSampler]] = {
+    "random": lambda seed: RandomSampler(seed=seed),
+    "tpe": lambda seed: TPESampler(seed=seed),
+    "tpe multivariate": lambda seed: TPESampler(seed=seed, multivariate=True),
+    "tpe grouped": lambda seed: TPESampler(seed=seed, multivariate=True, group=True),
+    "nsga2": lambda seed: NSGAIISampler(seed=seed),
+    "nsga3": lambda seed: NSGAIIISampler(seed=seed),
+    "gp": lambda seed: GPSampler(seed=seed),
+}
+OURS = ("random", "tpe", "nsga2", "ehvi")
+SLOW = {"optuna gp": (50, 20)}
+"""Samplers too slow for all: the largest budget and the most seeds."""
+
+
+def main() -> None:
+    """Run what is missing and print the comparison."""
+    names = [*(f"optuna {name}" for name in OPTUNA), *(f"{name}{alone}" for name in OURS for alone in ("", " alone"))]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
+    parser.add_argument("--samplers", nargs="+", choices=names, default=names)
+    parser.add_argument("--seeds", type=int, default=100)
+    parser.add_argument("--budget", type=int, default=max(BUDGETS), help="no search is longer")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("sampler_regret.json"))
+    options = parser.parse_args()
+
+    kept = json.loads(options.out.read_text()) if options.out.exists() else {}
+    missing = []
+    for problem in options.problems:
+        for sampler in options.samplers:
+            budget, seeds = SLOW.get(sampler, (options.budget, options.seeds))
+            for seed in range(min(seeds, options.seeds)):
+                key = f"{problem}|{sampler}|{min(budget, options.budget)}|{seed}"
+                if key not in kept:
+                    missing.append((key, problem, sampler, min(budget, options.budget), seed))
+    with ProcessPoolExecutor(options.jobs) as pool:
+        running = {pool.submit(regrets, *one): key for key, *one in missing}
+        for number, finished in enumerate(as_completed(running), start=1):
+            kept[running[finished]] = finished.result()
+            if number % 50 == 0 or number == len(running):
+                write_text(options.out, json.dumps(kept, indent=0))
+                print(f"{number} of {len(running)} searches", flush=True)
+    for problem in options.problems:
+        report(problem, kept, options.samplers)
+
+
+def regrets(problem_name: str, sampler_name: str, budget: int, seed: int) -> dict[str, float]:
+    """Search once: the regret after each budget, and milliseconds of a trial."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    problem = PROBLEMS[problem_name](seed)
+    start = time.perf_counter()
+    tried = list(search(problem, sampler_name, budget, seed))
+    spent = time.perf_counter() - start
+    found = {
+        str(one): 1 - hypervolume(problem, tried[:one]) / hypervolume(problem, list(problem.true))
+        for one in BUDGETS
+        if one <= budget
+    }
+    return found | {"milliseconds": 1000 * spent / budget}
+
+
+def search(problem: Problem, sampler_name: str, budget: int, seed: int) -> Iterator[str]:
+    """Yield the ids of the configurations that a sampler tries, in order; fewer where none is left."""
+    space, objectives = problem.space, len(next(iter(problem.seen.values())))
+    study = optuna.create_study(directions=["minimize"] * objectives)
+    distinct = None
+    if sampler_name.startswith("optuna "):
+        study.sampler = OPTUNA[sampler_name.removeprefix("optuna ")](seed)
+    else:
+        name = sampler_name.removesuffix(" alone")
+        study.sampler = distinct = DistinctSampler(
+            space, name, seed, lambda config: True, {1: lambda parameters: cost(space.to_config(parameters))}
+        )
+        if name == sampler_name:
+            for config in space.known_answers().values():
+                study.enqueue_trial(space.to_parameters(config))
+    for number in range(budget):
+        if distinct is not None and number >= len(problem.seen) and distinct.is_exhausted(study):
+            return
+        trial = study.ask(dict(space.distributions))
+        config = space.to_config(trial.params)
+        study.tell(trial, problem.seen[config.id])
+        yield config.id
+
+
+def hypervolume(problem: Problem, tried: list[str]) -> float:
+    """True hypervolume of the front that the seen values of what was tried give, each axis scaled to the space."""
+    seen = np.array([problem.seen[one] for one in tried])
+    true = np.array([problem.true[one] for one in tried])
+    everything = np.array(list(problem.true.values()))
+    low, high = everything.min(0), everything.max(0)
+    dominated = np.array([((seen <= one).all(1) & (seen < one).any(1)).any() for one in seen])
+    return float(compute_hypervolume((true[~dominated] - low) / (high - low), np.ones(len(low))))
+
+
+def report(problem: str, kept: dict[str, dict[str, float]], samplers: list[str]) -> None:
+    """Print the regrets of one problem, and how far each is from the default's, paired by seed."""
+    found: dict[str, dict[int, dict[str, float]]] = {}
+    for key, one in kept.items():
+        name, sampler, _, seed = key.split("|")
+        if name == problem and sampler in samplers:
+            found.setdefault(sampler, {}).setdefault(int(seed), {}).update(one)
+    print(f"\n{problem}: regret in %, mean [95 %]; in brackets minus that of {DEFAULT} with the same seed")
+    for sampler, seeds in found.items():
+        cells = []
+        for budget in map(str, BUDGETS):
+            values = {seed: 100 * one[budget] for seed, one in seeds.items() if budget in one}
+            default = {seed: 100 * one[budget] for seed, one in found.get(DEFAULT, {}).items() if budget in one}
+            shared = sorted(values.keys() & default.keys())
+            difference = [values[seed] - default[seed] for seed in shared]
+            cells.append(f"{mean(list(values.values())):>24s} ({mean(difference, '+'):>22s})")
+        milliseconds = np.median([one["milliseconds"] for one in seeds.values()])
+        print(f"{sampler:24s} n={len(seeds):<4d} {' '.join(cells)}  {milliseconds:7.1f} ms a trial")
+
+
+def mean(values: list[float], sign: str = "") -> str:
+    """A mean with its 95 % t interval."""
+    if len(values) < 2:
+        return "-"
+    centre, error = float(np.mean(values)), stats.sem(values)
+    half = float(stats.t.ppf(0.975, len(values) - 1) * error)
+    return f"{centre:{sign}.2f} [{centre - half:{sign}.2f}, {centre + half:{sign}.2f}]"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,293 @@
+"""A sampler of Optuna for studies some of whose objectives are known exactly before a trial."""
+
+import itertools
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.search_space import intersection_search_space
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from scipy.stats import norm
+from sklearn.linear_model import BayesianRidge
+
+Parameters = dict[str, Any]
+Space = dict[str, tuple[Any, ...]]
+Array = npt.NDArray[np.float64]
+
+_WHOLE_SPACE = 4096
+_RANDOM_CANDIDATES = 500
+_NEIGHBOURED = 20
+_RANDOM_DRAWS = 50
+_MARGIN = 0.1
+_PAIR_WEIGHT = 0.5
+_MANY = 6
+_GRID_LINES = 24
+_MOST_FITTED = 500
+
+
+class EHVISampler(BaseSampler):
+    """Proposes what promises the largest expected hypervolume improvement (EHVI).
+
+    Objectives that are known exactly before a trial, such as the parameters of a network, are computed and not
+    learned. Of the others, the first is modelled with its uncertainty, and the rest, such as latency, by the model's
+    mean. The model is Bayesian linear regression on the parameters and their pairs, which suits spaces of a few
+    choices each whose effects mostly add up. Given the costs of a candidate, the expectation over the uncertain
+    objective has a closed form: a sum of expected improvements over the parts of the cost space that the candidate
+    dominates.
+
+    Args:
+        exact: Computes objectives from the parameters of a trial, by the objective's place in the study.
+        seed: Fixes all proposals, together with the trials finished: it keeps no random state between them.
+        n_startup_trials: Finished trials up to which parameters are drawn at random.
+        accepts: Says whether parameters that were not tried before may be proposed; by default all may.
+
+    Example:
+        >>> import optuna
+        >>> sampler = EHVISampler({1: lambda parameters: parameters["width"] ** 2}, seed=0)
+        >>> study = optuna.create_study(sampler=sampler, directions=["maximize", "minimize"])
+        >>> study.optimize(lambda trial: ((w := trial.suggest_int("width", 1, 9)) ** 0.5, w**2), n_trials=15)
+    """
+
+    def __init__(
+        self,
+        exact: Mapping[int, Callable[[Parameters], float]],
+        *,
+        seed: int | None = None,
+        n_startup_trials: int = 8,
+        accepts: Callable[[Parameters], bool] | None = None,
+    ) -> None:
+        self._exact = dict(exact)
+        self._startup = n_startup_trials
+        self._accepts = accepts
+        self._seed = random.randrange(2**31) if seed is None else seed
+        self._random = RandomSampler(seed=seed)
+        self._drawing = random.Random()
+        self._places = sorted(self._exact)
+        self._costs: dict[tuple[Any, ...], tuple[float, ...]] = {}
+        self._whole: tuple[Space, _Points] | None = None
+
+    def reseed_rng(self) -> None:
+        """Draw differently from the other processes of a parallel study."""
+        self._random.reseed_rng()
+        self._seed = random.randrange(2**31)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return the parameters that all finished trials share and that have a finite number of values."""
+        shared = intersection_search_space(study.get_trials(deepcopy=False))
+        return {name: one for name, one in shared.items() if _choices(one) is not None}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> Parameters:
+        """Propose the parameters with the largest expected hypervolume improvement.
+
+        Raises:
+            ValueError: If all objectives are exact, or one is that the study does not have.
+        """
+        modelled = [place for place in range(len(study.directions)) if place not in self._exact]
+        if not modelled or not set(self._exact) < set(range(len(study.directions))):
+            raise ValueError(
+                f"exact names objectives {sorted(self._exact)} of {len(study.directions)}: at least one must be left"
+            )
+        if not search_space:
+            return {}
+        space = {name: choices for name, one in search_space.items() if (choices := _choices(one)) is not None}
+        trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
+        trials = [one for one in trials if set(space) <= set(one.params)]
+        tried = {_key(space, one.params) for one in trials}
+        done = sum(one.state == TrialState.COMPLETE for one in trials)
+        self._drawing.seed(self._seed * 1_000_003 + done)
+        if done >= self._startup:
+            signs = np.array([-1.0 if one == StudyDirection.MAXIMIZE else 1.0 for one in study.directions])
+            for parameters in self._best_first(space, trials, signs, modelled):
+                if self._may_propose(space, parameters, tried):
+                    return parameters
+        for _ in range(_RANDOM_DRAWS):
+            parameters = self._draw(space)
+            if self._may_propose(space, parameters, tried):
+                return parameters
+        return self._draw(space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Draw a parameter at random: used for the first trials and for parameters without a finite set of values."""
+        return self._random.sample_independent(study, trial, param_name, param_distribution)
+
+    def _may_propose(self, space: Space, parameters: Parameters, tried: set[Any]) -> bool:
+        return _key(space, parameters) not in tried and (self._accepts is None or self._accepts(parameters))
+
+    def _draw(self, space: Space) -> Parameters:
+        return {name: self._drawing.choice(choices) for name, choices in space.items()}
+
+    def _best_first(
+        self, space: Space, trials: list[FrozenTrial], signs: Array, modelled: list[int]
+    ) -> Iterator[Parameters]:
+        """Yield candidates by falling expected improvement; ``trials`` are complete or running."""
+        done = [one for one in trials if one.state == TrialState.COMPLETE]
+        running = [one.params for one in trials if one.state == TrialState.RUNNING]
+        uncertain = modelled[0]
+        costs = [place for place in range(len(signs)) if place != uncertain]
+        values = np.array([one.values for one in done]) * signs
+        fitted = _spread(len(done), _MOST_FITTED)
+        rows = self._points(space, [one.params for one in done]).rows[fitted]
+        models = {place: BayesianRidge().fit(rows, values[fitted, place]) for place in modelled}
+
+        def costs_of(points: _Points) -> Array:
+            columns = [
+                signs[place] * points.exact[:, self._places.index(place)]
+                if place in self._exact
+                else models[place].predict(points.rows)
+                for place in costs
+            ]
+            return np.stack(columns, axis=1)
+
+        known_losses, known_costs = values[:, uncertain], values[:, costs]
+        if running:  # as if they had ended as expected
+            points = self._points(space, running)
+            known_losses = np.concatenate([known_losses, models[uncertain].predict(points.rows)])
+            known_costs = np.concatenate([known_costs, costs_of(points)])
+        candidates = self._candidates(space, [one.params for one in done], values)
+        candidate_costs = costs_of(candidates)
+        mean, deviation = models[uncertain].predict(candidates.rows, return_std=True)
+        # What is predicted has the noise of a trial in it; what a configuration is worth has not.
+        deviation = np.sqrt(np.maximum(deviation**2 - 1 / models[uncertain].alpha_, 1e-12))
+
+        everything = np.concatenate([known_costs, candidate_costs])
+        low, high = everything.min(0), everything.max(0)
+        worst_loss = known_losses.max() + _MARGIN * np.ptp(known_losses)
+        worst = np.concatenate([[worst_loss], high + _MARGIN * (high - low)])
+        gains = expected_improvement(mean, deviation, candidate_costs, known_losses, known_costs, worst)
+        ties = np.array([self._drawing.random() for _ in gains])
+        for place in np.lexsort((ties, -gains)):
+            yield candidates.parameters[place]
+
+    def _points(self, space: Space, parameters: list[Parameters]) -> "_Points":
+        for one in parameters:
+            key = _key(space, one)
+            if key not in self._costs:
+                self._costs[key] = tuple(self._exact[place](one) for place in self._places)
+        exact = np.array([self._costs[_key(space, one)] for one in parameters])
+        return _Points(parameters, _encode(space, parameters), exact.reshape(len(parameters), -1))
+
+    def _candidates(self, space: Space, done: list[Parameters], values: Array) -> "_Points":
+        """All points of a small space; else random ones, and those that differ from the front's in one parameter."""
+        if math.prod(len(choices) for choices in space.values()) <= _WHOLE_SPACE:
+            if self._whole is None or self._whole[0] != space:
+                points = [dict(zip(space, combined, strict=True)) for combined in itertools.product(*space.values())]
+                self._whole = space, self._points(space, points)
+            return self._whole[1]
+        front = [one for one, on_front in zip(done, _is_on_front(values), strict=True) if on_front]
+        found = {}
+        for parameters in self._drawing.sample(front, min(len(front), _NEIGHBOURED)):
+            for name, choices in space.items():
+                for value in choices:
+                    near = {one: parameters[one] for one in space} | {name: value}
+                    found[_key(space, near)] = near
+        for _ in range(_RANDOM_CANDIDATES):
+            drawn = self._draw(space)
+            found[_key(space, drawn)] = drawn
+        return self._points(space, list(found.values()))
+
+
+@dataclass(frozen=True)
+class _Points:
+    """Points of a space: their parameters, these as numbers for the model, and their exact objectives."""
+
+    parameters: list[Parameters]
+    rows: Array
+    exact: Array
+
+
+def expected_improvement(
+    mean: Array, deviation: Array, costs: Array, known_losses: Array, known_costs: Array, worst: Array
+) -> Array:
+    """Expected hypervolume improvement of candidates with known costs and a normally distributed loss.
+
+    All is to be minimised. The cost space is cut into cells at the costs of the known front. In each cell a candidate
+    adds, as far as the cell's costs are higher than its own, the cell's volume times the improvement of the
+    candidate's loss over the lowest that the front has at these costs: its expectation is the expected improvement of
+    Bayesian optimisation (Jones, Schonlau and Welch 1998).
+
+    Args:
+        mean: Expected losses, of shape (candidates,).
+        deviation: Their standard deviations, positive.
+        costs: Costs, of shape (candidates, costs).
+        known_losses: Losses of what was tried, of shape (trials,).
+        known_costs: Its costs, of shape (trials, costs).
+        worst: Reference point: the loss, then the costs.
+
+    Returns:
+        The expectation for each candidate.
+    """
+    worst_loss, worst_costs = worst[0], worst[1:]
+    lines = []
+    for column, limit in enumerate(worst_costs):
+        cuts = np.unique(known_costs[known_costs[:, column] < limit, column])
+        if len(cuts) > _GRID_LINES and known_costs.shape[1] > 1:
+            cuts = cuts[np.linspace(0, len(cuts) - 1, _GRID_LINES).astype(int)]
+        lines.append(np.concatenate([[-np.inf], cuts, [limit]]))
+    lower = np.stack(np.meshgrid(*(line[:-1] for line in lines), indexing="ij"), -1).reshape(-1, len(lines))
+    upper = np.stack(np.meshgrid(*(line[1:] for line in lines), indexing="ij"), -1).reshape(-1, len(lines))
+    covers = (known_costs[None] <= lower[:, None]).all(2)
+    best = np.minimum(np.where(covers, known_losses[None], np.inf).min(1, initial=np.inf), worst_loss)
+    levels, level_of = np.unique(best, return_inverse=True)
+    gap = levels[None] - mean[:, None]
+    scaled = gap / deviation[:, None]
+    improvement = gap * norm.cdf(scaled) + deviation[:, None] * norm.pdf(scaled)
+    volumes = np.ones((len(mean), len(lower)))
+    for column in range(len(lines)):
+        volumes *= np.clip(upper[:, column] - np.maximum(lower[:, column], costs[:, [column]]), 0, None)
+    return ((volumes @ np.eye(len(levels))[level_of]) * improvement).sum(1)
+
+
+def _encode(space: Space, parameters: list[Parameters]) -> Array:
+    """Parameters as numbers, and the products of all pairs of them, which weigh half as much.
+
+    A parameter with many numbers to choose from is its place among them and the square of that, any other one 0 or 1
+    for each choice.
+    """
+    single = []
+    for name, choices in space.items():
+        if len(choices) > 1:
+            order = {choice: place for place, choice in enumerate(choices)}
+            places = np.array([order[one[name]] for one in parameters])
+            if len(choices) > _MANY and not any(isinstance(choice, str) for choice in choices):
+                scaled = places / (len(choices) - 1)
+                single.append(np.stack([scaled, scaled**2], axis=1))
+            else:
+                single.append(np.eye(len(choices))[places])
+    pairs = [
+        _PAIR_WEIGHT * (first[:, :, None] * second[:, None, :]).reshape(len(parameters), -1)
+        for first, second in itertools.combinations(single, 2)
+    ]
+    return np.concatenate([*single, *pairs], axis=1)
+
+
+def _choices(distribution: BaseDistribution) -> tuple[Any, ...] | None:
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    if isinstance(distribution, IntDistribution):
+        return tuple(range(distribution.low, distribution.high + 1, distribution.step))
+    return None
+
+
+def _key(space: Space, parameters: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(parameters[name] for name in space)
+
+
+def _is_on_front(values: Array) -> npt.NDArray[np.bool_]:
+    """Which rows no other dominates; all is to be minimised."""
+    return ~np.array([((values <= one).all(1) & (values < one).any(1)).any() for one in values])
+
+
+def _spread(trials: int, count: int) -> npt.NDArray[np.int64]:
+    """At most ``count`` places of ``trials``, evenly spread and the last among them."""
+    return np.unique(np.linspace(0, trials - 1, min(trials, count)).astype(np.int64))
