@@ -27,7 +27,6 @@ _NEIGHBOURED = 20
 _RANDOM_DRAWS = 50
 _MARGIN = 0.1
 _PAIR_WEIGHT = 0.5
-_MANY = 6
 _GRID_LINES = 24
 _MOST_FITTED = 500
 
@@ -249,26 +248,29 @@ def expected_improvement(
 
 
 def _encode(space: Space, parameters: list[Parameters]) -> Array:
-    """Parameters as numbers, and the products of all pairs of them, which weigh half as much.
-
-    A parameter with many numbers to choose from is its place among them and the square of that, any other one 0 or 1
-    for each choice.
-    """
+    """Parameters as numbers, and the products of all pairs of them, which weigh half as much."""
     single = []
     for name, choices in space.items():
         if len(choices) > 1:
-            order = {choice: place for place, choice in enumerate(choices)}
-            places = np.array([order[one[name]] for one in parameters])
-            if len(choices) > _MANY and not any(isinstance(choice, str) for choice in choices):
-                scaled = places / (len(choices) - 1)
-                single.append(np.stack([scaled, scaled**2], axis=1))
-            else:
-                single.append(np.eye(len(choices))[places])
+            place = {choice: index for index, choice in enumerate(choices)}
+            single.append(_columns(choices)[[place[one[name]] for one in parameters]])
     pairs = [
         _PAIR_WEIGHT * (first[:, :, None] * second[:, None, :]).reshape(len(parameters), -1)
         for first, second in itertools.combinations(single, 2)
     ]
     return np.concatenate([*single, *pairs], axis=1)
+
+
+def _columns(choices: tuple[Any, ...]) -> Array:
+    """A row for each choice: of numbers the place in their order, from -1 to 1, and its square; of others 0 or 1 each."""
+    numbers = sorted({one for one in choices if isinstance(one, int | float) and not isinstance(one, bool)})
+    words = [one for one in choices if one not in numbers or isinstance(one, bool)]
+    columns = [[float(choice is word) for choice in choices] for word in words[len(words) == len(choices) :]]
+    if len(numbers) > 1:
+        order = np.linspace(-1, 1, len(numbers))
+        places = [0.0 if choice in words else order[numbers.index(choice)] for choice in choices]
+        columns += [places, [place**2 for place in places]]
+    return np.array(columns).T
 
 
 def _choices(distribution: BaseDistribution) -> tuple[Any, ...] | None:
