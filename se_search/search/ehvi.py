@@ -262,7 +262,7 @@ def _encode(space: Space, parameters: list[Parameters]) -> Array:
 
 
 def _columns(choices: tuple[Any, ...]) -> Array:
-    """A row for each choice: of numbers the place in their order, from -1 to 1, and its square; of others 0 or 1 each."""
+    """A row for each choice: of numbers their place in order, from -1 to 1, and its square; of others 0 or 1 each."""
     numbers = sorted({one for one in choices if isinstance(one, int | float) and not isinstance(one, bool)})
     words = [one for one in choices if one not in numbers or isinstance(one, bool)]
     columns = [[float(choice is word) for choice in choices] for word in words[len(words) == len(choices) :]]

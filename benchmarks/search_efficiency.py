@@ -1,0 +1,492 @@
+"""What a search costs and how good the front is that it chose: se-search against what people would do by hand.
+
+    python benchmarks/search_efficiency.py --out search_efficiency.json       # hours; the same command goes on
+    python benchmarks/search_efficiency.py --backbone resnet50 --learning-rate 0.002 --cost-only
+
+Every method (see ``benchmarks/baselines/``) searches the space ``stages`` with its own evaluator: ``hand-written`` and
+``paper`` train each configuration from scratch, all others evaluate with a supernet, which they share here but whose
+training each of them pays for in full. A configuration that a method proposes again costs it nothing.
+
+Cost is what a search needs until its front is chosen: seconds of training, of evaluation and of proposing as they were
+recorded when they were done, and training passes, each the forward and backward pass of one network on one batch (a
+supernet's step has two). Batches that are only passed forward, to recalibrate or to evaluate, are counted apart.
+
+The front is then verified. No SE and further members of the front that the search saw, spread by overhead, are trained
+by themselves with seeds that no search has used; their log-loss on the test images, minus that of no SE with the same
+seed, and their parameter overhead give the hypervolume. It is a share of the box between the best values and the
+reference point: the worst of all that was verified here, and 5 % of the range more. Verification is not part of the
+cost: it is the same for all.
+
+Trainings are kept in the JSON file under all that determines them, supernets in a folder beside it.
+"""
+
+import argparse
+import hashlib
+import json
+import random
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import accumulate, chain
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import optuna
+import torch
+from baselines import Evaluate, Search, Values, hand_written, nsga2, once_for_all, paper, pareto_front, spread
+from baselines import supernet_random as random_search
+from fidelity import timed
+from optuna._hypervolume import compute_hypervolume  # its public twin draws a figure
+from sampler_regret import cost as overhead
+from sampler_regret import mean
+
+from se_search import SEConfig
+from se_search.evaluation.data import load_data
+from se_search.evaluation.evaluator import evaluate_network, no_progress
+from se_search.evaluation.stand_alone import Scratch
+from se_search.evaluation.supernet import SUMMARY, Supernet
+from se_search.evaluation.training import TrainingRecipe
+from se_search.files import write_text
+from se_search.network.se_block import hidden_channels
+from se_search.search.definitions import load_space
+from se_search.search.samplers import DistinctSampler
+from se_search.search.space import SearchSpace
+
+OURS, BY_HAND = "se-search", "hand-written"
+FIRST_VERIFICATION_SEED = 1000
+MARGIN = 0.05
+RESAMPLES = 1000
+COSTS = ("passes", "forward", "training s", "evaluation s", "proposing s", "seconds")
+BATCH = 64
+
+
+def search(evaluate: Evaluate, space: SearchSpace, budget: int, seed: int) -> list[SEConfig]:
+    """Search as se-search does: known answers first, then expected hypervolume improvement, nothing twice."""
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    study.sampler = sampler = DistinctSampler(
+        space,
+        "ehvi",
+        seed,
+        lambda config: True,
+        {1: lambda parameters: overhead(space.to_config(parameters))},
+    )
+    for config in space.known_answers().values():
+        study.enqueue_trial(space.to_parameters(config))
+    tried: list[SEConfig] = []
+    waiting = len(space.known_answers())
+    while len(tried) < budget and (len(tried) < waiting or not sampler.is_exhausted(study)):
+        trial = study.ask(dict(space.distributions))
+        tried.append(space.to_config(trial.params))
+        study.tell(trial, evaluate(tried[-1]))
+    return tried
+
+
+SUPERNET: dict[str, Search] = {
+    OURS: search,
+    "random": random_search.search,
+    "nsga2": nsga2.search,
+    "once-for-all": once_for_all.search,
+}
+STAND_ALONE: dict[str, Search] = {BY_HAND: hand_written.search, "paper": paper.search}
+
+
+@dataclass(frozen=True)
+class Found:
+    """One search.
+
+    Attributes:
+        tried: What it tried, in order.
+        seen: What it saw of each.
+        costs: By name, the cost up to each trial: one value more than trials, the first before any.
+    """
+
+    tried: list[SEConfig]
+    seen: dict[SEConfig, Values]
+    costs: dict[str, list[float]]
+
+
+class Bench:
+    """All that is measured, each thing once.
+
+    Args:
+        options: What was asked for on the command line.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.data = load_data(options.data)
+        self.space = SearchSpace(options.backbone, load_space("stages").model_copy(update={"rounding": 1}))
+        self.bare = SEConfig.without_attention(options.backbone)
+        self.recipe = TrainingRecipe(epochs=options.epochs, batch=BATCH, learning_rate=options.learning_rate)
+        self.shared_recipe = replace(self.recipe, epochs=options.supernet_epochs)
+        self.kept: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
+        self._supernets: dict[int, Supernet] = {}
+        where = f"{options.data} {options.backbone} {options.device} {options.threads} threads"
+        self._alone = f"{where} {self.recipe!r}"
+        self._shared = f"{where} {self.shared_recipe!r} {options.recalibration_images} {self.space.definition!r}"
+
+    def once(self, settings: str, key: str, measure: Callable[[], dict[str, Any]]) -> Any:
+        """Return what is kept under ``key`` of these settings, measured now where nothing is."""
+        kept = self.kept.setdefault(settings, {})
+        if key not in kept:
+            kept[key] = measure()
+            write_text(self.options.out, json.dumps(self.kept))
+            shown = {name: round(value, 4) for name, value in kept[key].items() if name != "losses"}
+            print(f"{key}: {shown}", flush=True)
+        return kept[key]
+
+    def trial(self, config: SEConfig, seed: int) -> Any:
+        """One trial of the hand-written script: ``log_loss``, seconds of ``training`` and ``evaluation``."""
+        options, recipe = self.options, self.recipe
+
+        def measure() -> dict[str, Any]:
+            with timed() as training:
+                model = hand_written.train(
+                    config, self.data, recipe.epochs, recipe.batch, recipe.learning_rate, seed, options.device
+                )
+            with timed() as evaluation:
+                loss = hand_written.log_loss(model, self.data, recipe.batch, options.device)
+            return {"log_loss": loss, "training": training[0], "evaluation": evaluation[0]}
+
+        return self.once(self._alone, f"hand-written {config.id}, seed {seed}", measure)
+
+    def verify(self, config: SEConfig) -> npt.NDArray[np.float64]:
+        """Losses of the test images in further trainings, of shape (seeds, images)."""
+        device = self.options.device
+
+        def measure(seed: int) -> dict[str, Any]:
+            training = Scratch(self.options.backbone, self.data, self.recipe, device).training(config, seed)
+            with timed() as seconds:
+                network = training.finish()
+            judged = evaluate_network(network, self.data.test, BATCH, device, self.recipe)
+            return {"losses": judged.losses[0].round(5).tolist(), "training": seconds[0]}
+
+        seeds = range(FIRST_VERIFICATION_SEED, FIRST_VERIFICATION_SEED + self.options.verify_seeds)
+        trained = [
+            self.once(self._alone, f"verified {config.id}, seed {seed}", partial(measure, seed)) for seed in seeds
+        ]
+        return np.array([one["losses"] for one in trained])
+
+    def shared_training(self, seed: int) -> float:
+        """Seconds that the training of a supernet takes."""
+
+        def measure() -> dict[str, Any]:
+            self._supernet(seed)
+            epochs = json.loads((self._folder(seed) / SUMMARY).read_text())["epochs"]
+            return {"training": sum(epoch["seconds"] for epoch in epochs)}
+
+        return float(self.once(self._shared, f"supernet, seed {seed}", measure)["training"])
+
+    def shared_evaluation(self, config: SEConfig, seed: int) -> Any:
+        """One evaluation with a trained supernet: ``log_loss`` and seconds of ``evaluation``."""
+
+        def measure() -> dict[str, Any]:
+            supernet = self._supernet(seed)
+            with timed() as evaluation:
+                loss = supernet.evaluate(config).log_loss.value
+            return {"log_loss": loss, "evaluation": evaluation[0]}
+
+        return self.once(self._shared, f"supernet, seed {seed}, {config.id}", measure)
+
+    def _folder(self, seed: int) -> Path:
+        name = hashlib.sha256(f"{self._shared}, seed {seed}".encode()).hexdigest()[:12]
+        return Path(self.options.out).with_suffix(".supernets") / name
+
+    def _supernet(self, seed: int) -> Supernet:
+        if seed not in self._supernets:
+            folder = self._folder(seed)
+            folder.mkdir(parents=True, exist_ok=True)
+            supernet = self.untrained(seed)
+            supernet.prepare(folder, self.space, no_progress)
+            self._supernets = {seed: supernet}
+        return self._supernets[seed]
+
+    def untrained(self, seed: int) -> Supernet:
+        """A new supernet of the space."""
+        definition, options = self.space.definition, self.options
+        ratio = min(definition.ratios)
+        widest = {site: hidden_channels(site.channels, ratio, definition.rounding) for site in self.space.sites}
+        recipe = replace(self.shared_recipe, seed=seed)
+        return Supernet(
+            options.backbone, widest, definition.bias, self.data, recipe, options.device, options.recalibration_images
+        )
+
+    def run(self, method: str, seed: int) -> Found:
+        """Search once."""
+        steps = ceil(len(self.data.train) / BATCH)
+        validation = ceil(len(self.data.validation) / BATCH)
+        recalibration = ceil(min(self.options.recalibration_images, len(self.data.calibration)) / BATCH)
+        is_shared = method in SUPERNET
+        seen: dict[SEConfig, Values] = {}
+        evaluating: list[float] = []
+
+        def measured(config: SEConfig) -> Any:
+            return self.shared_evaluation(config, seed) if is_shared else self.trial(config, seed)
+
+        def evaluate(config: SEConfig) -> Values:
+            with timed() as seconds:
+                if config not in seen:
+                    seen[config] = measured(config)["log_loss"], overhead(config)
+            evaluating.append(seconds[0])
+            return seen[config]
+
+        first = {"training s": self.shared_training(seed), "passes": 2 * self.options.supernet_epochs * steps}
+        space, budget = self.space, self.options.budget
+        with timed() as whole:
+            tried = (SUPERNET | STAND_ALONE)[method](evaluate, space, budget, seed)
+        proposing = self.once(
+            f"{self._shared} {self._alone}",
+            f"proposing of {method}, {budget} trials, seed {seed}",
+            lambda: {"seconds": whole[0] - sum(evaluating)},
+        )["seconds"]
+
+        costs: dict[str, list[float]] = {name: [] for name in COSTS if name != "seconds"}
+        known: set[SEConfig] = set()
+        for config in tried:
+            is_new = config not in known
+            known.add(config)
+            one = measured(config)
+            costs["training s"].append(is_new * one.get("training", 0.0))
+            costs["evaluation s"].append(is_new * one["evaluation"])
+            costs["proposing s"].append(proposing / len(tried))
+            costs["passes"].append(is_new * (not is_shared) * self.options.epochs * steps)
+            costs["forward"].append(is_new * (validation + is_shared * recalibration))
+        until = {
+            name: list(accumulate(values, initial=first.get(name, 0) if is_shared else 0))
+            for name, values in costs.items()
+        }
+        until["seconds"] = [
+            sum(one) for one in zip(*(until[name] for name in until if name.endswith(" s")), strict=True)
+        ]
+        return Found(tried, seen, until)
+
+
+class Verified:
+    """Verified hypervolume of fronts, all on the same scale.
+
+    Args:
+        losses: Of each configuration, of shape (seeds, images).
+        bare: That without SE.
+    """
+
+    def __init__(self, losses: Mapping[SEConfig, npt.NDArray[np.float64]], bare: SEConfig) -> None:
+        self._place = {config: place for place, config in enumerate(losses)}
+        # Seeds and images move the losses of all configurations together: of interest is what is left.
+        self._losses = np.stack(list(losses.values())) - losses[bare]
+        self._overheads = np.array([overhead(config) for config in losses])
+        values = np.stack([self._losses.mean((1, 2)), self._overheads], 1)
+        self._best = values.min(0)
+        self._reference = values.max(0) + MARGIN * (values.max(0) - self._best)
+        self._values = values
+
+    def hypervolume(self, members: Sequence[SEConfig]) -> float:
+        """Hypervolume of a front in % of the box."""
+        return self._percent(self._values, members)
+
+    def resampled(self, fronts: Mapping[str, Sequence[Sequence[SEConfig]]]) -> dict[str, npt.NDArray[np.float64]]:
+        """Mean hypervolumes of the searches of each method, with verification seeds and images drawn again."""
+        rng = np.random.default_rng(0)
+        _, seeds, images = self._losses.shape
+        drawn: dict[str, list[float]] = {method: [] for method in fronts}
+        for _ in range(RESAMPLES):
+            by_seed = self._losses @ rng.multinomial(images, np.full(images, 1 / images)) / images
+            losses = by_seed @ rng.multinomial(seeds, np.full(seeds, 1 / seeds)) / seeds
+            values = np.stack([losses, self._overheads], 1)
+            for method, searches in fronts.items():
+                drawn[method].append(float(np.mean([self._percent(values, members) for members in searches])))
+        return {method: np.array(one) for method, one in drawn.items()}
+
+    def _percent(self, values: npt.NDArray[np.float64], members: Sequence[SEConfig]) -> float:
+        points = values[[self._place[member] for member in members]]
+        inside = points[(points < self._reference).all(1)]
+        area = compute_hypervolume(inside, self._reference) if len(inside) else 0.0
+        return float(100 * area / np.prod(self._reference - self._best))
+
+
+def main() -> None:
+    """Search, verify and print; or measure the costs alone."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="test_resnet")
+    parser.add_argument("--data", default="digits-hard")
+    parser.add_argument("--epochs", type=int, default=8, help="of each training from scratch")
+    parser.add_argument("--supernet-epochs", type=int, default=8)
+    parser.add_argument("--recalibration-images", type=int, default=512)
+    parser.add_argument("--learning-rate", type=float, default=0.005)
+    parser.add_argument("--budget", type=int, default=50, help="trials of each search")
+    parser.add_argument("--seeds", type=int, default=3, help="searches of each method")
+    parser.add_argument("--methods", nargs="+", choices=[*STAND_ALONE, *SUPERNET], default=[*STAND_ALONE, *SUPERNET])
+    parser.add_argument("--members", type=int, default=6, help="of each front that are verified at most, with no SE")
+    parser.add_argument("--verify-seeds", type=int, default=3, help="trainings of each member")
+    parser.add_argument("--cost-only", action="store_true", help="measure epochs and evaluations, search nothing")
+    parser.add_argument("--repeats", type=int, default=3, help="measurements of each kind with --cost-only")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("search_efficiency.json"))
+    options = parser.parse_args()
+    if OURS not in options.methods:
+        parser.error(f"--methods needs {OURS}, which all others are compared with")
+    torch.set_num_threads(options.threads)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+    bench = Bench(options)
+    if options.cost_only:
+        report_costs(bench)
+        return
+    seeds = range(options.seeds)
+    found = {method: [bench.run(method, seed) for seed in seeds] for method in options.methods}
+    fronts = {name: [front_after(bench, one, len(one.tried)) for one in found[name]] for name in found}
+    curves = [[front_after(bench, one, n) for n in range(len(one.tried) + 1)] for one in found.get(BY_HAND, [])]
+    everyone = [front for searches in [*fronts.values(), *curves] for front in searches]
+    members = dict.fromkeys(chain.from_iterable(everyone))
+    verified = Verified({one: bench.verify(one) for one in members}, bench.bare)
+    report(options, found, fronts, verified)
+    if curves:
+        report_by_hand(found, fronts, curves, verified)
+
+
+def front_after(bench: Bench, found: Found, trials: int) -> list[SEConfig]:
+    """What is verified of a search after so many trials: no SE, and further members of its front by overhead."""
+    front = pareto_front({one: found.seen[one] for one in found.tried[:trials]})
+    return [bench.bare, *spread([one for one in front if one != bench.bare], bench.options.members - 1)]
+
+
+def report(
+    options: argparse.Namespace,
+    found: Mapping[str, Sequence[Found]],
+    fronts: Mapping[str, Sequence[Sequence[SEConfig]]],
+    verified: Verified,
+) -> None:
+    """Print what each method costs and what its fronts are worth."""
+    print(f"\n{describe(options)}")
+    print(
+        f"{options.seeds} searches of {options.budget} trials, {options.epochs} epochs a training, "
+        f"{options.supernet_epochs} a supernet; {options.verify_seeds} trainings of each member verified"
+    )
+    print("\ncost of a search until its front is chosen, mean of the searches")
+    print(f"{'method':14s} {'trials':>7s} " + " ".join(f"{name:>12s}" for name in COSTS))
+    for method, searches in found.items():
+        cells = " ".join(f"{np.mean([one.costs[name][-1] for one in searches]):12.1f}" for name in COSTS)
+        print(f"{method:14s} {np.mean([len(one.tried) for one in searches]):7.1f} {cells}")
+
+    print(
+        f"\nverified hypervolume in %, mean [95 % over searches] [95 % over verification seeds and images]; "
+        f"below it minus that of {OURS}, paired"
+    )
+    resampled = verified.resampled(fronts)
+    ours = [verified.hypervolume(front) for front in fronts[OURS]]
+    for method, chosen in fronts.items():
+        values = [verified.hypervolume(front) for front in chosen]
+        print(f"{method:14s} {average(values):>26s}  {interval(resampled[method])}")
+        if method != OURS:
+            less = [one - other for one, other in zip(values, ours, strict=True)]
+            again = interval(resampled[method] - resampled[OURS], "+")
+            print(f"{'':14s} {average(less, '+'):>26s}  {again}")
+
+
+def report_by_hand(
+    found: Mapping[str, Sequence[Found]],
+    fronts: Mapping[str, Sequence[Sequence[SEConfig]]],
+    curves: Sequence[Sequence[Sequence[SEConfig]]],
+    verified: Verified,
+) -> None:
+    """Print how far the hand-written script gets with each trial, and where it reaches what se-search reaches."""
+    by_hand, ours = found[BY_HAND], found[OURS]
+    table = np.array([[verified.hypervolume(front) for front in curve] for curve in curves])
+    goal = np.array([verified.hypervolume(front) for front in fronts[OURS]])
+    print(f"\n{BY_HAND} after each trial, mean of the searches: verified hypervolume in %, passes, seconds")
+    for trials, value in enumerate(table.mean(0)):
+        passes, seconds = (np.mean([one.costs[name][trials] for one in by_hand]) for name in ("passes", "seconds"))
+        print(f"{trials:4d} {value:6.2f} {passes:9.0f} {seconds:9.1f}")
+
+    print(f"\ncost of {BY_HAND} as a multiple of that of {OURS}, mean of the searches")
+    for name in ("passes", "seconds"):
+        spent = np.mean([one.costs[name] for one in by_hand], 0)
+        price = float(np.mean([one.costs[name][-1] for one in ours]))
+        reached = np.flatnonzero(table.mean(0) >= goal.mean())
+        where = f"{spent[reached[0]] / price:.1f} (trial {reached[0]})" if len(reached) else "never in these trials"
+        each = [first_reached(row, value) for row, value in zip(table, goal, strict=True)]
+        print(
+            f"{name}: {spent[-1] / price:.1f} for all trials; where its mean first reaches that of {OURS}: {where}; "
+            f"single searches reach it with trial {', '.join(each)}"
+        )
+        affordable = [int(np.flatnonzero(np.array(one.costs[name]) <= price)[-1]) for one in by_hand]
+        values = [float(row[trials]) for row, trials in zip(table, affordable, strict=True)]
+        less = [value - other for value, other in zip(values, goal, strict=True)]
+        print(
+            f"{name}: for the cost of {OURS}, {np.mean(affordable):.1f} trials: {np.mean(values):.2f} %, "
+            f"{average(less, '+')} against {OURS}"
+        )
+    share = np.mean([one.costs["training s"][-1] / one.costs["seconds"][-1] for one in ours])
+    print(f"of the seconds of {OURS}, {100 * share:.0f} % are the supernet's training, nearly all others evaluations")
+
+
+def first_reached(values: npt.NDArray[np.float64], goal: float) -> str:
+    """Number of the first value that is not below the goal."""
+    reached = np.flatnonzero(values >= goal)
+    return str(reached[0]) if len(reached) else "never"
+
+
+def report_costs(bench: Bench) -> None:
+    """Measure epochs and evaluations in turn, and compute from their medians what searches of 50 trials would cost."""
+    options, rng = bench.options, random.Random(0)
+    seconds: dict[str, list[float]] = {
+        "alone epoch": [],
+        "alone evaluation": [],
+        "shared epoch": [],
+        "shared evaluation": [],
+    }
+    supernet = bench.untrained(0)
+    supernet.recipe = replace(supernet.recipe, epochs=1)
+    for repeat in range(options.repeats + 1):  # the first, in which memory is found and kernels are chosen, is left out
+        config = bench.space.draw(rng)
+        once = replace(bench.recipe, epochs=1, seed=repeat)
+        training = Scratch(options.backbone, bench.data, once, options.device).training(config, repeat)
+        network = training.finish()
+        with timed() as alone:
+            evaluate_network(network, bench.data.validation, BATCH, options.device, once)
+        with tempfile.TemporaryDirectory() as folder:
+            supernet.prepare(Path(folder), bench.space, no_progress)
+            epochs = json.loads((Path(folder) / SUMMARY).read_text())["epochs"]
+        with timed() as shared:
+            supernet.evaluate(config)
+        measured = (training.history[0]["seconds"], alone[0], epochs[0]["seconds"], shared[0])
+        print(", ".join(f"{name} {one:.2f} s" for name, one in zip(seconds, measured, strict=True)), flush=True)
+        if repeat:
+            for values, one in zip(seconds.values(), measured, strict=True):
+                values.append(one)
+    middle = {name: statistics.median(values) for name, values in seconds.items()}
+    by_hand = options.budget * (options.epochs * middle["alone epoch"] + middle["alone evaluation"])
+    shared_training = options.supernet_epochs * middle["shared epoch"]
+    evaluation = options.budget * middle["shared evaluation"]
+    print(f"\n{describe(options)}: cost only, no search was done")
+    print(f"medians of {options.repeats}: {', '.join(f'{name} {one:.2f} s' for name, one in middle.items())}")
+    print(
+        f"{options.budget} trials of {options.epochs} epochs from scratch: {by_hand:.0f} s. "
+        f"A supernet of {options.supernet_epochs} epochs {shared_training:.0f} s and {options.budget} evaluations "
+        f"{evaluation:.0f} s: 1/{by_hand / (shared_training + evaluation):.1f} of that."
+    )
+
+
+def describe(options: argparse.Namespace) -> str:
+    """Say what runs where."""
+    return f"{options.backbone} on {options.data}, {options.device}, {options.threads} threads"
+
+
+def average(values: list[float], sign: str = "") -> str:
+    """A mean, with its interval where there is more than one value."""
+    return mean(values, sign) if len(values) > 1 else f"{values[0]:{sign}.2f}"
+
+
+def interval(values: npt.NDArray[np.float64], sign: str = "") -> str:
+    """Middle 95 % of resampled values."""
+    low, high = np.quantile(values, [0.025, 0.975])
+    return f"[{low:{sign}.2f}, {high:{sign}.2f}]"
+
+
+if __name__ == "__main__":
+    main()
