@@ -206,7 +206,7 @@ def search(problem: Problem, sampler_name: str, budget: int, seed: int) -> Itera
     else:
         name = sampler_name.removesuffix(" alone")
         study.sampler = distinct = DistinctSampler(
-            space, name, seed, lambda config: True, {1: lambda parameters: cost(space.to_config(parameters))}
+            space, name, seed, lambda config: True, {1: lambda parameters: cost(space.to_config(parameters))}, {}
         )
         if name == sampler_name:
             for config in space.known_answers().values():

@@ -74,6 +74,7 @@ def search(evaluate: Evaluate, space: SearchSpace, budget: int, seed: int) -> li
         seed,
         lambda config: True,
         {1: lambda parameters: overhead(space.to_config(parameters))},
+        {},
     )
     for config in space.known_answers().values():
         study.enqueue_trial(space.to_parameters(config))

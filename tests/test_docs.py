@@ -38,6 +38,7 @@ else:
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+LONG = {"evaluator.md", "excitation.md", "export.md", "onnx.md", "report.md"}
 RUN_IN_DOCS = "runs/resnet50-digits"
 
 # Options of commands that get another value: a small network, few configurations, a trial that the tiny run has.
@@ -209,7 +210,10 @@ def install_entry_points(block: Block, folder: Path) -> None:
     (information / "entry_points.txt").write_text("\n".join(lines))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, id=page.name, marks=pytest.mark.slow if page.name in LONG else ()) for page in PAGES],
+)
 def test_a_page_does_what_it_says(page, finished_run, monkeypatch):
     shutil.copytree(finished_run / "run", finished_run / RUN_IN_DOCS)
     installed = finished_run / "installed"

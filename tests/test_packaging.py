@@ -94,6 +94,7 @@ def test_the_wheel_is_described(built):
     }
 
 
+@pytest.mark.slow
 def test_the_installed_wheel_searches_and_exports_away_from_the_checkout(built, tmp_path):
     site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
     elsewhere.mkdir()

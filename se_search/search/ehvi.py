@@ -43,6 +43,8 @@ class EHVISampler(BaseSampler):
 
     Args:
         exact: Computes objectives from the parameters of a trial, by the objective's place in the study.
+        limits: Worst values that are of use, by the objective's place; what is beyond adds nothing to the front. The
+            modelled objective has none.
         seed: Fixes all proposals, together with the trials finished: it keeps no random state between them.
         n_startup_trials: Finished trials up to which parameters are drawn at random.
         accepts: Says whether parameters that were not tried before may be proposed; by default all may.
@@ -58,11 +60,13 @@ class EHVISampler(BaseSampler):
         self,
         exact: Mapping[int, Callable[[Parameters], float]],
         *,
+        limits: Mapping[int, float] | None = None,
         seed: int | None = None,
         n_startup_trials: int = 8,
         accepts: Callable[[Parameters], bool] | None = None,
     ) -> None:
         self._exact = dict(exact)
+        self._limits = dict(limits or {})
         self._startup = n_startup_trials
         self._accepts = accepts
         self._seed = random.randrange(2**31) if seed is None else seed
@@ -162,7 +166,8 @@ class EHVISampler(BaseSampler):
         everything = np.concatenate([known_costs, candidate_costs])
         low, high = everything.min(0), everything.max(0)
         worst_loss = known_losses.max() + _MARGIN * np.ptp(known_losses)
-        worst = np.concatenate([[worst_loss], high + _MARGIN * (high - low)])
+        limits = np.array([signs[place] * self._limits.get(place, signs[place] * np.inf) for place in costs])
+        worst = np.concatenate([[worst_loss], np.minimum(high + _MARGIN * (high - low), limits)])
         gains = expected_improvement(mean, deviation, candidate_costs, known_losses, known_costs, worst)
         ties = np.array([self._drawing.random() for _ in gains])
         for place in np.lexsort((ties, -gains)):

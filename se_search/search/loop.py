@@ -146,18 +146,21 @@ def _search(
     optuna_study: RunStudy,
     further: Mapping[SEConfig, str],
 ) -> None:
-    limit = study.constraints.max_params
+    max_params, max_latency = study.constraints.max_params, study.constraints.max_latency
     backbone = backbone_parameters(study.backbone)
 
     def is_allowed(config: SEConfig) -> bool:
-        return limit is None or added_parameters(config) <= limit * backbone
+        return max_params is None or added_parameters(config) <= max_params * backbone
 
     for killed in optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         optuna_study.tell(killed.number, state=TrialState.FAIL)  # its process was killed: this one holds the lock
     names = _enqueue_priors(space, further, is_allowed, optuna_study)
     size = latency_size(study, data.input_size)
     exact = exact_objectives(space, study.objectives, size)
-    optuna_study.sampler = sampler = DistinctSampler(space, study.sampler, study.seed, is_allowed, exact)
+    limits = {}
+    if max_latency is not None and "latency_ratio" in study.objectives:
+        limits[study.objectives.index("latency_ratio")] = max_latency
+    optuna_study.sampler = sampler = DistinctSampler(space, study.sampler, study.seed, is_allowed, exact, limits)
 
     failures = 0
     done = _count(optuna_study, TrialState.COMPLETE, TrialState.PRUNED)

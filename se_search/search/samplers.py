@@ -24,6 +24,7 @@ def create_sampler(
     name: str,
     seed: int,
     exact: Mapping[int, Callable[[dict[str, Any]], float]],
+    limits: Mapping[int, float],
     accepts: Callable[[dict[str, Any]], bool],
 ) -> BaseSampler:
     """Create a sampler by the name used in study files.
@@ -32,10 +33,11 @@ def create_sampler(
         name: ``"ehvi"``, or ``"tpe"``, ``"nsga2"`` or ``"random"`` for Optuna's.
         seed: Fixes its proposals.
         exact: As in :class:`~se_search.search.ehvi.EHVISampler`, the only one that uses it.
+        limits: The same.
         accepts: The same.
     """
     if name == "ehvi":
-        return EHVISampler(exact, seed=seed, accepts=accepts)
+        return EHVISampler(exact, limits=limits, seed=seed, accepts=accepts)
     if name == "tpe":
         # No other trial runs beside ours: without the liar Optuna does not look for one before each parameter.
         return TPESampler(seed=seed, constant_liar=False)
@@ -54,6 +56,7 @@ class DistinctSampler(BaseSampler):
             it would have done.
         is_allowed: Whether a configuration keeps the limits that are known before it is tried.
         exact: Computes objectives that are known before a trial from its parameters, by their place in the study.
+        limits: Worst values of objectives that count, by their place.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class DistinctSampler(BaseSampler):
         seed: int,
         is_allowed: Callable[[SEConfig], bool],
         exact: Mapping[int, Callable[[dict[str, Any]], float]],
+        limits: Mapping[int, float],
     ) -> None:
         self._space = space
         self._name = name
@@ -70,7 +74,7 @@ class DistinctSampler(BaseSampler):
         self._is_allowed = is_allowed
         self._trials = _Tried(space)
         self._tried: set[Structure] = set()
-        self._base = create_sampler(name, seed, exact, self._is_new_and_allowed)
+        self._base = create_sampler(name, seed, exact, limits, self._is_new_and_allowed)
         self._left = self._space.enumerate()
         self._next: dict[str, Any] | None = None
         self._looked_at = 0
@@ -88,7 +92,7 @@ class DistinctSampler(BaseSampler):
         if not isinstance(self._base, EHVISampler):
             finished = sum(one.state in (TrialState.COMPLETE, TrialState.PRUNED) for one in trials)
             seed = self._seed * 1_000_003 + finished
-            self._base = create_sampler(self._name, seed, {}, self._is_new_and_allowed)
+            self._base = create_sampler(self._name, seed, {}, {}, self._is_new_and_allowed)
         self._base.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pandas as pd
+import pytest
 import torch
 import yaml
 from optuna.trial import TrialState
@@ -143,6 +144,7 @@ def test_a_repeated_command_changes_no_trial_and_a_larger_budget_adds_some(finis
     assert len(after) == after["config_id"].nunique() == len(before) + 2
 
 
+@pytest.mark.slow
 def test_the_study_of_a_run_folder_runs_again(finished_run):
     run_to_the_end(finished_run, "run", "--study", "run/study.yaml", "--budget", "3", "--out", "again")
     first, again = (pd.read_csv(finished_run / name / "trials.csv") for name in ("run", "again"))

@@ -100,7 +100,6 @@ SMALLEST = {
 }
 QUICK = {
     "byobnet",
-    "coat",
     "convnext",
     "dla",
     "edgenext",
@@ -116,7 +115,6 @@ QUICK = {
     "vision_transformer",
     "vision_transformer_relpos",
     "vovnet",
-    "xcit",
 }
 
 

@@ -134,6 +134,14 @@ def test_trials_under_way_in_other_processes_are_not_proposed_again():
     assert len(set(asked)) == 8
 
 
+def test_what_lies_beyond_a_limit_is_not_searched():
+    sampler = EHVISampler({1: cost}, limits={1: 4.0}, seed=0)
+    modelled = [trial for trial in search(sampler, 40).trials if trial.number >= 8]
+    assert all(cost(trial.params) < 4.0 for trial in modelled)
+    without = [trial for trial in search(EHVISampler({1: cost}, seed=0), 40).trials if trial.number >= 8]
+    assert not all(cost(trial.params) < 4.0 for trial in without)
+
+
 def test_directions_are_heeded():
     worst_first = optuna.create_study(sampler=EHVISampler({1: cost}, seed=0), directions=["maximize", "minimize"])
     for _ in range(40):

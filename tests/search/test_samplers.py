@@ -20,7 +20,7 @@ def search(space, name="ehvi", seed=0, trials=1000, is_allowed=lambda config: Tr
     """Ask and tell until the trials are done or nothing is left; return what was proposed."""
     study = optuna.create_study(directions=["maximize", "minimize"])
     exact = {1: lambda parameters: parameters_of(space.to_config(parameters))}
-    study.sampler = sampler = DistinctSampler(space, name, seed, is_allowed, exact)
+    study.sampler = sampler = DistinctSampler(space, name, seed, is_allowed, exact, {})
     proposed = []
     while len(proposed) < trials and not sampler.is_exhausted(study):
         trial = study.ask(dict(space.distributions))
@@ -73,7 +73,7 @@ def test_a_killed_trial_is_proposed_again_and_a_failed_one_is_not():
 
 def test_a_waiting_trial_keeps_its_own_parameters():
     study = optuna.create_study(directions=["maximize", "minimize"])
-    study.sampler = DistinctSampler(SMALL, "tpe", 0, lambda config: True, {})
+    study.sampler = DistinctSampler(SMALL, "tpe", 0, lambda config: True, {}, {})
     wanted = list(SMALL.enumerate())[7]
     study.enqueue_trial(wanted)
     assert study.ask(dict(SMALL.distributions)).params == wanted
