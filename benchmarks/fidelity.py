@@ -30,7 +30,6 @@ from se_search.evaluation.statistics import Estimate, noise_ceiling, rank_agreem
 from se_search.evaluation.supernet import Supernet
 from se_search.evaluation.training import TrainingRecipe
 from se_search.files import write_text
-from se_search.network.se_block import hidden_channels
 from se_search.search.definitions import SpaceDefinition
 from se_search.search.space import SearchSpace
 
@@ -101,9 +100,7 @@ def train_supernet(
     space: SearchSpace, configs: list[SEConfig], data: ImageData, recipe: TrainingRecipe, distillation: float
 ) -> dict[str, Any]:
     """Train one supernet and evaluate all configurations with it."""
-    ratio = min(space.definition.ratios)
-    widest = {site: hidden_channels(site.channels, ratio, 1) for site in space.sites}
-    supernet = Supernet(space.backbone, widest, True, data, recipe, distillation=distillation)
+    supernet = Supernet(space.backbone, space.widest_blocks(), True, data, recipe, distillation=distillation)
     with tempfile.TemporaryDirectory() as folder, timed() as training_time:
         supernet.prepare(Path(folder), space, no_progress)
     with timed() as evaluation_time:

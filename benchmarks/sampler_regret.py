@@ -42,6 +42,8 @@ from se_search import SEConfig
 from se_search.files import write_text
 from se_search.network.overhead import added_parameters, backbone_parameters
 from se_search.search.definitions import SpaceDefinition, load_space
+from se_search.search.exact import exact_objectives
+from se_search.search.halving import is_on_front
 from se_search.search.samplers import DistinctSampler
 from se_search.search.space import SearchSpace
 
@@ -50,6 +52,7 @@ Values = dict[str, tuple[float, ...]]
 
 BUDGETS = (20, 50, 200)
 DEFAULT = "ehvi"
+FLOPS_SIZE = (3, 32, 32)  # no objective here counts FLOPs
 
 
 @dataclass(frozen=True)
@@ -188,29 +191,21 @@ def regrets(problem_name: str, sampler_name: str, budget: int, seed: int) -> dic
     start = time.perf_counter()
     tried = list(search(problem, sampler_name, budget, seed))
     spent = time.perf_counter() - start
-    found = {
-        str(one): 1 - hypervolume(problem, tried[:one]) / hypervolume(problem, list(problem.true))
-        for one in BUDGETS
-        if one <= budget
-    }
+    whole = hypervolume(problem, list(problem.true))
+    found = {str(one): 1 - hypervolume(problem, tried[:one]) / whole for one in BUDGETS if one <= budget}
     return found | {"milliseconds": 1000 * spent / budget}
 
 
 def search(problem: Problem, sampler_name: str, budget: int, seed: int) -> Iterator[str]:
     """Yield the ids of the configurations that a sampler tries, in order; fewer where none is left."""
     space, objectives = problem.space, len(next(iter(problem.seen.values())))
-    study = optuna.create_study(directions=["minimize"] * objectives)
     distinct = None
     if sampler_name.startswith("optuna "):
-        study.sampler = OPTUNA[sampler_name.removeprefix("optuna ")](seed)
+        sampler = OPTUNA[sampler_name.removeprefix("optuna ")](seed)
+        study = optuna.create_study(directions=["minimize"] * objectives, sampler=sampler)
     else:
         name = sampler_name.removesuffix(" alone")
-        study.sampler = distinct = DistinctSampler(
-            space, name, seed, lambda config: True, {1: lambda parameters: cost(space.to_config(parameters))}, {}
-        )
-        if name == sampler_name:
-            for config in space.known_answers().values():
-                study.enqueue_trial(space.to_parameters(config))
+        study, distinct = create_study(space, name, seed, objectives, known=name == sampler_name)
     for number in range(budget):
         if distinct is not None and number >= len(problem.seen) and distinct.is_exhausted(study):
             return
@@ -220,14 +215,34 @@ def search(problem: Problem, sampler_name: str, budget: int, seed: int) -> Itera
         yield config.id
 
 
+def create_study(
+    space: SearchSpace, name: str, seed: int, objectives: int = 2, known: bool = True
+) -> tuple[optuna.Study, DistinctSampler]:
+    """Create a study as se-search does, of log-loss, parameter overhead and what else; and its sampler.
+
+    Args:
+        space: The space.
+        name: The sampler that is asked.
+        seed: Fixes all proposals.
+        objectives: How many.
+        known: Whether the known answers come first.
+    """
+    exact = exact_objectives(space, ["log_loss", "parameter_overhead"], FLOPS_SIZE)
+    sampler = DistinctSampler(space, name, seed, lambda config: True, exact, {})
+    study = optuna.create_study(directions=["minimize"] * objectives, sampler=sampler)
+    if known:
+        for config in space.known_answers().values():
+            study.enqueue_trial(space.to_parameters(config))
+    return study, sampler
+
+
 def hypervolume(problem: Problem, tried: list[str]) -> float:
     """True hypervolume of the front that the seen values of what was tried give, each axis scaled to the space."""
     seen = np.array([problem.seen[one] for one in tried])
     true = np.array([problem.true[one] for one in tried])
     everything = np.array(list(problem.true.values()))
     low, high = everything.min(0), everything.max(0)
-    dominated = np.array([((seen <= one).all(1) & (seen < one).any(1)).any() for one in seen])
-    return float(compute_hypervolume((true[~dominated] - low) / (high - low), np.ones(len(low))))
+    return float(compute_hypervolume((true[is_on_front(seen)] - low) / (high - low), np.ones(len(low))))
 
 
 def report(problem: str, kept: dict[str, dict[str, float]], samplers: list[str]) -> None:

@@ -43,7 +43,7 @@ from baselines import supernet_random as random_search
 from fidelity import timed
 from optuna._hypervolume import compute_hypervolume  # its public twin draws a figure
 from sampler_regret import cost as overhead
-from sampler_regret import mean
+from sampler_regret import create_study, mean
 
 from se_search import SEConfig
 from se_search.evaluation.data import load_data
@@ -52,9 +52,7 @@ from se_search.evaluation.stand_alone import Scratch
 from se_search.evaluation.supernet import SUMMARY, Supernet
 from se_search.evaluation.training import TrainingRecipe
 from se_search.files import write_text
-from se_search.network.se_block import hidden_channels
 from se_search.search.definitions import load_space
-from se_search.search.samplers import DistinctSampler
 from se_search.search.space import SearchSpace
 
 OURS, BY_HAND = "se-search", "hand-written"
@@ -67,17 +65,7 @@ BATCH = 64
 
 def search(evaluate: Evaluate, space: SearchSpace, budget: int, seed: int) -> list[SEConfig]:
     """Search as se-search does: known answers first, then expected hypervolume improvement, nothing twice."""
-    study = optuna.create_study(directions=["minimize", "minimize"])
-    study.sampler = sampler = DistinctSampler(
-        space,
-        "ehvi",
-        seed,
-        lambda config: True,
-        {1: lambda parameters: overhead(space.to_config(parameters))},
-        {},
-    )
-    for config in space.known_answers().values():
-        study.enqueue_trial(space.to_parameters(config))
+    study, sampler = create_study(space, "ehvi", seed)
     tried: list[SEConfig] = []
     waiting = len(space.known_answers())
     while len(tried) < budget and (len(tried) < waiting or not sampler.is_exhausted(study)):
@@ -209,12 +197,15 @@ class Bench:
 
     def untrained(self, seed: int) -> Supernet:
         """A new supernet of the space."""
-        definition, options = self.space.definition, self.options
-        ratio = min(definition.ratios)
-        widest = {site: hidden_channels(site.channels, ratio, definition.rounding) for site in self.space.sites}
-        recipe = replace(self.shared_recipe, seed=seed)
+        options = self.options
         return Supernet(
-            options.backbone, widest, definition.bias, self.data, recipe, options.device, options.recalibration_images
+            options.backbone,
+            self.space.widest_blocks(),
+            self.space.definition.bias,
+            self.data,
+            replace(self.shared_recipe, seed=seed),
+            options.device,
+            options.recalibration_images,
         )
 
     def run(self, method: str, seed: int) -> Found:

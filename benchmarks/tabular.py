@@ -22,13 +22,14 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from se_search import SEConfig, parameter_overhead
+from se_search import SEConfig
 from se_search.evaluation.data import load_data
 from se_search.evaluation.evaluator import evaluate_network
 from se_search.evaluation.image_data import ImageData
 from se_search.evaluation.stand_alone import Scratch
 from se_search.evaluation.training import TrainingRecipe
 from se_search.files import write_text
+from se_search.network.overhead import added_parameters, backbone_parameters
 from se_search.search.definitions import SpaceDefinition
 from se_search.search.space import SearchSpace
 
@@ -108,6 +109,7 @@ def images() -> ImageData:
     return load_data(DATA)
 
 
+@cache
 def load_table(file: Path = TABLE) -> Table:
     """Read the table.
 
@@ -130,7 +132,7 @@ def load_table(file: Path = TABLE) -> Table:
     return Table(
         space=space,
         configs=configs,
-        overheads=np.array([parameter_overhead(config).ratio for config in configs]),
+        overheads=np.array([added_parameters(config) / backbone_parameters(BACKBONE) for config in configs]),
         log_losses=wide["log_loss"].to_numpy(),
         seconds=wide["seconds"].to_numpy(),
     )

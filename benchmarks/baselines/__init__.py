@@ -8,9 +8,10 @@ twice costs nothing.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
+import optuna
 
 from se_search import SEConfig
+from se_search.search.halving import is_on_front
 from se_search.search.space import SearchSpace
 
 Values = tuple[float, float]
@@ -24,8 +25,8 @@ def pareto_front(evaluated: Mapping[SEConfig, Values]) -> list[SEConfig]:
     """Return the configurations that no other one dominates, by rising overhead."""
     if not evaluated:
         return []
-    values = np.array(list(evaluated.values()))
-    front = [one for one, own in zip(evaluated, values, strict=True) if not _is_dominated(own, values)]
+    on_front = is_on_front(np.array(list(evaluated.values())))
+    front = [one for one, is_member in zip(evaluated, on_front, strict=True) if is_member]
     return sorted(front, key=lambda one: evaluated[one][1])
 
 
@@ -42,5 +43,14 @@ def draw_new(draw: Callable[[], SEConfig], tried: Iterable[SEConfig]) -> SEConfi
     return next((one for one in (draw() for _ in range(_DRAWS)) if one not in known), None)
 
 
-def _is_dominated(own: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> bool:
-    return bool(((values <= own).all(1) & (values < own).any(1)).any())
+def optimize(study: optuna.Study, evaluate: Evaluate, space: SearchSpace, budget: int) -> list[SEConfig]:
+    """Let a study propose; a configuration that is proposed again uses up a trial, as it does in Optuna."""
+    tried = []
+
+    def objective(trial: optuna.Trial) -> Values:
+        parameters = {name: trial.suggest_categorical(name, one.choices) for name, one in space.distributions.items()}
+        tried.append(space.to_config(parameters))
+        return evaluate(tried[-1])
+
+    study.optimize(objective, n_trials=budget)
+    return tried

@@ -15,7 +15,7 @@ from timm.scheduler import create_scheduler_v2
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from baselines import Evaluate
+from baselines import Evaluate, optimize
 from se_search import SEConfig, create_model
 from se_search.evaluation.image_data import ImageData
 from se_search.search.space import SearchSpace
@@ -23,17 +23,9 @@ from se_search.search.space import SearchSpace
 
 def search(evaluate: Evaluate, space: SearchSpace, budget: int, seed: int) -> list[SEConfig]:
     """Search with Optuna's default sampler; ``evaluate`` is :func:`train` and :func:`log_loss`."""
-    tried = []
-
-    def objective(trial: optuna.Trial) -> tuple[float, float]:
-        parameters = {name: trial.suggest_categorical(name, one.choices) for name, one in space.distributions.items()}
-        tried.append(space.to_config(parameters))
-        return evaluate(tried[-1])
-
     study = optuna.create_study(directions=["minimize", "minimize"])
     study.sampler = type(study.sampler)(seed=seed)  # type: ignore[call-arg]  # the default one, made repeatable
-    study.optimize(objective, n_trials=budget)
-    return tried
+    return optimize(study, evaluate, space, budget)
 
 
 def train(

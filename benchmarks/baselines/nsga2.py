@@ -6,21 +6,13 @@ so that there are five generations. All else is Optuna's default.
 
 import optuna
 
-from baselines import Evaluate
+from baselines import Evaluate, optimize
 from se_search import SEConfig
 from se_search.search.space import SearchSpace
 
 
 def search(evaluate: Evaluate, space: SearchSpace, budget: int, seed: int) -> list[SEConfig]:
     """Search; a configuration that is proposed again uses up a trial, as it does in Optuna."""
-    tried = []
-
-    def objective(trial: optuna.Trial) -> tuple[float, float]:
-        parameters = {name: trial.suggest_categorical(name, one.choices) for name, one in space.distributions.items()}
-        tried.append(space.to_config(parameters))
-        return evaluate(tried[-1])
-
     sampler = optuna.samplers.NSGAIISampler(population_size=max(4, budget // 5), seed=seed)
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
-    study.optimize(objective, n_trials=budget)
-    return tried
+    return optimize(study, evaluate, space, budget)

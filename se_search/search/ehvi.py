@@ -11,11 +11,13 @@ import numpy as np
 import numpy.typing as npt
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.search_space import intersection_search_space
+from optuna.search_space import IntersectionSearchSpace
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import norm
 from sklearn.linear_model import BayesianRidge
+
+from .halving import is_on_front
 
 Parameters = dict[str, Any]
 Space = dict[str, tuple[Any, ...]]
@@ -72,6 +74,7 @@ class EHVISampler(BaseSampler):
         self._seed = random.randrange(2**31) if seed is None else seed
         self._random = RandomSampler(seed=seed)
         self._drawing = random.Random()
+        self._shared = IntersectionSearchSpace()
         self._places = sorted(self._exact)
         self._costs: dict[tuple[Any, ...], tuple[float, ...]] = {}
         self._whole: tuple[Space, _Points] | None = None
@@ -83,8 +86,7 @@ class EHVISampler(BaseSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return the parameters that all finished trials share and that have a finite number of values."""
-        shared = intersection_search_space(study.get_trials(deepcopy=False))
-        return {name: one for name, one in shared.items() if _choices(one) is not None}
+        return {name: one for name, one in self._shared.calculate(study).items() if _choices(one) is not None}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -140,7 +142,7 @@ class EHVISampler(BaseSampler):
         costs = [place for place in range(len(signs)) if place != uncertain]
         values = np.array([one.values for one in done]) * signs
         fitted = _spread(len(done), _MOST_FITTED)
-        rows = self._points(space, [one.params for one in done]).rows[fitted]
+        rows = _encode(space, [done[place].params for place in fitted])
         models = {place: BayesianRidge().fit(rows, values[fitted, place]) for place in modelled}
 
         def costs_of(points: _Points) -> Array:
@@ -188,7 +190,7 @@ class EHVISampler(BaseSampler):
                 points = [dict(zip(space, combined, strict=True)) for combined in itertools.product(*space.values())]
                 self._whole = space, self._points(space, points)
             return self._whole[1]
-        front = [one for one, on_front in zip(done, _is_on_front(values), strict=True) if on_front]
+        front = [one for one, on_front in zip(done, is_on_front(values), strict=True) if on_front]
         found = {}
         for parameters in self._drawing.sample(front, min(len(front), _NEIGHBOURED)):
             for name, choices in space.items():
@@ -288,11 +290,6 @@ def _choices(distribution: BaseDistribution) -> tuple[Any, ...] | None:
 
 def _key(space: Space, parameters: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(parameters[name] for name in space)
-
-
-def _is_on_front(values: Array) -> npt.NDArray[np.bool_]:
-    """Which rows no other dominates; all is to be minimised."""
-    return ~np.array([((values <= one).all(1) & (values < one).any(1)).any() for one in values])
 
 
 def _spread(trials: int, count: int) -> npt.NDArray[np.int64]:

@@ -14,7 +14,6 @@ from ..evaluation.image_files import Splits
 from ..evaluation.stand_alone import Finetune, Scratch
 from ..evaluation.supernet import Supernet
 from ..evaluation.training import TrainingRecipe
-from ..network.se_block import hidden_channels
 from ..plugins import EVALUATORS, find_plugin, find_plugins
 from .definitions import EvaluatorDefinition, StudyDefinition
 from .space import SearchSpace
@@ -80,7 +79,7 @@ def create_supernet(study: StudyDefinition, space: SearchSpace, data: ImageData)
         )
     return Supernet(
         study.backbone,
-        {site: hidden_channels(site.channels, min(definition.ratios), definition.rounding) for site in space.sites},
+        space.widest_blocks(),
         definition.bias,
         data,
         training_recipe(study),

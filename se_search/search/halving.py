@@ -25,6 +25,15 @@ def is_worth_going_on(values: Sequence[float], others: Sequence[Sequence[float]]
     return bool((ranks < ranks[0]).sum() < np.ceil(len(ranks) / factor))
 
 
+def is_on_front(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Return which rows are of the first front alone, with less memory than :func:`non_domination_ranks` takes.
+
+    Args:
+        values: One row for each solution, one column for each objective, each to be minimised.
+    """
+    return ~np.array([((values <= one).all(1) & (values < one).any(1)).any() for one in values], dtype=bool)
+
+
 def non_domination_ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """Return the front to which each row belongs, 0 for the first.
 

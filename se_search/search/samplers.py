@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -69,12 +70,12 @@ class DistinctSampler(BaseSampler):
         limits: Mapping[int, float],
     ) -> None:
         self._space = space
-        self._name = name
         self._seed = seed
         self._is_allowed = is_allowed
         self._trials = _Tried(space)
         self._tried: set[Structure] = set()
-        self._base = create_sampler(name, seed, exact, limits, self._is_new_and_allowed)
+        self._create = partial(create_sampler, name, exact=exact, limits=limits, accepts=self._is_new_and_allowed)
+        self._base = self._create(seed)
         self._left = self._space.enumerate()
         self._next: dict[str, Any] | None = None
         self._looked_at = 0
@@ -91,8 +92,7 @@ class DistinctSampler(BaseSampler):
         # That one draws by the number of finished trials itself, and keeps what it has computed of the space.
         if not isinstance(self._base, EHVISampler):
             finished = sum(one.state in (TrialState.COMPLETE, TrialState.PRUNED) for one in trials)
-            seed = self._seed * 1_000_003 + finished
-            self._base = create_sampler(self._name, seed, {}, {}, self._is_new_and_allowed)
+            self._base = self._create(self._seed * 1_000_003 + finished)
         self._base.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:

@@ -9,6 +9,7 @@ from optuna.distributions import CategoricalDistribution
 
 from ..errors import BackboneError, ConfigurationError
 from ..network.config import PlacedSE, SEConfig
+from ..network.se_block import hidden_channels
 from ..network.sites import Site, default_position, find_sites
 from .definitions import SpaceDefinition
 
@@ -81,7 +82,8 @@ class SearchSpace:
                 continue
             ratio = parameters[f"stage{site.stage}.ratio"]
             if ratio == OFF or not parameters.get(site.block, True):
-                removed += [site] * (site.position == "existing")
+                if site.position == "existing":
+                    removed.append(site)
             elif ratio != KEEP:
                 placed.append((site, ratio))
         return placed, removed
@@ -139,6 +141,12 @@ class SearchSpace:
     def largest(self) -> SEConfig:
         """Return a configuration with the widest SE block at every site of one position."""
         return self._uniform(min(self.definition.ratios))
+
+    def widest_blocks(self) -> dict[Site, int]:
+        """Return the hidden width of the widest SE block of each site."""
+        definition = self.definition
+        ratio = min(definition.ratios)
+        return {site: hidden_channels(site.channels, ratio, definition.rounding) for site in self.sites}
 
     def widen(self, config: SEConfig) -> SEConfig:
         """Return the widest relative of a configuration: its gate and positions, the widest block at each of them.
