@@ -3,8 +3,9 @@
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,13 @@ Space = dict[str, tuple[Any, ...]]
 Array = npt.NDArray[np.float64]
 
 _WHOLE_SPACE = 4096
-_RANDOM_CANDIDATES = 500
+_RANDOM_CANDIDATES = 200
 _NEIGHBOURED = 20
 _RANDOM_DRAWS = 50
 _MARGIN = 0.1
 _PAIR_WEIGHT = 0.5
 _GRID_LINES = 24
-_MOST_FITTED = 500
+_MOST_FITTED = 300
 
 
 class EHVISampler(BaseSampler):
@@ -76,7 +77,7 @@ class EHVISampler(BaseSampler):
         self._drawing = random.Random()
         self._shared = IntersectionSearchSpace()
         self._places = sorted(self._exact)
-        self._costs: dict[tuple[Any, ...], tuple[float, ...]] = {}
+        self._costs: dict[Hashable, tuple[float, ...]] = {}
         self._whole: tuple[Space, _Points] | None = None
 
     def reseed_rng(self) -> None:
@@ -106,17 +107,18 @@ class EHVISampler(BaseSampler):
         space = {name: choices for name, one in search_space.items() if (choices := _choices(one)) is not None}
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
         trials = [one for one in trials if set(space) <= set(one.params)]
-        tried = {_key(space, one.params) for one in trials}
+        key_of = _key_of(space)
+        tried = {key_of(one.params) for one in trials}
         done = sum(one.state == TrialState.COMPLETE for one in trials)
         self._drawing.seed(self._seed * 1_000_003 + done)
         if done >= self._startup:
             signs = np.array([-1.0 if one == StudyDirection.MAXIMIZE else 1.0 for one in study.directions])
             for parameters in self._best_first(space, trials, signs, modelled):
-                if self._may_propose(space, parameters, tried):
+                if key_of(parameters) not in tried and self._may_propose(parameters):
                     return parameters
         for _ in range(_RANDOM_DRAWS):
             parameters = self._draw(space)
-            if self._may_propose(space, parameters, tried):
+            if key_of(parameters) not in tried and self._may_propose(parameters):
                 return parameters
         return self._draw(space)
 
@@ -126,8 +128,8 @@ class EHVISampler(BaseSampler):
         """Draw a parameter at random: used for the first trials and for parameters without a finite set of values."""
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
-    def _may_propose(self, space: Space, parameters: Parameters, tried: set[Any]) -> bool:
-        return _key(space, parameters) not in tried and (self._accepts is None or self._accepts(parameters))
+    def _may_propose(self, parameters: Parameters) -> bool:
+        return self._accepts is None or self._accepts(parameters)
 
     def _draw(self, space: Space) -> Parameters:
         return {name: self._drawing.choice(choices) for name, choices in space.items()}
@@ -170,17 +172,18 @@ class EHVISampler(BaseSampler):
         worst_loss = known_losses.max() + _MARGIN * np.ptp(known_losses)
         limits = np.array([signs[place] * self._limits.get(place, signs[place] * np.inf) for place in costs])
         worst = np.concatenate([[worst_loss], np.minimum(high + _MARGIN * (high - low), limits)])
-        gains = expected_improvement(mean, deviation, candidate_costs, known_losses, known_costs, worst)
+        front = is_on_front(np.column_stack([known_losses, known_costs]))
+        gains = expected_improvement(mean, deviation, candidate_costs, known_losses[front], known_costs[front], worst)
         ties = np.array([self._drawing.random() for _ in gains])
         for place in np.lexsort((ties, -gains)):
             yield candidates.parameters[place]
 
     def _points(self, space: Space, parameters: list[Parameters]) -> "_Points":
-        for one in parameters:
-            key = _key(space, one)
+        keys = list(map(_key_of(space), parameters))
+        for key, one in zip(keys, parameters, strict=True):
             if key not in self._costs:
                 self._costs[key] = tuple(self._exact[place](one) for place in self._places)
-        exact = np.array([self._costs[_key(space, one)] for one in parameters])
+        exact = np.array([self._costs[key] for key in keys])
         return _Points(parameters, _encode(space, parameters), exact.reshape(len(parameters), -1))
 
     def _candidates(self, space: Space, done: list[Parameters], values: Array) -> "_Points":
@@ -191,15 +194,16 @@ class EHVISampler(BaseSampler):
                 self._whole = space, self._points(space, points)
             return self._whole[1]
         front = [one for one, on_front in zip(done, is_on_front(values), strict=True) if on_front]
-        found = {}
+        found: dict[Hashable, Parameters] = {}
+        key_of = _key_of(space)
         for parameters in self._drawing.sample(front, min(len(front), _NEIGHBOURED)):
             for name, choices in space.items():
                 for value in choices:
                     near = {one: parameters[one] for one in space} | {name: value}
-                    found[_key(space, near)] = near
+                    found[key_of(near)] = near
         for _ in range(_RANDOM_CANDIDATES):
             drawn = self._draw(space)
-            found[_key(space, drawn)] = drawn
+            found[key_of(drawn)] = drawn
         return self._points(space, list(found.values()))
 
 
@@ -241,16 +245,16 @@ def expected_improvement(
             cuts = cuts[np.linspace(0, len(cuts) - 1, _GRID_LINES).astype(int)]
         lines.append(np.concatenate([[-np.inf], cuts, [limit]]))
     lower = np.stack(np.meshgrid(*(line[:-1] for line in lines), indexing="ij"), -1).reshape(-1, len(lines))
-    upper = np.stack(np.meshgrid(*(line[1:] for line in lines), indexing="ij"), -1).reshape(-1, len(lines))
     covers = (known_costs[None] <= lower[:, None]).all(2)
     best = np.minimum(np.where(covers, known_losses[None], np.inf).min(1, initial=np.inf), worst_loss)
     levels, level_of = np.unique(best, return_inverse=True)
     gap = levels[None] - mean[:, None]
     scaled = gap / deviation[:, None]
     improvement = gap * norm.cdf(scaled) + deviation[:, None] * norm.pdf(scaled)
-    volumes = np.ones((len(mean), len(lower)))
-    for column in range(len(lines)):
-        volumes *= np.clip(upper[:, column] - np.maximum(lower[:, column], costs[:, [column]]), 0, None)
+    volumes = np.ones((len(mean), 1))
+    for column, line in enumerate(lines):
+        lengths = np.clip(line[1:] - np.maximum(line[:-1], costs[:, [column]]), 0, None)
+        volumes = (volumes[:, :, None] * lengths[:, None]).reshape(len(mean), -1)
     return ((volumes @ np.eye(len(levels))[level_of]) * improvement).sum(1)
 
 
@@ -288,8 +292,9 @@ def _choices(distribution: BaseDistribution) -> tuple[Any, ...] | None:
     return None
 
 
-def _key(space: Space, parameters: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(parameters[name] for name in space)
+def _key_of(space: Space) -> Callable[[Parameters], Hashable]:
+    """What tells points of the space apart, whatever else their parameters hold."""
+    return itemgetter(*space)
 
 
 def _spread(trials: int, count: int) -> npt.NDArray[np.int64]:

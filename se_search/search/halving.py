@@ -26,12 +26,19 @@ def is_worth_going_on(values: Sequence[float], others: Sequence[Sequence[float]]
 
 
 def is_on_front(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Return which rows are of the first front alone, with less memory than :func:`non_domination_ranks` takes.
+    """Return which rows are of the first front alone, in less time and memory than :func:`non_domination_ranks` takes.
 
     Args:
         values: One row for each solution, one column for each objective, each to be minimised.
     """
-    return ~np.array([((values <= one).all(1) & (values < one).any(1)).any() for one in values], dtype=bool)
+    on_front = np.zeros(len(values), dtype=bool)
+    # What dominates a row comes before it in this order, so that the first one left is always of the front.
+    left = np.lexsort(values.T[::-1])
+    while len(left):
+        first = values[left[0]]
+        on_front[left[(values[left] == first).all(1)]] = True
+        left = left[(values[left] < first).any(1)]
+    return on_front
 
 
 def non_domination_ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:

@@ -10,7 +10,7 @@ import se_search
 from se_search import load_run
 from se_search.evaluation import stand_alone
 from se_search.search.definitions import load_study
-from se_search.search.halving import is_worth_going_on, non_domination_ranks
+from se_search.search.halving import is_on_front, is_worth_going_on, non_domination_ranks
 from se_search.search.loop import run_search
 from se_search.search.run_folder import load_trials
 
@@ -25,6 +25,14 @@ def test_ranks_of_a_hand_made_set():
 def test_ranks_are_optunas(seed, objectives):
     values = np.random.default_rng(seed).integers(0, 6, (40, objectives)).astype(float)
     assert non_domination_ranks(values).tolist() == _fast_non_domination_rank(values).tolist()
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3])
+def test_the_front_alone_is_the_first_of_all_fronts(objectives):
+    rng = np.random.default_rng(objectives)
+    for rows in range(40):
+        values = rng.integers(0, 5, (rows, objectives)).astype(float)
+        assert is_on_front(values).tolist() == (non_domination_ranks(values) == 0).tolist()
 
 
 def test_the_first_at_a_rung_goes_on():
