@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 TINY_STUDY = {
-    "backbone": "resnet10t",
+    "backbone": "test_resnet",
     "budget": 6,
     "evaluator": {"epochs": 1, "recalibration_images": 64},
     "latency": {"limit": 0.05},

@@ -195,7 +195,7 @@ def test_the_folder_of_another_study_is_refused_and_stays_as_it_is(finished_run,
     monkeypatch.chdir(finished_run)
     before = contents(finished_run)
     result = invoke("run", "--study", "tiny.yaml", "--seed", "1", "--backbone", "resnet18", "--out", "run")
-    assert_refused(result, "run belongs to another study", "'resnet10t'", "'resnet18'", "seed is 0 there and 1 here")
+    assert_refused(result, "run belongs to another study", "'test_resnet'", "'resnet18'", "seed is 0 there and 1 here")
     assert contents(finished_run) == before
 
 

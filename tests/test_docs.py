@@ -42,11 +42,11 @@ LONG = {"evaluator.md", "excitation.md", "export.md", "onnx.md", "report.md"}
 RUN_IN_DOCS = "runs/resnet50-digits"
 
 # Options of commands that get another value: a small network, few configurations, a trial that the tiny run has.
-IN_COMMANDS = {"--backbone": "resnet10t", "--budget": "3", "--trial": "3", "--members": "1"}
+IN_COMMANDS = {"--backbone": "test_resnet", "--budget": "3", "--trial": "3", "--members": "1"}
 
 IN_PYTHON = {
     # A small network, one epoch, few configurations.
-    'backbone="resnet18", budget=10': 'backbone="resnet10t", study="tiny.yaml", budget=3',
+    'backbone="resnet18", budget=10': 'backbone="test_resnet", study="tiny.yaml", budget=3',
     # Weights of the backbone would be downloaded; the start is that of pretrained ones.
     "create_model(config, pretrained=True)": "create_model(config, identity_start=True)",
     # Small images, little time.
@@ -165,7 +165,7 @@ def definition_of(block: Block) -> tuple[str, dict]:
     if data.keys() <= SpaceDefinition.model_fields.keys():
         return "space", SMALLEST_SPACE | data
     assert data.keys() <= StudyDefinition.model_fields.keys(), f"{block.where}: neither a space nor a study"
-    return "study", {"backbone": "resnet10t"} | data
+    return "study", {"backbone": "test_resnet"} | data
 
 
 def write_definitions(words: list[str], definitions: list[tuple[str, dict]], folder: Path) -> None:

@@ -89,7 +89,7 @@ def test_the_report_in_other_formats(directory):
         "run/report.md",
     ]
     assert len(pd.read_csv(directory / "run" / "trials.csv")) == TINY_STUDY["budget"]
-    assert (directory / "run" / "report.md").read_text().startswith("# Where SE pays in resnet10t\n")
+    assert (directory / "run" / "report.md").read_text().startswith(r"# Where SE pays in test\_resnet" + "\n")
     assert not (directory / "run" / "report.html").exists()
     run = load_run("run")
     assert run.report_as("html") == (run.report(),)
@@ -259,5 +259,5 @@ def test_a_dashboard_of_optunas_shows_the_study(directory):
         assert shown["values"] == [row["accuracy"], row["parameter_overhead"], row["latency_ratio"]]
         noted = {one["key"]: one["value"] for one in shown["user_attrs"]}
         assert [noted.get(name, "") for name in columns] == [str(row[name]) for name in columns]
-        assert json.loads(noted["config"])["backbone"] == "resnet10t"
+        assert json.loads(noted["config"])["backbone"] == "test_resnet"
         assert {one["name"] for one in shown["params"]} >= {"stage2.ratio", "gate"}

@@ -470,17 +470,17 @@ def test_the_command_says_where_timm_builds_the_network_by_itself(finished_run, 
     trials = pd.read_csv("run/trials.csv").set_index("number")
     bare = int(trials.index[trials["se_blocks"] == 0][0])
     output = invoke("export", "run", "--trial", bare, "--to", "exported").output
-    assert "timm builds this network by itself as resnet10t: with --plain no se_search is needed." in output
+    assert "timm builds this network by itself as test_resnet: with --plain no se_search is needed." in output
 
     output = invoke("export", "run", "--trial", bare, "--to", "exported", "--plain", "--standalone").output
     assert "model.py" in output
     assert "import timm; timm.create_model('local-dir:exported', pretrained=True)" in output
-    assert json.loads(Path("exported", "config.json").read_text())["architecture"] == "resnet10t"
+    assert json.loads(Path("exported", "config.json").read_text())["architecture"] == "test_resnet"
 
     other = int(trials.index[trials["se_blocks"] > 0][0])
     refused = invoke("export", "run", "--trial", other, "--to", "other", "--plain")
     assert refused.exit_code == 2
-    assert refused.stderr.startswith("Error: resnet10t with these SE blocks is no architecture of timm's own")
+    assert refused.stderr.startswith("Error: test_resnet with these SE blocks is no architecture of timm's own")
     assert not Path("other").exists()
 
 

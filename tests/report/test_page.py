@@ -541,7 +541,7 @@ def test_the_summary_claims_a_gain_only_where_one_was_measured(results, measurab
     run["gain_is_measurable"] = measurable
     run["verified"] = [] if helps is None else [{"epochs": 3, "helps": helps, "finding": "as found."}]
     found, sure = summarize(trials, run)
-    assert found.startswith(f"The {chosen} on resnet10t is SE in stage")
+    assert found.startswith(f"The {chosen} on test_resnet is SE in stage")
     assert ("not measurably better than no SE" in found) == (chosen == "best candidate")
     assert sure == (run["gain"] if helps is None else "Trained by themselves for 3 epochs: as found.")
 

@@ -37,7 +37,7 @@ def test_the_front_is_a_table_with_the_values_of_the_front(results):
     trials, run = results
     front = describe_front(trials, run)
     tokens = parse(render_markdown(trials, run, front, []))
-    assert texts(tokens, "heading") == ["Where SE pays in resnet10t", "Pareto front", "How this was made"]
+    assert texts(tokens, "heading") == ["Where SE pays in test_resnet", "Pareto front", "How this was made"]
     assert texts(tokens, "th") == [name or "remarks" for name in front.columns]
     assert texts(tokens, "td") == [cell for row in front.itertuples(index=False) for cell in row]
     paragraphs = texts(tokens, "paragraph")

@@ -211,7 +211,7 @@ def test_cautions_name_what_differs(two_runs):
     definition = yaml.safe_load((two_runs[1] / "study.yaml").read_text())
     change_study(two_runs[1], evaluator=definition["evaluator"] | {"epochs": 7})
     cautions = " ".join(compare_runs(two_runs).cautions)
-    assert "The backbones differ (resnet10t, resnet14t)" in cautions
+    assert "The backbones differ (test_resnet, resnet14t)" in cautions
     assert "estimated in different ways (supernet, epochs 1; supernet, epochs 7)" in cautions
     assert "different limits" in cautions
     assert "other is not finished" in cautions

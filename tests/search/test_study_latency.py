@@ -61,7 +61,7 @@ class Larger:
 
 
 def search(folder, budget, **overrides):
-    study = load_study("digits", backbone="resnet10t", latency="model", budget=budget, **overrides)
+    study = load_study("digits", backbone="test_resnet", latency="model", budget=budget, **overrides)
     run_search(study, folder, Larger)
 
 
@@ -79,7 +79,7 @@ def test_what_is_measured_for_the_model_tells_the_cost_of_every_configuration_of
 
 
 def test_a_space_of_one_ratio_is_measured_at_one_width_and_a_tiny_one_repeatedly():
-    space = SearchSpace("resnet10t", ONE_RATIO)
+    space = SearchSpace("test_resnet", ONE_RATIO)
     configs = configurations_to_measure(space, 0)
     assert len(configs) == 4 + 8
     assert all(len(config.placed) == 1 for config in configs[:4])
@@ -91,7 +91,7 @@ def test_a_run_predicts_its_trials_and_measures_its_front(tmp_path):
     folder = tmp_path / "run"
     evaluator = {"epochs": 1, "recalibration_images": 64}
     study = load_study(
-        "digits", backbone="resnet10t", budget=5, evaluator=evaluator, latency="model", latency_limit=0.05
+        "digits", backbone="test_resnet", budget=5, evaluator=evaluator, latency="model", latency_limit=0.05
     )
     run_search(study, folder)
     trials, run = read_results(folder)
@@ -105,7 +105,7 @@ def test_a_run_predicts_its_trials_and_measures_its_front(tmp_path):
     assert (trials["latency_low"] < trials["latency_ratio"]).all()
     assert (trials["latency_ratio"] < trials["latency_high"]).all()
     learned = measurements_from_json((folder / LATENCY_MODEL_FILE).read_text(encoding="utf-8"))
-    space = SearchSpace("resnet10t", load_space("stages"))
+    space = SearchSpace("test_resnet", load_space("stages"))
     assert [one.config for one in learned] == configurations_to_measure(space, 0)
     assert run["latency_learned_from"] == 16
     assert "Pareto front" in render_report(trials, run)
@@ -176,7 +176,7 @@ def test_a_configuration_that_cannot_be_timed_ends_the_search_in_one_sentence(tm
 
 
 def test_a_backbone_that_its_runtime_refuses_is_refused_before_anything_is_written(tmp_path):
-    study = load_study("digits", backbone="resnet10t", latency_batch=10**9)
+    study = load_study("digits", backbone="test_resnet", latency_batch=10**9)
     with pytest.raises(
         DefinitionError, match=r"^images of 3×32×32 in batches of 1000000000 do not fit into the memory"
     ):

@@ -24,8 +24,8 @@ from se_search.search.loop import run_search
 from se_search.search.results import pack, unpack
 from se_search.search.verified import VERIFICATION, VERIFIED_COLUMNS, result_file, weights_file
 
-BARE = SEConfig("resnet10t")
-UNIFORM = SEConfig.uniform("resnet10t", 16)
+BARE = SEConfig("test_resnet")
+UNIFORM = SEConfig.uniform("test_resnet", 16)
 SEEDS = (0, 1)
 
 
@@ -55,7 +55,7 @@ def member(folder, config):
 
 
 def test_the_kept_weights_give_the_values_on_the_test_images(verified):
-    model = timm.create_model("resnet10t", num_classes=10)
+    model = timm.create_model("test_resnet", num_classes=10)
     model.load_state_dict(load_file(weights_file(verified, BARE, 1)))
     images, labels = load_data("digits").test.tensors
     with torch.no_grad():
