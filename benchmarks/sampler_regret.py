@@ -2,6 +2,7 @@
 
     python benchmarks/sampler_regret.py --seeds 100 --jobs 2 --out sampler_regret.json
     python benchmarks/sampler_regret.py --problems table --samplers ehvi tpe --seeds 10
+    python benchmarks/sampler_regret.py --problems table --samplers ehvi ax --seeds 5 --budget 50
 
 Every configuration of a problem has its values beforehand, so that a search takes milliseconds and the front is known.
 Regret is 1 minus the hypervolume of the front that a sampler has found, as a part of that of the whole space; the
@@ -15,8 +16,10 @@ reference point is the worst of each objective. The problems are
   latency is not known beforehand.
 
 ``optuna …`` are Optuna's samplers as a script would use them; all others are those of se-search, which never proposes a
-configuration twice and tries the known answers first (``… alone`` does not). Searches are kept in the JSON file: the
-same command goes on after an interruption.
+configuration twice and tries the known answers first (``… alone`` does not). ``ax`` is Ax, for two objectives and where
+it is installed (see ``benchmarks/baselines/peer_ax.py``); it has to be asked for.
+
+Searches are kept in the JSON file: the same command goes on after an interruption.
 """
 
 import argparse
@@ -29,6 +32,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -147,7 +151,8 @@ OPTUNA: dict[str, Callable[[int], BaseSampler]] = {
     "gp": lambda seed: GPSampler(seed=seed),
 }
 OURS = ("random", "tpe", "nsga2", "ehvi")
-SLOW = {"optuna gp": (50, 20)}
+AX = "ax"
+SLOW = {"optuna gp": (50, 20), AX: (50, 5)}
 """Samplers too slow for all: the largest budget and the most seeds."""
 
 
@@ -156,7 +161,7 @@ def main() -> None:
     names = [*(f"optuna {name}" for name in OPTUNA), *(f"{name}{alone}" for name in OURS for alone in ("", " alone"))]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
-    parser.add_argument("--samplers", nargs="+", choices=names, default=names)
+    parser.add_argument("--samplers", nargs="+", choices=[*names, AX], default=names)
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--budget", type=int, default=max(BUDGETS), help="no search is longer")
     parser.add_argument("--jobs", type=int, default=1)
@@ -199,6 +204,9 @@ def regrets(problem_name: str, sampler_name: str, budget: int, seed: int) -> dic
 def search(problem: Problem, sampler_name: str, budget: int, seed: int) -> Iterator[str]:
     """Yield the ids of the configurations that a sampler tries, in order; fewer where none is left."""
     space, objectives = problem.space, len(next(iter(problem.seen.values())))
+    if sampler_name == AX:
+        yield from search_with_ax(problem, budget, seed)
+        return
     distinct = None
     if sampler_name.startswith("optuna "):
         sampler = OPTUNA[sampler_name.removeprefix("optuna ")](seed)
@@ -213,6 +221,20 @@ def search(problem: Problem, sampler_name: str, budget: int, seed: int) -> Itera
         config = space.to_config(trial.params)
         study.tell(trial, problem.seen[config.id])
         yield config.id
+
+
+def search_with_ax(problem: Problem, budget: int, seed: int) -> list[str]:
+    """Return the ids of the configurations that Ax tries, in order."""
+    from baselines import peer_ax  # needs a package that no other sampler needs
+
+    space = problem.space
+    choices = {name: one.choices for name, one in space.distributions.items()}
+
+    def evaluate(parameters: dict[str, Any]) -> tuple[float, float]:
+        log_loss, overhead = problem.seen[space.to_config(parameters).id]
+        return log_loss, overhead
+
+    return [space.to_config(parameters).id for parameters, _ in peer_ax.search(evaluate, choices, budget, seed)]
 
 
 def create_study(
