@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
@@ -16,7 +17,9 @@ from optuna.search_space import IntersectionSearchSpace
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import norm
-from sklearn.linear_model import BayesianRidge
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
 
 from .halving import is_on_front
 
@@ -29,9 +32,12 @@ _RANDOM_CANDIDATES = 200
 _NEIGHBOURED = 20
 _RANDOM_DRAWS = 50
 _MARGIN = 0.1
-_PAIR_WEIGHT = 0.5
 _GRID_LINES = 24
-_MOST_FITTED = 300
+_MOST_FITTED = 200
+_GROWTH = 1.1
+_LENGTH_SCALES = (0.3, 30.0)
+_AMPLITUDES = (1e-2, 1e2)
+_NOISES = (1e-4, 1.0)
 
 
 class EHVISampler(BaseSampler):
@@ -39,10 +45,9 @@ class EHVISampler(BaseSampler):
 
     Objectives that are known exactly before a trial, such as the parameters of a network, are computed and not
     learned. Of the others, the first is modelled with its uncertainty, and the rest, such as latency, by the model's
-    mean. The model is Bayesian linear regression on the parameters and their pairs, which suits spaces of a few
-    choices each whose effects mostly add up. Given the costs of a candidate, the expectation over the uncertain
-    objective has a closed form: a sum of expected improvements over the parts of the cost space that the candidate
-    dominates.
+    mean. The model is a Gaussian process with a Matérn kernel that has a length scale for each parameter. Given the
+    costs of a candidate, the expectation over the uncertain objective has a closed form: a sum of expected improvements
+    over the parts of the cost space that the candidate dominates.
 
     Args:
         exact: Computes objectives from the parameters of a trial, by the objective's place in the study.
@@ -79,6 +84,7 @@ class EHVISampler(BaseSampler):
         self._places = sorted(self._exact)
         self._costs: dict[Hashable, tuple[float, ...]] = {}
         self._whole: tuple[Space, _Points] | None = None
+        self._kernels: dict[tuple[int, int, int], Kernel] = {}
 
     def reseed_rng(self) -> None:
         """Draw differently from the other processes of a parallel study."""
@@ -143,9 +149,8 @@ class EHVISampler(BaseSampler):
         uncertain = modelled[0]
         costs = [place for place in range(len(signs)) if place != uncertain]
         values = np.array([one.values for one in done]) * signs
-        fitted = _spread(len(done), _MOST_FITTED)
-        rows = _encode(space, [done[place].params for place in fitted])
-        models = {place: BayesianRidge().fit(rows, values[fitted, place]) for place in modelled}
+        rows = _encode(space, [one.params for one in done])
+        models = {place: self._fit(rows, values[:, place], place) for place in modelled}
 
         def costs_of(points: _Points) -> Array:
             columns = [
@@ -163,9 +168,8 @@ class EHVISampler(BaseSampler):
             known_costs = np.concatenate([known_costs, costs_of(points)])
         candidates = self._candidates(space, [one.params for one in done], values)
         candidate_costs = costs_of(candidates)
+        # The noise of a trial is in the prediction, as it is in the values that it is compared with.
         mean, deviation = models[uncertain].predict(candidates.rows, return_std=True)
-        # What is predicted has the noise of a trial in it; what a configuration is worth has not.
-        deviation = np.sqrt(np.maximum(deviation**2 - 1 / models[uncertain].alpha_, 1e-12))
 
         everything = np.concatenate([known_costs, candidate_costs])
         low, high = everything.min(0), everything.max(0)
@@ -177,6 +181,17 @@ class EHVISampler(BaseSampler):
         ties = np.array([self._drawing.random() for _ in gains])
         for place in np.lexsort((ties, -gains)):
             yield candidates.parameters[place]
+
+    def _fit(self, rows: Array, values: Array, place: int) -> GaussianProcessRegressor:
+        """Fit an objective; the kernel only when the trials are a tenth more than at the last time."""
+        learned = next(count for count in _growing_numbers() if _GROWTH * count >= len(rows))
+        key = place, learned, rows.shape[1]
+        if key not in self._kernels:
+            first = _spread(learned, _MOST_FITTED)
+            kernel = ConstantKernel(1.0, _AMPLITUDES) * Matern(np.full(rows.shape[1], 2.0), _LENGTH_SCALES, nu=2.5)
+            self._kernels[key] = _regression(kernel + WhiteKernel(0.1, _NOISES), rows[first], values[first]).kernel_
+        fitted = _spread(len(rows), _MOST_FITTED)
+        return _regression(self._kernels[key], rows[fitted], values[fitted], optimizer=None)
 
     def _points(self, space: Space, parameters: list[Parameters]) -> "_Points":
         keys = list(map(_key_of(space), parameters))
@@ -258,29 +273,39 @@ def expected_improvement(
     return ((volumes @ np.eye(len(levels))[level_of]) * improvement).sum(1)
 
 
+def _regression(kernel: Kernel, rows: Array, values: Array, **options: Any) -> GaussianProcessRegressor:
+    with warnings.catch_warnings():
+        # A parameter without an effect has a length scale at its bound.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return GaussianProcessRegressor(kernel, alpha=1e-6, normalize_y=True, **options).fit(rows, values)
+
+
+def _growing_numbers() -> Iterator[int]:
+    number = 1
+    while True:
+        yield number
+        number = math.ceil(_GROWTH * number)
+
+
 def _encode(space: Space, parameters: list[Parameters]) -> Array:
-    """Parameters as numbers, and the products of all pairs of them, which weigh half as much."""
-    single = []
+    """Parameters as numbers."""
+    columns = []
     for name, choices in space.items():
         if len(choices) > 1:
             place = {choice: index for index, choice in enumerate(choices)}
-            single.append(_columns(choices)[[place[one[name]] for one in parameters]])
-    pairs = [
-        _PAIR_WEIGHT * (first[:, :, None] * second[:, None, :]).reshape(len(parameters), -1)
-        for first, second in itertools.combinations(single, 2)
-    ]
-    return np.concatenate([*single, *pairs], axis=1)
+            columns.append(_columns(choices)[[place[one[name]] for one in parameters]])
+    return np.concatenate(columns, axis=1)
 
 
 def _columns(choices: tuple[Any, ...]) -> Array:
-    """A row for each choice: of numbers their place in order, from -1 to 1, and its square; of others 0 or 1 each."""
+    """A row for each choice: of numbers their place in order, from -1 to 1; of others 0 or 1 for each."""
     numbers = sorted({one for one in choices if isinstance(one, int | float) and not isinstance(one, bool)})
     words = [one for one in choices if one not in numbers or isinstance(one, bool)]
     columns = [[float(choice is word) for choice in choices] for word in words[len(words) == len(choices) :]]
     if len(numbers) > 1:
         order = np.linspace(-1, 1, len(numbers))
         places = [0.0 if choice in words else order[numbers.index(choice)] for choice in choices]
-        columns += [places, [place**2 for place in places]]
+        columns.append(places)
     return np.array(columns).T
 
 
