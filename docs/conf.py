@@ -22,7 +22,7 @@ python_use_unqualified_type_names = True
 napoleon_use_ivar = True
 
 # Names of other projects: looking them up would need the network.
-_OTHERS = "collections|contextlib|nn|numpy|optuna|os|pandas|pathlib|pd|plotly|random|torch"
+_OTHERS = "collections|contextlib|nn|numpy|optuna|os|pandas|pathlib|pd|plotly|pydantic|random|torch"
 nitpick_ignore_regex = [("py:.*", rf"({_OTHERS})\..*|Any|Iterable|Path|Sequence")]
 
 

@@ -43,6 +43,11 @@ def _command(function: Callable[P, None]) -> Callable[P, None]:
         except SeSearchError as error:
             typer.echo(f"Error: {error}", err=True)
             raise typer.Exit(2) from error
+        except OSError as error:
+            if error.filename is None:
+                raise
+            typer.echo(f"Error: {str(error.filename)[:200]!r} cannot be used: {error.strerror}", err=True)
+            raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
             goes_on = " The same command goes on from here." if function.__name__ in ("run", "verify") else ""
             typer.echo(f"Stopped.{goes_on}", err=True)
@@ -108,6 +113,9 @@ def run(
         str | None,
         typer.Option(help="For finetune, the backbone's weights: timm, local-dir:FOLDER or a checkpoint file."),
     ] = None,
+    trial_limit: Annotated[
+        float | None, typer.Option(help="Seconds after which a trial fails.  [default: the study's, or no limit]")
+    ] = None,
     max_params: Annotated[
         str | None, typer.Option(help="Most parameters to add, as a share of the backbone's, such as 5%.")
     ] = None,
@@ -171,6 +179,7 @@ def run(
         epochs=epochs,
         pretrained=pretrained,
         image_size=image_size,
+        trial_limit=trial_limit,
         max_params=max_params,
         max_latency=max_latency,
         latency=latency,

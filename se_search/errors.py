@@ -3,9 +3,18 @@
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 2000
+
 
 class SeSearchError(ValueError):
     """A mistake in what the user gave; its message is one sentence fit to be shown as it is."""
+
+    def __str__(self) -> str:
+        """Return the message on one line: names in it may hold line breaks, escape sequences, or have no end."""
+        text = super().__str__()
+        if len(text) > _LONGEST:
+            text = f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
+        return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 class BackboneError(SeSearchError):

@@ -1,11 +1,30 @@
-"""Writing files so that a killed process leaves the last whole version."""
+"""Reading files of others, and writing so that a killed process leaves the last whole version."""
 
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+_MOST_BYTES = 2**24
 _UNFINISHED = ".unfinished"
+
+
+def read_text(path: Path, most_bytes: int = _MOST_BYTES) -> str:
+    """Read UTF-8 text.
+
+    Args:
+        path: The file.
+        most_bytes: Size up to which it is read, 16 MiB by default.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is larger, or no UTF-8.
+    """
+    with path.open("rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f"it has more than {most_bytes:,} bytes")
+    return content.decode("utf-8")
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -39,7 +39,7 @@ def create_on_meta(backbone: str, **kwargs: Any) -> nn.Module:
     with torch.device("meta"):
         try:
             model = timm.create_model(backbone, pretrained=False, **kwargs)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise BackboneError(f"backbone {backbone!r} cannot be created by timm: {error}") from error
     return model.eval()
 

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -12,6 +13,11 @@ from timm.utils import natural_key
 from ..errors import ConfigurationError, did_you_mean
 from .se_block import check_gate, check_ratio, check_start, hidden_channels
 from .sites import Site, default_position, find_sites
+
+MOST_ROUNDING = 1024
+"""Largest multiple that hidden widths are rounded to; a larger one makes networks that no machine holds."""
+
+_MOST_CHARACTERS = 2**20
 
 
 @dataclass(frozen=True, order=True)
@@ -43,8 +49,11 @@ class PlacedSE:
         check_start(self.start)
         if not isinstance(self.bias, bool):
             raise ConfigurationError(f"bias {self.bias!r} is not possible: it must be true or false")
-        if isinstance(self.rounding, bool) or not isinstance(self.rounding, int) or self.rounding < 1:
-            raise ConfigurationError(f"rounding {self.rounding!r} is not possible: it must be an integer of at least 1")
+        rounding: Any = self.rounding
+        if isinstance(rounding, bool) or not isinstance(rounding, int) or not 1 <= rounding <= MOST_ROUNDING:
+            raise ConfigurationError(
+                f"rounding {rounding!r} is not possible: an integer of at least 1 and at most {MOST_ROUNDING} is needed"
+            )
 
     @property
     def hidden(self) -> int:
@@ -80,9 +89,8 @@ class SEConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.backbone, str):
             raise ConfigurationError(f"backbone {self.backbone!r} is not possible: it must be a name")
-        places = [(site.block, site.position) for site in self.sites]
-        for place in places:
-            if places.count(place) > 1:
+        for place, count in Counter((site.block, site.position) for site in self.sites).items():
+            if count > 1:
                 raise ConfigurationError(f"two SE blocks stand at {place[0]} ({place[1]}): a site holds one at most")
         for site in self.removed:
             if site.position != "existing":
@@ -214,6 +222,10 @@ class SEConfig:
         Raises:
             ConfigurationError: If ``text`` is anything else.
         """
+        if len(text) > _MOST_CHARACTERS:
+            raise ConfigurationError(
+                f"this is not an SE configuration: it has more than {_MOST_CHARACTERS:,} characters"
+            )
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:

@@ -1,5 +1,6 @@
-"""Space and study files: read with the safe YAML loader, checked whole, frozen."""
+"""Space and study files: read with a safe YAML loader, checked whole, frozen."""
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,11 +9,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidationInfo,
+)
 from timm.optim import list_optimizers
 
 from ..errors import ConfigurationError, DefinitionError, SeSearchError, did_you_mean
 from ..evaluation.latency import LIMIT, TARGET
+from ..files import read_text
+from ..network.config import MOST_ROUNDING
 from ..network.se_block import check_gate, check_ratio
 from ..plugins import SPACES, Plugin, find_plugin, find_plugins
 from .results import COLUMNS
@@ -37,6 +49,14 @@ FROM_PYTHON = "python:"
 
 COMMAND_LINE = "the command line"
 """Source of values that are told apart in messages by their option."""
+
+MOST_BYTES = 2**18
+"""Size of the largest space or study file that is read."""
+
+MOST_LEVELS = 20
+"""Lists and mappings that may lie in each other in such a file."""
+
+_MOST_DIGITS = 30
 
 
 def parse_share(value: Any) -> float:
@@ -122,6 +142,8 @@ class _Definition(BaseModel):
 Ratio = Annotated[int, BeforeValidator(_ratio)]
 Gate = Annotated[str, BeforeValidator(_gate)]
 Share = Annotated[float | None, BeforeValidator(_share_or_none)]
+_MOST_PIXELS, _MOST_IMAGES = 2**14, 2**20  # what is beyond is a slip, or meant to use up a machine
+_Threads = Annotated[int, Field(ge=1, le=4096)]
 _Listed = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 
 
@@ -152,7 +174,7 @@ class SpaceDefinition(_Definition):
     ratios: Annotated[tuple[Ratio, ...], _Listed, Field(min_length=1), AfterValidator(_distinct)]
     gates: Annotated[tuple[Gate, ...], _Listed, Field(min_length=1), AfterValidator(_distinct)]
     bias: bool = True
-    rounding: Annotated[int, Field(ge=1)] = 8
+    rounding: Annotated[int, Field(ge=1, le=MOST_ROUNDING)] = 8
 
 
 class ConstraintsDefinition(_Definition):
@@ -194,12 +216,12 @@ class EvaluatorDefinition(_Definition):
         seeds: Finetune and scratch: trainings of each configuration.
         halving: Finetune and scratch: factor of successive halving; none without it.
         pretrained: Finetune: ``"timm"``, ``"local-dir:FOLDER"`` or the path of a checkpoint.
-        options: What a plugin takes besides.
+        options: What a plugin takes besides, plain data.
     """
 
     name: Annotated[str, AfterValidator(_evaluator_name)] = "supernet"
     epochs: Annotated[int, Field(ge=1)] = 8
-    batch: Annotated[int, Field(ge=2)] = 64
+    batch: Annotated[int, Field(ge=2, le=_MOST_IMAGES)] = 64
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
     optimizer: Annotated[str, AfterValidator(_optimizer)] = "adamw"
@@ -219,7 +241,7 @@ class EvaluatorDefinition(_Definition):
     seeds: Annotated[int, Field(ge=1)] = 1
     halving: Annotated[int, Field(ge=2)] | None = None
     pretrained: str | None = None
-    options: dict[str, Any] = {}
+    options: dict[str, JsonValue] = {}
 
 
 class SplitsDefinition(_Definition):
@@ -256,9 +278,9 @@ class LatencyDefinition(_Definition):
     source: Literal["measured", "model"] = "measured"
     runtime: Literal["eager", "compile", "onnxruntime", "openvino"] = "eager"
     optimized: bool = False
-    batch: Annotated[int, Field(ge=1)] = 1
-    size: Annotated[int, Field(ge=1)] | None = None
-    threads: Annotated[int, Field(ge=1)] | None = None
+    batch: Annotated[int, Field(ge=1, le=_MOST_IMAGES)] = 1
+    size: Annotated[int, Field(ge=1, le=_MOST_PIXELS)] | None = None
+    threads: _Threads | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
     cuda_graph: bool = False
@@ -291,6 +313,7 @@ class StudyDefinition(_Definition):
         priors: Which configurations are tried first: the ``"known"`` answers, or with ``"excitation"`` also those
             without the SE blocks that idle in the trained supernet.
         budget: Distinct configurations to complete.
+        trial_limit: Seconds after which a trial fails; none by default.
         seed: Fixes the supernet, the sampler and the order of measurements.
         device: A torch device: ``"cpu"``, ``"cuda"`` or ``"cuda:0"``.
         threads: Threads of a CPU operation; PyTorch's own choice by default.
@@ -303,9 +326,9 @@ class StudyDefinition(_Definition):
     backbone: str
     data: str = "digits"
     data_root: str | None = None
-    image_size: Annotated[int, Field(ge=8)] | None = None
+    image_size: Annotated[int, Field(ge=8, le=_MOST_PIXELS)] | None = None
     splits: SplitsDefinition = SplitsDefinition()
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
     space: str | SpaceDefinition = "stages"
     custom_objectives: dict[Annotated[str, AfterValidator(_objective_name)], Direction] = {}
     objectives: Annotated[
@@ -318,9 +341,10 @@ class StudyDefinition(_Definition):
     sampler: Literal["ehvi", "tpe", "nsga2", "random"] = "ehvi"
     priors: Literal["known", "excitation"] = "known"
     budget: Annotated[int, Field(ge=1)] = 50
+    trial_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     device: Annotated[str, AfterValidator(_device)] = "cpu"
-    threads: Annotated[int, Field(ge=1)] | None = None
+    threads: _Threads | None = None
     constraints: ConstraintsDefinition = ConstraintsDefinition()
     evaluator: EvaluatorDefinition = EvaluatorDefinition()
     latency: LatencyDefinition = LatencyDefinition()
@@ -493,8 +517,7 @@ def _read(name: str, kind: _Kind, word: str) -> Any:
     if name in known:
         text = resources.files("se_search").joinpath(kind, f"{name}.yaml").read_text(encoding="utf-8")
         return _parse(text, name)
-    path = Path(name)
-    if not path.is_file():
+    if not os.path.isfile(name):  # not Path's, which raises for names that no file can have
         plugins = find_plugins(SPACES) if kind == "search_spaces" else ()
         offered = f"; of plugins: {', '.join(plugin.name for plugin in plugins)}" if plugins else ""
         near = did_you_mean(name, [*known, *(plugin.name for plugin in plugins)])
@@ -502,8 +525,8 @@ def _read(name: str, kind: _Kind, word: str) -> Any:
             f"{word} {name!r} is neither a file nor a shipped {word}: shipped are {', '.join(known)}{offered}{near}"
         )
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(Path(name), MOST_BYTES)
+    except (OSError, ValueError) as error:
         raise DefinitionError(f"{name} cannot be read as text: {error}") from error
     return _parse(text, name)
 
@@ -521,9 +544,46 @@ def _read_plugin(plugin: Plugin) -> Any:
 
 def _parse(text: str, source: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        return yaml.load(text, _Loader)  # noqa: S506  # PyYAML's safe loader, which takes less here
+    except (yaml.YAMLError, ValueError) as error:  # PyYAML lets a ValueError pass for a character that is none
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "not readable"
-        raise DefinitionError(f"{source} is not valid YAML{where}: {problem}") from error
+        verdict = "is not taken" if isinstance(error, _Refusal) else "is not valid YAML"
+        raise DefinitionError(f"{source} {verdict}{where}: {problem}") from error
+
+
+class _Refusal(yaml.MarkedYAMLError):
+    """What YAML allows and is not taken here."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses besides what a short text can make endless, and tells the place of every value that it cannot read."""
+
+    level = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Read one value with all that lies in it."""
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        problem = ""
+        if isinstance(event, yaml.AliasEvent):
+            problem = "write out what the alias stands for"
+        elif isinstance(event, yaml.CollectionStartEvent) and self.level == MOST_LEVELS:
+            problem = f"more than {MOST_LEVELS} lists and mappings lie in each other"
+        if problem:
+            raise _Refusal(problem=problem, problem_mark=event.start_mark)
+        self.level += 1
+        node = super().compose_node(parent, index)
+        self.level -= 1
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Make a Python value of one that was read."""
+        tag = node.tag.rpartition(":")[2]
+        try:
+            if tag == "int" and len(node.value) > _MOST_DIGITS:
+                raise ValueError
+            return super().construct_object(node, deep)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            problem = f"{node.value!r} is no {tag} that can be read"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error

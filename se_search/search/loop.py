@@ -1,18 +1,23 @@
 """The study loop: prepare the evaluator once, then evaluate configurations until the budget is spent."""
 
+import errno
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
 import torch
 from optuna.trial import Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 from torch import nn
 
 from ..errors import EvaluationError, RunFolderError
 from ..evaluation.evaluator import Evaluation, Evaluator, RungEvaluator
 from ..evaluation.image_data import ImageData
+from ..evaluation.isolation import time_limit
 from ..evaluation.stand_alone import BACKBONE_WEIGHTS, check_pretrained
 from ..network.backbones import network_options
 from ..network.config import SEConfig
@@ -31,6 +36,8 @@ from .space import SearchSpace
 from .study_latency import StudyLatency, latency_size
 
 _FAILURES_IN_A_ROW = 5
+_MOST_ATTEMPTS = 3
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 Measure = Callable[[SEConfig, nn.Module], float]
 """Measures an objective of the user's on a configuration and the network that was evaluated."""
@@ -77,7 +84,7 @@ def run_search(
     # It tries the backbone in its runtime: hours of training shall not end with a refusal.
     latency = StudyLatency(study, space, data.input_size, data.classes)
 
-    with open_folder(folder, study) as optuna_study:
+    with closing(latency), _told_if_unwritable(folder), open_folder(folder, study) as optuna_study:
         note_data(folder, optuna_study, data)
         record_start(folder, study)
         try:
@@ -90,6 +97,25 @@ def run_search(
             latency.measure_front(optuna_study)
         finally:
             note_unreadable(optuna_study, data)
+
+
+@contextmanager
+def _told_if_unwritable(folder: Path) -> Iterator[None]:
+    """Say in a sentence that a run folder can no longer be written: its disk is full, or has become read-only."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        reason = str(getattr(error, "orig", error))
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        reason = str(error.strerror)
+    else:
+        return
+    raise RunFolderError(
+        f"{folder} cannot be written any more ({reason}): what is finished is kept; make it writable and give the same "
+        "command again"
+    )
 
 
 def load_network(
@@ -152,8 +178,7 @@ def _search(
     def is_allowed(config: SEConfig) -> bool:
         return max_params is None or added_parameters(config) <= max_params * backbone
 
-    for killed in optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        optuna_study.tell(killed.number, state=TrialState.FAIL)  # its process was killed: this one holds the lock
+    _fail_killed(optuna_study)
     names = _enqueue_priors(space, further, is_allowed, optuna_study)
     size = latency_size(study, data.input_size)
     exact = exact_objectives(space, study.objectives, size)
@@ -176,9 +201,10 @@ def _search(
                 blocks = space.count_blocks(config)
                 note(trial.number, {"config": config.to_json(), "config_id": config.id, "se_blocks": blocks} | named)
             try:
-                notes, stopped = _evaluate(
-                    study, config, size, evaluator, measures, latency, trial, optuna_study, bool(named)
-                )
+                with time_limit(study.trial_limit):
+                    notes, stopped = _evaluate(
+                        study, config, size, evaluator, measures, latency, trial, optuna_study, bool(named)
+                    )
                 with optuna_study.at_once() as note:
                     note(trial.number, notes)
                     _set_constraints(study, trial, notes)
@@ -186,8 +212,8 @@ def _search(
                         optuna_study.tell(trial, state=TrialState.PRUNED)
                     else:
                         optuna_study.tell(trial, [notes[name] for name in study.objectives])
-            except RunFolderError:
-                optuna_study.tell(trial, state=TrialState.FAIL)
+            except (RunFolderError, KeyboardInterrupt):
+                optuna_study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
                 raise
             except Exception as error:  # whatever goes wrong in one trial must not end the search
                 failures += 1
@@ -201,6 +227,22 @@ def _search(
             failures = 0
             done += 1
             advance(1, f"{done}/{study.budget} {_line(trial.number, notes | named, measures)}")
+
+
+def _fail_killed(optuna_study: RunStudy) -> None:
+    """Fail the trials whose process was killed; all but one that took its process with it again and again come back."""
+    trials = optuna_study.get_trials(deepcopy=False)
+    kills = Counter(one.user_attrs.get("config") for one in trials if "killed" in one.user_attrs)
+    for trial in trials:
+        if trial.state == TrialState.RUNNING:  # this process holds the lock
+            notes: dict[str, Any] = {"killed": True}
+            attempts = 1 + kills[trial.user_attrs.get("config")]
+            if attempts == _MOST_ATTEMPTS:
+                notes["error"] = f"the process was killed each of the {attempts} times that it evaluated this"
+                say(f"trial {trial.number} failed: {notes['error']}")
+            with optuna_study.at_once() as note:
+                note(trial.number, notes)
+                optuna_study.tell(trial.number, state=TrialState.FAIL)
 
 
 def _evaluate(

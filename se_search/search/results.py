@@ -1,8 +1,8 @@
 """What a study has found: one table of trials, its Pareto front, and the members worth a name."""
 
 import base64
+import functools
 import io
-import json
 import math
 import warnings
 import zlib
@@ -22,8 +22,9 @@ from optuna.trial import FrozenTrial, TrialState
 from ..errors import RunFolderError
 from ..evaluation.latency import describe_conditions
 from ..evaluation.statistics import CONFIDENCE, Estimate, crossed_difference
+from ..network.config import SEConfig
 
-_MOST_BYTES = 2**28  # a study of somebody else's may hold a text that grows without end
+_MOST_BYTES = 2**25  # a study of somebody else's may hold a text that grows without end
 _MOST_LOSSES = 4096  # a trial's note of them stays below 25 kB
 
 MEASURED_LATENCY = "measured_latency:"
@@ -61,9 +62,25 @@ def pack(values: npt.NDArray[Any]) -> str:
 
 
 def unpack(text: str) -> npt.NDArray[Any]:
-    """Undo :func:`pack`."""
-    content = zlib.decompressobj().decompress(base64.b64decode(text), _MOST_BYTES)
-    return np.load(io.BytesIO(content), allow_pickle=False)
+    """Undo :func:`pack` for what trials keep: a row for each training seed, a column for each image.
+
+    Raises:
+        ValueError: If ``text`` is anything else, or an array of more than 32 MiB.
+    """
+    try:
+        stream = zlib.decompressobj()
+        content = io.BytesIO(stream.decompress(base64.b64decode(text), _MOST_BYTES))
+        # The header may promise more than follows, for which NumPy would make room.
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, _, kind = read_header[np.lib.format.read_magic(content)](content)
+        whole = stream.eof and content.getbuffer().nbytes - content.tell() == math.prod(shape) * kind.itemsize
+        content.seek(0)
+        values = np.load(content, allow_pickle=False) if whole and kind.kind in "bf" else np.empty(0)
+    except Exception as error:  # base64, zlib and NumPy raise many kinds
+        raise ValueError(f"a packed array cannot be read ({type(error).__name__})") from error
+    if values.ndim != 2:
+        raise ValueError("a packed array has no row for each seed and column for each image")
+    return values
 
 
 def pack_losses(losses: npt.NDArray[np.float32]) -> str:
@@ -173,7 +190,7 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
 def _refusing_foreign_trials() -> Iterator[None]:
     try:
         yield
-    except (KeyError, TypeError, ValueError, EOFError, zlib.error) as error:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise RunFolderError(f"the study's trials were not written by se-search: {error!r}") from error
 
 
@@ -311,22 +328,35 @@ def hypervolume_history(study: optuna.Study, reference: Sequence[float]) -> list
 def _row(trial: FrozenTrial, columns: Iterable[str], on_front: bool, tied_with: int | None) -> dict[str, Any]:
     attributes = trial.user_attrs
     row: dict[str, Any] = {name: attributes.get(name, math.nan) for name in columns}
-    placed = json.loads(attributes["config"])["sites"]
+    placed = _read_config(attributes["config"]).placed
+    texts = {name: attributes.get(name, "") for name in ("name", "latency_stopped", "error")}
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise TypeError(f"{name} is no text")
+    row |= texts
     return row | {
         "number": trial.number,
         "state": _STATES[trial.state],
-        "name": attributes.get("name", ""),
-        "config_id": attributes["config_id"],
+        "config_id": str(attributes["config_id"]),
         "feasible": trial.state == TrialState.COMPLETE and all(value <= 0 for value in trial.constraints.values()),
         "on_front": on_front,
         "tied_with": tied_with,
-        "latency_stopped": attributes.get("latency_stopped", ""),
-        "gate": placed[0]["gate"] if placed else "",
+        "gate": placed[0].gate if placed else "",
         "se_blocks": int(attributes["se_blocks"]),
         "config": attributes["config"],
-        "error": attributes.get("error", ""),
-        "seconds": trial.duration.total_seconds() if trial.duration else math.nan,
+        "seconds": _seconds(trial),
     }
+
+
+@functools.lru_cache(maxsize=4096)
+def _read_config(text: str) -> SEConfig:
+    return SEConfig.from_json(text)
+
+
+def _seconds(trial: FrozenTrial) -> float:
+    """Seconds that a trial took, as far as the clock tells: one that was set back meanwhile does not."""
+    seconds = trial.duration.total_seconds() if trial.duration else math.nan
+    return seconds if seconds >= 0 else math.nan
 
 
 def _cost(trial: FrozenTrial) -> tuple[float, float]:

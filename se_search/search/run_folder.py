@@ -30,7 +30,7 @@ RUN_FILE = "run.json"
 REPORT_FILE = "report.html"
 _LOCK_FILE = ".lock"
 _STUDY_NAME = "se-search"
-_MAY_CHANGE = {"budget", "description"}
+_MAY_CHANGE = {"budget", "description", "trial_limit"}
 
 
 def read_definition(folder: Path) -> StudyDefinition:

@@ -7,7 +7,8 @@ from typing import Any
 
 import optuna
 
-from ..errors import ConfigurationError, EvaluationError, RunFolderError
+from ..errors import EvaluationError, RunFolderError
+from ..evaluation.isolation import IsolatedMeter
 from ..evaluation.latency import LatencyConditions, LatencyMeter, Ratio
 from ..evaluation.latency_model import (
     Kind,
@@ -19,7 +20,7 @@ from ..evaluation.latency_model import (
     measurements_to_json,
 )
 from ..evaluation.runtimes import Deployment
-from ..files import write_text
+from ..files import read_text, write_text
 from ..network.backbones import network_options
 from ..network.config import PlacedSE, SEConfig
 from ..network.graph import first_reason
@@ -84,6 +85,8 @@ def deployment_of(study: StudyDefinition, input_size: Sequence[int]) -> Deployme
 class StudyLatency:
     """Latencies of a study's configurations: measured, or predicted by an additive model.
 
+    Runtimes other than PyTorch's own run in a process of their own, which :meth:`close` ends.
+
     Args:
         study: The study.
         space: Its space.
@@ -99,7 +102,9 @@ class StudyLatency:
         self._space = space
         self._options = network_options(study.backbone, latency_size(study, input_size)) | {"num_classes": classes}
         latency = study.latency
-        self._meter = LatencyMeter(
+        # PyTorch does not crash over a network; where it does, the evaluation crashes too.
+        kind = LatencyMeter if latency.runtime == "eager" else IsolatedMeter
+        self._meter = kind(
             create_model(SEConfig(study.backbone), **self._options),
             deployment_of(study, input_size),
             latency.target,
@@ -107,6 +112,11 @@ class StudyLatency:
             study.seed,
         )
         self._model: LatencyModel | None = None
+
+    def close(self) -> None:
+        """End what runs beside this process."""
+        if isinstance(self._meter, IsolatedMeter):
+            self._meter.close()
 
     def learn(self, folder: Path) -> None:
         """Fit the additive model, where the study wants one, before any latency is asked for.
@@ -236,10 +246,10 @@ def learned_latencies(folder: Path) -> list[MeasuredLatency]:
     """
     file = folder / LATENCY_MODEL_FILE
     try:
-        return measurements_from_json(file.read_text(encoding="utf-8"))
+        return measurements_from_json(read_text(file))
     except FileNotFoundError:
         return []
-    except (OSError, UnicodeDecodeError, ConfigurationError) as error:
+    except (OSError, ValueError) as error:  # a ConfigurationError is one too
         raise RunFolderError(f"{file} is damaged: remove it to measure anew") from error
 
 

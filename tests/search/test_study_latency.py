@@ -176,9 +176,9 @@ def test_a_configuration_that_cannot_be_timed_ends_the_search_in_one_sentence(tm
 
 
 def test_a_backbone_that_its_runtime_refuses_is_refused_before_anything_is_written(tmp_path):
-    study = load_study("digits", backbone="test_resnet", latency_batch=10**9)
+    study = load_study("digits", backbone="test_resnet", latency_batch=2**20, latency_size=2**12)
     with pytest.raises(
-        DefinitionError, match=r"^images of 3×32×32 in batches of 1000000000 do not fit into the memory"
+        DefinitionError, match=r"^images of 3×4096×4096 in batches of 1048576 do not fit into the memory"
     ):
         run_search(study, tmp_path / "run", Larger)
     assert not (tmp_path / "run").exists()
