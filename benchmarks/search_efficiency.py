@@ -1,6 +1,8 @@
 """What a search costs and how good the front is that it chose: se-search against what people would do by hand.
 
     python benchmarks/search_efficiency.py --out search_efficiency.json       # hours; the same command goes on
+    python benchmarks/search_efficiency.py --data digits-context --position post --learning-rate 0.004 --epochs 6 \\
+        --supernet-epochs 6 --seeds 1 --members 4 --verify-seeds 2
     python benchmarks/search_efficiency.py --backbone resnet50 --learning-rate 0.002 --cost-only
 
 Every method (see ``benchmarks/baselines/``) searches the space ``stages`` with its own evaluator: ``hand-written`` and
@@ -109,7 +111,8 @@ class Bench:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.data = load_data(options.data)
-        self.space = SearchSpace(options.backbone, load_space("stages").model_copy(update={"rounding": 1}))
+        stages = load_space("stages").model_copy(update={"rounding": 1, "positions": (options.position,)})
+        self.space = SearchSpace(options.backbone, stages)
         self.bare = SEConfig.without_attention(options.backbone)
         self.recipe = TrainingRecipe(epochs=options.epochs, batch=BATCH, learning_rate=options.learning_rate)
         self.shared_recipe = replace(self.recipe, epochs=options.supernet_epochs)
@@ -305,6 +308,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="test_resnet")
     parser.add_argument("--data", default="digits-hard")
+    parser.add_argument("--position", default="default", help="of the SE blocks")
     parser.add_argument("--epochs", type=int, default=8, help="of each training from scratch")
     parser.add_argument("--supernet-epochs", type=int, default=8)
     parser.add_argument("--recalibration-images", type=int, default=512)

@@ -1,5 +1,6 @@
 """Data by name."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -42,15 +43,15 @@ def load_data(
         if (image_size, splits, root) != (None, USUAL_SPLITS, None):
             raise DataError(f"data {name!r} are embedded: leave image_size, splits and data_root out")
         return EMBEDDED[name]()
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))  # like isdir, it does not raise for names that nothing can have
     dataset = name.startswith(PREFIXES)
-    if not (dataset or folder.is_dir()):
+    if not (dataset or os.path.isdir(folder)):
         raise DataError(
             f"data {name!r} are neither embedded ({', '.join(EMBEDDED)}) nor a folder of images nor a timm dataset "
             f"({', '.join(prefix + '…' for prefix in PREFIXES)}){did_you_mean(name, EMBEDDED)}"
         )
     if backbone is None:
         raise DataError(f"data {name!r} are prepared as a backbone says: name one")
-    if folder.is_dir():
+    if os.path.isdir(folder):
         return load_folder(name, folder, backbone, image_size, splits)
     return load_timm_dataset(name, root, backbone, image_size, splits)

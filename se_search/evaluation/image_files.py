@@ -7,6 +7,7 @@ cannot read: evaluations would count that one twice.
 import importlib.util
 import itertools
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -47,6 +48,8 @@ _PACKAGES = {
 }
 _WORDS = {"train": "training", "validation": "validation", "test": "test"}
 _TORCH_FOLDERS = ("image_folder", "folder")
+# Among PIL's others are some that run programs.
+_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _Transform = Callable[[Image.Image], torch.Tensor]
 
 
@@ -150,7 +153,7 @@ def load_folder(name: str, folder: Path, backbone: str, image_size: int | None, 
         splits: Names of folders in ``folder``.
 
     Raises:
-        DataError: If the folder has no images, or not such as can be learnt from.
+        DataError: If the folder has no images, or not such as can be learnt from, or links that go round.
     """
     found = _split_folders(name, folder, splits)
     sources = {part: _read_folder(name, folder, path) for part, path in found.items()}
@@ -210,8 +213,10 @@ class _TimmSource:
 
     def read(self, index: int) -> Image.Image:
         file, _ = self._reader[index]
-        with file:
-            return _rgb(Image.open(file))
+        with file, warnings.catch_warnings():
+            # PIL reads up to twice the pixels at which it warns.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return _rgb(Image.open(file, formats=_FORMATS))
 
     def name(self, index: int) -> str:
         return f"{self.split}[{index}]"
@@ -219,6 +224,12 @@ class _TimmSource:
 
 class _FolderSource(_TimmSource):
     """Images of a folder."""
+
+    def read(self, index: int) -> Image.Image:
+        file = self._reader.samples[index][0]
+        if not os.path.isfile(file):  # to open a pipe waits for ever
+            raise DataError(f"{file} is no file")
+        return super().read(index)
 
     def name(self, index: int) -> str:
         return _printable(os.path.join(self.split, self._reader.filename(index)))
@@ -287,7 +298,20 @@ def _has_folders(folder: Path) -> bool:
     return any(entry.is_dir() for entry in os.scandir(folder))
 
 
+def _check_links(name: str, path: Path) -> None:
+    """Check that links lead to no folder twice: loops have no end, and of others images would be counted twice."""
+    seen: dict[str, str] = {}
+    for here, _, _ in os.walk(path, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:
+            raise DataError(
+                f"data {name!r} hold the folder {real!r} twice, as {seen[real]!r} and as {here!r}: remove the link"
+            )
+        seen[real] = here
+
+
 def _read_folder(name: str, folder: Path, path: Path) -> _FolderSource:
+    _check_links(name, path)
     try:
         dataset = create_dataset("", str(path), search_split=False)
     except RuntimeError as error:  # timm's for a folder without images

@@ -188,7 +188,7 @@ def render_card(
         front["license"] = origin.license
     environment = Environment(
         loader=PackageLoader("se_search.export", ""),
-        autoescape=False,  # Markdown, not HTML: whatever comes from outside goes through text, code or python
+        autoescape=False,  # noqa: S701  # Markdown, not HTML: whatever comes from outside goes through text, code or python
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -56,7 +56,7 @@ def render_standalone(model: nn.Module, config: SEConfig) -> str:
         )
     environment = Environment(
         loader=PackageLoader("se_search.export", ""),
-        autoescape=False,  # Python, not HTML: every value goes through repr
+        autoescape=False,  # noqa: S701  # Python, not HTML: every value goes through repr
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

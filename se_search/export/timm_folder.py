@@ -20,7 +20,7 @@ from torch import nn
 
 from .. import __version__
 from ..errors import ConfigurationError, ExportError, RunFolderError, SeSearchError
-from ..files import move_into_place
+from ..files import move_into_place, read_text
 from ..network.backbones import default_input_size
 from ..network.config import SEConfig
 from ..network.insertion import create_model_on_meta, whole_state
@@ -358,7 +358,7 @@ def _is_export(folder: Path) -> bool:
 def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / _CONFIG
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(read_text(file))
     except FileNotFoundError as error:
         raise ExportError(f"{folder} is no exported folder: it has no {_CONFIG}") from error
     except (OSError, ValueError, RecursionError) as error:

@@ -38,7 +38,7 @@ def find_twin(model: nn.Module, config: SEConfig, input_size: tuple[int, int, in
                 continue
             if torch.equal(*(outputs(one, input_size) for one in (network, load_twin(name, network)))):
                 return name
-        except Exception:  # timm's networks raise many kinds for arguments they do not take: it is not the same one
+        except Exception:  # noqa: S112  # timm's networks raise many kinds for arguments they do not take: it is not the same one
             continue
     return None
 

@@ -13,7 +13,7 @@ from ..errors import DefinitionError, RunFolderError
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.excitation import analyze_gates
 from ..evaluation.image_data import ImageData
-from ..files import write_text
+from ..files import read_text, write_text
 from ..network.config import SEConfig
 from ..network.sites import Site
 from ..progress import progress_bar, say
@@ -148,7 +148,7 @@ def _read_analysis(
     """
     page = file.with_name(PAGE_FILE)
     try:
-        analysis = json.loads(file.read_text(encoding="utf-8"))
+        analysis = json.loads(read_text(file))
         verdicts = {(str(one["block"]), str(one["position"])): str(one["verdict"]) for one in analysis["blocks"]}
         cautions = [str(one) for one in analysis["cautions"]]
         text = None if render is None else render(analysis)

@@ -9,6 +9,7 @@ import pandas as pd
 from ..errors import ConfigurationError
 from ..evaluation.latency import LIMIT, TARGET, LatencyMeter, describe_conditions
 from ..evaluation.runtimes import Deployment, check
+from ..files import read_text
 from ..network.backbones import create_on_meta, default_input_size, network_options
 from ..network.config import SEConfig
 from ..network.insertion import create_model
@@ -111,11 +112,11 @@ def _read(backbone: str, configs: Sequence[SEConfig | str | os.PathLike[str]]) -
         else:
             name = Path(one).stem
             try:
-                config = SEConfig.from_json(Path(one).read_text(encoding="utf-8"))
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigurationError(f"{one} cannot be read as text: {error}") from error
+                config = SEConfig.from_json(read_text(Path(one)))
             except ConfigurationError as error:
                 raise ConfigurationError(f"{one}: {error}") from error
+            except (OSError, ValueError) as error:
+                raise ConfigurationError(f"{one} cannot be read as text: {error}") from error
         if config.backbone != backbone:
             raise ConfigurationError(f"configuration {name} is one of {config.backbone}, not of {backbone}")
         named[str(one) if name in named else name] = config

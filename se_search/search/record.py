@@ -12,13 +12,13 @@ from typing import Any
 import optuna
 import pandas as pd
 
-from ..errors import RunFolderError
+from ..errors import RunFolderError, SeSearchError
 from ..evaluation.image_data import ImageData
 from ..evaluation.latency import remarks
 from ..evaluation.latency_model import MeasuredLatency
 from ..evaluation.stand_alone import BACKBONE_SUMMARY
 from ..evaluation.supernet import SUMMARY
-from ..files import write_text
+from ..files import read_text, write_text
 from ..network.config import SEConfig
 from ..network.overhead import backbone_parameters, flops_overhead, parameter_overhead
 from .contributions import describe_contributions, outcomes_by_image
@@ -55,6 +55,15 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     Raises:
         RunFolderError: If it is no run folder or is damaged.
     """
+    try:
+        return _read_results(folder)
+    except SeSearchError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise RunFolderError(f"{folder} holds what se-search did not write: {error!r}") from error
+
+
+def _read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     study = read_definition(folder)
     optuna_study = with_measured_latency(load_trials(folder))
     learned = learned_latencies(folder)
@@ -90,7 +99,7 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         "folder": str(folder),
         "backbone": study.backbone,
         "backbone_parameters": backbone_parameters(study.backbone),
-        "data": data | {"unreadable": optuna_study.user_attrs.get("unreadable_images", [])},
+        "data": data | {"unreadable": list(map(str, optuna_study.user_attrs.get("unreadable_images", [])))},
         "study": study.description,
         "space": study.resolved_space.description,
         "seed": study.seed,
@@ -206,14 +215,15 @@ def _git_commit() -> str | None:
         return None
     try:
         command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603  # a fixed command
+        return done.stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(read_text(file))
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

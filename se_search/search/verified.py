@@ -20,6 +20,7 @@ from ..evaluation.statistics import (
     noise_ceiling,
     rank_agreement,
 )
+from ..files import read_text
 from ..network.config import SEConfig
 from .results import unpack
 
@@ -171,7 +172,7 @@ def _read(folder: Path) -> dict[int, dict[tuple[str, int], _Result]]:
         if name is None:
             continue
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = json.loads(read_text(file))
             result = _Result(unpack(content["correct"]), unpack(content["losses"]))
         except Exception as error:  # a damaged file can raise anything on its way through JSON, base64, zlib and NumPy
             raise RunFolderError(f"{file} is damaged ({type(error).__name__}): delete it and verify again") from error
