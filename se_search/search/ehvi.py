@@ -33,7 +33,7 @@ _NEIGHBOURED = 20
 _RANDOM_DRAWS = 50
 _MARGIN = 0.1
 _GRID_LINES = 24
-_MOST_FITTED = 200
+_MOST_FITTED = 150
 _GROWTH = 1.1
 _LENGTH_SCALES = (0.3, 30.0)
 _AMPLITUDES = (1e-2, 1e2)
@@ -149,8 +149,7 @@ class EHVISampler(BaseSampler):
         uncertain = modelled[0]
         costs = [place for place in range(len(signs)) if place != uncertain]
         values = np.array([one.values for one in done]) * signs
-        rows = _encode(space, [one.params for one in done])
-        models = {place: self._fit(rows, values[:, place], place) for place in modelled}
+        models = {place: self._fit(space, done, values[:, place], place) for place in modelled}
 
         def costs_of(points: _Points) -> Array:
             columns = [
@@ -182,16 +181,15 @@ class EHVISampler(BaseSampler):
         for place in np.lexsort((ties, -gains)):
             yield candidates.parameters[place]
 
-    def _fit(self, rows: Array, values: Array, place: int) -> GaussianProcessRegressor:
+    def _fit(self, space: Space, done: list[FrozenTrial], values: Array, place: int) -> GaussianProcessRegressor:
         """Fit an objective; the kernel only when the trials are a tenth more than at the last time."""
-        learned = next(count for count in _growing_numbers() if _GROWTH * count >= len(rows))
-        key = place, learned, rows.shape[1]
+        learned = next(count for count in _growing_numbers() if _GROWTH * count >= len(done))
+        key = place, learned, len(space)
         if key not in self._kernels:
-            first = _spread(learned, _MOST_FITTED)
+            rows, known = _fitted(space, done[:learned], values)
             kernel = ConstantKernel(1.0, _AMPLITUDES) * Matern(np.full(rows.shape[1], 2.0), _LENGTH_SCALES, nu=2.5)
-            self._kernels[key] = _regression(kernel + WhiteKernel(0.1, _NOISES), rows[first], values[first]).kernel_
-        fitted = _spread(len(rows), _MOST_FITTED)
-        return _regression(self._kernels[key], rows[fitted], values[fitted], optimizer=None)
+            self._kernels[key] = _regression(kernel + WhiteKernel(0.1, _NOISES), rows, known).kernel_
+        return _regression(self._kernels[key], *_fitted(space, done, values), optimizer=None)
 
     def _points(self, space: Space, parameters: list[Parameters]) -> "_Points":
         keys = list(map(_key_of(space), parameters))
@@ -273,6 +271,12 @@ def expected_improvement(
     return ((volumes @ np.eye(len(levels))[level_of]) * improvement).sum(1)
 
 
+def _fitted(space: Space, trials: list[FrozenTrial], values: Array) -> tuple[Array, Array]:
+    """Encoded parameters and values of at most so many trials as a model is fitted to, evenly spread."""
+    places = np.unique(np.linspace(0, len(trials) - 1, min(len(trials), _MOST_FITTED)).astype(np.int64))
+    return _encode(space, [trials[place].params for place in places]), values[places]
+
+
 def _regression(kernel: Kernel, rows: Array, values: Array, **options: Any) -> GaussianProcessRegressor:
     with warnings.catch_warnings():
         # A parameter without an effect has a length scale at its bound.
@@ -320,8 +324,3 @@ def _choices(distribution: BaseDistribution) -> tuple[Any, ...] | None:
 def _key_of(space: Space) -> Callable[[Parameters], Hashable]:
     """What tells points of the space apart, whatever else their parameters hold."""
     return itemgetter(*space)
-
-
-def _spread(trials: int, count: int) -> npt.NDArray[np.int64]:
-    """At most ``count`` places of ``trials``, evenly spread and the last among them."""
-    return np.unique(np.linspace(0, trials - 1, min(trials, count)).astype(np.int64))
