@@ -2,7 +2,7 @@
 
     python benchmarks/search_efficiency.py --out search_efficiency.json       # hours; the same command goes on
     python benchmarks/search_efficiency.py --data digits-context --position post --learning-rate 0.004 --epochs 6 \\
-        --supernet-epochs 6 --seeds 1 --members 4 --verify-seeds 2
+        --supernet-epochs 6 --seeds 1 --budget 20 --members 4 --verify-seeds 2
     python benchmarks/search_efficiency.py --backbone resnet50 --learning-rate 0.002 --cost-only
 
 Every method (see ``benchmarks/baselines/``) searches the space ``stages`` with its own evaluator: ``hand-written`` and
