@@ -2,7 +2,7 @@
 
     python benchmarks/sampler_regret.py --seeds 100 --jobs 2 --out sampler_regret.json
     python benchmarks/sampler_regret.py --problems table --samplers ehvi tpe --seeds 10
-    python benchmarks/sampler_regret.py --problems table --samplers ehvi ax --seeds 5 --budget 50
+    python benchmarks/sampler_regret.py --problems table --samplers ehvi ax --seeds 5 --budget 20
 
 Every configuration of a problem has its values beforehand, so that a search takes milliseconds and the front is known.
 Regret is 1 minus the hypervolume of the front that a sampler has found, as a part of that of the whole space; the
