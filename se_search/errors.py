@@ -14,7 +14,7 @@ class SeSearchError(ValueError):
         text = super().__str__()
         if len(text) > _LONGEST:
             text = f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
-        return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+        return printable(text)
 
 
 class BackboneError(SeSearchError):
@@ -49,3 +49,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"; near names: a, b"`` for the names in ``known`` that resemble ``name``, else an empty string."""
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
     return f"; near names: {', '.join(near)}" if near else ""
+
+
+def printable(text: str) -> str:
+    """Return text on one line: what cannot be printed, such as a line break, is written out."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)

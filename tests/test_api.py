@@ -13,12 +13,12 @@ import pytest
 import timm
 import torch
 import yaml
+from own_evaluators import Quick
 from timm.models import register_model
 from timm.models.resnet import BasicBlock
 from torch import nn
 from typer.testing import CliRunner
 
-import se_search
 from se_search import PlacedSE, SEConfig, find_sites, insert, load_run, parameter_overhead
 from se_search.api import describe_front, search, spaces, studies
 from se_search.cli import app
@@ -34,21 +34,12 @@ TINY = {"backbone": "test_resnet", "budget": 3, "latency": {"limit": 0.05}}
 SUPERNET = {"epochs": 1, "recalibration_images": 64}
 
 
-class Untrained:
+class Untrained(Quick):
     """Judges networks with the weights that a seed gives them."""
-
-    def __init__(self, study, space, data):
-        self.data = data
-
-    def prepare(self, folder, space, progress_bar):
-        pass
-
-    def load(self, folder):
-        pass
 
     def network(self, config):
         torch.manual_seed(3)
-        return se_search.create_model(config, num_classes=self.data.classes).eval()
+        return super().network(config)
 
     def evaluate(self, config):
         return evaluate_network(self.network(config), self.data.validation)

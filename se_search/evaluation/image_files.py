@@ -21,7 +21,7 @@ from sklearn.model_selection import train_test_split
 from timm.data import create_dataset, create_transform, get_img_extensions, resolve_model_data_config
 from torch.utils.data import Dataset
 
-from ..errors import DataError
+from ..errors import DataError, printable
 from ..network.backbones import create_on_meta
 from .image_data import ImageData, ImageSet, ImageStream, Unreadable, UnreadableImages
 
@@ -528,8 +528,7 @@ def _some(names: Collection[str]) -> str:
 
 def _printable(name: str) -> str:
     """A file's name with what is not text written out, so that it can be kept in JSON and shown on one line."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+    return printable(os.fsencode(name).decode("utf-8", "backslashreplace"))
 
 
 def _first_line(error: Exception) -> str:

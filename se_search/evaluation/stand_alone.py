@@ -267,10 +267,10 @@ def check_pretrained(pretrained: str) -> None:
     Raises:
         DefinitionError: If there is nothing.
     """
-    place = pretrained.removeprefix(LOCAL_DIR)
-    there = pretrained == "timm" or os.path.isfile(place)  # not Path's, which raises for names that no file can have
     if pretrained.startswith(LOCAL_DIR):
-        there = os.path.isdir(place)
+        there = os.path.isdir(pretrained.removeprefix(LOCAL_DIR))
+    else:
+        there = pretrained == "timm" or os.path.isfile(pretrained)  # Path's raises for names that no file can have
     if not there:
         raise DefinitionError(
             f"--pretrained {pretrained!r} is not there: give timm, {LOCAL_DIR}FOLDER or the path of a checkpoint"

@@ -26,6 +26,7 @@ from .definitions import StudyDefinition
 from .evaluators import training_recipe
 from .excitation import find_analyses
 from .results import (
+    FOREIGN,
     PREDICTED,
     cautions,
     front_of,
@@ -59,7 +60,7 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         return _read_results(folder)
     except SeSearchError:
         raise
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+    except FOREIGN as error:
         raise RunFolderError(f"{folder} holds what se-search did not write: {error!r}") from error
 
 

@@ -27,6 +27,9 @@ from ..network.config import SEConfig
 _MOST_BYTES = 2**25  # a study of somebody else's may hold a text that grows without end
 _MOST_LOSSES = 4096  # a trial's note of them stays below 25 kB
 
+FOREIGN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What reading a study of somebody else's may raise."""
+
 MEASURED_LATENCY = "measured_latency:"
 """A study's attribute of this name and a trial's number holds the latency that took the place of the predicted one."""
 
@@ -190,7 +193,7 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
 def _refusing_foreign_trials() -> Iterator[None]:
     try:
         yield
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+    except FOREIGN as error:
         raise RunFolderError(f"the study's trials were not written by se-search: {error!r}") from error
 
 

@@ -3,14 +3,12 @@
 from contextlib import contextmanager
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import sqlalchemy
 from optuna.trial import TrialState
+from own_evaluators import answer
 
-from se_search.evaluation.evaluator import Evaluation
 from se_search.evaluation.latency import LatencyMeter
-from se_search.evaluation.statistics import accuracy_estimate, mean_estimate
 from se_search.search.definitions import FROM_PYTHON, load_study
 from se_search.search.loop import run_search
 from se_search.search.run_folder import load_trials
@@ -36,8 +34,7 @@ class Null:
 
     def evaluate(self, config):
         self._before()
-        losses = np.random.default_rng(int(config.id, 16)).exponential(size=(1, self._images)).astype(np.float32)
-        return Evaluation(accuracy_estimate(losses[0] < 1), mean_estimate(losses[0]), losses < 1, losses)
+        return answer(config, self._images)
 
 
 @pytest.fixture(autouse=True)
