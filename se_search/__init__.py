@@ -15,7 +15,7 @@ from wrapt import register_post_import_hook
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .api import Excitation, Run, analyze_excitation, load_run, search
+    from .api import Excitation, Run, analyze_excitation, load_run, search, work
     from .errors import SeSearchError
     from .evaluation.latency import Ratio, measure_latency
     from .export.timm_folder import export_timm, load_exported
@@ -51,6 +51,7 @@ _HOMES = {
     "optimize_for_inference": ".network.inference",
     "parameter_overhead": ".network.overhead",
     "search": ".api",
+    "work": ".api",
 }
 
 __all__ = [
@@ -77,6 +78,7 @@ __all__ = [
     "optimize_for_inference",
     "parameter_overhead",
     "search",
+    "work",
 ]
 
 

@@ -57,7 +57,8 @@ from .search.definitions import (
 )
 from .search.evaluators import EvaluatorFactory, training_recipe
 from .search.excitation import ANALYSIS_FILE, EXCITATION, PAGE_FILE, analysis_folder
-from .search.loop import Measure, load_network, run_search
+from .search.fleet import Spread
+from .search.loop import load_network, run_search
 from .search.record import read_results, write_results
 from .search.results import PICKS, PREDICTED, front_of
 from .search.run_folder import (
@@ -69,7 +70,9 @@ from .search.run_folder import (
     load_trials,
     read_definition,
 )
+from .search.trials import Measure
 from .search.verification import load_verified, run_verification
+from .search.worker import WorkerOptions, run_worker
 
 _IMAGE_WIDTH = 1000
 
@@ -433,6 +436,13 @@ def search(
     out: str | os.PathLike[str] | None = None,
     evaluator: str | Mapping[str, Any] | EvaluatorFactory | None = None,
     objectives: Sequence[str] | Mapping[str, str | tuple[Measure, str]] | None = None,
+    *,
+    workers: int = 1,
+    storage: str | None = None,
+    study_name: str | None = None,
+    artifacts: str | None = None,
+    latency_device: str | None = None,
+    worker_timeout: float = 60.0,
     **overrides: Any,
 ) -> Run:
     """Search where SE blocks pay for themselves; what ``se-search run`` calls.
@@ -451,6 +461,15 @@ def search(
         objectives: Two or three. Names as in a study file, or a mapping from each name to its direction
             (``"maximize"`` or ``"minimize"``) or, for an objective of your own, to a function and its direction. The
             function takes the configuration and the network that was evaluated and returns a finite number.
+        workers: Processes of this machine that evaluate; 1 is this process itself where there is no ``storage``, and 0
+            leaves the work to others. They share the CPU threads, and pause while latency is measured.
+        storage: URL of an Optuna storage through which workers of other machines join (:func:`work`):
+            ``postgresql://…``, ``mysql+pymysql://…``, ``journal:FILE``, ``redis://…`` or ``grpc://HOST:PORT``.
+        study_name: The study's name there; the run folder's by default.
+        artifacts: Where workers find and leave files: a folder that all machines see, ``s3://BUCKET`` or
+            ``gs://BUCKET``; ``artifacts`` in the run folder by default.
+        latency_device: Part of the name of the device whose latency counts; by default this process measures it.
+        worker_timeout: Seconds without a sign of life after which a worker counts as gone.
         **overrides: Further keys of a study, and ``max_params``, ``max_latency``, ``epochs``, ``pretrained`` and those
             of its latency such as ``latency_runtime``, in place of the study's own; ``latency="model"`` is its source.
 
@@ -472,10 +491,43 @@ def search(
     named = overrides.get("data")
     ending = Path(name).stem if named is None else Path(named).resolve().name
     folder = Path(out) if out is not None else Path("runs") / f"{definition.backbone}-{ending}"
-    run_search(definition, folder, create, measures, render_excitation)
+    spread = Spread(workers, storage, study_name, artifacts, latency_device, worker_timeout)
+    run_search(definition, folder, create, measures, render_excitation, spread)
     run = Run(folder, create)
     run.report()
     return run
+
+
+def work(
+    storage: str,
+    study: str,
+    *,
+    artifacts: str | None = None,
+    data: str | None = None,
+    data_root: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    patience: float = 600.0,
+) -> int:
+    """Evaluate configurations for a search of another process until it has ended; what ``se-search worker`` calls.
+
+    Args:
+        storage: As in :func:`search`.
+        study: Name of the study there.
+        artifacts: As in :func:`search`; by default the place that the search names.
+        data: Folder or name of the study's images, where they have another one here.
+        data_root: The same for a dataset of timm's.
+        device: A torch device; the study's by default.
+        threads: Threads of a CPU operation; PyTorch's own choice by default.
+        patience: Seconds without a sign of the search after which it gives up.
+
+    Returns:
+        The number of tasks that were done.
+
+    Raises:
+        SeSearchError: If it cannot take part, or the search is not seen.
+    """
+    return run_worker(WorkerOptions(storage, study, artifacts, data, data_root, device, threads, patience))
 
 
 def _name_of(function: Any) -> str:

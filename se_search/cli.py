@@ -150,6 +150,38 @@ def run(
     latency_dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16.  [default: the study's]")
     ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            help="Processes here that evaluate; they share the CPU threads and pause while latency is measured. "
+            "0, with --storage, leaves all to others."
+        ),
+    ] = 1,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            envvar="SE_SEARCH_STORAGE",
+            help="Optuna storage through which workers of other machines join: postgresql://…, mysql+pymysql://…, "
+            "journal:FILE, redis://… or grpc://HOST:PORT.",
+        ),
+    ] = None,
+    study_name: Annotated[
+        str | None, typer.Option(help="The study's name in the storage.  [default: the run folder's]")
+    ] = None,
+    artifacts: Annotated[
+        str | None,
+        typer.Option(
+            help="Where workers of other machines find files: a folder that all see, s3://BUCKET or gs://BUCKET.  "
+            "[default: artifacts in the run folder]"
+        ),
+    ] = None,
+    latency_device: Annotated[
+        str | None,
+        typer.Option(help="Part of the name of the device whose latency counts.  [default: that of this process]"),
+    ] = None,
+    worker_timeout: Annotated[
+        float, typer.Option(help="Seconds without a sign of life after which a worker counts as gone.")
+    ] = 60.0,
 ) -> None:
     """Search, and write the run folder with its report; the same command resumes.
 
@@ -160,6 +192,8 @@ def run(
       se-search run --backbone resnet18 --data path/to/images --image-size 128
       se-search run --backbone resnet18 --evaluator finetune --pretrained timm --epochs 3
       se-search run --backbone resnet18 --latency-runtime onnxruntime --latency-size 224 --latency-threads 1
+      se-search run --backbone resnet18 --evaluator scratch --workers 4
+      se-search run --backbone resnet50 --storage postgresql://me@host/studies --artifacts /shared/files
     """
     from .api import search
 
@@ -189,8 +223,57 @@ def run(
         latency_size=latency_size,
         latency_threads=latency_threads,
         latency_dtype=latency_dtype,
+        workers=workers,
+        storage=storage,
+        study_name=study_name,
+        artifacts=artifacts,
+        latency_device=latency_device,
+        worker_timeout=worker_timeout,
     )
     _show_front(found.folder)
+
+
+@_command
+def worker(
+    study: Annotated[
+        str, typer.Option(help="Name of the study in the storage: that of the run folder, if none was given.")
+    ],
+    storage: Annotated[
+        str, typer.Option(envvar="SE_SEARCH_STORAGE", help="The Optuna storage that the search was given.")
+    ],
+    artifacts: Annotated[
+        str | None, typer.Option(help="Where files are handed over.  [default: where the search says]")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="The study's images, where they are elsewhere here.  [default: the study's]")
+    ] = None,
+    data_root: Annotated[
+        str | None, typer.Option(help="The same for a dataset of timm's.  [default: the study's]")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.  [default: the study's]")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.  [default: PyTorch's choice]")] = None,
+    patience: Annotated[
+        float, typer.Option(help="Seconds without a sign of the search after which the worker gives up.")
+    ] = 600.0,
+    name: Annotated[str | None, typer.Option(hidden=True)] = None,
+    run_folder: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    parent: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Evaluate configurations for a search that runs elsewhere, until it has ended.
+
+    Workers may be started before the search, and join or leave at any time. A password in SE_SEARCH_STORAGE is not seen
+    in the list of processes.
+
+    \b
+    Example:
+      se-search worker --storage postgresql://me@host/studies --study resnet50-digits
+      se-search worker --storage journal:/shared/study.log --study resnet50-digits --device cuda:1
+    """
+    from .search.worker import WorkerOptions, run_worker
+
+    run_worker(
+        WorkerOptions(storage, study, artifacts, data, data_root, device, threads, patience, name, run_folder, parent)
+    )
 
 
 @_command

@@ -46,7 +46,7 @@ KEYS = {
 STUDIES = {
     "options that are bytes": ("evaluator: {options: {a: !!binary //8=}}\n", ["options", "JSON"]),
     "options that are a day": ("evaluator: {options: {a: 2024-01-01}}\n", ["options", "JSON"]),
-    "too many workers": ("workers: 1000000\n", ["workers", "1024"]),
+    "too many data workers": ("data_workers: 1000000\n", ["data_workers", "1024"]),
     "too many threads": ("threads: 1000000\n", ["threads", "4096"]),
     "too large images": ("image_size: 1000000\n", ["image_size", "16384"]),
     "too large batches": ("evaluator: {batch: 1000000000}\n", ["evaluator.batch", "1048576"]),
@@ -116,7 +116,25 @@ ARGUMENTS = [
     *([command, value] for command in ("verify", "report", "export") for value in ("a\nb", "a\0b", "../x", "file")),
     *(["report", value, "pictures"] for value in ("a\nb", "pictures", "../x")),
     *(["reproduce", value] for value in (LONG, "a\nb", "../x")),
+    *(["worker", "--study", "a", "--storage", value] for value in ("a\nb", "a\0b", "", "x", "journal:none/x", LONG)),
+    ["worker", "--study", "a", "--storage", "journal:.", "--patience", "1"],
+    ["worker", "--study", "a", "--storage", "postgresql://me:secret@127.0.0.1:1/a"],
+    *([*RUN, "--storage", value] for value in ("a\nb", "nosuch://x", "journal:none/x", "grpc://127.0.0.1:x")),
 ]
+
+WORKERS = {
+    "fewer than none": (["--workers", "-1"], ["--workers is -1", "at least 1"]),
+    "none and no storage": (["--workers", "0"], ["--workers 0", "--storage"]),
+    "a name without a storage": (["--study-name", "a"], ["--study-name", "--storage"]),
+    "artifacts without a storage": (["--artifacts", "a"], ["--artifacts", "--storage"]),
+    "another device without a storage": (["--latency-device", "a"], ["--latency-device", "--storage"]),
+    "no time to answer": (["--worker-timeout", "0"], ["--worker-timeout is 0", "above 0"]),
+    "no time that is one": (["--worker-timeout", "nan"], ["--worker-timeout is nan", "above 0"]),
+    "another device and a model": (
+        ["--storage", "journal:log", "--latency", "model", "--latency-device", "a"],
+        ["--latency-device", "model"],
+    ),
+}
 
 CASES = {
     **{
@@ -156,6 +174,12 @@ CASES = {
         for name, (text, _) in YAML.items()
         if name in ("aliases that multiply", "lists in lists", "a large file", "a Python object")
     },
+    **{f"workers: {name}": ([*RUN, *options], {}, words) for name, (options, words) in WORKERS.items()},
+    "a worker without patience": (
+        ["worker", "--study", "a", "--storage", "journal:log", "--patience", "0"],
+        {},
+        ["--patience is 0", "above 0"],
+    ),
     **{" ".join(ascii(one)[1:-1][:20] for one in arguments): (arguments, {}, []) for arguments in ARGUMENTS},
 }
 
@@ -163,7 +187,7 @@ CASES = {
 def test_there_are_enough_of_them():
     assert len(CASES) > 60
     assert {arguments[0] for arguments, _, _ in CASES.values()} == {
-        *("run", "verify", "report", "export", "excitation", "sites", "latency", "reproduce")
+        *("run", "verify", "report", "export", "excitation", "sites", "latency", "reproduce", "worker")
     }
 
 

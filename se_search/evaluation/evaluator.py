@@ -70,7 +70,12 @@ class Space(Protocol):
 
 
 class Evaluator(Protocol):
-    """Tells what configurations are worth. The study loop prepares it once and then evaluates one by one."""
+    """Tells what configurations are worth. The study loop prepares it once and then evaluates one by one.
+
+    Where workers on other machines take part, each prepares one of its own, in a folder that holds the files which the
+    attribute ``shared_files`` names, if there is one: those that :meth:`prepare` leaves and takes up again. What
+    :meth:`evaluate` leaves in folders below comes back to the run folder.
+    """
 
     def prepare(self, folder: Path, space: Space, progress_bar: ProgressBar) -> None:
         """Train what all configurations share, go on with it, or load what is trained already.

@@ -403,7 +403,7 @@ def _interruptions() -> int:
 def _conditions(deployment: Deployment, copies: bool, target: float, limit: float) -> LatencyConditions:
     return LatencyConditions(
         device=deployment.device,
-        processor=_processor(deployment.device),
+        processor=processor_name(deployment.device),
         threads=torch.get_num_threads(),
         affinity=tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else (),
         dtype=deployment.dtype,
@@ -429,7 +429,8 @@ def _clock_mhz(device: str) -> int | None:
         return None
 
 
-def _processor(device: str) -> str:
+def processor_name(device: str) -> str:
+    """Return the name of the processor or GPU that a torch device is."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     try:

@@ -41,7 +41,9 @@ OBJECTIVES: Mapping[str, Direction] = {
 }
 """Objectives that are always measured, with their directions."""
 
-RESERVED = frozenset({*COLUMNS, *VERIFIED_COLUMNS, "correct", "losses", "latency_conditions", "rungs"})
+RESERVED = frozenset(
+    {*COLUMNS, *VERIFIED_COLUMNS, "correct", "losses", "latency_conditions", "rungs", "task", "answer"}
+)
 """Names in the table of trials and in what a trial holds, which no objective of the user's may have."""
 
 FROM_PYTHON = "python:"
@@ -304,7 +306,7 @@ class StudyDefinition(_Definition):
         data_root: Where a timm dataset is.
         image_size: Height and width at which images of a folder or dataset are shown; the backbone's own by default.
         splits: Names of the parts of such data.
-        workers: Processes that load images.
+        data_workers: Processes that load images.
         space: Name of a shipped space, path of a file, or the space itself.
         custom_objectives: Directions of objectives that functions given from Python measure.
         objectives: Two or three of :data:`OBJECTIVES` and of ``custom_objectives``, whose every one is among them.
@@ -328,7 +330,7 @@ class StudyDefinition(_Definition):
     data_root: str | None = None
     image_size: Annotated[int, Field(ge=8, le=_MOST_PIXELS)] | None = None
     splits: SplitsDefinition = SplitsDefinition()
-    workers: Annotated[int, Field(ge=0, le=1024)] = 0
+    data_workers: Annotated[int, Field(ge=0, le=1024)] = 0
     space: str | SpaceDefinition = "stages"
     custom_objectives: dict[Annotated[str, AfterValidator(_objective_name)], Direction] = {}
     objectives: Annotated[
@@ -467,6 +469,21 @@ def load_study(name: str, **overrides: Any) -> StudyDefinition:
     if isinstance(study.space, SpaceDefinition):
         return study
     return study.model_copy(update={"space": load_space(study.space)})
+
+
+def parse_definition(text: str, source: str) -> StudyDefinition:
+    """Read a study from the text of a file, resolved: its space is in it.
+
+    Args:
+        text: YAML, or JSON, which is a part of it.
+        source: What to call it in messages.
+
+    Raises:
+        DefinitionError: If it is malformed or holds an impossible value.
+    """
+    if len(text) > MOST_BYTES:
+        raise DefinitionError(f"{source} has more than {MOST_BYTES:,} characters")
+    return check_definition(StudyDefinition, _parse(text, source), source)
 
 
 def check_definition(kind: type[_D], data: Any, source: str) -> _D:

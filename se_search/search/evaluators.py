@@ -62,7 +62,9 @@ def training_recipe(study: StudyDefinition, epochs: int | None = None) -> Traini
     settings = study.evaluator.model_dump(include=_OF_TRAINING)
     if settings["learning_rate"] is None:
         settings["learning_rate"] = 0.0005 if study.evaluator.name == "finetune" else 0.002
-    return TrainingRecipe(**settings | {"epochs": epochs or settings["epochs"]}, workers=study.workers, seed=study.seed)
+    return TrainingRecipe(
+        **settings | {"epochs": epochs or settings["epochs"]}, workers=study.data_workers, seed=study.seed
+    )
 
 
 def create_supernet(study: StudyDefinition, space: SearchSpace, data: ImageData) -> Supernet:

@@ -1,46 +1,41 @@
 """The study loop: prepare the evaluator once, then evaluate configurations until the budget is spent."""
 
 import errno
-import math
-from collections import Counter
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import optuna
 import torch
-from optuna.trial import Trial, TrialState
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 from torch import nn
 
-from ..errors import EvaluationError, RunFolderError
-from ..evaluation.evaluator import Evaluation, Evaluator, RungEvaluator
+from ..errors import RunFolderError
+from ..evaluation.evaluator import Evaluator
 from ..evaluation.image_data import ImageData
 from ..evaluation.isolation import time_limit
 from ..evaluation.stand_alone import BACKBONE_WEIGHTS, check_pretrained
 from ..network.backbones import network_options
 from ..network.config import SEConfig
-from ..network.overhead import added_parameters, backbone_parameters, flops_overhead, formula_by_stage
 from ..progress import progress_bar, say
 from .definitions import FROM_PYTHON, StudyDefinition
 from .evaluators import EvaluatorFactory, find_evaluator, study_data, use_device
-from .exact import exact_objectives
+from .exchange import ARTIFACTS, DEFINITION, SEARCH, SHARED_FILES, State, beating, refuse_second_search
 from .excitation import check_priors, priors_from_excitation
-from .halving import is_worth_going_on
+from .fleet import Fleet, FleetSearch, Spread, check_spread
 from .record import note_data, note_unreadable, record_start
-from .results import PREDICTED, pack, pack_losses
-from .run_folder import STUDY_FILE, RunStudy, check_folder, open_folder, read_definition
-from .samplers import DistinctSampler, tried_structures
+from .run_folder import STUDY_FILE, RunStudy, check_folder, open_folder, read_definition, storage_url
+from .shared_files import ArtifactStore, open_artifacts, remove_files, share_files
 from .space import SearchSpace
+from .storage import SharedStudy, check_same_study, check_same_trials, copy_finished, open_shared, open_storage
 from .study_latency import StudyLatency, latency_size
+from .trials import Measure, Trials, check_same_images, costs_of, measured_by, worth_of
 
-_FAILURES_IN_A_ROW = 5
-_MOST_ATTEMPTS = 3
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-
-Measure = Callable[[SEConfig, nn.Module], float]
-"""Measures an objective of the user's on a configuration and the network that was evaluated."""
 
 
 def run_search(
@@ -49,6 +44,7 @@ def run_search(
     evaluator: EvaluatorFactory | None = None,
     measures: Mapping[str, Measure] | None = None,
     render: Callable[[dict[str, Any]], str] | None = None,
+    spread: Spread | None = None,
 ) -> None:
     """Search, or go on searching, until ``study.budget`` distinct configurations are complete in ``folder``.
 
@@ -61,16 +57,19 @@ def run_search(
         evaluator: Creates the evaluator, where the study's is given from Python.
         measures: Measure the study's ``custom_objectives``.
         render: Gives the page of the supernet's excitation, where priors are taken from that.
+        spread: Who takes part besides this process.
 
     Raises:
         SeSearchError: If something the user gave is wrong; nothing is written then.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     measures = measures or {}
+    spread = spread or Spread()
     if (folder / STUDY_FILE).is_file():
         _check_given(str(folder), read_definition(folder), evaluator, measures)
     _check_given("the study", study, evaluator, measures)
     check_priors(study)
+    check_spread(spread, study, measures)
     use_device(study)
     study = study.model_copy(update={"threads": torch.get_num_threads()})
     space = SearchSpace(study.backbone, study.resolved_space)
@@ -83,20 +82,35 @@ def run_search(
         check_pretrained(study.evaluator.pretrained)
     # It tries the backbone in its runtime: hours of training shall not end with a refusal.
     latency = StudyLatency(study, space, data.input_size, data.classes)
+    storage = None if spread.storage is None else open_storage(spread.storage)
 
-    with closing(latency), _told_if_unwritable(folder), open_folder(folder, study) as optuna_study:
+    with (
+        closing(latency),
+        _told_if_unwritable(folder),
+        open_folder(folder, study) as own,
+        _shared(own, folder, study, storage, spread.study_name) as (optuna_study, tell_workers),
+    ):
         note_data(folder, optuna_study, data)
         record_start(folder, study)
+        latency.go_on_from(folder, optuna_study, spread.latency_device)
         try:
             used.prepare(folder, space, progress_bar)
             further = {}
             if study.priors == "excitation":
                 further = priors_from_excitation(folder, study, space, data, used, render)
             latency.learn(folder)
-            _search(study, space, data, used, measures, latency, optuna_study, further)
+            size = latency_size(study, data.input_size)
+            trials = Trials(study, space, size, optuna_study, further, measures, parallel=spread.is_needed)
+            if spread.is_needed:
+                shared_files = getattr(used, "shared_files", ())
+                _search_with_workers(
+                    study, trials, latency, size, own, optuna_study, folder, spread, shared_files, tell_workers
+                )
+            else:
+                _search(study, trials, used, measures, latency, size, optuna_study)
             latency.measure_front(optuna_study)
         finally:
-            note_unreadable(optuna_study, data)
+            note_unreadable(optuna_study, data.unreadable)
 
 
 @contextmanager
@@ -164,237 +178,124 @@ def _check_evaluator_given(whose: str, study: StudyDefinition) -> None:
 
 def _search(
     study: StudyDefinition,
-    space: SearchSpace,
-    data: ImageData,
+    trials: Trials,
     evaluator: Evaluator,
     measures: Mapping[str, Measure],
     latency: StudyLatency,
-    optuna_study: RunStudy,
-    further: Mapping[SEConfig, str],
+    size: tuple[int, int, int],
+    optuna_study: RunStudy | SharedStudy,
 ) -> None:
-    max_params, max_latency = study.constraints.max_params, study.constraints.max_latency
-    backbone = backbone_parameters(study.backbone)
+    """Evaluate in this process, one trial after the other."""
 
-    def is_allowed(config: SEConfig) -> bool:
-        return max_params is None or added_parameters(config) <= max_params * backbone
+    def finished() -> list[FrozenTrial]:
+        return optuna_study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
 
-    _fail_killed(optuna_study)
-    names = _enqueue_priors(space, further, is_allowed, optuna_study)
-    size = latency_size(study, data.input_size)
-    exact = exact_objectives(space, study.objectives, size)
-    limits = {}
-    if max_latency is not None and "latency_ratio" in study.objectives:
-        limits[study.objectives.index("latency_ratio")] = max_latency
-    optuna_study.sampler = sampler = DistinctSampler(space, study.sampler, study.seed, is_allowed, exact, limits)
-
-    failures = 0
-    done = _count(optuna_study, TrialState.COMPLETE, TrialState.PRUNED)
-    with progress_bar("Evaluating configurations", study.budget, min(done, study.budget)) as advance:
-        while done < study.budget:
-            if sampler.is_exhausted(optuna_study) and not _count(optuna_study, TrialState.WAITING):
-                say(f"No new configuration is left within the limits: the search ends after {done} of {study.budget}.")
+    with progress_bar("Evaluating configurations", study.budget, min(trials.done, study.budget)) as advance:
+        while trials.left:
+            proposal = trials.propose()
+            if proposal is None:
+                say(f"No new configuration is left within the limits: the search ends after {trials.done}.")
                 return
-            with optuna_study.at_once() as note:
-                trial = optuna_study.ask(dict(space.distributions))
-                config = space.to_config(trial.params)
-                named = {"name": names[config]} if config in names else {}
-                blocks = space.count_blocks(config)
-                note(trial.number, {"config": config.to_json(), "config_id": config.id, "se_blocks": blocks} | named)
+            config = proposal.config
             try:
                 with time_limit(study.trial_limit):
-                    notes, stopped = _evaluate(
-                        study, config, size, evaluator, measures, latency, trial, optuna_study, bool(named)
-                    )
-                with optuna_study.at_once() as note:
-                    note(trial.number, notes)
-                    _set_constraints(study, trial, notes)
-                    if stopped:
-                        optuna_study.tell(trial, state=TrialState.PRUNED)
-                    else:
-                        optuna_study.tell(trial, [notes[name] for name in study.objectives])
+                    notes = costs_of(config, size) | latency.of(config)
+                    worth, stopped = worth_of(study, config, evaluator, notes, finished, bool(proposal.named))
+                    check_same_images(worth, optuna_study)
+                    notes |= worth | ({} if stopped else measured_by(measures, config, evaluator))
+                line = trials.complete(proposal, notes, stopped)
             except (RunFolderError, KeyboardInterrupt):
-                optuna_study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+                trials.interrupt(proposal)
                 raise
             except Exception as error:  # whatever goes wrong in one trial must not end the search
-                failures += 1
-                with optuna_study.at_once() as note:
-                    note(trial.number, {"error": f"{type(error).__name__}: {error}"[:500]})
-                    optuna_study.tell(trial, state=TrialState.FAIL)
-                advance(0, f"trial {trial.number} failed: {type(error).__name__}: {error}")
-                if failures == _FAILURES_IN_A_ROW:
-                    raise EvaluationError(f"{failures} trials in a row failed, the last with: {error}") from error
-                continue
-            failures = 0
-            done += 1
-            advance(1, f"{done}/{study.budget} {_line(trial.number, notes | named, measures)}")
+                advance(0, trials.fail(proposal, f"{type(error).__name__}: {error}"))
+            else:
+                advance(1, line)
 
 
-def _fail_killed(optuna_study: RunStudy) -> None:
-    """Fail the trials whose process was killed; all but one that took its process with it again and again come back."""
-    trials = optuna_study.get_trials(deepcopy=False)
-    kills = Counter(one.user_attrs.get("config") for one in trials if "killed" in one.user_attrs)
-    for trial in trials:
-        if trial.state == TrialState.RUNNING:  # this process holds the lock
-            notes: dict[str, Any] = {"killed": True}
-            attempts = 1 + kills[trial.user_attrs.get("config")]
-            if attempts == _MOST_ATTEMPTS:
-                notes["error"] = f"the process was killed each of the {attempts} times that it evaluated this"
-                say(f"trial {trial.number} failed: {notes['error']}")
-            with optuna_study.at_once() as note:
-                note(trial.number, notes)
-                optuna_study.tell(trial.number, state=TrialState.FAIL)
+@contextmanager
+def _shared(
+    own: RunStudy, folder: Path, study: StudyDefinition, storage: BaseStorage | None, name: str | None
+) -> Iterator[tuple[RunStudy | SharedStudy, Callable[[State], None]]]:
+    """Give the Optuna study that the search and its workers share, and a function that tells them its state.
+
+    In a storage of several machines it begins with what the run folder holds, which gets in the end what it lacks.
+    """
+    if storage is None:
+        own.set_user_attr(DEFINITION, study.model_dump_json())
+        yield own, lambda state: own.set_user_attr(SEARCH, {"state": state})
+        return
+    shared = open_shared(storage, name or folder.resolve().name, study)
+    check_same_study(shared, study)
+    check_same_trials(folder, own, shared)
+    refuse_second_search(shared)
+    shared.set_user_attr(DEFINITION, study.model_dump_json())
+    copy_finished(own, shared)
+    with beating(shared, SEARCH, {"state": "preparing"}) as beat:
+        try:
+            yield shared, lambda state: beat({"state": state})
+        except BaseException:
+            beat({"state": "stopped"})
+            raise
+        else:
+            beat({"state": "ended"})
+        finally:
+            copy_finished(shared, own)
 
 
-def _evaluate(
+def _search_with_workers(
     study: StudyDefinition,
-    config: SEConfig,
-    size: tuple[int, int, int],
-    evaluator: Evaluator,
-    measures: Mapping[str, Measure],
+    trials: Trials,
     latency: StudyLatency,
-    trial: Trial,
-    optuna_study: optuna.Study,
-    known: bool,
-) -> tuple[dict[str, Any], bool]:
-    """Measure everything that is noted on the trial; and whether halving has stopped it."""
-    added, backbone = added_parameters(config), backbone_parameters(config.backbone)
-    measured: dict[str, Any] = {
-        "formula_parameters": math.fsum(formula_by_stage(config).values()),
-        "counted_parameters": added,
-        "total_parameters": backbone + added,
-        "parameter_overhead": added / backbone,
-        "flops_overhead": flops_overhead(config, size),
-        **latency.of(config),
-    }
-    trained, evaluation, stopped = _judge(study, config, evaluator, measured, trial, optuna_study, known)
-    _check_same_images(evaluation, optuna_study)
-    measured |= {
-        "epochs": trained,
-        "accuracy": evaluation.accuracy.value,
-        "accuracy_low": evaluation.accuracy.low,
-        "accuracy_high": evaluation.accuracy.high,
-        "log_loss": evaluation.log_loss.value,
-        "log_loss_low": evaluation.log_loss.low,
-        "log_loss_high": evaluation.log_loss.high,
-        "correct": pack(evaluation.correct),
-        "losses": pack_losses(evaluation.losses),
-    }
-    if measures and not stopped:
-        network = evaluator.network(config)
-        measured |= {name: _measure(name, measure, config, network) for name, measure in measures.items()}
-    return measured, stopped
+    size: tuple[int, int, int],
+    own: RunStudy,
+    optuna_study: RunStudy | SharedStudy,
+    folder: Path,
+    spread: Spread,
+    shared_files: Iterable[str],
+    tell_workers: Callable[[State], None],
+) -> None:
+    """Let workers evaluate: several trials at once."""
+
+    def keep() -> None:
+        if optuna_study is not own:
+            copy_finished(optuna_study, own)
+
+    store = None if spread.storage is None else open_artifacts(spread.artifacts or _own_artifacts(folder))
+    url = spread.storage or storage_url(folder)
+    with (
+        _handed_over(optuna_study, folder, store, shared_files, spread.artifacts),
+        closing(Fleet(optuna_study, url, folder, spread.workers, spread.worker_timeout)) as fleet,
+        progress_bar("Evaluating configurations", study.budget, min(trials.done, study.budget)) as advance,
+    ):
+        tell_workers("searching")
+        device = spread.latency_device
+        FleetSearch(study, trials, fleet, latency, size, optuna_study, folder, store, device).run(advance, keep)
+        tell_workers("ended")
 
 
-def _set_constraints(study: StudyDefinition, trial: Trial, notes: Mapping[str, Any]) -> None:
-    if study.constraints.max_params is not None:
-        trial.set_constraint("max_params", notes["parameter_overhead"] - study.constraints.max_params)
-    if study.constraints.max_latency is not None:
-        trial.set_constraint("max_latency", notes["latency_ratio"] - study.constraints.max_latency)
+@contextmanager
+def _handed_over(
+    optuna_study: RunStudy | SharedStudy,
+    folder: Path,
+    store: ArtifactStore | None,
+    names: Iterable[str],
+    where: str | None,
+) -> Iterator[None]:
+    """Hand files of the run folder to workers on other machines while the block runs."""
+    if store is None:
+        yield
+        return
+    optuna_study.set_user_attr(ARTIFACTS, where or _own_artifacts(folder))
+    shared = share_files(optuna_study, store, folder, [folder / name for name in names])
+    optuna_study.set_user_attr(SHARED_FILES, shared)
+    try:
+        yield
+    finally:
+        remove_files(store, shared)
+        with suppress(OSError):  # another one, or one that still holds something
+            os.rmdir(_own_artifacts(folder))
 
 
-def _judge(
-    study: StudyDefinition,
-    config: SEConfig,
-    evaluator: Evaluator,
-    costs: Mapping[str, float],
-    trial: Trial,
-    optuna_study: optuna.Study,
-    known: bool,
-) -> tuple[int | None, Evaluation, bool]:
-    """Evaluate a configuration, by successive halving where the study wants it and it is not a known answer.
-
-    Returns:
-        The epochs that it was trained by itself, where the evaluator tells, the evaluation after them, and whether
-        halving has stopped it there.
-    """
-    if not isinstance(evaluator, RungEvaluator):
-        return None, evaluator.evaluate(config), False
-    factor = study.evaluator.halving
-    reached: dict[str, list[float]] = {}
-    rungs = evaluator.rungs(config)
-    epochs, evaluation = next(rungs)
-    while True:
-        if factor is not None:
-            values = reached[str(epochs)] = _halving_values(study, evaluation, costs)
-            trial.set_user_attr("rungs", reached)
-            others = [
-                one.user_attrs["rungs"][str(epochs)]
-                for one in optuna_study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-                if str(epochs) in one.user_attrs.get("rungs", {})
-            ]
-            # The known answers are what all others are compared with: they are trained to the end.
-            if epochs < study.evaluator.epochs and not known and not is_worth_going_on(values, others, factor):
-                return epochs, evaluation, True
-        following = next(rungs, None)
-        if following is None:
-            return epochs, evaluation, False
-        epochs, evaluation = following
-
-
-def _check_same_images(evaluation: Evaluation, optuna_study: optuna.Study) -> None:
-    """Refuse to compare networks on different images: some could be read before and cannot now, or the reverse."""
-    now = evaluation.correct.shape[1]
-    before = optuna_study.user_attrs.get("validation_images")
-    if before is None:
-        optuna_study.set_user_attr("validation_images", now)
-    elif now != before:
-        raise RunFolderError(
-            f"{before} validation images could be read when the run began and {now} can now: restore them as they "
-            "were, or choose another folder with --out"
-        )
-
-
-def _halving_values(study: StudyDefinition, evaluation: Evaluation, costs: Mapping[str, float]) -> list[float]:
-    """What successive halving compares, each to be minimised: what the study asks for, as far as it is known."""
-    known = {"accuracy": -evaluation.accuracy.value, "log_loss": evaluation.log_loss.value}
-    exact: list[str] = [name for name in ("parameter_overhead", "flops_overhead") if name in study.objectives]
-    # Nearly every training would stand on the first front of a cost that is measured with noise.
-    known |= {name: costs[name] for name in exact or ["latency_ratio"]}
-    judged = {"accuracy", "log_loss"} & set(study.objectives)
-    return [known[name] for name in (*study.objectives, *(() if judged else ("accuracy",))) if name in known]
-
-
-def _measure(name: str, measure: Measure, config: SEConfig, network: nn.Module) -> float:
-    value = float(measure(config, network))
-    if not math.isfinite(value):
-        raise EvaluationError(f"objective {name} is {value}: it must be a finite number")
-    return value
-
-
-def _enqueue_priors(
-    space: SearchSpace,
-    further: Mapping[SEConfig, str],
-    is_allowed: Callable[[SEConfig], bool],
-    optuna_study: optuna.Study,
-) -> dict[SEConfig, str]:
-    """Enqueue the known answers and further configurations, as far as they are new.
-
-    Returns:
-        Their names, and those of the paper's variants, which are marked where the search comes upon them.
-    """
-    names = {config: name for name, config in space.known_answers().items()}
-    names |= {config: name for config, name in further.items() if config not in names}
-    tried = tried_structures(optuna_study, space)
-    for config, name in names.items():
-        if not is_allowed(config):
-            say(f"{name} is left out: it exceeds --max-params.")
-        elif config.structure not in tried:
-            optuna_study.enqueue_trial(space.to_parameters(config))
-            tried.add(config.structure)
-    return {config: name for name, config in space.paper_variants().items()} | names
-
-
-def _line(number: int, measured: Mapping[str, Any], own: Iterable[str]) -> str:
-    name = f" ({measured['name']})" if "name" in measured else ""
-    predicted = " predicted" if measured["latency_stopped"] == PREDICTED else ""
-    return (
-        f"trial {number}{name}: accuracy {measured['accuracy']:.1%} "
-        f"[{measured['accuracy_low']:.1%}, {measured['accuracy_high']:.1%}], "
-        f"parameters {measured['parameter_overhead']:+.2%}, latency ×{measured['latency_ratio']:.3f} "
-        f"[{measured['latency_low']:.3f}, {measured['latency_high']:.3f}]{predicted}"
-        + "".join(f", {one} {measured[one]:.4g}" for one in own if one in measured)
-    )
-
-
-def _count(optuna_study: optuna.Study, *states: TrialState) -> int:
-    return len(optuna_study.get_trials(deepcopy=False, states=states))
+def _own_artifacts(folder: Path) -> str:
+    return str((folder / ARTIFACTS).resolve())

@@ -4,6 +4,7 @@ import json
 import math
 import platform
 import subprocess
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -163,10 +164,10 @@ def note_data(folder: Path, optuna_study: optuna.Study, data: ImageData) -> None
     optuna_study.set_user_attr("data", here)
 
 
-def note_unreadable(optuna_study: optuna.Study, data: ImageData) -> None:
-    """Add the images that could not be read in this process to those that the run has noted."""
+def note_unreadable(optuna_study: optuna.Study, images: Iterable[str]) -> None:
+    """Add images that could not be read to those that the run has noted."""
     known = optuna_study.user_attrs.get("unreadable_images", [])
-    optuna_study.set_user_attr("unreadable_images", sorted({*known, *data.unreadable}))
+    optuna_study.set_user_attr("unreadable_images", sorted({*known, *images}))
 
 
 def describe_data(data: ImageData) -> dict[str, Any]:

@@ -62,18 +62,21 @@ def check_folder(folder: Path, study: StudyDefinition) -> None:
         if any(entry.name != _LOCK_FILE for entry in folder.iterdir()):
             raise RunFolderError(f"{folder} holds other files and no run: choose another folder with --out")
         return
-    there, here = _identity(read_definition(folder)), _identity(study)
-    differences = [
-        f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
-        for key in sorted(there.keys() | here.keys())
-        if there.get(key) != here.get(key)
-    ]
+    differences = describe_differences(read_definition(folder), study)
     if differences:
-        raise RunFolderError(
-            f"{folder} belongs to another study: {'; '.join(differences)}; choose another folder with --out"
-        )
+        raise RunFolderError(f"{folder} belongs to another study: {differences}; choose another folder with --out")
     if (folder / STORAGE_FILE).exists():
         _check_storage(folder / STORAGE_FILE)
+
+
+def describe_differences(there: StudyDefinition, here: StudyDefinition) -> str:
+    """Say in what two studies differ besides how long to search; empty where they do not."""
+    first, second = _identity(there), _identity(here)
+    return "; ".join(
+        f"{key} is {first.get(key)!r} there and {second.get(key)!r} here"
+        for key in sorted(first.keys() | second.keys())
+        if first.get(key) != second.get(key)
+    )
 
 
 class RunStudy(optuna.Study):
@@ -235,6 +238,11 @@ def _create_storage(file: Path, definition: StudyDefinition) -> None:
         study.set_metric_names(list(definition.objectives))
     storage.remove_session()
     storage.engine.dispose()
+
+
+def storage_url(folder: Path) -> str:
+    """Return the URL of a run folder's own storage."""
+    return _storage_url(folder / STORAGE_FILE)
 
 
 def _storage_url(file: Path) -> str:

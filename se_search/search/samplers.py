@@ -27,6 +27,7 @@ def create_sampler(
     exact: Mapping[int, Callable[[dict[str, Any]], float]],
     limits: Mapping[int, float],
     accepts: Callable[[dict[str, Any]], bool],
+    parallel: bool,
 ) -> BaseSampler:
     """Create a sampler by the name used in study files.
 
@@ -36,12 +37,13 @@ def create_sampler(
         exact: As in :class:`~se_search.search.ehvi.EHVISampler`, the only one that uses it.
         limits: The same.
         accepts: The same.
+        parallel: Whether several trials are under way at once.
     """
     if name == "ehvi":
         return EHVISampler(exact, limits=limits, seed=seed, accepts=accepts)
     if name == "tpe":
-        # No other trial runs beside ours: without the liar Optuna does not look for one before each parameter.
-        return TPESampler(seed=seed, constant_liar=False)
+        # Without the liar Optuna does not look for other trials under way before each parameter.
+        return TPESampler(seed=seed, constant_liar=parallel)
     return {"nsga2": NSGAIISampler, "random": RandomSampler}[name](seed=seed)
 
 
@@ -53,11 +55,12 @@ class DistinctSampler(BaseSampler):
     Args:
         space: The space to sample.
         name: The sampler to ask.
-        seed: Fixes all proposals, together with the number of trials finished: a search that was killed goes on as
-            it would have done.
+        seed: Fixes all proposals, together with the number of trials finished or under way: a search that was killed
+            goes on as it would have done.
         is_allowed: Whether a configuration keeps the limits that are known before it is tried.
         exact: Computes objectives that are known before a trial from its parameters, by their place in the study.
         limits: Worst values of objectives that count, by their place.
+        parallel: Whether several trials are under way at once; which one ends first then depends on the machines.
     """
 
     def __init__(
@@ -68,13 +71,16 @@ class DistinctSampler(BaseSampler):
         is_allowed: Callable[[SEConfig], bool],
         exact: Mapping[int, Callable[[dict[str, Any]], float]],
         limits: Mapping[int, float],
+        parallel: bool = False,
     ) -> None:
         self._space = space
         self._seed = seed
         self._is_allowed = is_allowed
         self._trials = _Tried(space)
         self._tried: set[Structure] = set()
-        self._create = partial(create_sampler, name, exact=exact, limits=limits, accepts=self._is_new_and_allowed)
+        self._create = partial(
+            create_sampler, name, exact=exact, limits=limits, accepts=self._is_new_and_allowed, parallel=parallel
+        )
         self._base = self._create(seed)
         self._left = self._space.enumerate()
         self._next: dict[str, Any] | None = None
@@ -91,8 +97,9 @@ class DistinctSampler(BaseSampler):
         self._tried = self._trials.structures(trials)
         # That one draws by the number of finished trials itself, and keeps what it has computed of the space.
         if not isinstance(self._base, EHVISampler):
-            finished = sum(one.state in (TrialState.COMPLETE, TrialState.PRUNED) for one in trials)
-            self._base = self._create(self._seed * 1_000_003 + finished)
+            counted = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+            before = sum(one.state in counted and one.number != trial.number for one in trials)
+            self._base = self._create(self._seed * 1_000_003 + before)
         self._base.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:

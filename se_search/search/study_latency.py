@@ -1,7 +1,7 @@
 """How a study measures latency, or predicts it: one backbone, prepared once, for all of its configurations."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from ..network.insertion import create_model
 from ..network.sites import Site
 from ..progress import progress_bar
 from .definitions import StudyDefinition
-from .results import MEASURED_LATENCY, PREDICTED, with_measured_latency
+from .results import MEASURED_LATENCY, PREDICTED, latency_conditions, with_measured_latency
 from .space import SearchSpace
 
 LATENCY_MODEL_FILE = "latency_model.json"
@@ -112,11 +112,60 @@ class StudyLatency:
             study.seed,
         )
         self._model: LatencyModel | None = None
+        self._first: Mapping[str, Any] = {}
 
     def close(self) -> None:
         """End what runs beside this process."""
         if isinstance(self._meter, IsolatedMeter):
             self._meter.close()
+
+    @property
+    def is_predicted(self) -> bool:
+        """Whether latencies come from the additive model."""
+        return self._study.latency.source == "model"
+
+    def is_on(self, device: str) -> bool:
+        """Whether the device that this process measures on has ``device`` in its name."""
+        return device.casefold() in self._meter.conditions.processor.casefold()
+
+    def check_comparable(self, conditions: Mapping[str, Any]) -> None:
+        """Check that a latency may be compared with those of the trials before it.
+
+        Args:
+            conditions: How it was measured, as a trial notes it. The first to be checked are the measure of all others.
+
+        Raises:
+            EvaluationError: If it was measured on another device or in another way.
+        """
+        first = self._first = self._first or conditions
+        for name in _COMPARABLE:
+            if conditions[name] != first[name]:
+                raise EvaluationError(
+                    f"latency was measured with {name} {first[name]!r} before and with {conditions[name]!r} now"
+                )
+
+    def go_on_from(self, folder: Path, optuna_study: optuna.Study, device: str | None = None) -> None:
+        """Check that what is measured from now on may be compared with what a run has.
+
+        Args:
+            folder: The run folder.
+            optuna_study: Its trials.
+            device: Part of the name of the device that measures, where that is not this process's.
+
+        Raises:
+            RunFolderError: If the run was begun on another device or in another way.
+        """
+        there = latency_conditions(optuna_study)
+        if not there:
+            return
+        self._first = there
+        if device is None or self.is_on(device):
+            try:
+                self.check_comparable(self._meter.conditions.to_dict())
+            except EvaluationError as error:
+                raise RunFolderError(
+                    f"{folder} was begun elsewhere: {error}; go on where it was, or choose another folder with --out"
+                ) from error
 
     def learn(self, folder: Path) -> None:
         """Fit the additive model, where the study wants one, before any latency is asked for.

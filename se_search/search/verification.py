@@ -73,7 +73,7 @@ def run_verification(folder: Path, members: str = "front", seeds: int = 3, epoch
                     remaining = (time.perf_counter() - begun) / done * (len(left) - done)
                     advance(1, f"{line}; about {remaining / 60:.0f} min left")
         finally:
-            note_unreadable(optuna_study, data)
+            note_unreadable(optuna_study, data.unreadable)
 
 
 def load_verified(folder: Path, config: SEConfig) -> tuple[nn.Module, ImageData]:

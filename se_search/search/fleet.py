@@ -1,0 +1,449 @@
+"""A search whose trials are evaluated by workers: processes here, and whoever joins through a storage."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from ..errors import DefinitionError, EvaluationError, RunFolderError, SeSearchError
+from ..evaluation.isolation import time_limit
+from ..progress import say
+from ..words import counted
+from .definitions import FROM_PYTHON, StudyDefinition
+from .exchange import ANSWER, TASK, WORKER, Task, Watch, Work, answer_of
+from .record import note_unreadable
+from .results import FOREIGN
+from .run_folder import RunStudy
+from .shared_files import ArtifactStore, fetch_files, remove_files
+from .storage import STORAGE_VARIABLE, SharedStudy
+from .study_latency import StudyLatency
+from .trials import MOST_ATTEMPTS, Proposal, Trials, check_same_images, costs_of
+
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+_FAILED_STARTS = 3
+_TELL_AGAIN = 60.0
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How the trials of a search are spread.
+
+    Attributes:
+        workers: Processes on this machine that evaluate.
+        storage: URL of a storage that further workers share; without it only those of this machine take part.
+        study_name: The study's name there; that of the run folder by default.
+        artifacts: Where workers find files (:func:`se_search.search.shared_files.open_artifacts`); a folder of the run
+            folder by default.
+        latency_device: Part of the name of the device whose latency counts; this process's by default.
+        worker_timeout: Seconds without a sign of life after which a worker of another machine counts as gone.
+    """
+
+    workers: int = 1
+    storage: str | None = None
+    study_name: str | None = None
+    artifacts: str | None = None
+    latency_device: str | None = None
+    worker_timeout: float = 60.0
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether anybody but this process takes part."""
+        return self.workers != 1 or self.storage is not None
+
+
+def check_spread(spread: Spread, study: StudyDefinition, measures: Mapping[str, Any]) -> None:
+    """Check that a search can be spread in this way.
+
+    Raises:
+        DefinitionError: If it cannot.
+    """
+    if spread.workers < 0:
+        raise DefinitionError(f"--workers is {spread.workers}: it must be at least 1, or 0 with --storage")
+    if spread.workers == 0 and spread.storage is None:
+        raise DefinitionError("--workers 0 leaves the work to others, who need --storage to join: give that too")
+    if not spread.worker_timeout > 0:
+        raise DefinitionError(f"--worker-timeout is {spread.worker_timeout}: it must be a number of seconds above 0")
+    for option, value in (
+        ("--study-name", spread.study_name),
+        ("--artifacts", spread.artifacts),
+        ("--latency-device", spread.latency_device),
+    ):
+        if value is not None and spread.storage is None:
+            raise DefinitionError(
+                f"{option} is for workers on other machines, who need --storage to join: give that too"
+            )
+    if not spread.is_needed:
+        return
+    if spread.workers > 1 and not hasattr(signal, "SIGSTOP"):
+        raise DefinitionError(
+            f"--workers is {spread.workers}: this platform cannot pause them while latency is measured, so it must be 1"
+        )
+    if study.evaluator.name.startswith(FROM_PYTHON) or measures:
+        raise DefinitionError(
+            "an evaluator or objective given as a Python function cannot be sent to workers: leave out workers and "
+            "storage, or make the evaluator a plugin"
+        )
+    if spread.latency_device is not None and study.latency.source == "model":
+        raise DefinitionError(
+            "--latency-device is for measured latency, and the study predicts it from a model: leave one of them out"
+        )
+
+
+@dataclass
+class _Local:
+    """A worker of this machine."""
+
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+
+    def last_line(self) -> str:
+        self.log.seek(0)
+        lines = self.log.read()[-4000:].decode(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+
+
+class Fleet:
+    """The workers of a search: those of this machine, which it starts and replaces, and those that join.
+
+    Args:
+        study: The Optuna study that all share.
+        url: Its storage.
+        folder: The run folder.
+        local: Workers of this machine.
+        patience: Seconds after which a silent worker of another machine counts as gone.
+    """
+
+    def __init__(self, study: RunStudy | SharedStudy, url: str, folder: Path, local: int, patience: float) -> None:
+        self._study = study
+        self._url = url
+        self._folder = folder
+        self._wanted = local
+        self._threads = max(1, torch.get_num_threads() // max(1, local))
+        self._watch = Watch(patience)
+        self._prefix = f"local-{uuid.uuid4().hex[:6]}"
+        self._local: dict[str, _Local] = {}
+        self._started = 0
+        self._failed_starts = 0
+        self.known: dict[str, dict[str, Any]] = {}
+        self.left: set[str] = set()
+
+    def look(self) -> None:
+        """Learn who is there, and replace workers of this machine that have ended.
+
+        Raises:
+            EvaluationError: If those of this machine do not start.
+        """
+        self._replace_ended()
+        known = {}
+        for name, content in self._study.user_attrs.items():
+            worker = name.removeprefix(WORKER)
+            if not name.startswith(WORKER):
+                continue
+            if content.get("left"):
+                self.left.add(worker)
+            elif worker in self._local or self._watch.is_alive(worker, content):
+                known[worker] = content
+        for worker in known.keys() - self.known.keys():
+            if worker not in self._local:
+                say(f"Worker {worker} has joined.")
+        self.known = known
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether workers of this machine are loading what they need: latency is not measured beside that."""
+        return any(worker not in self.known for worker in self._local)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the workers of this machine while the block runs, so that they do not disturb it."""
+        self._signal("SIGSTOP")
+        try:
+            yield
+        finally:
+            self._signal("SIGCONT")
+
+    def close(self) -> None:
+        """End the workers of this machine."""
+        for local in self._local.values():
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(local.process.pid, signal.SIGKILL)
+            local.process.kill()
+            local.process.wait()
+            local.log.close()
+        self._local.clear()
+
+    def _signal(self, name: str) -> None:
+        for worker, local in self._local.items():
+            if worker in self.known:  # it leads a group of its own by now
+                with suppress(ProcessLookupError):
+                    os.killpg(local.process.pid, getattr(signal, name))
+
+    def _replace_ended(self) -> None:
+        for worker, local in list(self._local.items()):
+            code = local.process.poll()
+            if code is None:
+                continue
+            self._failed_starts = 0 if worker in self.known else self._failed_starts + 1
+            said = local.last_line()
+            local.log.close()
+            del self._local[worker]
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code} ({said})"
+            if self._failed_starts == _FAILED_STARTS:
+                raise EvaluationError(f"{_FAILED_STARTS} workers in a row did not start, the last {how}")
+            say(f"Worker {worker} {how}.")
+        while len(self._local) < self._wanted:
+            self._start()
+
+    def _start(self) -> None:
+        self._started += 1
+        worker = f"{self._prefix}-{self._started}"
+        log = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the worker
+        environment = {STORAGE_VARIABLE: self._url, "OMP_NUM_THREADS": str(self._threads)}
+        options = {
+            "--study": self._study.study_name,
+            "--threads": str(self._threads),
+            "--name": worker,
+            "--run-folder": str(self._folder.resolve()),
+            "--parent": str(os.getpid()),
+        }
+        command = [sys.executable, "-m", "se_search", "worker", *(part for pair in options.items() for part in pair)]
+        process = subprocess.Popen(  # noqa: S603  # this program itself
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | environment
+        )
+        self._local[worker] = _Local(process, log)
+
+
+@dataclass
+class _UnderWay:
+    """A trial that is not finished."""
+
+    proposal: Proposal
+    costs: dict[str, Any]
+    needs: Work
+    task: Task | None = None
+    turns: int = 0
+    lost: list[str] = field(default_factory=list)
+
+
+class FleetSearch:
+    """One search that hands its trials to workers.
+
+    Args:
+        study: The study.
+        trials: Its trials.
+        fleet: Its workers.
+        latency: Measures latency here.
+        size: Input size at which FLOPs are counted.
+        optuna_study: The Optuna study that all share.
+        folder: The run folder.
+        artifacts: Where workers of other machines leave files, if there may be any.
+        device: Part of the name of the device whose latency counts; this process's by default.
+    """
+
+    def __init__(
+        self,
+        study: StudyDefinition,
+        trials: Trials,
+        fleet: Fleet,
+        latency: StudyLatency,
+        size: tuple[int, int, int],
+        optuna_study: RunStudy | SharedStudy,
+        folder: Path,
+        artifacts: ArtifactStore | None,
+        device: str | None = None,
+    ) -> None:
+        self._study = study
+        self._trials = trials
+        self._fleet = fleet
+        self._latency = latency
+        self._size = size
+        self._optuna_study = optuna_study
+        self._folder = folder
+        self._artifacts = artifacts
+        self._device = device
+        self._measures_here = device is None or latency.is_on(device)
+        self._under_way: dict[int, _UnderWay] = {}
+        self._waited = 0.0
+
+    def run(self, advance: Callable[..., None], keep: Callable[[], None]) -> None:
+        """Search until the budget is spent or the space is.
+
+        Args:
+            advance: As :func:`se_search.progress.progress_bar` yields it.
+            keep: Called after each trial that is finished.
+
+        Raises:
+            EvaluationError: If trials or workers fail again and again.
+            RunFolderError: If the folder cannot be written any more.
+        """
+        pause, exhausted = _SHORTEST_PAUSE, False
+        try:
+            while self._trials.left and not (exhausted and not self._under_way):
+                self._fleet.look()
+                lines = [*self._take_answers(), *self._give_up_on_the_gone()]
+                for done, line in lines:
+                    advance(done, line)
+                    keep()
+                began, exhausted = self._begin(advance) if not exhausted else (False, True)
+                self._assign()
+                if lines or began:
+                    pause, self._waited = _SHORTEST_PAUSE, 0.0
+                else:
+                    self._tell_who_is_missing(pause)
+                    time.sleep(pause)
+                    pause = min(_LONGEST_PAUSE, pause * 1.3)
+            if exhausted and self._trials.left:
+                say(f"No new configuration is left within the limits: the search ends after {self._trials.done}.")
+        except BaseException:
+            for one in self._under_way.values():
+                self._trials.interrupt(one.proposal)
+            raise
+
+    def _take_answers(self) -> Iterator[tuple[int, str]]:
+        attributes = {
+            trial.number: trial.user_attrs
+            for trial in (self._optuna_study.get_trials(deepcopy=False) if self._under_way else ())
+            if trial.number in self._under_way
+        }
+        for number, one in list(self._under_way.items()):
+            answer = None if one.task is None else answer_of(attributes[number], one.task)
+            if answer is None:
+                continue
+            one.task = None
+            try:
+                if "error" in answer:
+                    raise EvaluationError(str(answer["error"]))
+                if one.needs == "latency":
+                    self._latency.check_comparable(answer["notes"]["latency_conditions"])
+                    one.costs |= answer["notes"]
+                    one.needs = "accuracy"
+                    continue
+                self._take_over(answer["files"])
+                note_unreadable(self._optuna_study, answer["unreadable"])
+                check_same_images(answer["notes"], self._optuna_study)
+                over = {TASK: None, ANSWER: None}
+                line = self._trials.complete(one.proposal, one.costs | answer["notes"] | over, answer["stopped"])
+            except (EvaluationError, RunFolderError, *FOREIGN) as error:
+                told = str(error) if "error" in answer else f"{type(error).__name__}: {error}"
+                yield 0, self._trials.fail(one.proposal, told)
+            else:
+                yield 1, line
+            del self._under_way[number]
+
+    def _take_over(self, files: list[dict[str, str]]) -> None:
+        """Take over what a worker's evaluator has kept, which is in a folder of its own as that of :class:`Scratch` is.
+
+        Raises:
+            RunFolderError: If a file cannot be taken over.
+        """
+        for one in files:
+            if "/" not in one["path"]:
+                raise RunFolderError(f"a worker's file {one['path']!r} would be among the run's own: it is not taken")
+        if self._artifacts is not None:
+            fetch_files(self._artifacts, files, self._folder)
+            remove_files(self._artifacts, files)
+
+    def _give_up_on_the_gone(self) -> Iterator[tuple[int, str]]:
+        for number, one in list(self._under_way.items()):
+            if one.task is None or one.task.worker in self._fleet.known:
+                continue
+            worker, one.task = one.task.worker, None
+            if worker in self._fleet.left:
+                say(f"Worker {worker} has left: trial {number} goes to another.")
+                continue
+            one.lost.append(worker)
+            if len(one.lost) == MOST_ATTEMPTS:
+                del self._under_way[number]
+                reason = f"each of the {MOST_ATTEMPTS} workers that evaluated it ended: {', '.join(one.lost)}"
+                yield 0, self._trials.fail(one.proposal, reason)
+            else:
+                say(f"Worker {worker} is gone: trial {number} goes to another.")
+
+    def _begin(self, advance: Callable[..., None]) -> tuple[bool, bool]:
+        """Begin a trial for each worker that has nothing to do; whether any began, and whether none was left."""
+        began = False
+        measures = self._measures_here and not self._latency.is_predicted
+        while not (measures and self._fleet.is_starting):
+            waiting = sum(one.task is None and one.needs == "accuracy" for one in self._under_way.values())
+            measuring = sum(one.needs == "latency" for one in self._under_way.values())
+            room = min(len(self._idle("accuracy")) - waiting - measuring, self._trials.left - len(self._under_way))
+            if room <= 0:
+                break
+            proposal = self._trials.propose()
+            if proposal is None:
+                return began, True
+            began = True
+            costs = costs_of(proposal.config, self._size)
+            try:
+                if self._measures_here:
+                    costs |= self._measure(proposal)
+            except SeSearchError as error:
+                advance(0, self._trials.fail(proposal, f"{type(error).__name__}: {error}"))
+                continue
+            except KeyboardInterrupt:
+                self._trials.interrupt(proposal)
+                raise
+            except Exception as error:  # a network may fail in any way in a runtime
+                advance(0, self._trials.fail(proposal, f"{type(error).__name__}: {error}"))
+                continue
+            needs: Work = "accuracy" if self._measures_here else "latency"
+            self._under_way[proposal.trial.number] = _UnderWay(proposal, costs, needs)
+        return began, False
+
+    def _measure(self, proposal: Proposal) -> dict[str, Any]:
+        if self._latency.is_predicted:
+            return self._latency.of(proposal.config)
+        with self._fleet.paused(), time_limit(self._study.trial_limit):
+            return self._latency.of(proposal.config)
+
+    def _assign(self) -> None:
+        for number, one in self._under_way.items():
+            idle = self._idle(one.needs)
+            if one.task is not None or not idle:
+                continue
+            one.turns += 1
+            one.task = Task(idle[0], one.needs, one.turns)
+            # A worker needs the costs for successive halving, and nothing that it finds out is noted half.
+            notes = {**one.costs, TASK: one.task.to_attribute()}
+            with self._optuna_study.at_once() as note:
+                note(number, notes)
+
+    def _idle(self, work: Work) -> list[str]:
+        busy = {one.task.worker for one in self._under_way.values() if one.task is not None}
+        measuring = self._latency_worker()
+        if work == "latency":
+            able = [measuring] if measuring else []
+        else:
+            able = [worker for worker in self._fleet.known if worker != measuring or len(self._fleet.known) == 1]
+        return [worker for worker in able if worker not in busy]
+
+    def _latency_worker(self) -> str | None:
+        """The one worker that measures latency, where this process does not: it does nothing else beside others."""
+        if self._measures_here or self._device is None:
+            return None
+        wanted = self._device.casefold()
+        able = (worker for worker, one in self._fleet.known.items() if wanted in str(one.get("device")).casefold())
+        return min(able, default=None)
+
+    def _tell_who_is_missing(self, passed: float) -> None:
+        self._waited += passed
+        if self._waited < _TELL_AGAIN:
+            return
+        self._waited = 0.0
+        if not self._fleet.known:
+            say("Waiting for workers: se-search worker --storage … starts one.")
+        elif not self._measures_here and self._latency_worker() is None:
+            there = ", ".join(sorted({str(one.get("device")) for one in self._fleet.known.values()}))
+            say(f"Waiting for a worker with {self._device!r} in the name of its device; those here have {there}.")
+        else:
+            say(f"{counted(len(self._under_way), 'trial')} under way on {counted(len(self._fleet.known), 'worker')}.")

@@ -1,0 +1,61 @@
+"""What the workers of tests evaluate with: an evaluator in a package, which does what it is told."""
+
+import os
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+
+_MODULE = """
+import os
+import signal
+import time
+from pathlib import Path
+
+from own_evaluators import Quick
+
+ORDERS = Path(os.environ["SE_SEARCH_TEST_ORDERS"])
+
+
+class Obedient(Quick):
+    def evaluate(self, config):
+        (ORDERS / f"evaluated-{config.id}-{os.getpid()}").touch()
+        time.sleep(float((ORDERS / "seconds").read_text()))
+        once, always = ORDERS / f"kill-once-{config.id}", ORDERS / f"kill-always-{config.id}"
+        if once.exists() or always.exists():
+            once.unlink(missing_ok=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().evaluate(config)
+"""
+
+
+class Orders:
+    """The package, and what its evaluator shall do: hold ``seconds`` each, and for some configurations die."""
+
+    def __init__(self, folder, seconds):
+        self.folder = folder
+        packages = folder / "packages"
+        about = packages / "obedient-1.0.dist-info"
+        about.mkdir(parents=True)
+        (packages / "obedient.py").write_text(_MODULE)
+        (about / "METADATA").write_text("Metadata-Version: 2.1\nName: obedient\nVersion: 1.0\n")
+        (about / "entry_points.txt").write_text("[se_search.evaluators]\nobedient = obedient:Obedient\n")
+        (folder / "seconds").write_text(str(seconds))
+        self.packages = packages
+        paths = [str(packages), str(TESTS), os.environ.get("PYTHONPATH", "")]
+        self.environment = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "SE_SEARCH_TEST_ORDERS": str(folder)}
+
+    def kill(self, config, how):
+        (self.folder / f"kill-{how}-{config.id}").touch()
+
+    def evaluated(self):
+        """Pairs of configuration and process, one for each that began to evaluate one."""
+        return [tuple(file.name.split("-")[1:]) for file in self.folder.glob("evaluated-*")]
+
+
+def here(orders, monkeypatch):
+    """Let this process and those that it starts find the package."""
+    for name, value in orders.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.syspath_prepend(str(orders.packages))
+    sys.modules.pop("obedient", None)
