@@ -19,7 +19,7 @@ from timm.models.resnet import BasicBlock
 from torch import nn
 from typer.testing import CliRunner
 
-from se_search import PlacedSE, SEConfig, find_sites, insert, load_run, parameter_overhead
+from se_search import PlacedSE, SEConfig, find_sites, insert, load_exported, load_run, parameter_overhead
 from se_search.api import describe_front, search, spaces, studies
 from se_search.cli import app
 from se_search.errors import DefinitionError, RunFolderError
@@ -326,6 +326,14 @@ def test_an_evaluator_given_from_python_exports_its_networks(tmp_path, monkeypat
     assert number == again.trial
     expected = Untrained(None, None, load_data("digits")).network(config)
     torch.testing.assert_close(first(images), expected(images), rtol=0, atol=1e-6)
+
+
+def test_what_a_gpu_has_trained_is_exported_without_one(finished_run):
+    definition = finished_run / "run" / "study.yaml"
+    definition.write_text(definition.read_text().replace("device: cpu", f"device: cuda:{torch.cuda.device_count()}"))
+    load_run(finished_run / "run").export(to=finished_run / "exported")
+    network = load_exported(finished_run / "exported").eval()
+    assert network(torch.randn(2, *network.pretrained_cfg["input_size"])).shape == (2, 10)
 
 
 def test_search_is_the_function_whatever_has_been_imported():

@@ -100,7 +100,7 @@ SPACES = {
         (["--priors", "best"], ["--priors", "'best'", "'known' or 'excitation'"]),
         (["--priors", "excitation", "--evaluator", "scratch"], ["--priors", "'scratch'", "supernet"]),
         (["--device", "tpu"], ["--device", "'tpu'", "cpu"]),
-        (["--device", "cuda:99"], ["--device", "'cuda:99'", "CUDA"]),
+        (["--device", "cuda:99"], ["device 'cuda:99' is not there", "CUDA device"]),
         (["--threads", "0"], ["--threads", "0"]),
         (["--out", "a_file"], ["a_file", "--out"]),
         (["--out", "a_file/run"], ["a_file/run", "--out"]),

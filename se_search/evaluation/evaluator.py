@@ -17,6 +17,7 @@ from ..errors import EvaluationError
 from ..network.config import SEConfig
 from ..network.sites import Site
 from .image_data import ImageSet, batches
+from .memory import memory_told
 from .statistics import Estimate, accuracy_estimate, crossed_mean, mean_estimate
 from .training import TrainingRecipe, autocast, to_device
 
@@ -111,6 +112,7 @@ class RungEvaluator(Protocol):
         """Give the epochs trained so far and what the network is worth then, at each rung; the last is the result."""
 
 
+@memory_told()
 def evaluate_network(
     model: nn.Module,
     images: ImageSet,

@@ -23,6 +23,7 @@ from .gate_statistics import CONSTANT, LEAST_IMAGES, NEAR_ONE, GateStatistics, R
 from .gates import ExcitedBlock, find_blocks, find_gates, mean_gates, read_gates, replaced_gates
 from .image_data import ImageData, ImageSet, sample
 from .image_files import ImageFiles
+from .memory import memory_told
 from .statistics import CONFIDENCE, Estimate, crossed_difference
 from .training import TrainingRecipe
 
@@ -54,6 +55,7 @@ _Values = npt.NDArray[np.float64]
 _Gates = npt.NDArray[np.float32]
 
 
+@memory_told()
 def analyze_gates(
     model: nn.Module,
     data: ImageData,

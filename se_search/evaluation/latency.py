@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ..errors import DefinitionError
+from .memory import memory_told
 from .runtimes import Deployment, Prepared, check, describe, prepare, using_threads
 from .statistics import rounds_needed, two_stage_mean
 
@@ -150,6 +151,7 @@ class LatencyMeter:
         SeSearchError: If the networks cannot be run in this way here.
     """
 
+    @memory_told()
     def __init__(
         self,
         baseline: nn.Module,
@@ -171,6 +173,7 @@ class LatencyMeter:
             self._baseline = prepare(baseline, self._deployment)
             self.conditions = _conditions(self._deployment, self._baseline.copies, target, limit)
 
+    @memory_told()
     def measure(self, model: nn.Module) -> Ratio:
         """Measure how much slower ``model`` is than the baseline; it is not changed.
 
@@ -206,12 +209,13 @@ class LatencyMeter:
             began = time.perf_counter()
             # The copies of the last round are still there: the new ones get another place.
             networks = _fresh(networks, order)
+            copied = time.perf_counter()
             warm = sum(_warm_up(network, time_of_call) for network in order.sample(networks, 2))
             each = each or max(1, min(_MOST_PAIRS, int(self._limit / (PILOT + 1) / warm) - _WARM_UP))
             longest = longest or 2 * (each + _WARM_UP) * warm
             ratios: list[float] = []
             # Where other processes make calls slow, short rounds: few long ones would tell too little of their spread.
-            while len(ratios) < each and (not ratios or time.perf_counter() - began < longest):
+            while len(ratios) < each and (not ratios or time.perf_counter() - copied < longest):
                 seconds = {which: time_of_call(networks[which]) for which in order.sample((0, 1), 2)}
                 ratios.append(math.log(seconds[1] / seconds[0]))
             rounds.append(float(np.median(ratios)))

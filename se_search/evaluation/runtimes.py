@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import types
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from torch._C._dynamo.eval_frame import reset_code
 from ..errors import BackboneError, DefinitionError, EvaluationError, did_you_mean
 from ..network.graph import export_onnx, export_openvino, first_reason
 from ..network.inference import optimize_for_inference
+from ..words import counted
 
 RUNTIMES = ("eager", "compile", "onnxruntime", "openvino")
 """Names of what can run a network."""
@@ -150,8 +152,14 @@ def _by(size: tuple[int, ...]) -> str:
 def _check_device(device: str) -> None:
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise DefinitionError(f"device {device!r} is unknown: it must be cpu, cuda or cuda:N")
-    if device != "cpu" and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
-        raise DefinitionError(f"device {device!r} is not there: PyTorch sees {torch.cuda.device_count()} CUDA devices")
+    if not is_there(device):
+        seen = counted(torch.cuda.device_count(), "CUDA device")
+        raise DefinitionError(f"device {device!r} is not there: PyTorch sees {seen}")
+
+
+def is_there(device: str) -> bool:
+    """Whether PyTorch sees a device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``."""
+    return device == "cpu" or int(device.partition(":")[2] or 0) < torch.cuda.device_count()
 
 
 def _check_graph_runtime(deployment: Deployment) -> None:
@@ -234,7 +242,7 @@ def prepare(network: nn.Module, deployment: Deployment) -> Prepared:
             return _in_onnxruntime(_onnxruntime_sessions(ready, deployment), images)
         if deployment.runtime == "openvino":
             return _in_openvino(_openvino_graphs(ready, deployment), images)
-        return _eager(ready, images, deployment.cuda_graph)
+        return _eager(ready, images, deployment.cuda_graph, type(network).__name__)
 
 
 def _check_images(network: nn.Module, images: torch.Tensor) -> None:
@@ -252,14 +260,14 @@ def _check_images(network: nn.Module, images: torch.Tensor) -> None:
         )
 
 
-def _eager(network: nn.Module, images: torch.Tensor, cuda_graph: bool) -> Prepared:
+def _eager(network: nn.Module, images: torch.Tensor, cuda_graph: bool, name: str) -> Prepared:
     @torch.inference_mode()
     def forward() -> torch.Tensor:
         return network(images)
 
-    run = _recorded(forward, images.device) if cuda_graph else forward
+    run = _recorded(forward, images.device, name) if cuda_graph else forward
     weakref.finalize(run, _drop_weights, network)
-    return Prepared(run, lambda: _eager(copy.deepcopy(network), images, cuda_graph))
+    return Prepared(run, lambda: _eager(copy.deepcopy(network), images, cuda_graph, name))
 
 
 def _drop_weights(network: nn.Module) -> None:
@@ -272,19 +280,22 @@ def _drop_weights(network: nn.Module) -> None:
         module._buffers.clear()
 
 
-def _recorded(forward: _Run, device: torch.device) -> _Run:
+def _recorded(forward: _Run, device: torch.device, name: str) -> _Run:
     """Record the operations in a CUDA graph, and return what replays it."""
     with torch.cuda.device(device):
         # What the first calls set up, such as handles of libraries, must not be recorded.
-        stream, current = torch.cuda.Stream(), torch.cuda.current_stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(current)
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                forward()
-        current.wait_stream(stream)
+        for _ in range(3):
+            forward()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            outputs = forward()
+        try:
+            with torch.cuda.graph(graph):
+                outputs = forward()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            # Ending the recording fails too: what went wrong in it is the context of that.
+            reason = first_reason(error.__context__ or error)
+            raise EvaluationError(f"this {name} cannot be recorded in a CUDA graph: {reason}") from error
 
     def run() -> torch.Tensor:
         graph.replay()
@@ -305,7 +316,8 @@ def _compiled(network: nn.Module, images: torch.Tensor, name: str) -> Prepared:
     compiled = torch.compile(own, fullgraph=True, dynamic=False)
     try:
         # Given to torch.compile as an option, freezing has no effect.
-        with torch.inference_mode(), torch._inductor.config.patch(freezing=True):
+        with torch.inference_mode(), torch._inductor.config.patch(freezing=True), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on a GPU that TF32 could be used
             compiled(images)
     except Exception as error:  # of many kinds
         raise EvaluationError(f"this {name} cannot be compiled: {first_reason(error)}") from error

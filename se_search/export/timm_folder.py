@@ -180,6 +180,7 @@ def export_timm(
     extra = [*([_STANDALONE] if standalone else []), *(file for _, file in graphs)]
     was_training = model.training
     model.eval()
+    single = copy.deepcopy(model).cpu().float()
     try:
         beside = next(parent for parent in target.absolute().parents if parent.exists())
         with tempfile.TemporaryDirectory(dir=beside, prefix=f".{target.name}.") as temporary:
@@ -202,7 +203,7 @@ def export_timm(
                 label_names,
             )
             if plain:
-                _check_plain(draft, model, size)
+                _check_plain(draft, single, size)
             source = f"hf-hub:{push_to_hub}" if push_to_hub else f"local-dir:{target.absolute().name}"
             card = render_card(
                 config,
@@ -215,7 +216,7 @@ def export_timm(
             (draft / _CARD).write_text(card, encoding="utf-8")
             if standalone:
                 (draft / _STANDALONE).write_text(render_standalone(model, config), encoding="utf-8")
-                check_standalone(draft, model, size)
+                check_standalone(draft, single, size)
             deployed = _optimize(model, size) if optimized else model
             for function, file in graphs:
                 getattr(importlib.import_module("..network.graph", __package__), function)(deployed, draft / file, size)

@@ -29,6 +29,7 @@ TOLERANCE = 1e-4
 BATCHES = (1, 5)
 """Batch sizes at which a written graph is compared: the one that exporters like to fix, and another."""
 
+_MOST_OF_CUDNN = 65535
 _TRACED_BATCH = 2
 _INPUT, _OUTPUT, _BATCH = "images", "logits", "batch"
 
@@ -168,8 +169,10 @@ def trace(network: nn.Module, input_size: tuple[int, int, int]) -> torch.export.
     outputs = network(images)
     if not isinstance(outputs, torch.Tensor):
         raise TypeError(f"it returns a {type(outputs).__name__}, not one tensor")
+    # On a GPU PyTorch asks before a batch norm in single precision whether there are too many images for cuDNN.
+    batch = torch.export.Dim(_BATCH, min=1, max=_MOST_OF_CUDNN if images.is_cuda else None)
     with _quiet():
-        program = torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim(_BATCH, min=1)},))
+        program = torch.export.export(network, (images,), dynamic_shapes=({0: batch},))
     # They hold the paths of this machine's source files, which the written file would tell to everyone.
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):

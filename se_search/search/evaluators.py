@@ -11,10 +11,12 @@ from ..evaluation.data import load_data
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.image_data import ImageData
 from ..evaluation.image_files import Splits
+from ..evaluation.runtimes import is_there
 from ..evaluation.stand_alone import Finetune, Scratch
 from ..evaluation.supernet import Supernet
 from ..evaluation.training import TrainingRecipe
 from ..plugins import EVALUATORS, find_plugin, find_plugins
+from ..words import counted
 from .definitions import EvaluatorDefinition, StudyDefinition
 from .space import SearchSpace
 
@@ -38,13 +40,9 @@ def use_device(study: StudyDefinition) -> None:
     Raises:
         DefinitionError: If it is not there.
     """
-    device = study.device
-    if device.startswith("cuda"):
-        index = int(device.partition(":")[2] or 0)
-        if index >= torch.cuda.device_count():
-            raise DefinitionError(
-                f"--device {device!r} is not there: PyTorch sees {torch.cuda.device_count()} CUDA devices"
-            )
+    if not is_there(study.device):
+        seen = counted(torch.cuda.device_count(), "CUDA device")
+        raise DefinitionError(f"device {study.device!r} is not there: PyTorch sees {seen}")
     if study.threads is not None:
         torch.set_num_threads(study.threads)
 

@@ -18,6 +18,7 @@ from ..errors import RunFolderError
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.image_data import ImageData
 from ..evaluation.isolation import time_limit
+from ..evaluation.runtimes import is_there
 from ..evaluation.stand_alone import BACKBONE_WEIGHTS, check_pretrained
 from ..network.backbones import network_options
 from ..network.config import SEConfig
@@ -150,6 +151,8 @@ def load_network(
         _check_evaluator_given(str(folder), study)
         evaluator = find_evaluator(study.evaluator.name)
     data = study_data(study)
+    if not is_there(study.device):  # what a GPU has trained can be used without one
+        study = study.model_copy(update={"device": "cpu"})
     used = evaluator(study, SearchSpace(study.backbone, study.resolved_space), data)
     used.load(folder)
     return used.network(config), data

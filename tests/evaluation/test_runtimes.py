@@ -22,6 +22,7 @@ from se_search import SEConfig, create_model
 from se_search.errors import BackboneError, DefinitionError, EvaluationError, ExportError
 from se_search.evaluation import runtimes
 from se_search.evaluation.runtimes import RUNTIMES, Deployment, check, describe, prepare, using_threads
+from se_search.words import counted
 
 SIZE = (3, 64, 64)
 
@@ -371,7 +372,7 @@ DEVICES = torch.cuda.device_count()
         ({"device": "gpu"}, "device 'gpu' is unknown: it must be cpu, cuda or cuda:N"),
         (
             {"device": f"cuda:{DEVICES}"},
-            f"device 'cuda:{DEVICES}' is not there: PyTorch sees {DEVICES} CUDA devices",
+            f"device 'cuda:{DEVICES}' is not there: PyTorch sees {counted(DEVICES, 'CUDA device')}",
         ),
         ({"cuda_graph": True}, "a CUDA graph needs the runtime eager on a CUDA device, not eager on cpu"),
         (

@@ -66,6 +66,13 @@ def test_it_builds_the_network_in_a_process_that_cannot_import_the_package(tmp_p
             assert torch.equal(outputs, model(images_for(model))), name
 
 
+def test_a_network_in_half_precision_is_compared_in_single(tmp_path):
+    model = network(SEConfig.uniform("test_resnet", 8)).bfloat16()
+    export_timm(model, tmp_path / "exported", standalone=True)
+    assert (tmp_path / "exported" / "model.py").is_file()
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
 @pytest.mark.parametrize("gate", ["sigmoid", "relu"])
 def test_a_fresh_network_starts_as_the_packages_own(tmp_path, gate):
     config = SEConfig.uniform("resnet10t", 8, gate=gate).starting_at_identity()

@@ -13,10 +13,11 @@ import timm
 import torch
 from timm.layers import SEModule
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from se_search import PlacedSE, SEConfig, create_model, find_sites
 from se_search.errors import ExportError
-from se_search.network.graph import export_onnx, export_openvino, export_program
+from se_search.network.graph import export_onnx, export_openvino, export_program, trace
 from se_search.network.se_block import GATES
 
 SIZE = (3, 64, 64)
@@ -287,6 +288,12 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(kind, package,
     with pytest.raises(ExportError, match=sentence):
         EXPORTS[kind](AddsNoise(), tmp_path / f"model.{kind}", SIZE)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_on_a_gpu_is_traced_for_as_many_images_as_its_libraries_take():
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cuda"):  # PyTorch's own code for CUDA, without a GPU
+        program = trace(timm.create_model("test_resnet").eval(), SIZE)
+    assert [str(one) for one in program.range_constraints.values()] == ["VR[1, 65535]"]
 
 
 @pytest.mark.parametrize("kind", EXPORTS)

@@ -1,6 +1,8 @@
 """Searches whose trials are evaluated by workers: here, and on machines that share a storage."""
 
 import os
+import random
+import re
 import signal
 import subprocess
 import sys
@@ -16,8 +18,10 @@ from postgresql_server import Server, find_programs
 import se_search
 from se_search import SEConfig, load_run
 from se_search.errors import RunFolderError
+from se_search.evaluation import latency
 from se_search.evaluation.evaluator import evaluate_network
 from se_search.search.loop import load_network
+from se_search.search.run_folder import load_trials
 
 VALIDATION_IMAGES = 400  # of digits
 QUICK = {"evaluator": "obedient", "latency_limit": 0.01, "sampler": "random", "budget": 8}
@@ -222,6 +226,58 @@ def test_with_postgresql_restarts_and_killed_processes_lose_nothing_and_do_nothi
     for secret_text in (server.password, "pa55-w0rd"):
         assert secret_text not in told
         assert not any(secret_text.encode() in content for content in kept)
+
+
+@pytest.mark.slow
+def test_four_workers_complete_sixty_trials_although_two_are_killed(start, server, tmp_path):
+    """The supernet of a small backbone; the moments of death are drawn anew each time."""
+    budget = 60
+    secret = {"SE_SEARCH_STORAGE": server.url}
+    run = ("run", "--backbone", "test_resnet", "--epochs", 1, "--space", "blocks", "--budget", budget, "--out", "run")
+    search_process = start(
+        "run.log", *run, "--workers", 0, "--worker-timeout", 15, "--study", study_file(tmp_path), **secret
+    )
+
+    def work(name):
+        return start(name, "worker", "--study", "run", "--threads", 1, **secret)
+
+    def finished():
+        return sum(trial.state == optuna.trial.TrialState.COMPLETE for trial in stored(server, "run"))
+
+    workers = [work(f"{number}.log") for number in range(4)]
+    for number, moment in enumerate(sorted(random.sample(range(5, 45), 2))):
+        wait_until(lambda moment=moment: finished() >= moment, seconds=600)
+        time.sleep(random.random())
+        workers[number].kill()
+        workers.append(work(f"{4 + number}.log"))
+    assert search_process.wait(900) == 0, (tmp_path / "run.log").read_text()
+    for worker in workers[2:]:
+        assert worker.wait(60) == 0
+    trials = load_run(tmp_path / "run").trials
+    assert list(trials["state"]) == ["complete"] * budget
+    assert trials["config_id"].nunique() == budget
+    print((tmp_path / "run.log").read_text())
+
+
+def test_latency_is_left_to_the_worker_that_has_the_device(orders, start, journal, tmp_path, monkeypatch):
+    """This process says that it is another processor, as a search on another machine would."""
+    there = latency.processor_name("cpu")
+    monkeypatch.setattr(latency, "processor_name", lambda device: "another processor")
+    options = ("worker", "--study", "run", "--storage", journal, "--threads", 1)
+    start("1.log", *options)
+    start("2.log", *options)
+    run = search(tmp_path / "run", storage=journal, workers=0, budget=3, latency_device=there.split()[0].lower())
+    done = complete(run)
+    assert len(done) == 3
+    attributes = [trial.user_attrs for trial in load_trials(run.folder).get_trials()]
+    assert {one["latency_conditions"]["processor"] for one in attributes} == {there}
+    assert (done["latency_pairs"] > 0).all()
+    works = re.findall(
+        "latency: done|accuracy: done", "".join((tmp_path / f"{name}.log").read_text() for name in (1, 2))
+    )
+    assert sorted(works) == ["accuracy: done"] * 3 + ["latency: done"] * 3
+    with pytest.raises(RunFolderError, match="begun elsewhere: latency was measured with processor"):
+        search(tmp_path / "run", budget=4)
 
 
 def stored(server, name):

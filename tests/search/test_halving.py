@@ -32,7 +32,9 @@ def test_the_front_alone_is_the_first_of_all_fronts(objectives):
     rng = np.random.default_rng(objectives)
     for rows in range(40):
         values = rng.integers(0, 5, (rows, objectives)).astype(float)
-        assert is_on_front(values).tolist() == (non_domination_ranks(values) == 0).tolist()
+        on_front = is_on_front(values)
+        assert on_front.dtype == bool
+        assert on_front.tolist() == (non_domination_ranks(values) == 0).tolist()
 
 
 def test_the_first_at_a_rung_goes_on():

@@ -1,6 +1,7 @@
 """The table of trials, the front and its named members, against independent computations."""
 
 import itertools
+import math
 import pickle
 import zlib
 from base64 import b64encode
@@ -9,6 +10,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
+from scipy import stats
 
 from se_search import SEConfig
 from se_search.errors import RunFolderError
@@ -87,6 +89,32 @@ def test_the_front_is_what_no_other_dominates(study):
     assert list(front_of(table)["parameter_overhead"]) == sorted(front_of(table)["parameter_overhead"])
 
 
+def test_members_of_one_cost_stand_by_accuracy(study):
+    for right, overhead, latency in ((380, 0.01, 1.0), (390, 0.01, 1.1), (370, 0.0, 0.9)):
+        add(study, right, overhead, latency)
+    assert front_of(trials_table(study))["number"].tolist() == [2, 1, 0]
+
+
+def test_the_fewest_parameters_break_ties(study):
+    for right, overhead, latency in ((390, 0.02, 1.00), (390, 0.01, 1.10), (380, 0.005, 1.00), (370, 0.004, 1.05)):
+        add(study, right, overhead, latency)
+    picks = pick_trials(trials_table(study))
+    assert (picks["accurate"], picks["small"], picks["fast"]) == (1, 3, 2)
+
+
+def test_a_front_of_one_cost_or_one_accuracy_has_a_knee_too(study):
+    add(study, 300, 0.01, 1.0)
+    add(study, 390, 0.01, 1.1)
+    assert pick_trials(trials_table(study))["knee"] == 1
+    equal = trials_table(study).assign(accuracy=0.9, parameter_overhead=[0.02, 0.01])
+    assert pick_trials(equal)["knee"] == 1
+
+
+def test_a_trial_just_at_its_limit_keeps_it(study):
+    add(study, 390, 0.0, 1.1, constraint=0.0)
+    assert trials_table(study)[["feasible", "on_front"]].to_numpy().all()
+
+
 def test_trials_beyond_a_limit_are_kept_off_the_front(study):
     add(study, 399, 0.0, 1.5, constraint=0.3)
     add(study, 390, 0.1, 1.1, constraint=-0.1)
@@ -104,6 +132,16 @@ def test_a_member_that_cannot_be_told_from_a_smaller_one_is_tied_with_it(study):
     assert table["on_front"].all()
     assert table["tied_with"].isna().tolist() == [True, False, True]
     assert table["tied_with"].iloc[1] == 0
+
+
+def test_a_tied_member_is_told_with_the_cheapest_of_all(study):
+    add(study, 383, 0.02, 1.0)
+    add(study, 381, 0.00, 1.1)
+    add(study, 382, 0.01, 1.0)
+    add(study, 380, 0.00, 1.0)  # as many parameters as trial 1, but faster
+    table = trials_table(study)
+    assert table["on_front"].tolist() == [True] * 4
+    assert table["tied_with"].fillna(-1).tolist() == [3, -1, 3, -1]
 
 
 def test_the_named_members_of_a_front(study):
@@ -142,6 +180,38 @@ def test_failed_trials_have_a_row_with_their_reason_and_killed_ones_have_none(st
     assert table["accuracy"].isna().tolist() == [False, True]
 
 
+def test_a_row_says_what_became_of_a_trial(study):
+    tanh = SEConfig.uniform("resnet10t", gate="tanh")
+    blocks = {"config": tanh.to_json(), "config_id": tanh.id, "se_blocks": 4, "epochs": 3}
+    add(study, 390, 0.01, 1.0, **blocks)
+    stopped = {"accuracy": 0.5, "counted_parameters": 7} | blocks
+    study.add_trial(optuna.trial.create_trial(state=TrialState.PRUNED, user_attrs=stopped))
+    study.add_trial(optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=stopped))
+    add(study, 390, 0.0, 1.0)
+    table = trials_table(study)
+    assert table["number"].tolist() == [0, 1, 3]
+    assert table["state"].tolist() == ["complete", "stopped", "complete"]
+    assert table["feasible"].tolist() == [True, False, True]
+    assert table["gate"].tolist() == ["tanh", "tanh", ""]
+    assert table["se_blocks"].tolist() == [4, 4, 0]
+    assert table["counted_parameters"].tolist() == [10_000, 7, 0]
+    assert table["config"].tolist() == [tanh.to_json()] * 2 + [CONFIG.to_json()]
+    assert table["config_id"].tolist() == [tanh.id] * 2 + [CONFIG.id]
+    assert table["epochs"].fillna(0).tolist() == [3, 3, 0]
+    assert table["log_loss"].isna().tolist() == [False, True, False]
+    assert (table[["name", "error", "latency_stopped"]] == "").to_numpy().all()
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_an_objective_of_the_users_own_is_the_last_column(study):
+    study.set_metric_names(["accuracy", "size", "latency_ratio"])
+    add(study, 390, 0.01, 1.0, size=12)
+    table = trials_table(study)
+    assert table.columns[-1] == "size"
+    assert table["size"].tolist() == [12.0]
+    assert list(table.columns).count("accuracy") == 1
+
+
 def test_cautions_say_what_the_front_does_not_show(study):
     assert cautions(trials_table(study), 0.1) == ["No configuration has been evaluated yet."]
     add(study, 399, 0.0, 1.5, constraint=0.3)
@@ -175,7 +245,7 @@ def test_an_empty_study_has_no_front(study):
     assert hypervolume_history(study, [0, 1, 2]) == []
 
 
-@pytest.mark.parametrize("attributes", [{"config": "{"}, {"config": "[]"}, {"accuracy": "high"}])
+@pytest.mark.parametrize("attributes", [{"config": "{"}, {"config": "[]"}, {"accuracy": "high"}, {"name": 3}])
 def test_attributes_that_others_wrote_are_refused(study, attributes):
     add(study, 300, 0.0, 1.0)
     add(study, 390, 0.1, 1.1, **attributes)
@@ -222,6 +292,23 @@ def with_blocks():
     return {"config": config.to_json(), "config_id": config.id, "se_blocks": 4}
 
 
+@pytest.mark.parametrize("comparisons", [1, 12])
+def test_a_gain_is_told_with_its_corrected_interval(study, comparisons):
+    """Agresti and Min's interval (2005) of 16 images more and none fewer, with Bonferroni's quantile."""
+    add(study, 380, 0.0, 1.0)
+    add(study, 396, 0.01, 1.0, **with_blocks())
+    for _ in range(comparisons - 1):
+        add(study, 379, 0.02, 1.0, **with_blocks())
+    centre = 16 / (IMAGES + 2)
+    quantile = stats.norm.ppf(1 - 0.025 / comparisons)
+    margin = quantile * math.sqrt(((16 + 1) / (IMAGES + 2) - centre**2) / (IMAGES + 2))
+    assert gain_over_none(study).sentence == (
+        "SE helps measurably by the search's estimates: trial 1's accuracy differs from that of the network without "
+        f"SE by +4.00% [{centre - margin:+.2%}, {centre + margin:+.2%}] "
+        f"(paired on the same images, corrected for {comparisons} comparisons)."
+    )
+
+
 def test_a_gain_is_claimed_only_where_it_is_no_chance_of_many_comparisons(study):
     """Eight images more and none fewer: clear in one comparison, but not for the best of sixty."""
     add(study, 380, 0.0, 1.0)
@@ -264,6 +351,21 @@ def test_a_study_of_the_log_loss_compares_log_losses():
     assert gain_over_none(study).sentence.startswith(
         "SE helps measurably by the search's estimates: trial 2's log-loss"
     )
+    told = table["log_loss"][2] - table["log_loss"][0]
+    assert f"without SE by {told:+.4f} [-0." in gain_over_none(study).sentence
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_higher_log_loss_is_no_gain():
+    study = optuna.create_study(directions=["minimize", "minimize", "minimize"])
+    study.set_metric_names(["log_loss", "parameter_overhead", "latency_ratio"])
+    image = np.random.default_rng(0).exponential(size=IMAGES)
+    for loss, blocks in ((image, {}), (image + 0.2, with_blocks()), (image + 0.3, with_blocks())):
+        losses = pack(loss.astype(np.float32)[None])
+        add(study, 380, 0.01 * len(blocks), 1.0, losses=losses, log_loss=float(loss.mean()), **blocks)
+    gain = gain_over_none(study)
+    assert not gain.measurable
+    assert "trial 1's log-loss differs from that of the network without SE by +0.2000" in gain.sentence
 
 
 def test_the_hypervolume_of_a_plane_by_hand():
