@@ -9,6 +9,7 @@ from typing import Any
 
 import optuna
 import torch
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
@@ -119,8 +120,9 @@ def _told_if_unwritable(folder: Path) -> Iterator[None]:
     """Say in a sentence that a run folder can no longer be written: its disk is full, or has become read-only."""
     try:
         yield
-    except SQLAlchemyError as error:
-        reason = str(getattr(error, "orig", error))
+    except (SQLAlchemyError, StorageInternalError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        reason = str(getattr(cause, "orig", None) or cause or error)
     except OSError as error:
         if error.errno not in _UNWRITABLE:
             raise

@@ -27,7 +27,7 @@ from ..network.config import SEConfig
 _MOST_BYTES = 2**25  # a study of somebody else's may hold a text that grows without end
 _MOST_LOSSES = 4096  # a trial's note of them stays below 25 kB
 
-FOREIGN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+FOREIGN = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What reading a study of somebody else's may raise."""
 
 MEASURED_LATENCY = "measured_latency:"

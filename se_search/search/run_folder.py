@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ..errors import DefinitionError, RunFolderError
 from ..files import remove_unfinished, write_atomically, write_text
 from .definitions import StudyDefinition, load_study
+from .results import FOREIGN
 
 STUDY_FILE = "study.yaml"
 STORAGE_FILE = "study.db"
@@ -208,7 +209,7 @@ def load_trials(folder: Path) -> RunStudy:
     try:
         study = RunStudy(file)
         study.get_trials(deepcopy=False)
-    except (SQLAlchemyError, RuntimeError, KeyError, ValueError) as error:
+    except (SQLAlchemyError, RuntimeError, *FOREIGN) as error:
         raise RunFolderError(_damaged(file)) from error
     return study
 

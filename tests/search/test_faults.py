@@ -7,12 +7,14 @@ import signal
 import sqlite3
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from own_evaluators import Quick
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 import se_search
 from se_search import SEConfig, load_run
@@ -230,6 +232,41 @@ def test_a_disk_that_is_full_is_told_and_nothing_finished_is_lost(tmp_path):
     assert len(complete) == 12
     assert complete["config_id"].is_unique
     assert set(kept[kept["state"] == "complete"]["config_id"]) <= set(complete["config_id"])
+
+
+@contextmanager
+def databases_read_only():
+    """What SQLite does where its file system has become read-only."""
+
+    def forbid(connection, cursor, *rest):
+        cursor.execute("PRAGMA query_only = ON")
+
+    event.listen(Engine, "before_cursor_execute", forbid)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "before_cursor_execute", forbid)
+
+
+def test_a_folder_that_becomes_read_only_is_told_and_nothing_finished_is_lost(tmp_path):
+    folder = tmp_path / "run"
+    with ExitStack() as stack:
+
+        def becomes_read_only(config, data):
+            if len(load_run(folder).trials) == 3:
+                stack.enter_context(databases_read_only())
+
+        with pytest.raises(
+            RunFolderError, match=r"cannot be written any more \(attempt to write a readonly database\)"
+        ):
+            search(folder, becomes_read_only, budget=8)
+    kept = load_run(folder).trials
+    assert list(kept["state"]) == ["complete"] * 3
+    trials = search(folder, budget=6).trials
+    complete = trials[trials["state"] == "complete"]
+    assert len(complete) == 6
+    assert complete["config_id"].is_unique
+    assert complete["config_id"].tolist()[:3] == kept["config_id"].tolist()
 
 
 def test_a_clock_that_was_set_back_loses_nothing(tmp_path):

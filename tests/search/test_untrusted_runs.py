@@ -2,9 +2,11 @@
 
 import json
 import pickle
+import random
 import sqlite3
 import zlib
 from base64 import b64encode
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 import torch
 from test_cli import assert_refused, contents, invoke
 
+from se_search import load_run
 from se_search.errors import RunFolderError
 from se_search.evaluation.data import load_data
 from se_search.evaluation.training import Training, TrainingRecipe
@@ -153,3 +156,62 @@ def test_epochs_that_no_search_writes_are_refused(finished_run, monkeypatch):
 def test_a_packed_array_of_the_largest_size_comes_back():
     values = np.random.default_rng(0).random((2, 50_000)) < 0.5
     assert (unpack(pack(values)) == values).all()
+
+
+TABLES = ("studies", "study_directions", "study_system_attributes", "study_user_attributes", "trials")
+TABLES = (*TABLES, "trial_params", "trial_values", "trial_system_attributes", "trial_user_attributes")
+CELLS = (None, -1, 2**63 - 1, 0.5, float("inf"), "", "x", "\ud800".encode("utf-8", "surrogatepass"), b"\x00\xff")
+CELLS = (
+    *CELLS,
+    "[]",
+    "{}",
+    "null",
+    "NaN",
+    "1e999",
+    '"x"',
+    "[[]]",
+    '{"name": "x"}',
+    "COMPLETE",
+    "RUNNING",
+    "2100-01-01",
+)
+
+
+def change_a_cell(database, drawing):
+    """Put something else into a cell of one of Optuna's tables, or take a row away; what was done."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        table = drawing.choice(TABLES)
+        columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+        rows = [row[0] for row in connection.execute(f"SELECT rowid FROM {table}")]
+        if not rows:
+            return table, "empty"
+        row, column, value = drawing.choice(rows), drawing.choice(columns), drawing.choice(CELLS)
+        try:
+            if drawing.random() < 0.1:
+                connection.execute(f"DELETE FROM {table} WHERE rowid = ?", (row,))
+            else:
+                connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (value, row))
+        except sqlite3.IntegrityError:
+            return table, "kept"
+        return table, column, value
+
+
+@pytest.mark.parametrize(
+    "seeds", [range(40), pytest.param(range(40, 2000), marks=pytest.mark.slow)], ids=["few", "many"]
+)
+def test_a_storage_with_any_cell_changed_is_read_or_refused(finished_run, seeds):
+    database = finished_run / "run" / "study.db"
+    sound = database.read_bytes()
+    outcomes = Counter()
+    for seed in seeds:
+        database.write_bytes(sound)
+        drawing = random.Random(seed)
+        changes = [change_a_cell(database, drawing) for _ in range(drawing.randint(1, 3))]
+        try:
+            load_run(finished_run / "run").trials  # noqa: B018  # reading it is what is tried
+            outcomes["read"] += 1
+        except RunFolderError:
+            outcomes["refused"] += 1
+        except Exception as error:
+            raise AssertionError(f"seed {seed}: {changes}") from error
+    assert min(outcomes["read"], outcomes["refused"]) > len(seeds) // 10
