@@ -58,8 +58,8 @@ IN_PYTHON = {
 
 SMALLEST_SPACE = {"placement": "stage", "ratios": [16], "gates": ["sigmoid"]}
 SHELL = ("", "console", "bash", "sh", "shell")
-DIRECTIVES = ("{toctree}",)
-"""Fences for Sphinx, which ``make docs`` runs."""
+DIRECTIVES = ("{toctree}", "text")
+"""Fences for Sphinx, which ``make docs`` runs, and drawings, which ``test_imports.py`` holds against the code."""
 
 
 @dataclass(frozen=True)

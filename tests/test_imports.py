@@ -1,6 +1,7 @@
 """What may import what, and how light the package is."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ ORDER = [
     "cli",
     "__main__",
 ]
+ARCHITECTURE = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
 MAY_IMPORT = {
     "report": {"words", "search", "report"},
     "export": {"errors", "files", "words", "network", "export"},
@@ -58,6 +60,49 @@ def test_imports_run_one_way(file):
     part = part_of(".".join(file.relative_to(PACKAGE).with_suffix("").parts))
     allowed = MAY_IMPORT.get(part, set(ORDER[: ORDER.index(part) + 1]))
     assert imports(file) <= allowed
+
+
+def drawing() -> list[str]:
+    """Lines of the drawing in the documentation."""
+    return ARCHITECTURE.split("```text\n")[1].split("```")[0].splitlines()
+
+
+def test_the_drawing_shows_every_part_and_imports_run_down_it():
+    below_all = ORDER[: ORDER.index("network")]
+    drawn = ORDER[ORDER.index("network") :]
+    # Explanations stand to the right of the drawing.
+    line_of = {part: number for number, line in enumerate(drawing()) for part in drawn if part in line[:48].split()}
+    assert line_of.keys() == set(drawn)
+    for part in drawn:
+        files = [file for file in FILES if file.relative_to(PACKAGE).with_suffix("").parts[0] == part]
+        for imported in set().union(*map(imports, files)) - {part, *below_all}:
+            # Parts on one line import each other from left to right, as main does the command line.
+            assert (line_of[part], drawn.index(imported)) < (line_of[imported], drawn.index(part)), (part, imported)
+    text = ARCHITECTURE.replace("\n", " ")
+    assert all(f"`{part}`" in text for part in below_all)
+
+
+def test_the_documentation_lists_every_file_of_a_folder_before_those_that_import_it():
+    rows = re.findall(r"^\| `(\w+)/` \| (.*) \|$", ARCHITECTURE, re.MULTILINE)
+    assert {folder for folder, _ in rows} == {file.parent.name for file in FILES} - {PACKAGE.name}
+    for folder, cell in rows:
+        listed = re.findall(r"`(\w+)`", cell)
+        files = {file.stem: file for file in (PACKAGE / folder).glob("*.py") if file.stem != "__init__"}
+        assert sorted(listed) == sorted(files), folder
+        for name, file in files.items():
+            neighbours = {
+                neighbour
+                for node in ast.parse(file.read_text()).body  # not those that only type checkers see
+                if isinstance(node, ast.ImportFrom) and node.level == 1
+                for neighbour in ([node.module] if node.module else [alias.name for alias in node.names])
+            }
+            assert neighbours <= set(listed[: listed.index(name)]), f"{folder}/{name}"
+
+
+def test_every_file_says_in_its_first_line_what_it_is_for():
+    firsts = [(ast.get_docstring(ast.parse(file.read_text())) or "").split("\n")[0] for file in FILES]
+    assert all(first.endswith((".", ":")) for first in firsts)
+    assert len(set(firsts)) == len(firsts)
 
 
 def test_the_order_names_every_part():

@@ -20,6 +20,7 @@ from ..files import write_atomically, write_text
 from ..network.backbones import network_options
 from ..network.config import SEConfig
 from ..network.insertion import create_model, insert, whole_state
+from .distributed import Team, together
 from .evaluator import Evaluation, ProgressBar, Space, evaluate_network, no_progress, pool_seeds
 from .image_data import ImageData
 from .training import Training, TrainingRecipe, classification_losses, load_weights
@@ -166,6 +167,8 @@ class Finetune(Scratch):
             backbone on the data first, with the same recipe.
     """
 
+    shared_files = (BACKBONE_WEIGHTS, BACKBONE_SUMMARY)
+
     def __init__(
         self,
         backbone: str,
@@ -183,23 +186,20 @@ class Finetune(Scratch):
     def prepare(self, folder: Path, space: Space, progress_bar: ProgressBar) -> None:
         """Load or train the common backbone, or take the one that ``folder`` holds.
 
+        Where torchrun has started several processes, the others :meth:`assist`.
+
         Raises:
-            EvaluationError: If it cannot be trained.
+            EvaluationError: If it cannot be trained, or another process does not answer.
             RunFolderError: If what the folder holds is damaged.
         """
         super().prepare(folder, space, progress_bar)
-        if not (folder / BACKBONE_WEIGHTS).exists():
-            torch.manual_seed(self.recipe.seed)
-            model = load_pretrained(self.backbone, self._pretrained, self.options)
-            epochs: list[dict[str, float]] = []
-            if self._pretrained is None:
-                training = Training(model, self.recipe, self.data, self.device, folder / BACKBONE_CHECKPOINT)
-                losses = classification_losses(training.model, self.recipe)
-                total, done = self.recipe.epochs * training.steps, len(training.history) * training.steps
-                with progress_bar("Training the backbone", total, done) as advance:
-                    for epoch in training.epochs(losses, advance):
-                        advance(0, training.describe(epoch))
-                model, epochs = training.evaluated, training.history
+        missing = not (folder / BACKBONE_WEIGHTS).exists()
+        untrained = missing and self._pretrained is None
+        with together(self.device, untrained) as team:
+            training = self._train_common(progress_bar, folder / BACKBONE_CHECKPOINT, team) if untrained else None
+        if missing:
+            model = self._first_common() if training is None else training.evaluated
+            epochs = [] if training is None else training.history
             origin = self._pretrained or f"{self.recipe.epochs} epochs on {self.data.name}"
             write_text(folder / BACKBONE_SUMMARY, json.dumps({"weights": origin, "epochs": epochs}, indent=2))
             write_atomically(folder / BACKBONE_WEIGHTS, lambda path: save_file(whole_state(model), path))
@@ -212,6 +212,27 @@ class Finetune(Scratch):
             self._common = self._load_common(self._folder)
         torch.manual_seed(seed)
         return insert(copy.deepcopy(self._common), config, identity_start=True, input_size=self.data.input_size)
+
+    def assist(self, space: Space, team: Team) -> None:
+        """Take part in the training of the backbone that the first process of a team does, and write nothing.
+
+        Raises:
+            EvaluationError: If a loss is not finite, or another process does not answer.
+        """
+        self._train_common(no_progress, None, team)
+
+    def _train_common(self, progress_bar: ProgressBar, checkpoint: Path | None, team: Team | None) -> Training:
+        training = Training(self._first_common(), self.recipe, self.data, self.device, checkpoint, team)
+        losses = classification_losses(training.model, self.recipe)
+        total, done = self.recipe.epochs * training.steps, len(training.history) * training.steps
+        with progress_bar("Training the backbone", total, done) as advance:
+            for epoch in training.epochs(losses, advance):
+                advance(0, training.describe(epoch))
+        return training
+
+    def _first_common(self) -> nn.Module:
+        torch.manual_seed(self.recipe.seed)
+        return load_pretrained(self.backbone, self._pretrained, self.options)
 
     def _load_common(self, folder: Path) -> nn.Module:
         model = create_model(SEConfig(self.backbone), **self.options)

@@ -18,8 +18,10 @@ from ..network.config import SEConfig
 from ..network.insertion import attach, create_model, whole_state
 from ..network.se_block import ElasticSE
 from ..network.sites import Site, find_places
-from .evaluator import Evaluation, ProgressBar, Space, evaluate_network
+from .distributed import Team, together
+from .evaluator import Evaluation, ProgressBar, Space, evaluate_network, no_progress
 from .image_data import ImageData, batches, sample
+from .memory import memory_told
 from .training import Losses, Training, TrainingRecipe, autocast, label_smoothing, load_weights, prepare_network
 
 WEIGHTS = "supernet.safetensors"
@@ -49,6 +51,8 @@ class Supernet:
             labels, 0 to 1.
         patience: Epochs without a lower training loss (by 0.1 %) after which training ends; ``None`` trains on.
     """
+
+    shared_files = (WEIGHTS, SUMMARY)
 
     def __init__(
         self,
@@ -97,6 +101,14 @@ class Supernet:
         """Train the shared network on ``space``, see :meth:`train`."""
         self.train(folder, space.draw, space.widen, progress_bar)
 
+    def assist(self, space: Space, team: Team) -> None:
+        """Take part in the training that the first process of a team does, and write nothing.
+
+        Raises:
+            EvaluationError: If the training loss is not finite, or another process does not answer.
+        """
+        self._train(space.draw, space.widen, no_progress, None, team)
+
     def train(
         self,
         folder: Path,
@@ -110,6 +122,8 @@ class Supernet:
         the widest relative of a configuration drawn at random, and the configuration itself, or in every fourth step
         no SE. The smaller one can learn from the outputs of the widest too (their in-place distillation).
 
+        Where torchrun has started several processes, the others :meth:`assist`.
+
         Args:
             folder: Where checkpoints and the trained weights are kept.
             draw: Draws a random configuration of the space.
@@ -117,14 +131,30 @@ class Supernet:
             progress_bar: As :func:`se_search.progress.progress_bar`.
 
         Raises:
-            EvaluationError: If the training loss is not finite.
+            EvaluationError: If the training loss is not finite, or another process does not answer.
             RunFolderError: If kept weights are damaged.
         """
-        if (folder / WEIGHTS).exists() and (folder / SUMMARY).exists():
+        kept = (folder / WEIGHTS).exists() and (folder / SUMMARY).exists()
+        with together(self.device, not kept) as team:
+            training = None if kept else self._train(draw, widen, progress_bar, folder / CHECKPOINT, team)
+        if training is None:
             self.load(folder)
-            (folder / CHECKPOINT).unlink(missing_ok=True)
-            return
-        training = Training(self.model, self.recipe, self.data, self.device, folder / CHECKPOINT)
+        else:
+            self.model.load_state_dict(training.evaluated.state_dict())
+            self._statistics.clear()
+            write_atomically(folder / WEIGHTS, lambda path: save_file(whole_state(self.model), path))
+            write_text(folder / SUMMARY, json.dumps({"backbone": self.backbone, "epochs": training.history}, indent=2))
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+
+    def _train(
+        self,
+        draw: Callable[[random.Random], SEConfig],
+        widen: Callable[[SEConfig], SEConfig],
+        progress_bar: ProgressBar,
+        checkpoint: Path | None,
+        team: Team | None,
+    ) -> Training:
+        training = Training(self.model, self.recipe, self.data, self.device, checkpoint, team)
         losses = self._losses(training, draw, widen)
         total, done = self.recipe.epochs * training.steps, len(training.history) * training.steps
         with progress_bar("Training the supernet", total, done) as advance:
@@ -133,11 +163,7 @@ class Supernet:
                 if self._is_on_a_plateau(training):
                     advance(0, f"the training loss has not fallen for {self._patience} epochs: training ends")
                     break
-        self.model.load_state_dict(training.evaluated.state_dict())
-        self._statistics.clear()
-        write_atomically(folder / WEIGHTS, lambda path: save_file(whole_state(self.model), path))
-        write_text(folder / SUMMARY, json.dumps({"backbone": self.backbone, "epochs": training.history}, indent=2))
-        (folder / CHECKPOINT).unlink(missing_ok=True)
+        return training
 
     def _losses(
         self,
@@ -215,6 +241,7 @@ class Supernet:
         """Return the plain network of ``config``, see :meth:`slice`."""
         return self.slice(config)
 
+    @memory_told()
     def _select_recalibrated(self, config: SEConfig) -> None:
         self.select(config)
         known = self._statistics.get(config.structure)

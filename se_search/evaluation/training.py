@@ -1,5 +1,7 @@
 """One way to train for all evaluators, on timm's optimizers, schedules, mixup, clipping and averages."""
 
+import io
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +22,9 @@ from torch import nn
 
 from ..errors import EvaluationError, RunFolderError
 from ..files import write_atomically
-from .image_data import ImageData, batches
+from .distributed import Share, Team
+from .image_data import ImageData, ImageSet, batches
+from .memory import memory_told
 
 Losses = Callable[[torch.Tensor, torch.Tensor], Iterable[torch.Tensor]]
 """Gives the losses of one step, whose gradients are added: from images and targets (class indices, or a share of each
@@ -80,9 +84,12 @@ class Training:
         data: What to train on.
         device: A torch device.
         checkpoint: Where the state is kept after each epoch; an earlier one there is gone on from.
+        team: The processes that train together, each on its share of every batch. All go on from the checkpoint of the
+            first, the only one to give one. Norms see the shares, and the first one's statistics are kept.
 
     Attributes:
-        history: ``loss`` (mean of the steps' losses) and ``seconds`` of every epoch so far.
+        history: ``loss`` (mean of the steps' losses) and ``seconds`` of every epoch so far, of several processes their
+            number as ``processes`` too.
         steps: Steps of an epoch.
         step: The step that is being taken, counted from the first of the training.
 
@@ -97,6 +104,7 @@ class Training:
         data: ImageData,
         device: torch.device | str,
         checkpoint: Path | None = None,
+        team: Team | None = None,
     ) -> None:
         self.model = prepare_network(model, recipe, device)
         self.recipe = recipe
@@ -104,7 +112,9 @@ class Training:
         self.steps = math.ceil(len(data.train) / recipe.batch)
         self.step = 0
         self._data = data
+        self._images: ImageSet = data.train if team is None else Share(data.train, team)
         self._checkpoint = checkpoint
+        self._team = team
         self._device = torch.device(device)
         self._optimizer = create_optimizer_v2(
             self.model, opt=recipe.optimizer, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
@@ -129,6 +139,8 @@ class Training:
             )
         if checkpoint is not None and checkpoint.exists():
             self._load(checkpoint)
+        if team is not None:
+            self._begin_as_first(team)
 
     @property
     def evaluated(self) -> nn.Module:
@@ -143,12 +155,14 @@ class Training:
             advance: Called with 1 after each step.
 
         Raises:
-            EvaluationError: If a loss is not finite.
+            EvaluationError: If a loss is not finite, or a process of the team does not answer.
         """
         for epoch in range(len(self.history), self.recipe.epochs):
             start = time.perf_counter()
             loss = self._train_epoch(epoch, losses, advance)
             self.history.append({"loss": loss, "seconds": time.perf_counter() - start})
+            if self._team is not None:
+                self._compare_notes(self._team)
             if self._checkpoint is not None:
                 write_atomically(self._checkpoint, lambda path: torch.save(self._state(), path))
             yield epoch + 1
@@ -171,6 +185,7 @@ class Training:
         one = self.history[epoch - 1]
         return f"epoch {epoch}/{self.recipe.epochs}: training loss {one['loss']:.4f}, {one['seconds']:.1f} s"
 
+    @memory_told()
     def _train_epoch(self, epoch: int, losses: Losses, advance: Callable[..., None]) -> float:
         recipe = self.recipe
         # Randomness depends on seed and epoch only, so that a resumed training takes the same steps.
@@ -178,22 +193,24 @@ class Training:
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)  # timm's mixup draws from NumPy's global generator
         self.model.train()
-        seen = []
-        for step, (images, labels) in enumerate(batches(self._data.train, recipe.batch, seed, recipe.workers)):
-            images, targets = to_device(images, recipe, self._device), labels.to(self._device)
-            if len(images) < 2:
-                continue  # normalisation over a batch needs two
-            if self._mixup is not None:
-                even = len(images) // 2 * 2
-                images, targets = self._mixup(images[:even], targets[:even])
+        seen: list[float] = []
+        drawn = batches(self._images, recipe.batch, seed, recipe.workers)
+        # A share can be empty where a batch is small or not readable: all take the same steps nevertheless.
+        for step, batch in zip(range(self.steps), itertools.chain(drawn, itertools.repeat(None)), strict=False):
             self.step = epoch * self.steps + step
+            if self._team is not None:
+                self._team.keep_in_step()
             self._optimizer.zero_grad()
-            for loss in losses(images, targets):
-                loss.backward()  # type: ignore[no-untyped-call]
-                seen.append(float(loss.detach()))
-                if not math.isfinite(seen[-1]):
+            values, images = self._add_gradients(batch, losses)
+            if self._team is not None:
+                values = self._team.average(self.model, values, images)
+            if not values:
+                continue
+            seen += values
+            for value in values:
+                if not math.isfinite(value):
                     raise EvaluationError(
-                        f"the training loss is {seen[-1]} in epoch {epoch + 1}, step {step + 1}: "
+                        f"the training loss is {value} in epoch {epoch + 1}, step {step + 1}: "
                         "lower the study's learning_rate or set its clip_gradient"
                     )
             if recipe.clip_gradient is not None:
@@ -206,6 +223,42 @@ class Training:
             advance(1)
         return float(np.mean(seen))
 
+    def _add_gradients(
+        self, batch: tuple[torch.Tensor, torch.Tensor] | None, losses: Losses
+    ) -> tuple[list[float], int]:
+        """Return the losses of one step, whose gradients are added, and the number of images; none where there are few.
+
+        Normalisation over a batch needs two.
+        """
+        if batch is None or len(batch[0]) < 2:
+            return [], 0
+        images, targets = to_device(batch[0], self.recipe, self._device), batch[1].to(self._device)
+        if self._mixup is not None:
+            even = len(images) // 2 * 2
+            images, targets = self._mixup(images[:even], targets[:even])
+        values = []
+        for loss in losses(images, targets):
+            loss.backward()  # type: ignore[no-untyped-call]
+            values.append(float(loss.detach()))
+        return values, len(images)
+
+    def _begin_as_first(self, team: Team) -> None:
+        """Take over weights, optimizer and history of the first process."""
+        held = io.BytesIO()
+        if team.rank == 0:
+            torch.save(self._state(), held)
+        state = team.from_first(held.getvalue())
+        if team.rank > 0:
+            self._set_state(torch.load(io.BytesIO(state), map_location=self._device, weights_only=True))
+
+    def _compare_notes(self, team: Team) -> None:
+        """Make the last epoch in the history the first process's, and note what any of them could not read."""
+        unreadable = getattr(self._data.train, "unreadable", None)
+        notes = team.gather((self.history[-1], [] if unreadable is None else sorted(unreadable.names)))
+        self.history[-1] = notes[0][0] | {"processes": team.size}
+        if unreadable is not None:
+            unreadable.add([name for _, names in notes for name in names])
+
     def _state(self) -> dict[str, Any]:
         return {
             "model": self.model.state_dict(),
@@ -214,14 +267,16 @@ class Training:
             "history": self.history,
         }
 
+    def _set_state(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        if self._average is not None:
+            self._average.module.load_state_dict(state["average"])
+        self.history = list(state["history"])
+
     def _load(self, checkpoint: Path) -> None:
         try:
-            state = torch.load(checkpoint, map_location=self._device, weights_only=True)
-            self.model.load_state_dict(state["model"])
-            self._optimizer.load_state_dict(state["optimizer"])
-            if self._average is not None:
-                self._average.module.load_state_dict(state["average"])
-            self.history = list(state["history"])
+            self._set_state(torch.load(checkpoint, map_location=self._device, weights_only=True))
         except Exception as error:  # torch.load and load_state_dict raise many kinds for a damaged file
             raise RunFolderError(
                 f"{checkpoint} is damaged ({type(error).__name__}): delete it to train again"
@@ -247,6 +302,7 @@ def label_smoothing(recipe: TrainingRecipe) -> float:
     return 0.0 if recipe.mixup or recipe.cutmix else recipe.label_smoothing
 
 
+@memory_told()
 def prepare_network(model: nn.Module, recipe: TrainingRecipe, device: torch.device | str) -> nn.Module:
     """Move a network to the device and into the memory format of the recipe, in place, and return it."""
     model = model.to(device)

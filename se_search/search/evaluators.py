@@ -8,6 +8,7 @@ import torch
 
 from ..errors import DefinitionError, did_you_mean
 from ..evaluation.data import load_data
+from ..evaluation.distributed import use_own_device
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.image_data import ImageData
 from ..evaluation.image_files import Splits
@@ -43,6 +44,7 @@ def use_device(study: StudyDefinition) -> None:
     if not is_there(study.device):
         seen = counted(torch.cuda.device_count(), "CUDA device")
         raise DefinitionError(f"device {study.device!r} is not there: PyTorch sees {seen}")
+    use_own_device(study.device)
     if study.threads is not None:
         torch.set_num_threads(study.threads)
 

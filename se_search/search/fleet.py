@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import torch
 
-from ..errors import DefinitionError, EvaluationError, RunFolderError, SeSearchError
+from ..errors import DefinitionError, EvaluationError, RunFolderError
 from ..evaluation.isolation import time_limit
 from ..progress import say
 from ..words import counted
@@ -272,6 +272,8 @@ class FleetSearch:
         self._artifacts = artifacts
         self._device = device
         self._measures_here = device is None or latency.is_on(device)
+        self._measuring: str | None = None
+        self._unfit: set[str] = set()
         self._under_way: dict[int, _UnderWay] = {}
         self._waited = 0.0
 
@@ -317,16 +319,14 @@ class FleetSearch:
         }
         for number, one in list(self._under_way.items()):
             answer = None if one.task is None else answer_of(attributes[number], one.task)
-            if answer is None:
+            if answer is None or one.task is None:
                 continue
-            one.task = None
+            worker, one.task = one.task.worker, None
             try:
                 if "error" in answer:
                     raise EvaluationError(str(answer["error"]))
                 if one.needs == "latency":
-                    self._latency.check_comparable(answer["notes"]["latency_conditions"])
-                    one.costs |= answer["notes"]
-                    one.needs = "accuracy"
+                    self._take_latency(one, worker, answer["notes"])
                     continue
                 self._take_over(answer["files"])
                 note_unreadable(self._optuna_study, answer["unreadable"])
@@ -339,6 +339,16 @@ class FleetSearch:
             else:
                 yield 1, line
             del self._under_way[number]
+
+    def _take_latency(self, one: _UnderWay, worker: str, notes: Mapping[str, Any]) -> None:
+        try:
+            self._latency.check_comparable(notes["latency_conditions"])
+        except EvaluationError as error:
+            self._unfit.add(worker)
+            say(f"Worker {worker} measures no latency any more: {error}.")
+        else:
+            one.costs |= notes
+            one.needs = "accuracy"
 
     def _take_over(self, files: list[dict[str, str]]) -> None:
         """Take over what a worker's evaluator has kept, which is in a folder of its own as that of :class:`Scratch` is.
@@ -387,9 +397,6 @@ class FleetSearch:
             try:
                 if self._measures_here:
                     costs |= self._measure(proposal)
-            except SeSearchError as error:
-                advance(0, self._trials.fail(proposal, f"{type(error).__name__}: {error}"))
-                continue
             except KeyboardInterrupt:
                 self._trials.interrupt(proposal)
                 raise
@@ -432,8 +439,14 @@ class FleetSearch:
         if self._measures_here or self._device is None:
             return None
         wanted = self._device.casefold()
-        able = (worker for worker, one in self._fleet.known.items() if wanted in str(one.get("device")).casefold())
-        return min(able, default=None)
+        able = [
+            worker
+            for worker, one in self._fleet.known.items()
+            if worker not in self._unfit and wanted in str(one.get("device")).casefold()
+        ]
+        if self._measuring not in able:
+            self._measuring = min(able, default=None)
+        return self._measuring
 
     def _tell_who_is_missing(self, passed: float) -> None:
         self._waited += passed

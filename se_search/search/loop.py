@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from torch import nn
 
 from ..errors import RunFolderError
+from ..evaluation.distributed import take_part
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.image_data import ImageData
 from ..evaluation.isolation import time_limit
@@ -78,8 +79,10 @@ def run_search(
     data = study_data(study)
     network_options(study.backbone, data.input_size)
     network_options(study.backbone, latency_size(study, data.input_size))
-    check_folder(folder, study)
     used = (evaluator or find_evaluator(study.evaluator.name))(study, space, data)
+    # The other processes of torchrun's end here: the folder is the first one's.
+    take_part(used, space, data, study.device)
+    check_folder(folder, study)
     if study.evaluator.pretrained is not None and not (folder / BACKBONE_WEIGHTS).exists():
         check_pretrained(study.evaluator.pretrained)
     # It tries the backbone in its runtime: hours of training shall not end with a refusal.

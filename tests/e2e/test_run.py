@@ -167,3 +167,17 @@ def test_an_exported_network_has_the_accuracy_that_the_search_reported(finished_
     row = run.trials.set_index("number").loc[number]
     assert row["accuracy"] == accuracy_estimate(np.asarray(correct)).value
     assert network.se_config == SEConfig.from_json(row["config"])
+
+
+@pytest.mark.slow
+def test_torchrun_trains_the_supernet_with_two_processes_and_searches_with_one(tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--module", "se_search"]
+    command = [*torchrun, *write_study(tmp_path), "--budget", "3"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    epochs = json.loads((tmp_path / "run" / "supernet.json").read_text())["epochs"]
+    assert [epoch["processes"] for epoch in epochs] == [2, 2, 2]
+    assert done.stdout.count("Report: ") == 1
+    trials = load_run(tmp_path / "run").trials
+    assert list(trials["state"]) == ["complete"] * 3
+    assert trials["accuracy"].min() > 0.5

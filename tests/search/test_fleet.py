@@ -1,5 +1,6 @@
 """Searches whose trials are evaluated by workers: here, and on machines that share a storage."""
 
+import contextlib
 import os
 import random
 import re
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import optuna
 import pytest
@@ -105,6 +107,37 @@ def test_what_workers_began_another_process_alone_goes_on_with(orders, tmp_path)
     assert len(complete(run)) == 5
     assert complete(run)["config_id"].is_unique
     assert str(os.getpid()) in {process for _, process in orders.evaluated()}
+
+
+def processes_with(text):
+    """Processes in whose command the kernel shows ``text``."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if text in (entry / "cmdline").read_text():
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.slow
+def test_an_interrupted_or_killed_search_leaves_no_worker_behind_and_goes_on(orders, start, tmp_path):
+    (orders.folder / "seconds").write_text("1")
+    run = ("run", "--backbone", "test_resnet", "--evaluator", "obedient", "--budget", 4, "--out", "run")
+    run = (*run, "--workers", 2, "--study", study_file(tmp_path))
+    parents = []
+    for number, (end, code) in enumerate([(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)]):
+        search_process = start(f"{number}.log", *run)
+        begun = len(orders.evaluated())
+        wait_until(lambda begun=begun: len(orders.evaluated()) > begun)
+        search_process.send_signal(end)
+        assert search_process.wait(30) == code
+        parents.append(f"--parent\0{search_process.pid}")
+    assert "Stopped. The same command goes on from here." in (tmp_path / "0.log").read_text()
+    wait_until(lambda: not any(map(processes_with, parents)), seconds=30)
+    assert start("last.log", *run).wait(180) == 0
+    done = complete(load_run(tmp_path / "run"))
+    assert len(done) == 4
+    assert done["config_id"].is_unique
 
 
 @pytest.mark.slow
