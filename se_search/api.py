@@ -57,7 +57,7 @@ from .search.definitions import (
 )
 from .search.evaluators import EvaluatorFactory, training_recipe
 from .search.excitation import ANALYSIS_FILE, EXCITATION, PAGE_FILE, analysis_folder
-from .search.fleet import Spread
+from .search.fleet_search import Spread
 from .search.loop import load_network, run_search
 from .search.record import read_results, write_results
 from .search.results import PICKS, PREDICTED, front_of

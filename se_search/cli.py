@@ -183,17 +183,21 @@ def run(
         float, typer.Option(help="Seconds without a sign of life after which a worker counts as gone.")
     ] = 60.0,
 ) -> None:
-    """Search, and write the run folder with its report; the same command resumes.
+    """Search and write the run folder with its report. The same command resumes.
 
     \b
     Example:
       se-search run --backbone resnet50 --budget 50
-      se-search run --backbone resnet18 --space blocks --max-params 5% --out runs/small
+      se-search run --backbone resnet18 --space blocks --max-params 5% \\
+        --out runs/small
       se-search run --backbone resnet18 --data path/to/images --image-size 128
-      se-search run --backbone resnet18 --evaluator finetune --pretrained timm --epochs 3
-      se-search run --backbone resnet18 --latency-runtime onnxruntime --latency-size 224 --latency-threads 1
+      se-search run --backbone resnet18 --evaluator finetune --pretrained timm \\
+        --epochs 3
+      se-search run --backbone resnet18 --latency-runtime onnxruntime \\
+        --latency-size 224 --latency-threads 1
       se-search run --backbone resnet18 --evaluator scratch --workers 4
-      se-search run --backbone resnet50 --storage postgresql://me@host/studies --artifacts /shared/files
+      se-search run --backbone resnet50 --storage postgresql://me@host/studies \\
+        --artifacts /shared/files
     """
     from .api import search
 
@@ -259,15 +263,17 @@ def worker(
     run_folder: Annotated[Path | None, typer.Option(hidden=True)] = None,
     parent: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Evaluate configurations for a search that runs elsewhere, until it has ended.
+    """Evaluate configurations for a search that runs elsewhere. It ends with that search.
 
     Workers may be started before the search, and join or leave at any time. A password in SE_SEARCH_STORAGE is not seen
     in the list of processes.
 
     \b
     Example:
-      se-search worker --storage postgresql://me@host/studies --study resnet50-digits
-      se-search worker --storage journal:/shared/study.log --study resnet50-digits --device cuda:1
+      se-search worker --storage postgresql://me@host/studies \\
+        --study resnet50-digits
+      se-search worker --storage journal:/shared/study.log \\
+        --study resnet50-digits --device cuda:1
     """
     from .search.worker import WorkerOptions, run_worker
 
@@ -285,11 +291,11 @@ def verify(
     seeds: Annotated[int, typer.Option(help="Trainings of each network.")] = 3,
     epochs: Annotated[int | None, typer.Option(help="Epochs of each training.  [default: the study's]")] = None,
 ) -> None:
-    """Train members of the front by themselves and judge them on the test images; the same command resumes.
+    """Train members of the front by themselves, with several seeds. The same command resumes.
 
-    The network without SE and, where the space holds it, the uniform r=16 one are trained beside them, with the same
-    seeds and batches. Values, paired differences and the agreement with the search's ranking go to the report and the
-    tables.
+    They are judged on the test images. The network without SE and, where the space holds it, the uniform r=16 one are
+    trained beside them, with the same seeds and batches. Values, paired differences and the agreement with the search's
+    ranking go to the report and the tables.
 
     \b
     Example:
@@ -305,7 +311,7 @@ def verify(
 
 @_command
 def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="The folder of a run, or of several.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER", help="The folder of a run, or of several.")],
     formats: Annotated[
         list[str] | None,
         typer.Option(
@@ -320,8 +326,9 @@ def report(
         Path | None, typer.Option(help="Of several runs: the page to write.  [default: comparison.html]")
     ] = None,
 ) -> None:
-    """Write a run's report, tables and run.json anew from its study; of several, also a page that compares them.
+    """Write a run's report and tables anew, or compare several runs.
 
+    The report, the tables and run.json are written from the study; of several runs, also a page that compares them.
     With --live, beside a search that is under way, only the report is written; the page reads itself anew.
 
     \b
@@ -395,10 +402,10 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Write a found network as a folder that timm.create_model loads, with a model card.
+    """Write a found network as a folder that timm loads. It has a model card.
 
     The weights are those that the search evaluated: with the supernet a slice of its weights, not retrained ones. With
-    --verified they are those that `se-search verify` trained.
+    --verified they are those of its verification.
 
     \b
     Example:
@@ -480,7 +487,7 @@ def excitation(
         ),
     ] = None,
 ) -> None:
-    """Analyse what the SE blocks of a trained network do, and which of them could be left out.
+    """Analyse what the SE blocks of a trained network do. It also says which could be left out.
 
     After section 7.2 of the SENet paper: how much the gates tell classes apart, which are constant, and what is lost
     when a block's gates are replaced by their means. Images are those that the network was not trained on.
@@ -534,9 +541,10 @@ def sites(
         bool, typer.Option("--skipped", help="Also list the places that are left out, and why.")
     ] = False,
 ) -> None:
-    """List where SE blocks can stand in a backbone and what each costs at r=16.
+    """List where a backbone can have SE blocks and what each costs.
 
-    Where the backbone has attention already, "now" shows its weights and the reduction ratio that they amount to.
+    Costs are those of r=16. Where the backbone has attention already, "now" shows its weights and the reduction ratio
+    that they amount to.
 
     \b
     Example:
@@ -601,7 +609,10 @@ def latency(
     ] = "stages",
     runtime: Annotated[
         list[str] | None,
-        typer.Option(help="eager, compile, onnxruntime or openvino; may be given more than once.  [default: eager]"),
+        typer.Option(
+            metavar="NAME",
+            help="eager, compile, onnxruntime or openvino; may be given more than once.  [default: eager]",
+        ),
     ] = None,
     optimized: Annotated[
         bool, typer.Option("--optimized", help="Optimize all networks for inference first, the backbone too.")
@@ -618,15 +629,17 @@ def latency(
     ] = 0.005,
     limit: Annotated[float, typer.Option(help="Seconds after which a measurement stops.")] = 5.0,
 ) -> None:
-    """Measure what SE blocks cost on this machine, against the bare backbone.
+    """Measure what SE blocks cost on this machine. Each network is compared with the bare backbone.
 
     The row of the network without SE compares the backbone with a copy of itself: its interval should hold ×1.
 
     \b
     Example:
       se-search latency resnet50
-      se-search latency resnet50 --runtime eager --runtime compile --optimized --threads 1
-      se-search latency resnet18 --config my_config.json --batch 8 --memory-format channels_last
+      se-search latency resnet50 --runtime eager --runtime compile --optimized \\
+        --threads 1
+      se-search latency resnet18 --config my_config.json --batch 8 \\
+        --memory-format channels_last
     """
     from .api import describe_latency
     from .evaluation.latency import remarks
@@ -658,9 +671,11 @@ def latency(
 
 @_command
 def reproduce(
-    what: Annotated[Literal["params"], typer.Argument(help="params: the paper's tables of parameters and FLOPs.")],
+    what: Annotated[
+        Literal["params"], typer.Argument(metavar="WHAT", help="params: the paper's tables of parameters and FLOPs.")
+    ],
 ) -> None:
-    """Print the cost tables of the SENet paper beside what is counted on timm's networks.
+    """Print the SENet paper's cost tables beside counted costs. They are counted on timm's networks.
 
     \b
     Example:

@@ -29,7 +29,8 @@ from .definitions import FROM_PYTHON, StudyDefinition
 from .evaluators import EvaluatorFactory, find_evaluator, study_data, use_device
 from .exchange import ARTIFACTS, DEFINITION, SEARCH, SHARED_FILES, State, beating, refuse_second_search
 from .excitation import check_priors, priors_from_excitation
-from .fleet import Fleet, FleetSearch, Spread, check_spread
+from .fleet import Fleet
+from .fleet_search import FleetSearch, Spread, check_spread
 from .record import note_data, note_unreadable, record_start
 from .run_folder import STUDY_FILE, RunStudy, check_folder, open_folder, read_definition, storage_url
 from .shared_files import ArtifactStore, open_artifacts, remove_files, share_files
