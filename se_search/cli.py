@@ -2,6 +2,7 @@
 
 import functools
 import shutil
+import sys
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
@@ -349,10 +350,10 @@ def report(
         comparison = compare_runs(folders)
         page = write_comparison(comparison, to or "comparison.html")
         for folder in folders:
-            say(f"Report: {load_run(folder).report()}")
+            say(f"Report: {load_run(folder).report()}", to_copy=True)
         for sentence in (*describe_ratios(comparison), *comparison.cautions):
             say(sentence)
-        say(f"Comparison: {page}")
+        say(f"Comparison: {page}", to_copy=True)
         return
     (folder,) = folders
     if to is not None:
@@ -362,10 +363,10 @@ def report(
     if live:
         if formats not in (None, ["html"]):
             raise DefinitionError("--live writes the HTML report: give --format without it")
-        say(f"Report: {follow_run(folder, 10 if every is None else every)}")
+        say(f"Report: {follow_run(folder, 10 if every is None else every)}", to_copy=True)
         return
     for file in load_run(folder).report_as(*(formats or ["html"])):
-        say(f"Report: {file}")
+        say(f"Report: {file}", to_copy=True)
 
 
 @_command
@@ -528,7 +529,7 @@ def excitation(
         say(f"{one['block']} is left out: {one['reason']}.")
     for one in analysis["observations"]:
         say(f"{one['found']}: {one['paper']} {one['evidence']}")
-    say(f"Page: {found.page}")
+    say(f"Page: {found.page}", to_copy=True)
 
 
 @_command
@@ -780,10 +781,10 @@ def _show_front(folder: Path) -> None:
         say(f"{failed} trials failed; trials.csv holds their reasons.")
     if run["data"]["unreadable"]:
         say(f"{counted(len(run['data']['unreadable']), 'image')} cannot be read, left out; run.json names them.")
-    say(f"Report: {folder / 'report.html'}")
+    say(f"Report: {folder / 'report.html'}", to_copy=True)
     if run["picks"]:
-        say(f"Next:   {_program()} verify {folder}")
-        say(f"        {_program()} export {folder} --pick knee --to exported")
+        say(f"Next:   {_program()} verify {folder}", to_copy=True)
+        say(f"        {_program()} export {folder} --pick knee --to exported", to_copy=True)
 
 
 def _show_verified(folder: Path) -> None:
@@ -803,20 +804,35 @@ def _show_verified(folder: Path) -> None:
         say(schedule["finding"])
         for sentence in schedule["ranking"]:
             say(sentence)
-    say(f"Report: {folder / 'report.html'}")
+    say(f"Report: {folder / 'report.html'}", to_copy=True)
 
 
 def _print_table(shown: "pandas.DataFrame") -> None:
-    """Print a table of texts, which may come from a user's file: markup in them is not interpreted."""
+    """Print a table of texts, which may come from a user's file: markup in them is not interpreted.
+
+    Where a line is too short for it, the remarks (the column without a heading) follow below.
+    """
     from rich.markup import escape
     from rich.table import Table
 
-    from .progress import console
+    from .progress import console, say
 
-    table = Table(*shown.columns, box=None, pad_edge=False)
-    for row in shown.itertuples(index=False):
-        table.add_row(*map(escape, row))
-    console.print(table)
+    def table_of(shown: "pandas.DataFrame", gap: int) -> Table:
+        table = Table(*shown.columns, box=None, pad_edge=False, padding=(0, gap, 0, 0))
+        for row in shown.itertuples(index=False):
+            table.add_row(*map(escape, row))
+        return table
+
+    table = table_of(shown, 2)
+    needed = console.measure(table, options=console.options.update(max_width=sys.maxsize)).maximum
+    if "" not in shown or needed <= console.width:
+        console.print(table)
+        return
+    console.print(table_of(shown.drop(columns=""), 1))
+    heading = shown.columns[0]
+    for name, remark in zip(shown[heading], shown[""], strict=True):
+        if remark:
+            say(f"{heading} {name}: {remark}")
 
 
 def _program() -> str:

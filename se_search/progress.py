@@ -8,16 +8,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 _WIDTH_OF_PLAIN_LINES = 160
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False)
 if not console.is_terminal:
+    console.soft_wrap = True
     console.width = _WIDTH_OF_PLAIN_LINES
 
 _running: list[Progress] = []
 
 
-def say(line: str) -> None:
-    """Print one line, which may come from a user's file: markup in it is not interpreted."""
-    console.print(line, markup=False)
+def say(line: str, to_copy: bool = False) -> None:
+    """Print one line, which may come from a user's file: markup in it is not interpreted.
+
+    Args:
+        line: The line. A terminal breaks a long one between words; elsewhere it stays one line.
+        to_copy: Whether it stays one line on a terminal too, as a path or a command that is to be copied.
+    """
+    console.print(line, markup=False, soft_wrap=to_copy or None)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from ..errors import RunFolderError
 from ..evaluation.latency import describe_conditions
 from ..evaluation.statistics import CONFIDENCE, Estimate, crossed_difference
 from ..network.config import SEConfig
+from ..words import counted
 
 _MOST_BYTES = 2**25  # a study of somebody else's may hold a text that grows without end
 _MOST_LOSSES = 4096  # a trial's note of them stays below 25 kB
@@ -237,7 +238,7 @@ def gain_over_none(study: optuna.Study) -> Gain | None:
     told = (
         f"trial {best.number}'s {word} differs from that of the network without SE by {difference.value:{digits}} "
         f"[{difference.low:{digits}}, {difference.high:{digits}}] "
-        f"(paired on the same images, corrected for {len(others)} comparisons)"
+        f"(paired on the same images, corrected for {counted(len(others), 'comparison')})"
     )
     if sign * difference.value > 0 and not _contains_zero(difference):
         return Gain(True, f"SE helps measurably by the search's estimates: {told}.")

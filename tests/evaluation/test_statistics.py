@@ -18,6 +18,8 @@ from se_search.evaluation.statistics import (
     paired_accuracy_difference,
     paired_mean_difference,
     rank_agreement,
+    rounds_needed,
+    two_stage_mean,
 )
 
 
@@ -54,6 +56,12 @@ def test_accuracy_has_its_wilson_interval(right, images):
     low, high = wilson(right, images)
     assert estimate.low == pytest.approx(low, abs=1e-9)
     assert estimate.high == pytest.approx(high, abs=1e-9)
+
+
+@pytest.mark.parametrize("images", [5, 10, 14, 16, 20, 40])
+def test_the_interval_of_an_accuracy_never_leaves_zero_and_one_by_rounding(images):
+    assert accuracy_estimate(outcomes(0, images)).low >= 0
+    assert accuracy_estimate(outcomes(images, 0)).high <= 1
 
 
 def test_newcombes_example():
@@ -93,6 +101,12 @@ def test_the_interval_of_symmetric_values_with_light_tails_is_students():
 def test_losses_of_single_precision_give_the_interval_of_double():
     losses = np.random.default_rng(0).exponential(size=500).astype(np.float32)
     assert mean_estimate(losses) == mean_estimate(losses.astype(float))
+    others = np.random.default_rng(1).exponential(size=500).astype(np.float32)
+    doubled = losses.astype(float), others.astype(float)
+    assert paired_mean_difference(losses, others) == paired_mean_difference(*doubled)
+    seeds = [values.reshape(5, 100) for values in (losses, others)]
+    assert crossed_mean(seeds[0]) == crossed_mean(seeds[0].astype(float))
+    assert crossed_difference(*seeds) == crossed_difference(*(values.astype(float) for values in seeds))
 
 
 def test_equal_losses_have_no_width_and_one_alone_no_bounds():
@@ -118,9 +132,45 @@ def test_the_interval_of_a_median_covers_it_nineteen_times_in_twenty():
     assert 180 <= covered <= 200
 
 
+def test_the_interval_of_a_median_is_that_of_the_bootstraps_exact_distribution():
+    """Of n values drawn again, at least half lie among the k smallest with a binomial probability (Efron 1982)."""
+    values = np.arange(21) ** 2.0
+    at_most = stats.binom.sf(10, 21, np.arange(1, 22) / 21)  # probability that the median is at most each value
+    low, high = (values[np.argmax(at_most >= level)] for level in (0.025, 0.975))
+    estimate = median_estimate(values[::-1])
+    assert astuple(estimate) == (100.0, low, high) == (100.0, 36.0, 196.0)
+
+
 def test_intervals_are_the_same_for_the_same_seed():
     values = np.random.default_rng(2).normal(size=50)
     assert median_estimate(values, 3) == median_estimate(values, 3) != median_estimate(values, 4)
+    assert median_estimate(values) == median_estimate(values, 0)
+
+
+def test_a_pilot_tells_how_many_values_are_needed():
+    # Stein 1945: (t s / h)² with the pilot's variance, here 5/3, and its degrees of freedom.
+    pilot = np.array([1.0, 2.0, 3.0, 4.0])
+    assert rounds_needed(pilot, 0.5) == math.ceil(3.182446**2 * 5 / 3 / 0.25) == 68
+    assert rounds_needed(pilot, 0.5, 0.99) == math.ceil(5.840909**2 * 5 / 3 / 0.25) == 228
+    assert rounds_needed(pilot, 100.0) == pilot.size
+
+
+@pytest.mark.parametrize("confidence", [0.95, 0.99])
+def test_the_mean_of_a_number_of_values_fixed_beforehand_has_students_interval(confidence):
+    values = np.random.default_rng(3).normal(2, 5, size=12)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(confidence)
+    assert astuple(two_stage_mean(values, 12, confidence)) == pytest.approx((values.mean(), *expected))
+    assert two_stage_mean(values, 12) == two_stage_mean(values, 12, 0.95)
+
+
+@pytest.mark.parametrize(
+    ("values", "variance"),
+    [([0, 2, 0, 2, 1, 1, 1, 1, 1], 4 / 3), ([1, 1, 1, 1, 0, 2, 0, 2, 1], 4 / 8)],
+    ids=["the pilot's spread", "a spread that came later"],
+)
+def test_after_a_pilot_the_larger_spread_counts_with_the_pilots_degrees_of_freedom(values, variance):
+    margin = 3.182446 * math.sqrt(variance / 9)
+    assert astuple(two_stage_mean(np.array(values), 4)) == pytest.approx((1, 1 - margin, 1 + margin), abs=1e-6)
 
 
 def test_a_paired_difference_by_hand():
@@ -187,6 +237,16 @@ def test_a_paired_difference_that_few_images_decide_has_few_degrees_of_freedom()
     assert estimate.low < 0 < estimate.value
 
 
+def test_networks_that_agree_on_most_images_have_few_degrees_of_freedom():
+    first = np.zeros(50)
+    first[:2] = -3.0, 3.0
+    # Two of 50 values differ from the mean of 0, by as much: kurtosis 25.
+    freedom = 2 / ((25 - 3) / 50 + 2 / 49)
+    error = math.sqrt(2 * 3**2 / 49 / 50)
+    estimate = paired_mean_difference(first, np.zeros(50))
+    assert astuple(estimate) == pytest.approx((0, *stats.t.interval(0.95, freedom, scale=error)))
+
+
 def test_paired_differences_of_losses_change_their_sign_with_the_order():
     first, second = np.random.default_rng(5).exponential(size=(2, 80))
     assert astuple(paired_mean_difference(second, first)) == close_to(negative(paired_mean_difference(first, second)))
@@ -233,6 +293,34 @@ def test_a_crossed_difference_by_analysis_of_variance():
     assert astuple(estimate) == pytest.approx((3.0, 3 - margin, 3 + margin))
 
 
+@pytest.mark.parametrize("confidence", [0.95, 0.99])
+def test_a_crossed_difference_of_three_seeds_by_analysis_of_variance(confidence):
+    random = np.random.default_rng(15)
+    values = np.linspace(-1, 3, 8) + random.normal(0, 0.5, size=(3, 8)) + np.array([[0.0], [0.3], [-0.4]])
+    of_images, of_seeds = values.mean(axis=0), values.mean(axis=1)
+    assert stats.kurtosis(of_images) < 0
+    residuals = values - of_images - of_seeds[:, None] + values.mean()
+    between = (3 * of_images.var(ddof=1) - np.sum(residuals**2) / (7 * 2)) / 3
+    quantile = 0.5 + confidence / 2
+    margin = math.hypot(
+        stats.t.ppf(quantile, 7) * math.sqrt(between / 8), stats.t.ppf(quantile, 2) * stats.sem(of_seeds)
+    )
+    expected = pytest.approx((values.mean(), values.mean() - margin, values.mean() + margin))
+    assert astuple(crossed_difference(values, np.zeros((3, 8)), confidence)) == expected
+
+
+def test_a_crossed_accuracy_by_hand():
+    # Ten images: six right with both seeds, two with neither, one with each alone. Seeds' means are equal.
+    right = np.array([[1] * 6 + [0] * 2 + [1, 0], [1] * 6 + [0] * 2 + [0, 1]], dtype=bool)
+    between_images = 6 * 0.3**2 + 2 * 0.7**2 + 2 * 0.2**2
+    images = 10 * 0.7 * 0.3 / (between_images / 10)  # yes-or-no values of that variance
+    low, high = wilson(0.7 * images, images)
+    chance = 4 * 0.5**2 / (2 - 1) / 2
+    common = math.sqrt(1 - chance / between_images)
+    expected = (0.7, 0.7 - common * (0.7 - low), 0.7 + common * (high - 0.7))
+    assert astuple(crossed_mean(right)) == pytest.approx(expected)
+
+
 def test_chance_that_only_looks_like_images_is_not_counted_twice():
     # Each seed misses by one on another image: means of images differ by no more than chance explains.
     chance = np.array([[1.0, -1.0, 0.0, 0.0], [0.0, 0.0, 1.0, -1.0], [0.5, 0.5, -0.5, -0.5]])
@@ -260,6 +348,7 @@ def test_crossed_accuracies_stay_between_none_and_all_and_keep_a_width():
     assert 0.9 > estimate.low > 0
     assert estimate.value == pytest.approx(147 / 150)
     assert estimate.high == 1
+    assert astuple(crossed_mean(~right)) == close_to(Estimate(1 - estimate.value, 0, 1 - estimate.low))
 
 
 def test_one_image_says_nothing_about_others_however_many_seeds():
@@ -290,6 +379,14 @@ def test_rank_agreement_reaches_zero_where_kendalls_test_of_independence_does():
     estimate = rank_agreement(first, second, confidence)
     assert estimate.value == tau > 0
     assert estimate.low == pytest.approx(0, abs=1e-9)
+
+
+def test_scores_the_other_way_round_agree_as_much_the_other_way_round():
+    first, second = np.random.default_rng(16).normal(size=(2, 12))
+    for other in (second, first + 2 * second, first + second / 2):
+        expected = rank_agreement(first, other, 0.9)
+        assert -1 < expected.low < expected.value < expected.high < 1
+        assert astuple(rank_agreement(first, -other, 0.9)) == close_to(negative(expected))
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 16, 32])
@@ -329,6 +426,8 @@ def test_scores_that_are_not_finite_have_no_rank():
     with pytest.raises(ValueError, match="not finite"):
         rank_agreement(np.array([1.0, math.nan, 2.0]), np.arange(3))
     with pytest.raises(ValueError, match="not finite"):
+        rank_agreement(np.arange(3), np.array([1.0, 2.0, math.nan]))
+    with pytest.raises(ValueError, match="not finite"):
         noise_ceiling(np.array([[1.0, math.inf, 2.0], [1.0, 2.0, 3.0]]))
 
 
@@ -352,7 +451,32 @@ def test_of_nothing_but_noise_no_order_can_be_found():
     estimates = [noise_ceiling(of_study, draws=60) for of_study in scores]
     assert np.mean([estimate.value for estimate in estimates]) < 0.25
     assert np.mean([estimate.low < 0 < estimate.high for estimate in estimates]) > 0.7
-    assert noise_ceiling(np.ones((3, 16))) == Estimate(0, 0, 0)
+    with np.errstate(all="raise"):
+        assert noise_ceiling(np.ones((3, 16))) == Estimate(0, 0, 0)
+
+
+def test_the_ceiling_of_two_configurations_is_that_of_students_test():
+    """They are ordered alike with the probability of Student's distribution below the statistic of their difference."""
+    differences = np.array([1.0, 2.0, 4.5])
+    scores = np.array([[0.0, 1.0], [3.0, 5.0], [-2.0, 2.5]])
+    assert (scores[:, 1] - scores[:, 0]).tolist() == differences.tolist()
+    estimate = noise_ceiling(scores, draws=6000)
+    assert estimate.value == pytest.approx(1 - stats.ttest_1samp(differences, 0).pvalue, abs=0.02)
+    assert (estimate.low, estimate.high) == (-1, 1)
+
+
+def test_the_ceiling_of_five_configurations_by_integration():
+    """Each pair is ordered alike with a normal probability; the noise's variance has an inverse χ² distribution."""
+    scores = noisy_scores(np.random.default_rng(22), np.linspace(-1, 1, 5), 1.5, 3)
+    means = scores.mean(axis=0)
+    residuals = scores - means - scores.mean(axis=1, keepdims=True) + scores.mean()
+    levels = (np.arange(2000) + 0.5) / 2000
+    noise = np.sum(residuals**2) / stats.chi2.ppf(levels, 2 * 4) / 3
+    # Morris 1983: with m - 3 degrees of freedom the shrinkage by noise over variance has no bias.
+    kept = np.sqrt(np.maximum(1 - (5 - 3) / (5 - 1) * noise / means.var(ddof=1), 0))
+    apart = np.abs(np.subtract.outer(means, means))[np.triu_indices(5, 1)]
+    alike = stats.norm.cdf(kept[:, None] * apart / np.sqrt(2 * noise)[:, None])
+    assert noise_ceiling(scores, draws=6000).value == pytest.approx(np.mean(2 * alike - 1), abs=0.015)
 
 
 @pytest.mark.parametrize(("seeds", "noise"), [(2, 0.3), (3, 1.0), (5, 2.0)])
@@ -386,6 +510,7 @@ def test_what_a_seed_adds_to_all_configurations_does_not_lower_the_ceiling():
 def test_the_ceiling_is_the_same_for_the_same_seed():
     scores = noisy_scores(np.random.default_rng(14), np.linspace(-1, 1, 8), 0.5, 3)
     assert noise_ceiling(scores, seed=1) == noise_ceiling(scores, seed=1) != noise_ceiling(scores, seed=2)
+    assert noise_ceiling(scores) == noise_ceiling(scores, 1000, 0)
 
 
 @pytest.mark.parametrize("shape", [(1, 8), (3, 1)])

@@ -3,12 +3,29 @@
 import json
 
 import pytest
+from timm.layers import SEModule
 
 from se_search import PlacedSE, SEConfig, Site, find_sites
 from se_search.errors import ConfigurationError
 
 SITES = find_sites("resnet18", position="standard")
 UNIFORM = SEConfig.uniform("resnet18", 16)
+
+
+def test_what_is_not_said_is_as_in_the_paper_and_in_timm():
+    """A ratio of 16 and a sigmoid (section 4), biases and widths rounded to eight (``timm.layers.SEModule``)."""
+    usual = (16, "sigmoid", True, 8)
+    assert PlacedSE(SITES[0]) == PlacedSE(SITES[0], *usual, "paper")
+    assert SEConfig.uniform("resnet18") == SEConfig("resnet18", tuple(PlacedSE(site, *usual) for site in SITES))
+    assert SEConfig("resnet18").with_site(SITES[0]).placed == (PlacedSE(SITES[0], *usual),)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("ratio", [4, 16])
+def test_a_block_has_the_parameters_of_timms_module(ratio, bias):
+    timms = SEModule(64, rd_ratio=1 / ratio, bias=bias)
+    assert PlacedSE(SITES[0], ratio, bias=bias).hidden == timms.fc1.out_channels
+    assert PlacedSE(SITES[0], ratio, bias=bias).parameters == sum(one.numel() for one in timms.parameters())
 
 
 def test_json_brings_back_an_equal_configuration():
@@ -52,6 +69,24 @@ def test_equal_networks_are_equal_in_whatever_order_their_blocks_are_given():
     backwards = SEConfig("resnet18", UNIFORM.placed[::-1])
     assert backwards == UNIFORM
     assert backwards.id == UNIFORM.id
+
+
+def test_numbers_in_names_of_blocks_are_compared_as_numbers():
+    ninth, tenth = (Site(f"blocks.{number}", 2, "existing", 64, "NCHW") for number in (9, 10))
+    earlier = Site("blocks.11", 1, "existing", 64, "NCHW")
+    assert SEConfig("net", removed=(tenth, ninth, earlier)).removed == (earlier, ninth, tenth)
+    placed = SEConfig("net", tuple(PlacedSE(site) for site in (tenth, ninth, earlier))).placed
+    assert [one.site for one in placed] == [earlier, ninth, tenth]
+
+
+def test_blocks_that_start_at_identity_are_the_same_blocks_otherwise():
+    config = SEConfig("resnet18", (PlacedSE(SITES[1], 4, "tanh", False, 1), PlacedSE(SITES[6], 32)))
+    started = config.starting_at_identity()
+    assert started.placed == (
+        PlacedSE(SITES[1], 4, "tanh", False, 1, "identity"),
+        PlacedSE(SITES[6], 32, start="identity"),
+    )
+    assert started.starting_at_identity() == started != config
 
 
 def test_with_site_replaces_what_stands_there():
@@ -113,6 +148,7 @@ def test_a_site_of_another_backbone_is_refused():
         '{"backbone":"resnet18","removed":[],"sites":3}',
         '{"backbone":"resnet18","removed":[],"sites":[{}]}',
         '{"backbone":"resnet18","removed":[{}],"sites":[]}',
+        SEConfig.without_attention("regnety_002").to_json().replace('"stage":2', '"stage":2,"stag":2', 1),
         '{"backbone":"resnet18","removed":[],"sites":[],"weights":"elsewhere"}',
         UNIFORM.to_json().replace('"ratio":16', '"ratio":16,"rate":16', 1),
         UNIFORM.to_json().replace('"ratio":16', '"ratio":0', 1),
@@ -125,6 +161,19 @@ def test_a_site_of_another_backbone_is_refused():
 def test_anything_else_than_a_configuration_is_refused(text):
     with pytest.raises(ConfigurationError):
         SEConfig.from_json(text)
+
+
+def test_a_text_of_a_mebibyte_is_read_and_a_longer_one_refused():
+    text = UNIFORM.to_json().ljust(1_048_576)
+    assert SEConfig.from_json(text) == UNIFORM
+    with pytest.raises(ConfigurationError, match="more than 1,048,576 characters"):
+        SEConfig.from_json(text + " ")
+
+
+def test_widths_are_rounded_to_a_multiple_of_1024_at_most():
+    assert PlacedSE(SITES[0], rounding=1024).hidden == 1024
+    with pytest.raises(ConfigurationError, match="at most 1024"):
+        PlacedSE(SITES[0], rounding=1025)
 
 
 @pytest.mark.parametrize(

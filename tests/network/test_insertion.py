@@ -9,7 +9,7 @@ import torch
 
 from se_search import PlacedSE, SEConfig, create_model, find_sites, insert
 from se_search.errors import BackboneError, ConfigurationError
-from se_search.network.insertion import count_parameters
+from se_search.network.insertion import count_parameters, create_model_on_meta, whole_state
 
 TWINS = [
     ("resnet50", "seresnet50"),
@@ -59,6 +59,123 @@ def test_the_backbones_own_weights_keep_their_names(images):
     assert plain.state_dict().keys() <= inserted.state_dict().keys()
     assert all(".se.fc" in name for name in added)
     assert inserted.se_config == SMALL
+
+
+@pytest.mark.parametrize(
+    ("backbone", "position", "name"),
+    [
+        ("test_resnet", "standard", "layer1.0.se"),
+        ("test_resnet", "pre", "layer1.0.conv1.se_pre"),
+        ("test_resnet", "post", "layer1.0.se_post"),
+        ("test_resnet", "identity", "layer1.0.downsample"),
+        ("test_resnet", "3x3", "layer1.0.conv2.se_3x3"),
+        ("test_convnext", "standard", "stages.0.blocks.0.mlp.se"),
+        ("test_vit", "pre", "blocks.0.norm1.se_pre"),
+        ("mobilenetv3_small_050", "standard", "blocks.1.1.drop_path.se"),
+    ],
+)
+def test_new_parameters_are_named_after_where_they_stand(backbone, position, name):
+    site = find_sites(backbone, position=position)[0]
+    added = create_model(SEConfig(backbone, (PlacedSE(site),))).state_dict().keys()
+    layers = {f"{name}.{layer}.{kind}" for layer in ("fc1", "fc2") for kind in ("weight", "bias")}
+    assert added - timm.create_model(backbone).state_dict().keys() == layers
+
+
+def test_hooks_scale_the_input_and_the_output_of_their_module():
+    first = [find_sites("test_resnet", position=position)[0] for position in ("pre", "post")]
+    model = branching(SEConfig("test_resnet", tuple(PlacedSE(site, 2) for site in first))).eval()
+    bare = timm.create_model("test_resnet").eval()
+    bare.load_state_dict({name: value for name, value in model.state_dict().items() if ".se_" not in name})
+    ours, plain = model.layer1[0], bare.layer1[0]
+    x = torch.randn(2, ours.conv1.in_channels, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(ours.conv1(x), plain.conv1(ours.conv1.se_pre(x)))
+        branch = plain.bn2(plain.conv2(plain.act1(plain.bn1(ours.conv1(x)))))
+        torch.testing.assert_close(ours(x), ours.se_post(plain.act2(branch + x)))
+
+
+class Scaled(torch.nn.Module):
+    """A layer that takes two tensors, as attention with a bias does."""
+
+    def forward(self, x, factor):
+        return x * factor
+
+
+class TwoInputs(torch.nn.Module):
+    """A residual branch that begins with a layer of two inputs, in a network without any layer before it."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = Scaled()
+        self.conv = torch.nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        return x + self.conv(self.scale(x, torch.full((), 3.0, device=x.device)))
+
+
+def test_a_block_before_a_layer_of_two_inputs_scales_the_first():
+    model = torch.nn.Sequential(TwoInputs()).double().eval()
+    (site,) = find_sites(model, (4, 8, 8), position="pre")
+    bare = copy.deepcopy(model)
+    insert(model, SEConfig("two-inputs", (PlacedSE(site, 2, rounding=1),)), input_size=(4, 8, 8))
+    x = torch.randn(2, 4, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), x + bare[0].conv(3 * model[0].scale.se_pre(x)))
+
+
+def test_removed_attention_leaves_nothing_in_its_place():
+    model = create_model(SEConfig.without_attention("test_efficientnet"))
+    names = {site.block for site in find_sites("test_efficientnet", position="existing")}
+    assert len(names) == 2
+    assert all(type(model.get_submodule(f"{name}.se")) is torch.nn.Identity for name in names)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A file of weights that timm loads for ``test_resnet``, and these weights."""
+    state = timm.create_model("test_resnet").state_dict()
+    torch.save(state, tmp_path / "weights.pth")
+    return {"pretrained_cfg_overlay": {"file": str(tmp_path / "weights.pth")}}, state
+
+
+def test_blocks_start_without_an_effect_where_the_weights_are_pretrained(weights):
+    options, state = weights
+    config = SEConfig.uniform("test_resnet", 4)
+    trained = create_model(config, pretrained=True, **options)
+    assert all(torch.equal(trained.state_dict()[name], value) for name, value in state.items())
+    assert trained.se_config == config.starting_at_identity()
+    assert create_model(config).se_config == config
+    assert create_model(config, pretrained=True, identity_start=False, **options).se_config == config
+    assert create_model(config, identity_start=True).se_config == config.starting_at_identity()
+    assert insert(timm.create_model("test_resnet"), config).se_config == config
+    started = insert(timm.create_model("test_resnet"), config, identity_start=True)
+    assert started.se_config == config.starting_at_identity()
+    x = torch.randn(1, config.sites[-1].channels, 4, 4)
+    assert torch.equal(started.get_submodule(f"{config.sites[-1].block}.se")(x), x)
+
+
+def test_the_state_of_a_network_has_no_shared_memory_and_one_order_of_dimensions():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(3, 4, 3)).to(
+        memory_format=torch.channels_last
+    )
+    model[1].weight = model[0].weight
+    state = whole_state(model)
+    assert state.keys() == model.state_dict().keys()
+    assert len({value.data_ptr() for value in state.values()}) == len(state)
+    assert all(value.is_contiguous() and not value.requires_grad for value in state.values())
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in state.items())
+
+
+def test_a_network_on_the_meta_device_has_shapes_and_no_weights():
+    model = create_model_on_meta(SMALL, num_classes=7)
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    assert not any(module.training for module in model.modules())
+    assert count_parameters(model) == count_parameters(create_model(SMALL, num_classes=7))
+
+
+def test_a_network_built_for_another_size_takes_blocks():
+    model = create_model(SEConfig.uniform("test_vit", 4), img_size=96)
+    assert model(torch.randn(1, 3, 96, 96)).shape == (1, 1000)
 
 
 def test_copies_and_pickles_are_networks_of_their_own(images):
@@ -117,6 +234,22 @@ def test_blocks_follow_the_precision_device_and_mode_of_their_place(place, train
     assert {module.training for module in model.modules()} == {training}
 
 
+def test_a_block_follows_the_precision_of_the_layer_that_it_stands_at():
+    model = timm.create_model("test_resnet")
+    model.layer1[0].conv2.double()
+    site = find_sites("test_resnet", position="3x3")[0]
+    insert(model, SEConfig("test_resnet", (PlacedSE(site),)))
+    assert {value.dtype for value in model.layer1[0].conv2.se_3x3.state_dict().values()} == {torch.float64}
+
+
+def test_a_network_without_sites_takes_a_configuration_without_blocks():
+    model = torch.nn.Linear(3, 4)
+    before = dict(model.named_modules())
+    assert insert(model, SEConfig("linear")) is model
+    assert dict(model.named_modules()) == before
+    assert model.se_config == SEConfig("linear")
+
+
 @pytest.mark.parametrize("second", [SMALL, SEConfig.uniform("resnet18", 4), SEConfig.uniform("resnet18", stages=[2])])
 def test_a_second_insertion_is_refused_and_leaves_the_first(second):
     """Also where no block collides: ``se_config`` would no longer tell what the network holds."""
@@ -146,7 +279,7 @@ def test_a_network_of_other_widths_is_refused_and_stays_as_it_is():
     """resnet34 has resnet50's block names, with a quarter of the channels."""
     model = timm.create_model("resnet34")
     before = list(model.state_dict())
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(ConfigurationError, match="64 channels in NCHW, not the 256 in NCHW"):
         insert(model, SEConfig.uniform("resnet50", 16))
     assert list(model.state_dict()) == before
 
@@ -156,6 +289,21 @@ def test_other_input_channels_and_truncated_networks_take_blocks():
     first = SEConfig.uniform("resnet18", 16, stages=[2])
     truncated = create_model(first, features_only=True, out_indices=(1,))
     assert sum(".se." in name for name in truncated.state_dict()) == 2 * 4
+    (features,) = truncated.eval()(torch.randn(1, 3, 64, 64))
+    assert features.shape == (1, 64, 16, 16)
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit"])
+def test_features_are_by_default_those_that_timm_gives(backbone):
+    ours = create_model(SEConfig.uniform(backbone, 4), features_only=True)
+    timms = timm.create_model(backbone, features_only=True)
+    assert ours.feature_info.out_indices == timms.feature_info.out_indices
+    assert ours.feature_info.channels() == timms.feature_info.channels()
+
+
+def test_an_unknown_architecture_is_refused():
+    with pytest.raises(BackboneError, match="'resnet81' is not an architecture of timm"):
+        create_model(SEConfig("resnet81"))
 
 
 def test_an_unknown_tag_is_refused():

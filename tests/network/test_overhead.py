@@ -1,13 +1,17 @@
 """Costs against the SENet paper's formula and tables, and a count by hand."""
 
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
 from torch import nn
 
-from se_search import SEConfig, create_model, parameter_overhead
-from se_search.network.insertion import count_parameters
-from se_search.network.overhead import added_parameters, count_flops, flops_overhead
+from se_search import PlacedSE, SEConfig, create_model, find_sites, parameter_overhead
+from se_search.errors import ConfigurationError
+from se_search.network.backbones import network_options
+from se_search.network.insertion import count_parameters, create_model_on_meta
+from se_search.network.overhead import added_flops, added_parameters, count_flops, flops_overhead, formula_by_stage
 from se_search.network.paper import count_figure, published_figures
 from se_search.network.sites import find_places
 
@@ -55,6 +59,22 @@ def test_without_the_last_stage_the_cost_is_less_than_half():
     assert overhead.by_stage == {2: 24_576, 3: 131_072, 4: 786_432}
 
 
+def test_parts_of_a_parameter_add_up_without_an_error():
+    # Three blocks at r=3, of 2·256²/3 parameters each.
+    assert formula_by_stage(SEConfig.uniform("resnet50", 3, stages=[2])) == {2: 2 * 256**2}
+
+
+def test_ratios_may_differ_within_a_stage():
+    sites = find_sites("test_resnet", position="standard")
+    config = SEConfig(
+        "test_resnet", tuple(PlacedSE(site, ratio) for site, ratio in zip(sites, (1, 2, 4, 8), strict=True))
+    )
+    by_stage: dict[int, float] = {}
+    for site, ratio in zip(sites, (1, 2, 4, 8), strict=True):
+        by_stage[site.stage] = by_stage.get(site.stage, 0) + 2 * site.channels**2 / ratio
+    assert formula_by_stage(config) == by_stage
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("ratio", "rounding"), [(3, 1), (3, 8), (16, 8), (48, 8)])
 def test_counts_without_a_network_equal_those_on_the_network(ratio, rounding, bias):
@@ -85,6 +105,57 @@ def test_flops_of_an_se_block_by_hand():
         hidden = max(8, channels // 16)
         se += 2 * channels * hidden + 2 * channels * side**2  # two layers; pooling and scaling
     assert count_flops(searched, (3, 32, 32)) - count_flops(plain, (3, 32, 32)) == se
+
+
+def mixed(name, ratio, start="paper"):
+    """Replace every second attention of a backbone and take the others out."""
+    own = find_sites(name, position="existing")
+    return SEConfig(name, tuple(PlacedSE(site, ratio, start=start) for site in own[1::2]), own[::2])
+
+
+@pytest.mark.parametrize("size", [None, (3, 96, 64)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        SEConfig("test_resnet"),
+        SEConfig.uniform("test_resnet", 4),
+        SEConfig("test_resnet", tuple(PlacedSE(site, 3, rounding=1) for site in find_sites("test_resnet"))),
+        SEConfig.uniform("test_resnet", 16, position="pre", gate="tanh", bias=False).starting_at_identity(),
+        SEConfig.without_attention("test_efficientnet"),
+        SEConfig.uniform("test_efficientnet", 2, position="existing"),
+        mixed("test_efficientnet", 2, "identity"),
+        SEConfig("mobilenetv3_small_050", tuple(PlacedSE(site, 8) for site in find_sites("mobilenetv3_small_050")[:3])),
+        SEConfig.uniform("vit_tiny_patch16_224", 4, stages=[2]),
+    ],
+    ids=["none", "uniform", "every position", "identity", "removed", "replaced", "mixed", "with others", "tokens"],
+)
+def test_flops_without_a_network_equal_those_on_the_network(config, size):
+    options = network_options(config.backbone, size) if size else {}
+    bare, searched = (
+        count_flops(create_model_on_meta(one, **options), size) for one in (SEConfig(config.backbone), config)
+    )
+    assert added_flops(config, size) == searched - bare
+    assert type(added_flops(config, size)) is type(bare) is int
+    assert flops_overhead(config, size) == pytest.approx((searched - bare) / bare, rel=1e-12)
+
+
+def test_the_usual_input_is_that_of_the_network():
+    model = create_model_on_meta(SEConfig("test_resnet"))
+    assert count_flops(model) == count_flops(model, (3, 160, 160)) > count_flops(model, (3, 32, 32))
+
+
+def test_sites_that_a_backbone_lacks_have_no_cost():
+    here = find_sites("test_efficientnet", position="existing")[0]
+    removed = SEConfig("test_efficientnet", removed=(replace(here, channels=here.channels + 1),))
+    elsewhere = SEConfig("test_resnet", SEConfig.uniform("resnet18").placed)
+    for cost, config in (
+        (formula_by_stage, removed),
+        (added_parameters, removed),
+        (added_flops, removed),
+        (added_flops, elsewhere),
+    ):
+        with pytest.raises(ConfigurationError, match=f"is not a site of {config.backbone}"):
+            cost(config)
 
 
 def test_counting_leaves_the_mode_as_it_was():
@@ -131,6 +202,18 @@ def test_replacing_attention_counts_the_difference():
     assert overhead.formula == new - sum(place.weights for place in places.values())
     assert overhead.counted == new - sum(place.parameters for place in places.values())
     assert overhead.counted == count_parameters(create_model(config)) - overhead.backbone
+
+
+def test_stages_stand_in_order_whether_attention_is_replaced_or_removed():
+    config = mixed("regnety_002", 4)
+    places = find_places("regnety_002")
+    by_stage = dict.fromkeys((2, 3, 4, 5), 0.0)
+    for site in config.sites:
+        by_stage[site.stage] -= places[site].weights
+    for placed in config.placed:
+        by_stage[placed.site.stage] += 2 * placed.site.channels**2 / 4
+    assert list(formula_by_stage(config).items()) == list(by_stage.items())
+    assert added_parameters(config) == parameter_overhead(config).counted
 
 
 @pytest.mark.parametrize("position", ["standard", "pre", "post", "identity", "3x3"])

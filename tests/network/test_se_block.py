@@ -1,11 +1,14 @@
 """SE blocks against the paper's equations and timm's own module."""
 
+import copy
+import math
+
 import pytest
 import torch
 from timm.layers import SEModule
 
 from se_search.errors import ConfigurationError
-from se_search.network.se_block import GATES, ElasticSE, create_se_block, hidden_channels
+from se_search.network.se_block import GATES, LAYOUTS, ElasticSE, create_se_block, hidden_channels
 
 GATE_FUNCTIONS = {
     "sigmoid": lambda z: 1 / (1 + torch.exp(-z)),
@@ -35,6 +38,69 @@ def test_the_block_computes_the_papers_equations(gate, bias):
     assert (block.fc1.bias is not None) == bias
 
 
+def test_a_block_of_usual_layout_is_timms_own_with_biases_and_a_sigmoid():
+    block = create_se_block(64, 16)
+    assert type(block) is SEModule
+    ours, timms = (
+        {name: value.shape for name, value in one.state_dict().items()}
+        for one in (block, SEModule(64, rd_ratio=1 / 16))
+    )
+    assert ours == timms
+    x = torch.randn(2, 64, 3, 3)
+    torch.testing.assert_close(block(x), by_the_equations(block, x, "sigmoid"))
+
+
+def laid_out(x, layout):
+    """Bring a tensor ``(N, C, H, W)`` into another layout, places in the order of rows."""
+    return {
+        "NCHW": x,
+        "NHWC": x.permute(0, 2, 3, 1),
+        "NCL": x.flatten(2),
+        "NLC": x.flatten(2).transpose(1, 2),
+    }[layout]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_order_of_dimensions_does_not_change_what_a_block_computes(layout):
+    torch.manual_seed(0)
+    block = create_se_block(8, 2, rounding=1, layout=layout)
+    elastic = ElasticSE(8, 4, layout=layout)
+    elastic.load_state_dict(block.state_dict())
+    elastic.select(4)
+    x = torch.randn(3, 8, 5, 7)
+    expected = laid_out(by_the_equations(block, x, "sigmoid"), layout)
+    torch.testing.assert_close(block(laid_out(x, layout)), expected)
+    torch.testing.assert_close(elastic(laid_out(x, layout)), expected)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("gate", GATES)
+def test_a_block_that_starts_at_identity_returns_its_input_however_large_and_learns(gate, bias):
+    torch.manual_seed(0)
+    block = create_se_block(16, 4, gate, bias, start="identity")
+    for size in (1.0, 1e6):
+        x = size * torch.randn(2, 16, 3, 3)
+        torch.testing.assert_close(block(x), x, rtol=1e-6, atol=0)
+    block(x).square().sum().backward()
+    assert block.fc1.weight.grad.abs().sum() > 0
+    assert block.fc2.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("create", [lambda: create_se_block(1024, 16), lambda: ElasticSE(1024, 64)])
+def test_layers_start_as_he_et_al_derived_for_relu_from_the_width_behind_them(create):
+    torch.manual_seed(0)
+    block = create()
+    # He et al. 2015, equation 14: a variance of 2 over the fan out; of 65,536 draws the deviation is known to 0.3 %.
+    assert float(block.fc1.weight.detach().std()) == pytest.approx(math.sqrt(2 / 64), rel=0.02)
+    assert float(block.fc2.weight.detach().std()) == pytest.approx(math.sqrt(2 / 1024), rel=0.02)
+
+
+@pytest.mark.parametrize(("option", "known"), [("layout", "NCHW, NHWC, NLC, NCL"), ("start", "paper, identity")])
+def test_an_unknown_layout_or_start_is_refused_with_the_known_ones(option, known):
+    with pytest.raises(ConfigurationError, match=f"{option} 'else' is unknown: choose one of {known}"):
+        create_se_block(64, 16, **{option: "else"})
+
+
 def test_every_gate_has_an_independent_function():
     assert set(GATES) == set(GATE_FUNCTIONS)
 
@@ -54,6 +120,10 @@ def test_rounding_1_gives_the_nearest_integer_and_at_least_1(channels, ratio, wi
 @pytest.mark.parametrize("ratio", [1, 2, 3, 8, 16, 40])
 def test_rounding_1_rounds_halves_up(channels, ratio):
     assert hidden_channels(channels, ratio, rounding=1) == max(1, (2 * channels + ratio) // (2 * ratio))
+
+
+def test_a_ratio_of_one_leaves_the_width():
+    assert create_se_block(24, 1, rounding=1).fc1.weight.shape == (24, 24, 1, 1)
 
 
 @pytest.mark.parametrize("ratio", [0, -1, 1.5, 16.0, True, "16", None])
@@ -96,6 +166,53 @@ def test_an_elastic_block_that_is_off_returns_its_input():
     assert not torch.equal(elastic(x), x)
     elastic.select(None)
     assert elastic(x) is x
+
+
+def test_an_elastic_block_begins_switched_off_and_with_biases():
+    elastic = ElasticSE(16, 8)
+    x = torch.randn(1, 16, 2, 2)
+    assert elastic(x) is x
+    assert elastic.state_dict().keys() == create_se_block(16, 2).state_dict().keys()
+
+
+def test_an_elastic_block_uses_the_backbones_own_attention_until_another_width_is_selected():
+    torch.manual_seed(0)
+    own = SEModule(16)
+    elastic = ElasticSE(16, 8, kept=own)
+    x = torch.randn(1, 16, 2, 2)
+    assert elastic(x) is x
+    elastic.select(4)
+    alone = copy.deepcopy(elastic)
+    alone.kept = None
+    for _ in range(2):
+        elastic.keep()
+        assert torch.equal(elastic(x), own(x))
+        elastic.select(4)
+        assert torch.equal(elastic(x), alone(x))
+
+
+def test_an_elastic_block_keeps_no_attention_where_there_is_none():
+    elastic = ElasticSE(16, 8)
+    with pytest.raises(ConfigurationError, match="none to keep"):
+        elastic.keep()
+    x = torch.randn(1, 16, 2, 2)
+    assert elastic(x) is x
+
+
+def test_the_state_of_a_slice_is_a_copy():
+    elastic = ElasticSE(16, 8)
+    state = elastic.slice_state(8)
+    for value in state.values():
+        value.zero_()
+    assert all(elastic.state_dict()[name].any() for name in ("fc1.weight", "fc2.weight"))
+    assert not any(value.requires_grad for value in state.values())
+
+
+@pytest.mark.parametrize("width", [1, 8])
+def test_an_elastic_block_has_every_width_up_to_its_widest(width):
+    elastic = ElasticSE(16, 8)
+    elastic.select(width, "relu")
+    assert elastic.active_hidden == width
 
 
 @pytest.mark.parametrize("width", [0, 9])

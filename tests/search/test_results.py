@@ -181,8 +181,8 @@ def test_failed_trials_have_a_row_with_their_reason_and_killed_ones_have_none(st
 
 
 def test_a_row_says_what_became_of_a_trial(study):
-    tanh = SEConfig.uniform("resnet10t", gate="tanh")
-    blocks = {"config": tanh.to_json(), "config_id": tanh.id, "se_blocks": 4, "epochs": 3}
+    tanh = SEConfig.uniform("resnet10t", gate="tanh", stages=[2])
+    blocks = {"config": tanh.to_json(), "config_id": tanh.id, "se_blocks": 1, "epochs": 3}
     add(study, 390, 0.01, 1.0, **blocks)
     stopped = {"accuracy": 0.5, "counted_parameters": 7} | blocks
     study.add_trial(optuna.trial.create_trial(state=TrialState.PRUNED, user_attrs=stopped))
@@ -193,7 +193,7 @@ def test_a_row_says_what_became_of_a_trial(study):
     assert table["state"].tolist() == ["complete", "stopped", "complete"]
     assert table["feasible"].tolist() == [True, False, True]
     assert table["gate"].tolist() == ["tanh", "tanh", ""]
-    assert table["se_blocks"].tolist() == [4, 4, 0]
+    assert table["se_blocks"].tolist() == [1, 1, 0]
     assert table["counted_parameters"].tolist() == [10_000, 7, 0]
     assert table["config"].tolist() == [tanh.to_json()] * 2 + [CONFIG.to_json()]
     assert table["config_id"].tolist() == [tanh.id] * 2 + [CONFIG.id]
@@ -326,6 +326,33 @@ def test_a_gain_is_claimed_only_where_it_is_no_chance_of_many_comparisons(study)
     assert "trial 61's accuracy" in gain_over_none(study).sentence
     assert gain_over_none(study).measurable
     assert gain_over_none(study).sentence.startswith("SE helps measurably")
+
+
+def test_only_complete_trials_are_compared_with_the_network_without(study):
+    one_block = with_blocks() | {"se_blocks": 1}
+    add(study, 396, 0.01, 1.0, **one_block)
+    add(study, 380, 0.0, 1.0)
+    attributes = study.trials[0].user_attrs | {"accuracy": 1.0}
+    study.add_trial(optuna.trial.create_trial(state=TrialState.PRUNED, user_attrs=attributes))
+    assert "trial 0's accuracy differs" in gain_over_none(study).sentence
+    assert "by +4.00%" in gain_over_none(study).sentence
+    assert "corrected for 1 comparisons" in gain_over_none(study).sentence
+
+
+def test_equal_networks_are_no_gain(study):
+    add(study, 390, 0.0, 1.0)
+    add(study, 390, 0.01, 1.0, **with_blocks())
+    assert not gain_over_none(study).measurable
+    assert "without SE by +0.00% [-" in gain_over_none(study).sentence
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_faster_member_with_equal_losses_is_tied_with_the_smaller_one():
+    study = optuna.create_study(directions=["minimize", "minimize", "minimize"])
+    study.set_metric_names(["log_loss", "parameter_overhead", "latency_ratio"])
+    add(study, 390, 0.0, 1.1)
+    add(study, 390, 0.01, 1.0)
+    assert trials_table(study)["tied_with"].fillna(-1).tolist() == [-1, 0]
 
 
 def test_a_worse_best_is_no_gain(study):

@@ -1,0 +1,289 @@
+"""How many faults in the core its tests find: its code is changed in one place at a time, and the tests run on it.
+
+    python benchmarks/mutation.py                                   # half an hour of one core; needs a Unix
+    python benchmarks/mutation.py overhead halving --most 30 --seed 1
+
+A changed module is called a mutant; it is killed where a test fails, and lives where all pass. Changes are: another
+operator, comparison or one of `min` and `max`, `any` and `all`; `and` for `or`; a number one larger or smaller; `True`
+for `False`; a condition that always or never holds, a filter left out; a result that is `None`; a keyword argument, a
+`raise`, a call or an assignment to something that exists left out. Texts, annotations and the size of caches stay.
+
+A module has the test files beside its name in `CORE`, the quickest tests first. Of a module with more than `--most`
+mutants as many are drawn. Some that live are no faults: the changed code does the same.
+
+torch is imported once; each mutant has a fork of that process, which imports the package with the changed module.
+"""
+
+import argparse
+import ast
+import copy
+import gc
+import importlib.machinery
+import importlib.util
+import json
+import os
+import random
+import resource
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+# Forks take what is imported here as it is.
+import huggingface_hub
+import optuna  # noqa: F401
+import pandas  # noqa: F401
+import pytest
+import scipy.stats  # noqa: F401
+import timm  # noqa: F401
+import torch._dynamo
+
+ROOT = Path(__file__).resolve().parents[1]
+SEARCHES = {"finished_run", "halved"}  # fixtures that take longer than all else
+MEMORY = 8 * 2**30
+
+
+@dataclass(frozen=True)
+class Part:
+    """A module of the core, or some of its functions, with the tests that are for it."""
+
+    file: str
+    tests: tuple[str, ...]
+    functions: tuple[str, ...] = ()
+
+
+CORE = {
+    "overhead": Part("se_search/network/overhead.py", ("tests/network/test_overhead.py",)),
+    "halving": Part("se_search/search/halving.py", ("tests/search/test_halving.py", "-k", "not users_own")),
+    "statistics": Part("se_search/evaluation/statistics.py", ("tests/evaluation/test_statistics.py",)),
+    "insertion": Part("se_search/network/insertion.py", ("tests/network/test_insertion.py",)),
+    "config": Part("se_search/network/config.py", ("tests/network/test_config.py",)),
+    "se_block": Part("se_search/network/se_block.py", ("tests/network/test_se_block.py",)),
+    "results": Part(
+        "se_search/search/results.py",
+        ("tests/search/test_results.py",),
+        (
+            "trials_table",
+            "gain_over_none",
+            "front_of",
+            "pick_trials",
+            "_row",
+            "_cost",
+            "_is_tied",
+            "_difference",
+            "_contains_zero",
+            "_scaled",
+        ),
+    ),
+}
+
+OPERATORS = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Div,
+    ast.Mod: ast.Mult,
+    ast.Pow: ast.Mult,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+}
+NAMES = {"min": "max", "max": "min", "any": "all", "all": "any"}
+
+
+def changed(node: ast.AST, **fields: object) -> ast.AST:
+    """Return a copy of ``node`` with other ``fields``."""
+    new = copy.copy(node)
+    for name, value in fields.items():
+        setattr(new, name, value)
+    return new
+
+
+def changes(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield what may stand in the place of ``node``, each with one change."""
+    match node:
+        case ast.BinOp(op=op) | ast.BoolOp(op=op) if type(op) in OPERATORS:
+            yield changed(node, op=OPERATORS[type(op)]())
+        case ast.UnaryOp(operand=operand):
+            yield operand
+        case ast.Compare(ops=ops):
+            for place, op in enumerate(ops):
+                yield changed(node, ops=[*ops[:place], OPERATORS[type(op)](), *ops[place + 1 :]])
+        case ast.Constant(value=bool(value)):
+            yield ast.Constant(not value)
+        case ast.Constant(value=int(value) | float(value)):
+            yield ast.Constant(value + 1)
+            yield ast.Constant(value - 1)
+        case ast.If() | ast.IfExp():
+            yield changed(node, test=ast.Constant(True))
+            yield changed(node, test=ast.Constant(False))
+        case ast.comprehension(ifs=[_, *_]):
+            yield changed(node, ifs=[])
+        case ast.Return(value=ast.expr() as value) if not isinstance(value, ast.Constant):
+            yield changed(node, value=ast.Constant(None))
+        case ast.Raise() | ast.AugAssign() | ast.Expr(value=ast.Call()):
+            yield ast.Pass()
+        case ast.Assign(targets=[ast.Attribute() | ast.Subscript()]):
+            yield ast.Pass()
+        case ast.Call(func=func, keywords=keywords):
+            for place in range(len(keywords)):
+                yield changed(node, keywords=keywords[:place] + keywords[place + 1 :])
+            if isinstance(func, ast.Name) and func.id in NAMES:
+                yield changed(node, func=ast.Name(NAMES[func.id], ast.Load()))
+            if isinstance(func, ast.Attribute) and func.attr in NAMES:
+                yield changed(node, func=changed(func, attr=NAMES[func.attr]))
+
+
+class Mutator(ast.NodeTransformer):
+    """Notes all changes to a tree that can be made, and makes the one of number ``wanted``."""
+
+    def __init__(self, wanted: int | None = None) -> None:
+        self.wanted = wanted
+        self.found: list[str] = []
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        """Visit ``node`` and all within, but texts, annotations and caches."""
+        match node:
+            case ast.JoinedStr() | ast.Expr(value=ast.Constant()) | ast.Call(func=ast.Attribute(attr="lru_cache")):
+                return node
+            case ast.arg() | ast.Raise():
+                new = node
+            case ast.AnnAssign(value=ast.expr() as value):
+                new = changed(node, value=self.visit(value))
+            case ast.FunctionDef(returns=returns):
+                new = changed(self.generic_visit(changed(node, returns=None)), returns=returns)
+            case _:
+                new = self.generic_visit(node)
+        for other in changes(node):
+            if len(self.found) == self.wanted:
+                new = ast.copy_location(other, node)
+            before, after = (ast.unparse(one).replace("\n", " ") for one in (node, other))
+            line = node.target.lineno if isinstance(node, ast.comprehension) else node.lineno
+            self.found.append(f"{line}: {before[:150]}  ->  {after[:150]}")
+        return new
+
+
+def mutate(source: str, functions: tuple[str, ...], wanted: int | None = None) -> tuple[ast.Module, list[str]]:
+    """Return the tree of ``source`` with one change, and what all changes are."""
+    tree, mutator = ast.parse(source), Mutator(wanted)
+    for place, node in enumerate(tree.body):
+        if not functions or getattr(node, "name", "") in functions:
+            tree.body[place] = mutator.visit(node)
+    return ast.fix_missing_locations(tree), mutator.found
+
+
+class Loader(importlib.machinery.SourceFileLoader):
+    """Finds and loads one module from a tree in the place of its file."""
+
+    def __init__(self, file: str, tree: ast.Module) -> None:
+        super().__init__(file.removesuffix(".py").replace("/", "."), str(ROOT / file))
+        self.tree = tree
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> object:
+        """Find the module, and no other."""
+        return importlib.util.spec_from_file_location(name, self.path, loader=self) if name == self.name else None
+
+    def get_code(self, fullname: str) -> object:
+        """Return the code of the tree."""
+        return compile(self.tree, self.path, "exec")
+
+
+class QuickestFirst:
+    """Orders tests by the seconds they took before, leaves searches out, and notes what tests take."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.before = seconds
+        self.seconds: dict[str, float] = {}
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Order the tests."""
+        items[:] = sorted(
+            (item for item in items if not SEARCHES & set(item.fixturenames)),
+            key=lambda item: self.before.get(item.nodeid, 0.0),
+        )
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note the seconds of a test with those of its fixtures."""
+        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
+
+
+def tests_pass(part: Part, tree: ast.Module, seconds: dict[str, float], limit: float, notes: Path) -> bool:
+    """Run the tests of ``part`` on ``tree`` in a fork, which may take ``limit`` seconds."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+            for stream in (1, 2):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+            sys.meta_path.insert(0, Loader(part.file, tree))
+            plugin = QuickestFirst(seconds)
+            code = pytest.main(["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", *part.tests], [plugin])
+            notes.write_text(json.dumps(plugin.seconds))
+        finally:
+            os._exit(code)
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status == 0
+        time.sleep(0.02)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
+
+
+def main() -> None:
+    """Print how many mutants of each module are killed, then those that live."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(CORE)}; all by default")
+    parser.add_argument("--most", type=int, default=100, help="mutants of one module")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw")
+    arguments = parser.parse_args()
+    os.chdir(ROOT)
+    sys.path.insert(0, str(ROOT))
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    huggingface_hub.constants.HF_HUB_OFFLINE = True  # no mutant waits for a download
+    gc.freeze()  # what was imported need not be looked through again in each fork
+    torch.set_num_threads(1)
+    living = []
+    print(f"{'module':<12}{'mutants':>9}{'tried':>7}{'killed':>8}{'score':>8}{'seconds':>9}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        notes = Path(folder, "seconds.json")
+        for name in arguments.parts or CORE:
+            part, start = CORE[name], time.monotonic()
+            source = (ROOT / part.file).read_text()
+            tree, found = mutate(source, part.functions)
+            if not tests_pass(part, tree, {}, 600.0, notes):
+                sys.exit(f"{' '.join(part.tests)}: the tests do not pass on the code as it is")
+            seconds, limit = json.loads(notes.read_text()), 10 + 3 * (time.monotonic() - start)
+            count = min(arguments.most, len(found))
+            lives = []
+            for number in sorted(random.Random(arguments.seed).sample(range(len(found)), count)):
+                tree, _ = mutate(source, part.functions, number)
+                if tests_pass(part, tree, seconds, limit, notes):
+                    lives.append(f"{part.file}:{found[number]}")
+            killed = count - len(lives)
+            took = time.monotonic() - start
+            print(f"{name:<12}{len(found):>9}{count:>7}{killed:>8}{killed / count:>8.1%}{took:>9.0f}", flush=True)
+            living += lives
+    print("\nliving:", *living, sep="\n")
+
+
+if __name__ == "__main__":
+    main()
