@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from playwright.sync_api import Browser, sync_playwright
 
-from se_search.network.overhead import parameter_overhead
+from se_search.network.overhead import added_parameters, backbone_parameters
 from se_search.report.page import render_report
 from se_search.search.record import read_results
 from se_search.search.results import pick_trials
@@ -64,7 +64,7 @@ def write_page(folder: Path, count: int) -> str:
     rows = []
     for number in range(count):
         config = space.draw(draws)
-        overhead = parameter_overhead(config)
+        added = added_parameters(config)
         row = complete.iloc[number % len(complete)].to_dict()
         moved = numbers.normal(0, 0.01)
         row |= {name: row[name] + moved for name in ("accuracy", "accuracy_low", "accuracy_high")}
@@ -75,8 +75,8 @@ def write_page(folder: Path, count: int) -> str:
                 "config": config.to_json(),
                 "config_id": config.id,
                 "se_blocks": space.count_blocks(config),
-                "parameter_overhead": overhead.ratio,
-                "counted_parameters": overhead.counted,
+                "parameter_overhead": added / backbone_parameters(config.backbone),
+                "counted_parameters": added,
                 "tied_with": pd.NA,
             }
         )

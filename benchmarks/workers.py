@@ -57,6 +57,7 @@ def main() -> None:
         order = arguments.workers if number % 2 == 0 else arguments.workers[::-1]
         for workers in order:
             times[workers].append(seconds_of_a_search(workers, arguments))
+            print(f"round {number + 1}, {workers} workers: {times[workers][-1]:.1f} s", flush=True)
     arguments.to.write_text(json.dumps(times))
     base = np.log(times[arguments.workers[0]])
     for workers, seconds in times.items():

@@ -589,10 +589,13 @@ def sites(
         )
     if skipped:
         say("")
+        places_left_out = [one for one in trace_backbone(backbone).skipped if position in (None, one.position)]
+        if not places_left_out:
+            say("No place is left out.")
+            return
         reasons = Table("block", "position", "left out, because", box=None, pad_edge=False)
-        for one in trace_backbone(backbone).skipped:
-            if position in (None, one.position):
-                reasons.add_row(one.block, one.position, one.reason)
+        for one in places_left_out:
+            reasons.add_row(one.block, one.position, one.reason)
         console.print(reasons)
 
 
@@ -694,9 +697,12 @@ def reproduce(
             counted.append(count_figure(figure))
             advance()
     for name in dict.fromkeys(figure.table for figure in figures):
-        table = Table("network", title=f"By {name}", title_justify="left", box=None, pad_edge=False)
-        for column in ("paper M", "2C²/r M", "diff.", "counted M", "diff.", "paper GFLOPs", "counted", "diff."):
-            table.add_column(column, justify="right")
+        # Two rows of headings and narrow gaps: so the longest name fits into 80 columns.
+        table = Table(
+            "network", title=f"By {name}", title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0)
+        )
+        for heading in ("paper\nM", "2C²/r\nM", "diff.", "counted\nM", "diff.", "paper\nGFLOPs", "counted", "diff."):
+            table.add_column(heading, justify="right")
         for one in counted:
             if one.figure.table != name:
                 continue
@@ -715,8 +721,10 @@ def reproduce(
         console.print(table)
         say("")
     say("M: parameters in millions, classifier included; counted: with timm's biases and rounding.")
-    say("GFLOPs: multiply-additions of one image. The paper's ResNets stride in the first 1×1 convolution of a block,")
-    say("timm's in the 3×3, which costs more. Why its Inception-ResNet-v2 is cheaper than timm's is not known.")
+    say(
+        "GFLOPs: multiply-additions of one image. The paper's ResNets stride in the first 1×1 convolution of a block, "
+        "timm's in the 3×3, which costs more. Why its Inception-ResNet-v2 is cheaper than timm's is not known."
+    )
 
 
 @_command
@@ -813,12 +821,13 @@ def _print_table(shown: "pandas.DataFrame") -> None:
     Where a line is too short for it, the remarks (the column without a heading) follow below.
     """
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from .progress import console, say
 
     def table_of(shown: "pandas.DataFrame", gap: int) -> Table:
-        table = Table(*shown.columns, box=None, pad_edge=False, padding=(0, gap, 0, 0))
+        headings = (Column(heading, overflow="fold") for heading in shown.columns)
+        table = Table(*headings, box=None, pad_edge=False, padding=(0, gap, 0, 0))
         for row in shown.itertuples(index=False):
             table.add_row(*map(escape, row))
         return table

@@ -1,4 +1,4 @@
-"""Progress for what takes long: a bar on a terminal, plain lines elsewhere."""
+"""Progress for what takes long: a bar on a terminal that can redraw it, plain lines elsewhere."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,8 +43,8 @@ def progress_bar(description: str, total: int, completed: int = 0) -> Iterator[C
     if outermost:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         times = (TimeElapsedColumn(), TimeRemainingColumn())
-        _running.append(Progress(*columns, *times, console=console, transient=True, disable=not console.is_terminal))
-        if console.is_terminal:
+        _running.append(Progress(*columns, *times, console=console, transient=True, disable=not console.is_interactive))
+        if console.is_interactive:
             _running[0].start()
         else:
             say(f"{description} ({completed}/{total})")
@@ -62,5 +62,5 @@ def progress_bar(description: str, total: int, completed: int = 0) -> Iterator[C
         bars.remove_task(task)
         if outermost:
             _running.clear()
-            if console.is_terminal:  # elsewhere nothing was shown, and stopping would print an empty line
+            if console.is_interactive:  # elsewhere nothing was shown, and stopping would print an empty line
                 bars.stop()
