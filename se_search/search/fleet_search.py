@@ -173,7 +173,7 @@ class FleetSearch:
                     time.sleep(pause)
                     pause = min(_LONGEST_PAUSE, pause * 1.3)
             if exhausted and self._trials.left:
-                say(f"No new configuration is left within the limits: the search ends after {self._trials.done}.")
+                self._trials.tell_that_none_is_left()
         except BaseException:
             for one in self._under_way.values():
                 self._trials.interrupt(one.proposal)
@@ -202,8 +202,7 @@ class FleetSearch:
                 over = {TASK: None, ANSWER: None}
                 line = self._trials.complete(one.proposal, one.costs | answer["notes"] | over, answer["stopped"])
             except (EvaluationError, RunFolderError, *FOREIGN) as error:
-                told = str(error) if "error" in answer else f"{type(error).__name__}: {error}"
-                yield 0, self._trials.fail(one.proposal, told)
+                yield 0, self._trials.fail(one.proposal, str(error) if "error" in answer else error)
             else:
                 yield 1, line
             del self._under_way[number]
@@ -269,7 +268,7 @@ class FleetSearch:
                 self._trials.interrupt(proposal)
                 raise
             except Exception as error:  # a network may fail in any way in a runtime
-                advance(0, self._trials.fail(proposal, f"{type(error).__name__}: {error}"))
+                advance(0, self._trials.fail(proposal, error))
                 continue
             needs: Work = "accuracy" if self._measures_here else "latency"
             self._under_way[proposal.trial.number] = _UnderWay(proposal, costs, needs)

@@ -24,7 +24,7 @@ from ..evaluation.runtimes import is_there
 from ..evaluation.stand_alone import BACKBONE_WEIGHTS, check_pretrained
 from ..network.backbones import network_options
 from ..network.config import SEConfig
-from ..progress import progress_bar, say
+from ..progress import progress_bar
 from .definitions import FROM_PYTHON, StudyDefinition
 from .evaluators import EvaluatorFactory, find_evaluator, study_data, use_device
 from .exchange import ARTIFACTS, DEFINITION, SEARCH, SHARED_FILES, State, beating, refuse_second_search
@@ -203,7 +203,7 @@ def _search(
         while trials.left:
             proposal = trials.propose()
             if proposal is None:
-                say(f"No new configuration is left within the limits: the search ends after {trials.done}.")
+                trials.tell_that_none_is_left()
                 return
             config = proposal.config
             try:
@@ -217,7 +217,7 @@ def _search(
                 trials.interrupt(proposal)
                 raise
             except Exception as error:  # whatever goes wrong in one trial must not end the search
-                advance(0, trials.fail(proposal, f"{type(error).__name__}: {error}"))
+                advance(0, trials.fail(proposal, error))
             else:
                 advance(1, line)
 

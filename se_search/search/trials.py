@@ -96,6 +96,13 @@ class Trials:
         """How many trials the budget still asks for, those under way among them."""
         return max(0, self._study.budget - self.done)
 
+    def tell_that_none_is_left(self) -> None:
+        """Say that the space ended the search before its budget did."""
+        say(
+            "No new configuration is left within the limits: the search ends after "
+            f"{self.done} of {self._study.budget}."
+        )
+
     def propose(self) -> Proposal | None:
         """Begin a trial of a new configuration; ``None`` where the space has none left within the limits."""
         if self._sampler.is_exhausted(self._optuna_study) and not _count(self._optuna_study, TrialState.WAITING):
@@ -129,19 +136,24 @@ class Trials:
         line = _line(trial.number, {**notes, **proposal.named}, self._measures)
         return f"{self.done}/{self._study.budget} {line}"
 
-    def fail(self, proposal: Proposal, reason: str) -> str:
+    def fail(self, proposal: Proposal, error: Exception | str) -> str:
         """Note why a trial has failed and end it; a line about it.
+
+        Args:
+            proposal: The trial.
+            error: What was raised, or what a worker has told of it.
 
         Raises:
             EvaluationError: If it is one of too many in a row.
         """
         number = proposal.trial.number
+        reason = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
         with self._optuna_study.at_once() as note:
             note(number, {"error": reason[:500]})
             self._optuna_study.tell(number, state=TrialState.FAIL)
         self._failures += 1
         if self._failures == _FAILURES_IN_A_ROW:
-            raise EvaluationError(f"{self._failures} trials in a row failed, the last with: {reason}")
+            raise EvaluationError(f"{self._failures} trials in a row failed, the last with: {error}")
         return f"trial {number} failed: {reason}"
 
     def interrupt(self, proposal: Proposal) -> None:
