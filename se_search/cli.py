@@ -1,6 +1,7 @@
 """The command line: parses, calls one function, turns a user's mistake into one sentence."""
 
 import functools
+import io
 import shutil
 import sys
 import sysconfig
@@ -32,6 +33,9 @@ RunFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a log in another encoding must not end a search
     app(prog_name="se-search")
 
 

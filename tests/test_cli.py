@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -147,6 +150,13 @@ def test_latency_tells_a_mistake_in_one_sentence_before_it_measures(tmp_path, mo
     Path("text.json").write_text("no JSON")
     Path("other.json").write_text(SEConfig.uniform("resnet18").to_json())
     assert_refused(invoke("latency", *arguments), *words)
+
+
+def test_a_log_in_another_encoding_gets_what_it_can_hold():
+    command = [sys.executable, "-m", "se_search", "reproduce", "params"]
+    done = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"2C?/r" in done.stdout
 
 
 def test_latency_prints_what_the_given_configurations_cost(tmp_path, monkeypatch):

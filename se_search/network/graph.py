@@ -231,14 +231,15 @@ def compare(
 
 
 def _write_onnx(program: torch.export.ExportedProgram, file: Path) -> None:
-    written: Any = torch.onnx.export(
-        program,
-        dynamo=True,
-        verbose=False,
-        input_names=[_INPUT],
-        output_names=[_OUTPUT],
-        dynamic_shapes=({0: _BATCH},),  # the program has it already: this hands on its name
-    )
+    with _quiet():
+        written: Any = torch.onnx.export(
+            program,
+            dynamo=True,
+            verbose=False,
+            input_names=[_INPUT],
+            output_names=[_OUTPUT],
+            dynamic_shapes=({0: _BATCH},),  # the program has it already: this hands on its name
+        )
     written.save(file)
 
 

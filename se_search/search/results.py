@@ -125,16 +125,22 @@ def with_measured_latency(study: optuna.Study) -> optuna.Study:
 
 
 def _study_in_memory(directions: Sequence[StudyDirection], names: list[str]) -> optuna.Study:
+    with _errors_of_optuna_only():  # it would tell everybody of the new study
+        study = optuna.create_study(directions=directions)
+        study.set_metric_names(names)
+    return study
+
+
+@contextmanager
+def _errors_of_optuna_only() -> Iterator[None]:
     verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would tell everybody of the new study
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            study = optuna.create_study(directions=directions)
-            study.set_metric_names(names)
+            yield
     finally:
         optuna.logging.set_verbosity(verbosity)
-    return study
 
 
 def _with_latency(trial: FrozenTrial, note: dict[str, Any], names: Sequence[str]) -> FrozenTrial:
@@ -296,7 +302,7 @@ def cautions(table: pd.DataFrame, chance: float) -> list[str]:
     if front["accuracy_low"].max() <= chance:
         said.append(
             f"No member of the front is better than guessing ({chance:.0%}): the networks have not learned. "
-            "Train it for more epochs or with a lower learning_rate."
+            "Train for more epochs or with a lower learning_rate."
         )
     tied = int(front["tied_with"].notna().sum())
     if tied:
@@ -323,8 +329,7 @@ def hypervolume_history(study: optuna.Study, reference: Sequence[float]) -> list
     """
     if not any(trial.state == TrialState.COMPLETE for trial in study.get_trials(deepcopy=False)):
         return []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
+    with _errors_of_optuna_only():  # where no trial is better than the reference it says that none keeps the limits
         figure = optuna.visualization.plot_hypervolume_history(study, reference)
     return [float(value) for value in figure.data[0].y]
 

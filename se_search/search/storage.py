@@ -30,6 +30,7 @@ GRPC = "grpc://"
 _PATIENCE = 600.0  # seconds that an outage may last
 _LONGEST_PAUSE = 5.0
 _GRPC_PORT = 13000  # Optuna's
+_EXTRAS = {"psycopg": "postgresql", "pymysql": "mysql", "redis": "redis", "grpc": "grpc"}  # by what they bring
 
 
 def without_password(url: str) -> str:
@@ -57,9 +58,9 @@ def open_storage(url: str) -> BaseStorage:
     except ImportError as error:
         missing = getattr(error, "name", None) or getattr(error.__cause__, "name", None)
         needs = f"the package {missing}" if missing else "a driver"
-        raise DefinitionError(
-            f"--storage {shown} needs {needs}, which is not installed: its driver is not a part of se-search"
-        ) from error
+        extra = _EXTRAS.get(str(missing))
+        remedy = f'pip install "se-search[{extra}]"' if extra else "its driver is not a part of se-search"
+        raise DefinitionError(f"--storage {shown} needs {needs}, which is not installed: {remedy}") from error
     except Exception as error:  # every driver has errors of its own
         reason = " ".join(str(getattr(error.__cause__ or error, "orig", error)).split())[:200]
         raise DefinitionError(f"--storage {shown} cannot be opened: {_hide(url, reason)}") from error

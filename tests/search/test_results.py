@@ -31,6 +31,7 @@ from se_search.search.results import (
     with_measured_latency,
 )
 from se_search.search.run_folder import load_trials
+from se_search.words import counted
 
 IMAGES = 400
 CONFIG = SEConfig("resnet10t")
@@ -305,7 +306,7 @@ def test_a_gain_is_told_with_its_corrected_interval(study, comparisons):
     assert gain_over_none(study).sentence == (
         "SE helps measurably by the search's estimates: trial 1's accuracy differs from that of the network without "
         f"SE by +4.00% [{centre - margin:+.2%}, {centre + margin:+.2%}] "
-        f"(paired on the same images, corrected for {comparisons} comparisons)."
+        f"(paired on the same images, corrected for {counted(comparisons, 'comparison')})."
     )
 
 
@@ -336,7 +337,7 @@ def test_only_complete_trials_are_compared_with_the_network_without(study):
     study.add_trial(optuna.trial.create_trial(state=TrialState.PRUNED, user_attrs=attributes))
     assert "trial 0's accuracy differs" in gain_over_none(study).sentence
     assert "by +4.00%" in gain_over_none(study).sentence
-    assert "corrected for 1 comparisons" in gain_over_none(study).sentence
+    assert "corrected for 1 comparison)" in gain_over_none(study).sentence
 
 
 def test_equal_networks_are_no_gain(study):

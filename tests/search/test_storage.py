@@ -2,6 +2,7 @@
 
 import logging
 import sqlite3
+import sys
 
 import optuna
 import pytest
@@ -64,6 +65,18 @@ def test_a_storage_that_cannot_be_opened_is_refused_in_a_sentence_without_its_pa
     assert SECRET not in told + caplog.text
     for word in words:
         assert word in told
+
+
+@pytest.mark.parametrize(
+    ("url", "package", "extra"),
+    [("postgresql://host/studies", "psycopg", "postgresql"), ("mysql+pymysql://host/studies", "pymysql", "mysql")],
+)
+def test_the_extra_that_brings_a_missing_driver_is_named(url, package, extra, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(DefinitionError) as refusal:
+        open_storage(url)
+    told = f'--storage {url} needs the package {package}, which is not installed: pip install "se-search[{extra}]"'
+    assert str(refusal.value) == told
 
 
 class Interrupted(InMemoryStorage):
