@@ -30,7 +30,7 @@ QUICK = {"evaluator": "obedient", "latency_limit": 0.01, "sampler": "random", "b
 
 
 def search(folder, **settings):
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     return se_search.search("test_resnet", out=folder, **(QUICK | settings))
 
 
