@@ -136,7 +136,7 @@ def check(deployment: Deployment) -> None:
         raise DefinitionError(
             f"images of {_by(deployment.size)} are impossible: channels, height and width must be at least 1"
         )
-    _check_device(device)
+    check_device(device)
     if deployment.cuda_graph and (runtime != "eager" or device == "cpu"):
         raise DefinitionError(f"a CUDA graph needs the runtime eager on a CUDA device, not {runtime} on {device}")
     if runtime in _EXTRAS:
@@ -149,7 +149,12 @@ def _by(size: tuple[int, ...]) -> str:
     return "×".join(map(str, size))
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Check that a device is one that PyTorch sees.
+
+    Raises:
+        DefinitionError: If it is not.
+    """
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise DefinitionError(f"device {device!r} is unknown: it must be cpu, cuda or cuda:N")
     if not is_there(device):

@@ -12,12 +12,11 @@ from ..evaluation.distributed import use_own_device
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.image_data import ImageData
 from ..evaluation.image_files import Splits
-from ..evaluation.runtimes import is_there
+from ..evaluation.runtimes import check_device
 from ..evaluation.stand_alone import Finetune, Scratch
 from ..evaluation.supernet import Supernet
 from ..evaluation.training import TrainingRecipe
 from ..plugins import EVALUATORS, find_plugin, find_plugins
-from ..words import counted
 from .definitions import EvaluatorDefinition, StudyDefinition
 from .space import SearchSpace
 
@@ -41,9 +40,7 @@ def use_device(study: StudyDefinition) -> None:
     Raises:
         DefinitionError: If it is not there.
     """
-    if not is_there(study.device):
-        seen = counted(torch.cuda.device_count(), "CUDA device")
-        raise DefinitionError(f"device {study.device!r} is not there: PyTorch sees {seen}")
+    check_device(study.device)
     use_own_device(study.device)
     if study.threads is not None:
         torch.set_num_threads(study.threads)

@@ -11,7 +11,6 @@ import optuna
 import torch
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 from torch import nn
 
@@ -195,10 +194,6 @@ def _search(
     optuna_study: RunStudy | SharedStudy,
 ) -> None:
     """Evaluate in this process, one trial after the other."""
-
-    def finished() -> list[FrozenTrial]:
-        return optuna_study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-
     with progress_bar("Evaluating configurations", study.budget, min(trials.done, study.budget)) as advance:
         while trials.left:
             proposal = trials.propose()
@@ -209,7 +204,7 @@ def _search(
             try:
                 with time_limit(study.trial_limit):
                     notes = costs_of(config, size) | latency.of(config)
-                    worth, stopped = worth_of(study, config, evaluator, notes, finished, bool(proposal.named))
+                    worth, stopped = worth_of(study, config, evaluator, notes, optuna_study, bool(proposal.named))
                     check_same_images(worth, optuna_study)
                     notes |= worth | ({} if stopped else measured_by(measures, config, evaluator))
                 line = trials.complete(proposal, notes, stopped)
@@ -231,7 +226,6 @@ def _shared(
     In a storage of several machines it begins with what the run folder holds, which gets in the end what it lacks.
     """
     if storage is None:
-        own.set_user_attr(DEFINITION, study.model_dump_json())
         yield own, lambda state: own.set_user_attr(SEARCH, {"state": state})
         return
     shared = open_shared(storage, name or folder.resolve().name, study)
@@ -270,6 +264,8 @@ def _search_with_workers(
         if optuna_study is not own:
             copy_finished(optuna_study, own)
 
+    if optuna_study is own:
+        own.set_user_attr(DEFINITION, study.model_dump_json())
     store = None if spread.storage is None else open_artifacts(spread.artifacts or _own_artifacts(folder))
     url = spread.storage or storage_url(folder)
     with (

@@ -13,7 +13,7 @@ import optuna
 import yaml
 from filelock import FileLock, Timeout
 from optuna.exceptions import ExperimentalWarning
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy import orm, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
@@ -233,12 +233,21 @@ def _damaged(file: Path) -> str:
 
 def _create_storage(file: Path, definition: StudyDefinition) -> None:
     storage = RDBStorage(_storage_url(file))
-    study = optuna.create_study(storage=storage, study_name=_STUDY_NAME, directions=definition.directions)
+    create_study(storage, _STUDY_NAME, definition)
+    storage.remove_session()
+    storage.engine.dispose()
+
+
+def create_study(storage: BaseStorage, name: str, definition: StudyDefinition) -> None:
+    """Create the Optuna study of a definition in a storage, with its objectives and directions.
+
+    Raises:
+        optuna.exceptions.DuplicatedStudyError: If there is one of that name.
+    """
+    study = optuna.create_study(storage=storage, study_name=name, directions=definition.directions)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         study.set_metric_names(list(definition.objectives))
-    storage.remove_session()
-    storage.engine.dispose()
 
 
 def storage_url(folder: Path) -> str:

@@ -2,14 +2,13 @@
 
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import DuplicatedStudyError, StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalRedisBackend
 from sqlalchemy.engine import make_url
@@ -19,7 +18,7 @@ from ..errors import DefinitionError, RunFolderError
 from ..progress import say
 from .definitions import StudyDefinition, parse_definition
 from .exchange import DEFINITION, is_of_exchange
-from .run_folder import describe_differences
+from .run_folder import create_study, describe_differences
 
 STORAGE_VARIABLE = "SE_SEARCH_STORAGE"
 """Environment variable that gives a storage without its password on a command line."""
@@ -191,10 +190,8 @@ def open_shared(storage: BaseStorage, name: str, definition: StudyDefinition) ->
         name: The study's name.
         definition: Gives objectives and directions.
     """
-    with warnings.catch_warnings(), suppress(DuplicatedStudyError):
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        created = optuna.create_study(storage=storage, study_name=name, directions=definition.directions)
-        created.set_metric_names(list(definition.objectives))
+    with suppress(DuplicatedStudyError):
+        create_study(storage, name, definition)
     return SharedStudy(name, storage)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial, TrialState
 from torch import nn
 
 from ..errors import EvaluationError, RunFolderError
@@ -183,7 +183,7 @@ def worth_of(
     config: SEConfig,
     evaluator: Evaluator,
     costs: Mapping[str, float],
-    finished: Callable[[], list[FrozenTrial]],
+    optuna_study: RunStudy | SharedStudy,
     known: bool,
 ) -> tuple[dict[str, Any], bool]:
     """Evaluate a configuration, by successive halving where the study wants it and it is not a known answer.
@@ -193,7 +193,7 @@ def worth_of(
         config: The configuration.
         evaluator: Prepared.
         costs: From :func:`costs_of`, and the latency.
-        finished: Gives the trials that are complete or were stopped.
+        optuna_study: Has the trials that it is compared with.
         known: Whether it is one of the known answers. All others are compared with them: they are trained to the end.
 
     Returns:
@@ -209,7 +209,11 @@ def worth_of(
                 continue
             rung = str(epochs)
             reached[rung] = _halving_values(study, evaluation, costs)
-            others = [one.user_attrs["rungs"][rung] for one in finished() if rung in one.user_attrs.get("rungs", {})]
+            others = [
+                one.user_attrs["rungs"][rung]
+                for one in optuna_study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+                if rung in one.user_attrs.get("rungs", {})
+            ]
             if epochs < study.evaluator.epochs and not known and not is_worth_going_on(reached[rung], others, factor):
                 stopped = True
                 break

@@ -260,7 +260,7 @@ class _Worker:
                     config,
                     self._evaluator,
                     trial.user_attrs,
-                    lambda: self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)),
+                    self._study,
                     "name" in trial.user_attrs,
                 )
             return {"notes": notes, "stopped": stopped, "files": self._hand_over(), "unreadable": self._data.unreadable}
