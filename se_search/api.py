@@ -324,7 +324,7 @@ def write_images(figures: Mapping[Path, go.Figure]) -> None:
             shown = [go.Figure(figure).update_layout(paper_bgcolor="white") for figure in figures.values()]
             heights = [figure.layout.height for figure in shown]
             plotly.io.write_images(shown, drawn, width=_IMAGE_WIDTH, height=heights, scale=2)
-        except RuntimeError as error:  # it does not say in one sentence what is missing, package or browser
+        except (RuntimeError, ValueError) as error:  # by Plotly's version; a page of text about package and browser
             needs = 'the format png needs Chrome or Chromium and the package kaleido: pip install "se-search[png]"'
             raise DefinitionError(needs) from error
         for file, image in zip(figures, drawn, strict=True):

@@ -151,7 +151,7 @@ document.addEventListener("drawn", ({ detail: name, target: place }) => {
   if (chosen.size) showInFigure(name, place);
 });
 document.addEventListener("near", ({ target: place }) => {
-  const name = place.id.replace("figure-", "");
+  const name = nameOf(place);
   if (stale.delete(name)) showInFigure(name, place);
 });
 document.addEventListener("theme", showInPanel);

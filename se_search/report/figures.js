@@ -22,8 +22,12 @@ function themed(figure) {
   return copy;
 }
 
+function nameOf(place) {
+  return place.id.replace("figure-", "");
+}
+
 function draw(place) {
-  const name = place.id.replace("figure-", "");
+  const name = nameOf(place);
   const { data, layout } = themed(drawings[name]);
   const config = {
     responsive: true, displaylogo: false, showSendToCloud: false, modeBarButtonsToRemove: ["lasso2d", "autoScale2d"],
@@ -31,6 +35,7 @@ function draw(place) {
   const first = !drawn.has(name);
   drawn.set(name, place);
   if (data.some((trace) => trace.type === "scatter3d") && !canDrawSpace()) {
+    place.style.minHeight = "";
     place.textContent = "This browser cannot draw in three dimensions (WebGL is off): the other figures show the same trials.";
     return Promise.resolve();
   }
@@ -46,6 +51,8 @@ function canDrawSpace() {
 }
 
 const places = [...document.querySelectorAll(".figure")];
+// Nothing below moves when a figure is drawn: its room is kept from the start.
+for (const place of places) place.style.minHeight = `${drawings[nameOf(place)].layout.height}px`;
 const near = new Set();
 const outdated = new Set();
 
@@ -60,7 +67,7 @@ const watch = new IntersectionObserver((entries) => {
 }, { rootMargin: "300px" });
 
 function isDrawn(place) {
-  return drawn.get(place.id.replace("figure-", "")) === place;
+  return drawn.get(nameOf(place)) === place;
 }
 
 function setTheme(theme, all = false) {

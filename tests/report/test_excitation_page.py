@@ -203,7 +203,9 @@ def test_the_summary_counts_blocks_and_says_what_leaving_them_out_costs(analysis
 @pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (400, "dark")])
 def test_the_page_draws_the_analysis_offline_without_an_error(open_page, excitation_page, analysis, width, scheme):
     page, errors, asked = open_page(excitation_page, width, scheme)
+    height = page.evaluate("document.documentElement.scrollHeight")
     scroll_through(page)
+    assert page.evaluate("document.documentElement.scrollHeight") == height  # nothing moves under the reader
     assert_quiet(page, errors, asked)
     assert page.evaluate("document.documentElement.dataset.theme") == scheme
     drawn = page.evaluate("document.getElementById('figure-specificity').data[0].y")

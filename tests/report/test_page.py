@@ -100,8 +100,10 @@ def point_of(page, figure, number):
 @pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (400, "dark")])
 def test_the_report_draws_its_figures_offline_without_an_error(finished_run, open_page, width, scheme):
     page, errors, asked = open_page(finished_run / "run" / "report.html", width, scheme)
+    height = page.evaluate("document.documentElement.scrollHeight")
     for name in FIGURES:
         wait_for_figure(page, name)
+    assert page.evaluate("document.documentElement.scrollHeight") == height  # nothing moves under the reader
     assert page.locator("#figure-overhead .point").count() >= 6
     assert page.locator("#figure-latency .point").count() >= 6
     assert errors == []
