@@ -33,7 +33,7 @@ from .evaluation.excitation import SHOWN_CHANNELS, analyze_gates
 from .evaluation.image_data import ImageData
 from .evaluation.stand_alone import check_pretrained, load_pretrained
 from .evaluation.training import TrainingRecipe
-from .export.card import origin_of_trial
+from .export.card import origin_of_trial, published_name
 from .export.timm_folder import Exported, Exporter, check_target, export_timm, load_exported
 from .files import write_atomically, write_text
 from .network.backbones import default_input_size, network_options
@@ -209,7 +209,7 @@ class Run:
             crop_mode=data.crop_mode,
             description=(
                 f"{config.backbone} with {len(config.placed)} SE blocks, trial {number} of an se-search run on "
-                f"{data.name}. {origin.weights}"
+                f"{published_name(data.name)}. {origin.weights}"
             ),
             label_names=data.label_names,
             origin=origin,

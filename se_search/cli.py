@@ -1,6 +1,7 @@
 """The command line: parses, calls one function, turns a user's mistake into one sentence."""
 
 import functools
+import importlib
 import io
 import shutil
 import sys
@@ -13,6 +14,7 @@ import typer
 
 from . import __version__
 from .errors import ConfigurationError, DefinitionError, SeSearchError
+from .progress import console, progress_bar, say
 
 if TYPE_CHECKING:
     import pandas
@@ -44,6 +46,7 @@ def _command(function: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(function)
     def command(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
+            _load_libraries()
             function(*args, **kwargs)
         except SeSearchError as error:
             typer.echo(f"Error: {error}", err=True)
@@ -59,6 +62,12 @@ def _command(function: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(130) from error
 
     return command
+
+
+def _load_libraries() -> None:
+    """Import what takes seconds, and say so on a terminal."""
+    with console.status("Loading PyTorch and timm"):
+        importlib.import_module("timm")
 
 
 def _show_version(value: bool) -> None:
@@ -344,7 +353,6 @@ def report(
       se-search report runs/first runs/second --to comparison.html
     """
     from .api import follow_run, load_run, write_comparison
-    from .progress import say
     from .report.comparison import describe_ratios
     from .search.comparison import compare_runs
 
@@ -505,7 +513,6 @@ def excitation(
       se-search excitation seresnet50 --pretrained timm --data path/to/imagenet
     """
     from .api import analyze_excitation, describe_excitation
-    from .progress import say
     from .words import counted
 
     found = analyze_excitation(
@@ -562,7 +569,6 @@ def sites(
     from .network.discovery import POSITIONS
     from .network.overhead import backbone_parameters, formula_by_stage
     from .network.sites import find_places, trace_backbone
-    from .progress import console, say
 
     if position is not None and position not in POSITIONS:
         raise ConfigurationError(f"position {position!r} is unknown: choose one of {', '.join(POSITIONS)}")
@@ -651,7 +657,6 @@ def latency(
     """
     from .api import describe_latency
     from .evaluation.latency import remarks
-    from .progress import say
     from .search.latency_table import compare_latency
 
     measured = compare_latency(
@@ -692,7 +697,7 @@ def reproduce(
     from rich.table import Table
 
     from .network.paper import count_figure, published_figures
-    from .progress import console, progress_bar, say
+    from .progress import progress_bar
 
     figures = list(published_figures())
     with progress_bar("Counting", len(figures)) as advance:
@@ -776,7 +781,6 @@ def studies() -> None:
 
 def _show_front(folder: Path) -> None:
     from .api import describe_front
-    from .progress import say
     from .report.page import describe_evaluation
     from .search.record import read_results
     from .words import counted
@@ -801,7 +805,6 @@ def _show_front(folder: Path) -> None:
 
 def _show_verified(folder: Path) -> None:
     from .api import describe_verified
-    from .progress import say
     from .search.record import read_results
     from .words import counted
 
@@ -827,7 +830,6 @@ def _print_table(shown: "pandas.DataFrame") -> None:
     from rich.markup import escape
     from rich.table import Column, Table
 
-    from .progress import console, say
 
     def table_of(shown: "pandas.DataFrame", gap: int) -> Table:
         headings = (Column(heading, overflow="fold") for heading in shown.columns)

@@ -342,7 +342,7 @@ def remarks(measured: pd.DataFrame, target: float, limit: float) -> list[str]:
     if wide:
         said.append(
             f"{wide} of {len(measured)} latencies are less certain than ±{target:.2%}; each was measured for up to "
-            f"{limit:g} seconds."
+            f"{limit:g} s."
         )
     busy = measured["latency_interruptions"].astype(float) > BUSY
     if busy.any():

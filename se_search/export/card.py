@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import timm
@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .. import __version__
 from ..errors import BackboneError
+from ..evaluation.image_files import PREFIXES
 from ..network.config import PlacedSE, SEConfig
 from ..network.overhead import parameter_overhead
 from ..network.sites import Site, default_position, find_sites
@@ -75,6 +76,16 @@ class Files:
     optimized: bool = False
 
 
+def published_name(data: str) -> str:
+    """Return the name of a study's data without the path of a machine: a card may be read by everybody.
+
+    ``"/home/me/pets"`` is ``"pets"``, ``"wds//home/me/pets"`` is ``"wds/pets"``, and ``"hfds/me/pets"`` stays.
+    """
+    prefix = next((prefix for prefix in PREFIXES if data.startswith(prefix)), "")
+    path = PurePath(data.removeprefix(prefix))
+    return prefix + path.name if path.is_absolute() else data
+
+
 def origin_of_trial(trial: Mapping[Any, Any], run: Mapping[str, Any], verified: bool = False) -> Origin:
     """Return the origin of a trial's weights.
 
@@ -83,7 +94,7 @@ def origin_of_trial(trial: Mapping[Any, Any], run: Mapping[str, Any], verified: 
         run: The description of the run, as in ``run.json``.
         verified: Whether the weights are those of its verification, instead of those that the search evaluated.
     """
-    data, latency = run["data"], run["latency"]
+    data, latency = run["data"] | {"name": published_name(run["data"]["name"])}, run["latency"]
     prefix = "verified_" if verified else ""
     judged = f"{data['test' if verified else 'validation']} images"
     if verified:
@@ -107,7 +118,7 @@ def origin_of_trial(trial: Mapping[Any, Any], run: Mapping[str, Any], verified: 
         how = f"{counted(int(trial['latency_pairs']), 'pair')} of calls, 95 % interval"
     timed = f"time over that of the bare backbone, {how}; {latency['description']}"
     return Origin(
-        _say_weights(run, int(trial["verified_epochs"]) if verified else None),
+        _say_weights(data, run["evaluator"], int(trial["verified_epochs"]) if verified else None),
         results=(
             Result("accuracy", _interval(trial, f"{prefix}accuracy", "{:.2%}"), images),
             Result("log-loss", _interval(trial, f"{prefix}log_loss", "{:.4f}"), f"the same {judged}"),
@@ -117,8 +128,7 @@ def origin_of_trial(trial: Mapping[Any, Any], run: Mapping[str, Any], verified: 
     )
 
 
-def _say_weights(run: Mapping[str, Any], verified_epochs: int | None) -> str:
-    data, evaluator = run["data"], run["evaluator"]
+def _say_weights(data: Mapping[str, Any], evaluator: Mapping[str, Any], verified_epochs: int | None) -> str:
     name = evaluator["name"]
     epochs = verified_epochs or evaluator["epochs"]
     if verified_epochs and name != "finetune":

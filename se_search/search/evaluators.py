@@ -1,5 +1,6 @@
 """Evaluators by name: those shipped, those of plugins, and those given from Python."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +18,8 @@ from ..evaluation.stand_alone import Finetune, Scratch
 from ..evaluation.supernet import Supernet
 from ..evaluation.training import TrainingRecipe
 from ..plugins import EVALUATORS, find_plugin, find_plugins
+from ..progress import say
+from ..words import counted
 from .definitions import EvaluatorDefinition, StudyDefinition
 from .space import SearchSpace
 
@@ -44,6 +47,16 @@ def use_device(study: StudyDefinition) -> None:
     use_own_device(study.device)
     if study.threads is not None:
         torch.set_num_threads(study.threads)
+
+
+def tell_if_busy() -> None:
+    """Say it where other work holds the CPUs: the threads of an operation then mostly wait for each other."""
+    threads, cpus = torch.get_num_threads(), os.cpu_count() or 1
+    if threads > 1 and hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > cpus:
+        say(
+            f"Other work keeps the {counted(cpus, 'CPU')} busy (load {load:.1f}): with {threads} threads training may "
+            "take many times as long as with --threads 1."
+        )
 
 
 _OF_TRAINING = {field.name for field in fields(TrainingRecipe)} & set(EvaluatorDefinition.model_fields)

@@ -25,7 +25,7 @@ from ..network.backbones import network_options
 from ..network.config import SEConfig
 from ..progress import progress_bar
 from .definitions import FROM_PYTHON, StudyDefinition
-from .evaluators import EvaluatorFactory, find_evaluator, study_data, use_device
+from .evaluators import EvaluatorFactory, find_evaluator, study_data, tell_if_busy, use_device
 from .exchange import ARTIFACTS, DEFINITION, SEARCH, SHARED_FILES, State, beating, refuse_second_search
 from .excitation import check_priors, priors_from_excitation
 from .fleet import Fleet
@@ -69,7 +69,10 @@ def run_search(
     measures = measures or {}
     spread = spread or Spread()
     if (folder / STUDY_FILE).is_file():
-        _check_given(str(folder), read_definition(folder), evaluator, measures)
+        there = read_definition(folder)
+        _check_given(str(folder), there, evaluator, measures)
+        if study.threads is None:  # PyTorch's choice depends on the process: the same command goes on all the same
+            study = study.model_copy(update={"threads": there.threads})
     _check_given("the study", study, evaluator, measures)
     check_priors(study)
     check_spread(spread, study, measures)
@@ -82,6 +85,7 @@ def run_search(
     used = (evaluator or find_evaluator(study.evaluator.name))(study, space, data)
     # The other processes of torchrun's end here: the folder is the first one's.
     take_part(used, space, data, study.device)
+    tell_if_busy()
     check_folder(folder, study)
     if study.evaluator.pretrained is not None and not (folder / BACKBONE_WEIGHTS).exists():
         check_pretrained(study.evaluator.pretrained)

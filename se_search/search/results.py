@@ -248,10 +248,8 @@ def gain_over_none(study: optuna.Study) -> Gain | None:
     )
     if sign * difference.value > 0 and not _contains_zero(difference):
         return Gain(True, f"SE helps measurably by the search's estimates: {told}.")
-    none_better = (
-        f"No measurable difference: of {len(others)} configurations with SE none is measurably better; {told}."
-    )
-    return Gain(False, none_better)
+    with_se = counted(len(others), "configuration")
+    return Gain(False, f"No measurable difference: of {with_se} with SE none is measurably better; {told}.")
 
 
 def front_of(table: pd.DataFrame) -> pd.DataFrame:

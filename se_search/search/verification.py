@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from safetensors.torch import save_file
@@ -17,8 +18,9 @@ from ..files import write_atomically, write_text
 from ..network.config import SEConfig
 from ..network.insertion import whole_state
 from ..progress import progress_bar, say
+from ..words import counted
 from .definitions import StudyDefinition
-from .evaluators import study_data, training_recipe, use_device
+from .evaluators import study_data, tell_if_busy, training_recipe, use_device
 from .record import note_data, note_unreadable
 from .results import front_of, pack, pack_losses, pick_trials, quality_of, trials_table, with_measured_latency
 from .run_folder import load_trials, open_folder, read_definition
@@ -50,28 +52,34 @@ def run_verification(folder: Path, members: str = "front", seeds: int = 3, epoch
             raise DefinitionError(f"{option} is {value}: it must be at least 1")
     searched = with_measured_latency(load_trials(folder))
     chosen = _choose(folder, trials_table(searched), quality_of(searched), members)
-    networks = {config.structure: config for config in [*_baselines(study), *chosen]}
+    networks: dict[tuple[Any, ...], tuple[str, SEConfig]] = {}
+    for name, config in [*_baselines(study).items(), *chosen.items()]:
+        known = networks.get(config.structure)
+        networks[config.structure] = (known[0] if known else name, config)
     use_device(study)
+    tell_if_busy()
     data = study_data(study)
     trainer = _trainer(study, data, folder, epochs)
     recipe = trainer.recipe
-    plan = [(config, recipe.seed + number) for number in range(seeds) for config in networks.values()]
+    plan = [(*network, recipe.seed + number) for number in range(seeds) for network in networks.values()]
     with open_folder(folder, study) as optuna_study:
         note_data(folder, optuna_study, data)
         (folder / VERIFICATION).mkdir(exist_ok=True)
-        left = [one for one in plan if not result_file(folder, one[0], recipe.epochs, one[1]).exists()]
-        what = f"{len(networks)} networks, seeds {seeds}, epochs {recipe.epochs}"
-        say(f"{what}: {len(left)} of {len(plan)} trainings left.")
+        left = [one for one in plan if not result_file(folder, one[1], recipe.epochs, one[2]).exists()]
+        what = f"{counted(len(networks), 'network')}, {counted(seeds, 'seed')}, {counted(recipe.epochs, 'epoch')}"
+        say(f"{what}: {len(left)} of {counted(len(plan), 'training')} left.")
         begun = time.perf_counter()
         try:
             with progress_bar("Verifying", len(plan), len(plan) - len(left)) as advance:
-                for done, (config, seed) in enumerate(left, start=1):
+                for done, (name, config, seed) in enumerate(left, start=1):
                     try:
-                        line = _verify(folder, trainer, config, seed)
+                        line = _verify(folder, trainer, name, config, seed)
                     except EvaluationError as error:  # of one network: the others are worth knowing
-                        line = f"{config.id}, seed {seed} failed: {error}"
+                        line = f"{name}, seed {seed} failed: {error}"
                     remaining = (time.perf_counter() - begun) / done * (len(left) - done)
-                    advance(1, f"{line}; about {remaining / 60:.0f} min left")
+                    if remaining:
+                        line += f"; about {max(remaining / 60, 1):.0f} min left"
+                    advance(1, line)
         finally:
             note_unreadable(optuna_study, data.unreadable)
 
@@ -97,7 +105,7 @@ def load_verified(folder: Path, config: SEConfig) -> tuple[nn.Module, ImageData]
     return network.eval(), data
 
 
-def _choose(folder: Path, table: pd.DataFrame, quality: str, members: str) -> list[SEConfig]:
+def _choose(folder: Path, table: pd.DataFrame, quality: str, members: str) -> dict[str, SEConfig]:
     front = front_of(table)
     if members == "all":
         rows = table[table["state"] == "complete"]
@@ -112,13 +120,15 @@ def _choose(folder: Path, table: pd.DataFrame, quality: str, members: str) -> li
         raise DefinitionError(f"--members {members!r} is not possible: give front, all or a number of at least 1")
     if rows.empty:
         raise RunFolderError(f"{folder} has no complete trial within its limits yet: run the search first")
-    return [SEConfig.from_json(text) for text in rows["config"]]
+    return {
+        f"trial {number}": SEConfig.from_json(text) for number, text in zip(rows["number"], rows["config"], strict=True)
+    }
 
 
-def _baselines(study: StudyDefinition) -> list[SEConfig]:
+def _baselines(study: StudyDefinition) -> dict[str, SEConfig]:
     answers = SearchSpace(study.backbone, study.resolved_space).known_answers()
-    uniform = [answers["uniform r=16"]] if "uniform r=16" in answers else []
-    return [SEConfig.without_attention(study.backbone), *uniform]
+    uniform = {name: config for name, config in answers.items() if name == "uniform r=16"}
+    return {"no SE": SEConfig.without_attention(study.backbone), **uniform}
 
 
 def _trainer(study: StudyDefinition, data: ImageData, folder: Path, epochs: int | None) -> Scratch:
@@ -130,14 +140,14 @@ def _trainer(study: StudyDefinition, data: ImageData, folder: Path, epochs: int 
     return trainer
 
 
-def _verify(folder: Path, trainer: Scratch, config: SEConfig, seed: int) -> str:
+def _verify(folder: Path, trainer: Scratch, name: str, config: SEConfig, seed: int) -> str:
     """Train and judge one network, keep the result, and say it in a line."""
     recipe = trainer.recipe
     result = result_file(folder, config, recipe.epochs, seed)
     checkpoint = result.with_suffix(".checkpoint.pt")
     training = trainer.training(config, seed, checkpoint)
     total, done = recipe.epochs * training.steps, len(training.history) * training.steps
-    with progress_bar(f"Training {config.id}, seed {seed}", total, done) as advance:
+    with progress_bar(f"Training {name}, seed {seed}", total, done) as advance:
         network = training.finish(advance)
     evaluation = evaluate_network(network, trainer.data.test, recipe.batch, trainer.device, recipe)
     weights = weights_file(folder, config, recipe.epochs)
@@ -153,6 +163,6 @@ def _verify(folder: Path, trainer: Scratch, config: SEConfig, seed: int) -> str:
     write_text(result, json.dumps(content))
     checkpoint.unlink(missing_ok=True)
     return (
-        f"{config.id}, seed {seed}: accuracy {evaluation.accuracy.value:.1%}, log-loss {evaluation.log_loss.value:.4f} "
+        f"{name}, seed {seed}: accuracy {evaluation.accuracy.value:.1%}, log-loss {evaluation.log_loss.value:.4f} "
         "on the test images"
     )

@@ -144,3 +144,23 @@ def test_the_card_tells_a_measured_latency_from_a_predicted_one(finished_run):
     ]
     assert f"{row['latency_pairs']} pairs of calls, 95 % interval; batch 1" in told[0]
     assert "predicted by an additive model of 16 measured configurations, 95 % prediction interval; batch 1" in told[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "published"),
+    [
+        ("digits", "digits"),
+        ("images/pets", "images/pets"),
+        ("/home/me/pets", "pets"),
+        ("wds//home/me/pets", "wds/pets"),
+        ("hfds/me/pets", "hfds/me/pets"),
+        ("torch/cifar10", "torch/cifar10"),
+    ],
+)
+def test_a_card_does_not_tell_where_images_lie_on_a_machine(finished_run, given, published):
+    table, run = read_results(finished_run / "run")
+    run["data"]["name"] = given
+    origin = origin_of_trial(table.to_dict("records")[0], run)
+    said = f"{origin.weights} {origin.results}"
+    assert f" of {published} " in said
+    assert ("/home" in said) == ("/home" in published)

@@ -152,7 +152,9 @@ def test_an_address_at_which_nothing_answers_is_told_in_one_sentence(monkeypatch
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(ExportError, match=r"^\S+ was written but not uploaded to me/network: Connect(ion)?Error: .+") as told:
+    with pytest.raises(
+        ExportError, match=r"^\S+ was written but not uploaded to me/network: Connect(ion)?Error: .+"
+    ) as told:
         upload(tmp_path, "me/network", ["config.json"])
     assert TOKEN not in str(told.value)
     assert told.value.__cause__ is None

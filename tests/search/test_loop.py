@@ -1,12 +1,16 @@
 """The study loop on a tiny real backbone: budget, limits, failures, what is never evaluated twice."""
 
+import os
+
 import pytest
+import torch
 
 from se_search import SEConfig, load_run, parameter_overhead
 from se_search.errors import EvaluationError, RunFolderError
 from se_search.evaluation.latency import LatencyMeter
 from se_search.report.page import render_report
 from se_search.search.definitions import load_study
+from se_search.search.evaluators import tell_if_busy
 from se_search.search.loop import run_search
 from se_search.search.record import read_results
 
@@ -23,6 +27,15 @@ def going_on(finished_run):
         run_search(study.model_copy(update={"budget": study.budget + more}), folder)
 
     return folder, go_on
+
+
+@pytest.fixture
+def one_thread_more():
+    """Lets PyTorch use one thread more than it does, as another process might."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    yield before + 1
+    torch.set_num_threads(before)
 
 
 def tiny_study(finished_run, **overrides):
@@ -103,3 +116,23 @@ def test_a_space_smaller_than_the_budget_ends_the_search(finished_run, tmp_path,
     # One SE block has more than 0.01 % of the backbone's parameters: only the network without SE is left.
     assert list(load_run(tmp_path / "run").trials["name"]) == ["no SE"]
     assert "the search ends after 1 of 10" in capsys.readouterr().out
+
+
+def test_a_search_goes_on_with_the_threads_that_it_began_with(finished_run, one_thread_more):
+    folder = finished_run / "run"
+    before = load_study(str(folder / "study.yaml")).threads
+    assert before != one_thread_more
+    run_search(tiny_study(finished_run), folder)
+    assert load_study(str(folder / "study.yaml")).threads == before == torch.get_num_threads()
+    with pytest.raises(RunFolderError, match=f"threads is {before} there and {one_thread_more} here"):
+        run_search(tiny_study(finished_run, threads=one_thread_more), folder)
+
+
+def test_a_busy_machine_is_told_where_threads_would_wait_for_each_other(one_thread_more, monkeypatch, capsys):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    for threads, load, told in ((2, 2.5, True), (2, 1.5, False), (1, 2.5, False)):
+        torch.set_num_threads(threads)
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0, 0))
+        tell_if_busy()
+        said = capsys.readouterr().out
+        assert ("Other work keeps the 2 CPUs busy (load 2.5): with 2 threads training" in said) == told
