@@ -73,6 +73,7 @@ from .search.run_folder import (
 from .search.trials import Measure
 from .search.verification import load_verified, run_verification
 from .search.worker import WorkerOptions, run_worker
+from .words import by
 
 _IMAGE_WIDTH = 1000
 
@@ -730,7 +731,7 @@ def _find_network(
         taken = default_input_size(network)
         images = _images(data, backbone, taken[1])
         if images.input_size != taken:
-            raise DataError(f"{folder} takes images of {_by(taken)} and {images.name} has {_by(images.input_size)}")
+            raise DataError(f"{folder} takes images of {by(taken)} and {images.name} has {by(images.input_size)}")
         called = folder.resolve().name
         return _Network(
             network, images, "test", called, f"exported folder {called}", Path(EXCITATION) / called, backbone
@@ -779,10 +780,6 @@ def _images(data: str | ImageData | None, backbone: str, size: int | None) -> Im
     if isinstance(data, ImageData):
         return data
     return load_data(data, backbone, None if data in EMBEDDED else size)
-
-
-def _by(size: Sequence[int]) -> str:
-    return "×".join(map(str, size))
 
 
 def describe_front(trials: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame:

@@ -697,7 +697,6 @@ def reproduce(
     from rich.table import Table
 
     from .network.paper import count_figure, published_figures
-    from .progress import progress_bar
 
     figures = list(published_figures())
     with progress_bar("Counting", len(figures)) as advance:
@@ -829,7 +828,6 @@ def _print_table(shown: "pandas.DataFrame") -> None:
     """
     from rich.markup import escape
     from rich.table import Column, Table
-
 
     def table_of(shown: "pandas.DataFrame", gap: int) -> Table:
         headings = (Column(heading, overflow="fold") for heading in shown.columns)

@@ -51,6 +51,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; near names: {', '.join(near)}" if near else ""
 
 
+def first_reason(error: BaseException) -> str:
+    """Return the first line of the message of what caused ``error`` in the first place, or the name of its class."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def printable(text: str) -> str:
     """Return text on one line: what cannot be printed, such as a line break, is written out."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)

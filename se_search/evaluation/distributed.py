@@ -140,13 +140,15 @@ class Share(Subset[Any]):
         self.team = team
 
     def __getitems__(self, indices: list[int]) -> list[Any]:
+        shares = max(1, min(self.team.size, len(indices) // 2))
+        if self.team.rank >= shares:
+            return []
         # Random numbers were seeded for the whole batch, and the shares shall not be augmented alike.
         seed = (torch.initial_seed() + self.team.rank) % 2**32
         random.seed(seed)
         np.random.seed(seed)
         torch.default_generator.manual_seed(seed)
-        shares = max(1, min(self.team.size, len(indices) // 2))
-        return super().__getitems__(indices[self.team.rank :: shares] if self.team.rank < shares else [])
+        return super().__getitems__(indices[self.team.rank :: shares])
 
 
 @contextmanager

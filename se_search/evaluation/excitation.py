@@ -16,7 +16,7 @@ import numpy.typing as npt
 from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
-from ..errors import ConfigurationError, DataError, DefinitionError, did_you_mean
+from ..errors import ConfigurationError, DataError, did_you_mean
 from ..network.config import SEConfig
 from .evaluator import Evaluation, ProgressBar, evaluate_network, no_progress
 from .gate_statistics import CONSTANT, LEAST_IMAGES, NEAR_ONE, GateStatistics, Replicated, gate_statistics
@@ -24,6 +24,7 @@ from .gates import ExcitedBlock, find_blocks, find_gates, mean_gates, read_gates
 from .image_data import ImageData, ImageSet, sample
 from .image_files import ImageFiles
 from .memory import memory_told
+from .runtimes import check_device
 from .statistics import CONFIDENCE, Estimate, crossed_difference
 from .training import TrainingRecipe
 
@@ -94,6 +95,8 @@ def analyze_gates(
     Raises:
         ConfigurationError: If the network has no SE block whose gate can be analysed, or a number is impossible.
         DataError: If a class is unknown, has too few images, or the network tells other classes apart.
+        DefinitionError: If the device is not there.
+        EvaluationError: If the network's outputs are not finite or the memory does not suffice.
     """
     began = time.perf_counter()
     for name, number in (("channels", channels), ("images", images)):
@@ -101,6 +104,7 @@ def analyze_gates(
             raise ConfigurationError(f"{name} is {number}: it must be at least 1")
     if not 0 <= seed < 2**63:
         raise ConfigurationError(f"seed is {seed}: it must be at least 0 and below 2^63")
+    check_device(device)
     recipe = recipe or TrainingRecipe(epochs=0, batch=64, learning_rate=0.0)
     asked = None if classes is None else find_classes(classes, data)
     judged: ImageSet = data.test if split == "test" else data.validation
@@ -110,11 +114,7 @@ def analyze_gates(
         _comparable_classes(known, data, asked)
     modes, home = {module: module.training for module in model.modules()}, next(model.parameters()).device
     try:
-        model.to(device)
-    except (AssertionError, RuntimeError) as error:  # PyTorch raises both for devices that are not there
-        raise DefinitionError(f"device {device!r} cannot be used: {str(error).partition(chr(10))[0]}") from error
-    model.eval()
-    try:
+        model.to(device).eval()
         blocks, skipped = find_blocks(model, data, recipe, device)
         gates = {name: gate for name, gate in find_gates(model).items() if name in [one.module for one in blocks]}
         with progress_bar("Analysing excitation", len(blocks) + 4, 0) as advance:  # in passes over the images

@@ -11,11 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from ..errors import BackboneError, ConfigurationError, DataError
+from ..errors import BackboneError, ConfigurationError, DataError, first_reason
 from ..network.config import SEConfig
 from ..network.discovery import ATTENTION, Place
 from ..network.se_block import ElasticSE, GateFromOne
 from ..network.sites import Site, find_places
+from ..words import by
 from .image_data import ImageData, ImageSet, batches
 from .training import TrainingRecipe, autocast, to_device
 
@@ -174,8 +175,7 @@ def _try(
             return _forward(model, images, recipe, device), len(images)
     except (AssertionError, RuntimeError) as error:  # timm's networks assert the size that they were made for
         raise DataError(
-            f"the network cannot take images of {'×'.join(map(str, data.input_size))}, as {data.name} has them: "
-            f"{str(error).partition(chr(10))[0]}"
+            f"the network cannot take images of {by(data.input_size)}, as {data.name} has them: {first_reason(error)}"
         ) from error
 
 

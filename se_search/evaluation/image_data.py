@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
 
 from ..errors import DataError
+from ..words import some_of
 
 
 class ImageSet(Sized, Protocol):
@@ -81,7 +82,7 @@ class UnreadableImages:
         if len(self.names) > self.limit:
             raise DataError(
                 f"at least {len(self.names)} of the {self.total} {self.part} images cannot be read, where {self.limit} "
-                f"may be left out: repair or remove {', '.join(sorted(self.names)[:3])}, …"
+                f"may be left out: repair or remove {some_of(self.names)}"
             )
 
 

@@ -9,7 +9,7 @@ import itertools
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,8 +21,9 @@ from sklearn.model_selection import train_test_split
 from timm.data import create_dataset, create_transform, get_img_extensions, resolve_model_data_config
 from torch.utils.data import Dataset
 
-from ..errors import DataError, printable
+from ..errors import DataError, first_reason, printable
 from ..network.backbones import create_on_meta
+from ..words import some_of
 from .image_data import ImageData, ImageSet, ImageStream, Unreadable, UnreadableImages
 
 PREFIXES = ("torch/", "hfds/", "hfids/", "wds/", "tfds/")
@@ -105,11 +106,18 @@ class StreamedImages(ImageStream):
     """Images of a dataset that timm reads from its start to its end only."""
 
     def __init__(
-        self, name: str, root: str | None, split: str, transform: _Transform, unreadable: UnreadableImages
+        self,
+        name: str,
+        root: str | None,
+        split: str,
+        classes: int,
+        transform: _Transform,
+        unreadable: UnreadableImages,
     ) -> None:
         self.name = name
         self.root = root
         self.split = split
+        self.classes = classes
         self.transform = transform
         self.unreadable = unreadable
 
@@ -132,9 +140,14 @@ class StreamedImages(ImageStream):
             except StopIteration:
                 break
             except Exception as error:  # each kind of dataset raises its own
-                reason = _first_line(error)
+                reason = first_reason(error)
                 break
             given += 1
+            if not 0 <= int(label) < self.classes:
+                raise DataError(
+                    f"data {self.name!r} have the label {label} in the split {self.split!r}, beyond their "
+                    f"{self.classes} classes: an _info.json that names the classes tells them all"
+                )
             yield self.transform(image), int(label)
         for place in range(given, len(self)):
             yield Unreadable(f"image {place + 1} of {self.split} ({reason})")
@@ -265,7 +278,7 @@ def _split_folders(name: str, folder: Path, splits: Splits) -> dict[str, Path]:
     try:
         present = {entry.name for entry in os.scandir(folder) if entry.is_dir()}
     except OSError as error:
-        raise DataError(f"data {name!r} cannot be read: {_first_line(error)}") from error
+        raise DataError(f"data {name!r} cannot be read: {first_reason(error)}") from error
     _check_different(name, splits)
     found = {}
     for part, given in zip(_PARTS, astuple(splits), strict=True):
@@ -273,7 +286,7 @@ def _split_folders(name: str, folder: Path, splits: Splits) -> dict[str, Path]:
             if not (folder / given).is_dir():
                 raise DataError(
                     f"data {name!r} have no folder {given!r} to be the {part} split: there "
-                    f"{'are ' + _some(present) if present else 'is none at all'}"
+                    f"{'are ' + some_of(present) if present else 'is none at all'}"
                 )
             found[part] = folder / given
             continue
@@ -338,13 +351,12 @@ def _torch_sources(name: str, rest: str, root: Path | None, splits: Splits) -> d
     sources: dict[str, _Source] = {}
     for part, split in (("train", "train"), ("test", "validation")):
         try:
-            dataset = create_dataset(name, str(place), split)
+            sources[part] = _TorchSource(part, create_dataset(name, str(place), split))
         except Exception as error:  # timm asserts, torchvision raises many kinds
             raise DataError(
-                f"data {name!r} cannot be read from {str(place)!r}: {_first_line(error)}; timm.data.create_dataset("
+                f"data {name!r} cannot be read from {str(place)!r}: {first_reason(error)}; timm.data.create_dataset("
                 f"{name!r}, {str(place)!r}, {split!r}, download=True) downloads most of them"
             ) from error
-        sources[part] = _TorchSource(part, dataset)
     return sources
 
 
@@ -363,13 +375,15 @@ def _hfds_sources(name: str, rest: str, root: Path | None, splits: Splits) -> di
             dataset = create_dataset(name, str(root) if root else None, split)
             sources[part] = _TimmSource(split, dataset, list(dataset.reader.iter_targets()))
     except Exception as error:  # the library raises many kinds
-        raise DataError(f"data {name!r} cannot be read: {_first_line(error)}") from error
+        raise DataError(f"data {name!r} cannot be read: {first_reason(error)}") from error
     if "train" not in sources:
-        raise DataError(f"data {name!r} have no split 'train': name the one to train on in splits, of {_some(present)}")
+        raise DataError(
+            f"data {name!r} have no split 'train': name the one to train on in splits, of {some_of(present)}"
+        )
     return sources
 
 
-def _indexed_data(name: str, sources: dict[str, Any], backbone: str, image_size: int | None) -> ImageData:
+def _indexed_data(name: str, sources: Mapping[str, _Source], backbone: str, image_size: int | None) -> ImageData:
     for source in sources.values():
         _check_labels(name, source)
         _check_same_classes(name, sources["train"], source)
@@ -413,30 +427,33 @@ def _streamed_data(
         try:
             readers[part] = create_dataset(name, place, split, batch_size=1).reader
         except Exception as error:  # each kind of dataset raises its own
-            raise DataError(f"data {name!r} cannot be read: {_first_line(error)}") from error
+            raise DataError(f"data {name!r} cannot be read: {first_reason(error)}") from error
         if not len(readers[part]):
             raise DataError(
                 f"data {name!r} do not say how many images the split {split!r} has: write it as 'SHARDS.tar|NUMBER'"
             )
     label_names = tuple(readers["train"].class_to_idx)
-    classes = len(label_names) or (_classes_of_shards(readers["validation"]) if name.startswith("wds/") else 0)
+    classes = len(label_names) or (_classes_of_shards(name, readers["validation"]) if name.startswith("wds/") else 0)
     if classes < 2:
         raise DataError(f"data {name!r} have {classes} known classes: at least two are needed")
 
     def images(part: str, transform: _Transform, unreadable: UnreadableImages) -> ImageSet:
-        return StreamedImages(name, place, names[part], transform, unreadable)
+        return StreamedImages(name, place, names[part], classes, transform, unreadable)
 
     totals = {part: len(reader) for part, reader in readers.items()}
     return _image_data(name, backbone, image_size, classes, label_names, totals, images)
 
 
-def _classes_of_shards(reader: Any) -> int:
-    """Classes by the labels of all images, which timm's reader would decode to tell."""
+def _classes_of_shards(name: str, reader: Any) -> int:
+    """Classes by the labels of one split, whose images timm's reader would decode to tell."""
     import webdataset
 
     shards = webdataset.SimpleShardList([os.path.join(reader.root, file) for file in reader.split_info.filenames])
     samples = webdataset.DataPipeline(shards, webdataset.tarfile_to_samples())
-    return 1 + max((int(one["cls"]) for one in samples if "cls" in one), default=-1)
+    try:
+        return 1 + max((int(one["cls"]) for one in samples if "cls" in one), default=-1)
+    except ValueError as error:
+        raise DataError(f"data {name!r} have a label that is no index of a class ({error})") from error
 
 
 def _image_data(
@@ -506,7 +523,7 @@ def _check_same_classes(name: str, train: _Source, source: _Source) -> None:
     ours, theirs = _classes_of(train), _classes_of(source)
     if ours != theirs:
         differing = [
-            f"{split!r} lacks {_some(lacking)}"
+            f"{split!r} lacks {some_of(lacking)}"
             for split, lacking in ((train.split, theirs - ours), (source.split, ours - theirs))
             if lacking
         ]
@@ -521,15 +538,6 @@ def _class_name(source: _Source, label: int) -> str:
     return source.classes[label] if source.classes else str(label)
 
 
-def _some(names: Collection[str]) -> str:
-    shown = [repr(name) for name in sorted(names)[:3]]
-    return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
 def _printable(name: str) -> str:
     """A file's name with what is not text written out, so that it can be kept in JSON and shown on one line."""
     return printable(os.fsencode(name).decode("utf-8", "backslashreplace"))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

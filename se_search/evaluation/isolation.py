@@ -21,6 +21,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+class _TimeIsUp(BaseException):
+    """No :class:`Exception`: what takes any failure for one of an image or a compiler must let it pass."""
+
+
 @contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
     """Raise an error in the block after so long.
@@ -40,12 +44,14 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         return
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise EvaluationError(f"it took longer than the limit of {seconds:g} s for a trial")
+        raise _TimeIsUp
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
+    except _TimeIsUp:
+        raise EvaluationError(f"it took longer than the limit of {seconds:g} s for a trial") from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ..errors import DefinitionError
+from ..words import by
 from .memory import memory_told
 from .runtimes import Deployment, Prepared, check, describe, prepare, using_threads
 from .statistics import rounds_needed, two_stage_mean
@@ -303,7 +304,7 @@ def describe_conditions(conditions: Mapping[str, Any]) -> str:
     threads, affinity = conditions["threads"], conditions["affinity"]
     parts = [
         f"batch {conditions['batch']}",
-        "×".join(map(str, conditions["size"])),
+        by(conditions["size"]),
         conditions["dtype"],
         *(["channels last"] if conditions["memory_format"] == "channels_last" else []),
         conditions["runtime"],

@@ -21,10 +21,10 @@ import torch
 from torch import nn
 from torch._C._dynamo.eval_frame import reset_code
 
-from ..errors import BackboneError, DefinitionError, EvaluationError, did_you_mean
-from ..network.graph import export_onnx, export_openvino, first_reason
+from ..errors import BackboneError, DefinitionError, EvaluationError, did_you_mean, first_reason
+from ..network.graph import export_onnx, export_openvino
 from ..network.inference import optimize_for_inference
-from ..words import counted
+from ..words import by, counted
 
 RUNTIMES = ("eager", "compile", "onnxruntime", "openvino")
 """Names of what can run a network."""
@@ -134,7 +134,7 @@ def check(deployment: Deployment) -> None:
             raise DefinitionError(f"a {name} of {number} is impossible: it must be at least 1")
     if len(deployment.size) != 3 or min(deployment.size) < 1:
         raise DefinitionError(
-            f"images of {_by(deployment.size)} are impossible: channels, height and width must be at least 1"
+            f"images of {by(deployment.size)} are impossible: channels, height and width must be at least 1"
         )
     check_device(device)
     if deployment.cuda_graph and (runtime != "eager" or device == "cpu"):
@@ -143,10 +143,6 @@ def check(deployment: Deployment) -> None:
         _check_graph_runtime(deployment)
     elif runtime == "compile":
         _check_compiler(device)
-
-
-def _by(size: tuple[int, ...]) -> str:
-    return "×".join(map(str, size))
 
 
 def check_device(device: str) -> None:
@@ -234,7 +230,7 @@ def prepare(network: nn.Module, deployment: Deployment) -> Prepared:
             ready = copy.deepcopy(network).eval().to(deployment.device, dtype)
         except (MemoryError, RuntimeError) as error:
             raise DefinitionError(
-                f"images of {_by(deployment.size)} in batches of {deployment.batch} do not fit into the memory of "
+                f"images of {by(deployment.size)} in batches of {deployment.batch} do not fit into the memory of "
                 f"{deployment.device}: {first_reason(error)}"
             ) from error
         _check_images(ready, images)
@@ -256,7 +252,7 @@ def _check_images(network: nn.Module, images: torch.Tensor) -> None:
             outputs = network(images)
     except Exception as error:  # timm's networks raise many kinds for what they do not take
         raise BackboneError(
-            f"this {type(network).__name__} cannot take images of {_by(images.shape[1:])} in batches of {len(images)} "
+            f"this {type(network).__name__} cannot take images of {by(images.shape[1:])} in batches of {len(images)} "
             f"and {str(images.dtype).removeprefix('torch.')}: {first_reason(error)}"
         ) from error
     if not isinstance(outputs, torch.Tensor):

@@ -274,7 +274,8 @@ def load_pretrained(backbone: str, pretrained: str | None, options: dict[str, An
 
 def _classes_of(checkpoint: str, backbone: str) -> int | None:
     """Number of classes of the classifier in a checkpoint, where it has the name that timm gives it."""
-    classifier = get_pretrained_cfg_value(backbone, "classifier")
+    named = get_pretrained_cfg_value(backbone, "classifier")  # one, or two heads of the same classes
+    classifier = named if isinstance(named, str) or not named else named[0]
     weights = load_state_dict(checkpoint).get(f"{classifier}.weight")
     return None if weights is None else len(weights)
 

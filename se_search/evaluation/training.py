@@ -204,6 +204,7 @@ class Training:
             values, images = self._add_gradients(batch, losses)
             if self._team is not None:
                 values = self._team.average(self.model, values, images)
+            advance(1)
             if not values:
                 continue
             seen += values
@@ -220,7 +221,6 @@ class Training:
             self._scheduler.step_update(done)
             if self._average is not None:
                 self._average.update(self.model, step=done)
-            advance(1)
         return float(np.mean(seen))
 
     def _add_gradients(
@@ -281,7 +281,6 @@ class Training:
             raise RunFolderError(
                 f"{checkpoint} is damaged ({type(error).__name__}): delete it to train again"
             ) from error
-        self._scheduler.step_update(len(self.history) * self.steps)
 
 
 def classification_losses(model: nn.Module, recipe: TrainingRecipe) -> Losses:

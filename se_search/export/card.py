@@ -20,7 +20,7 @@ from ..evaluation.image_files import PREFIXES
 from ..network.config import PlacedSE, SEConfig
 from ..network.overhead import parameter_overhead
 from ..network.sites import Site, default_position, find_sites
-from ..words import counted
+from ..words import by, counted
 
 _MARKUP = re.compile(r"([\\`*_\[\]<>#|~&$!]|:(?=//)|(?<=www)\.|^[-+](?=[-+ ]|$))", re.IGNORECASE)
 _NUMBERED = re.compile(r"^(\d+)([.)])(?= |$)")
@@ -96,19 +96,19 @@ def origin_of_trial(trial: Mapping[Any, Any], run: Mapping[str, Any], verified: 
     """
     data, latency = run["data"] | {"name": published_name(run["data"]["name"])}, run["latency"]
     prefix = "verified_" if verified else ""
-    judged = f"{data['test' if verified else 'validation']} images"
+    judged = f"{data['test']} test images" if verified else f"{data['validation']} validation images"
     if verified:
         images = (
-            f"{judged} to test of {data['name']} that neither training nor the search saw, 95 % interval; mean over "
+            f"{judged} of {data['name']} that neither training nor the search saw, 95 % interval; mean over "
             f"{counted(int(trial['verified_seeds']), 'training seed')}, of which the first gave these weights"
         )
     else:
         images = (
-            f"{data['validation']} validation images of {data['name']} that no training step saw, 95 % interval; the "
+            f"{judged} of {data['name']} that no training step saw, 95 % interval; the "
             "search compared configurations on them: this ranks configurations and does not tell what one reaches when "
             "it is trained on its own"
         )
-    size = "×".join(map(str, latency["size"]))
+    size = by(latency["size"])
     if trial["latency_stopped"] == "model":
         how = (
             f"predicted by an additive model of {run['latency_learned_from']} measured configurations, 95 % prediction "

@@ -9,7 +9,8 @@ import torch
 from timm.models import get_arch_name, get_model_input_config
 from torch import nn
 
-from ..errors import BackboneError, did_you_mean
+from ..errors import BackboneError, did_you_mean, first_reason
+from ..words import by
 from .tracing import BATCH
 
 
@@ -83,5 +84,5 @@ def _network_options(backbone: str, input_size: tuple[int, int, int]) -> tuple[t
         except BackboneError:
             raise
         except Exception as error:  # timm's networks raise many kinds for what they do not take
-            reason = reason or str(error).partition("\n")[0] or type(error).__name__
-    raise BackboneError(f"backbone {backbone!r} cannot take images of {'×'.join(map(str, input_size))}: {reason}")
+            reason = reason or first_reason(error)
+    raise BackboneError(f"backbone {backbone!r} cannot take images of {by(input_size)}: {reason}")

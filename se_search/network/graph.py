@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import ExportError
+from ..errors import ExportError, first_reason
 from ..files import move_into_place
 
 TOLERANCE = 1e-4
@@ -144,13 +144,6 @@ def _export(model: nn.Module, target: Path, input_size: tuple[int, int, int], fo
         raise ExportError(
             f"this {type(model).__name__} cannot be exported as {form.name}: {first_reason(error)}"
         ) from error
-
-
-def first_reason(error: BaseException) -> str:
-    """Return the first line of the message of what caused ``error`` in the first place."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def trace(network: nn.Module, input_size: tuple[int, int, int]) -> torch.export.ExportedProgram:

@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from ..errors import ExportError
+from ..errors import ExportError, first_reason
+from ..words import by
 from .backbones import default_input_size
-from .graph import first_reason, trace
+from .graph import trace
 
 _ATEN = torch.ops.aten
 _CONV, _LINEAR, _MEAN = _ATEN.conv2d.default, _ATEN.linear.default, _ATEN.mean.dim
@@ -89,8 +90,8 @@ class FixedSize(nn.Module):
         """
         if tuple(images.shape[1:]) != self.input_size:
             raise ExportError(
-                f"images of {_by(images.shape[1:])} cannot be taken: this network was optimized for "
-                f"{_by(self.input_size)}"
+                f"images of {by(images.shape[1:])} cannot be taken: this network was optimized for "
+                f"{by(self.input_size)}"
             )
         return images
 
@@ -137,10 +138,6 @@ class GatedConv(nn.Module):
             bias = None if self.bias is None else self.bias * gate.flatten()
             return F.conv2d(x, self.weight * gate.reshape(-1, 1, 1, 1), bias)
         return F.conv2d(x, self.weight, self.bias) * gate
-
-
-def _by(size: Any) -> str:
-    return "×".join(map(str, size))
 
 
 def _optimized_size(model: nn.Module) -> tuple[int, int, int] | None:

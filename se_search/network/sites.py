@@ -10,7 +10,8 @@ import torch
 from timm.utils import reparameterize_model
 from torch import nn
 
-from ..errors import BackboneError, ConfigurationError
+from ..errors import BackboneError, ConfigurationError, first_reason
+from ..words import by
 from .backbones import copy_on_meta, create_on_meta, default_input_size
 from .discovery import Found, Place, discover, name_blocks, stream_of
 from .tracing import EmptySlot, Trace
@@ -234,8 +235,7 @@ def _trace(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Tra
         trace = _run(model, input_size)
     except Exception as error:  # timm's networks raise many kinds for inputs that they do not take
         raise BackboneError(
-            f"backbone {name!r} cannot be traced with one image of {'×'.join(map(str, input_size))}: "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            f"backbone {name!r} cannot be traced with images of {by(input_size)}: {first_reason(error)}"
         ) from error
     slots = _fill(model, _SHORTCUT_SLOT)
     return (slots and _run_with_shortcut_slots(model, input_size, slots, trace)) or trace

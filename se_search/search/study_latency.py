@@ -7,7 +7,7 @@ from typing import Any
 
 import optuna
 
-from ..errors import EvaluationError, RunFolderError
+from ..errors import EvaluationError, RunFolderError, first_reason
 from ..evaluation.isolation import IsolatedMeter
 from ..evaluation.latency import LatencyConditions, LatencyMeter, Ratio
 from ..evaluation.latency_model import (
@@ -23,7 +23,6 @@ from ..evaluation.runtimes import Deployment
 from ..files import read_text, write_text
 from ..network.backbones import network_options
 from ..network.config import PlacedSE, SEConfig
-from ..network.graph import first_reason
 from ..network.insertion import create_model
 from ..network.sites import Site
 from ..progress import progress_bar
