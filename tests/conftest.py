@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import optuna
 import pytest
+import torch
 import yaml
 
 TINY_STUDY = {
@@ -15,6 +17,15 @@ TINY_STUDY = {
     "evaluator": {"epochs": 1, "recalibration_images": 64},
     "latency": {"limit": 0.05},
 }
+
+
+@pytest.fixture(autouse=True)
+def _settings_of_this_process():
+    """Give the next test the threads and the verbosity that this one found: searches set both."""
+    threads, verbosity = torch.get_num_threads(), optuna.logging.get_verbosity()
+    yield
+    torch.set_num_threads(threads)
+    optuna.logging.set_verbosity(verbosity)
 
 
 @pytest.fixture(scope="session")

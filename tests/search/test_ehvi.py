@@ -9,8 +9,6 @@ from scipy import integrate, stats
 
 from se_search.search.ehvi import EHVISampler, expected_improvement
 
-optuna.logging.set_verbosity(optuna.logging.ERROR)
-
 
 def improvement_by_integration(mean, deviation, cost, losses, costs, worst):
     """Integrate, over a grid of costs and over all losses, what a candidate would newly dominate; one cost."""

@@ -207,12 +207,12 @@ def test_a_configuration_that_kills_its_process_thrice_is_given_up(tmp_path):
 @contextmanager
 def files_no_larger_than(size):
     """What a full disk does to a file that grows, for this process alone."""
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_disk_that_is_full_is_told_and_nothing_finished_is_lost(tmp_path):

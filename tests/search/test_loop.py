@@ -32,10 +32,9 @@ def going_on(finished_run):
 @pytest.fixture
 def one_thread_more():
     """Lets PyTorch use one thread more than it does, as another process might."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(before + 1)
-    yield before + 1
-    torch.set_num_threads(before)
+    threads = torch.get_num_threads() + 1
+    torch.set_num_threads(threads)
+    return threads
 
 
 def tiny_study(finished_run, **overrides):

@@ -1,8 +1,10 @@
 """The table of trials, the front and its named members, against independent computations."""
 
 import itertools
+import logging
 import math
 import pickle
+import warnings
 import zlib
 from base64 import b64encode
 
@@ -430,14 +432,20 @@ def measured_as(ratio, stopped="target"):
 
 
 @pytest.mark.filterwarnings("ignore:.*set_metric_names is experimental")
-def test_a_measured_latency_takes_the_place_of_the_predicted_one_everywhere(study, capfd):
+def test_a_measured_latency_takes_the_place_of_the_predicted_one_everywhere(study, monkeypatch, caplog):
     for latency in (1.02, 1.03, 1.04):
         add(study, 390, 0.01, latency, constraint=latency - 1.05, latency_stopped=PREDICTED)
     names = ["accuracy", "parameter_overhead", "latency_ratio"]
     study.set_metric_names(names)
     assert list(trials_table(study)["on_front"]) == [True, False, False]
     study.set_user_attr(f"{MEASURED_LATENCY}0", measured_as(1.06))
-    merged = with_measured_latency(study)
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    monkeypatch.setattr(logging.getLogger("optuna"), "propagate", True)
+    caplog.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        merged = with_measured_latency(study)
+    assert caplog.messages == []
     table = trials_table(merged)
     assert list(table["latency_ratio"]) == [1.06, 1.03, 1.04]
     assert list(table["latency_stopped"]) == ["target", PREDICTED, PREDICTED]
@@ -450,7 +458,6 @@ def test_a_measured_latency_takes_the_place_of_the_predicted_one_everywhere(stud
     assert [trial.duration for trial in merged.trials] == [trial.duration for trial in study.trials]
     assert merged.user_attrs == study.user_attrs
     assert merged.metric_names == names
-    assert capfd.readouterr().err == ""
 
 
 def test_nothing_changes_where_nothing_was_measured_afterwards(study):
