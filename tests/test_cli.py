@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import timm
+import typer
 from safetensors.torch import save_file
 from timm.models import register_model
 from torch import nn
@@ -20,6 +21,8 @@ from se_search import SEConfig, __version__, api, parameter_overhead
 from se_search.cli import app
 from se_search.network.insertion import whole_state
 from se_search.search.record import read_results
+
+COMMANDS = sorted(typer.main.get_command(app).commands)
 
 
 class NoPlaceForSE(nn.Module):
@@ -415,16 +418,14 @@ def test_reproduce_prints_the_papers_parameters_beside_those_counted():
 
 
 def test_shipped_spaces_and_studies_are_listed():
-    assert re.findall(r"^(\w+):", invoke("spaces").output, re.MULTILINE) == ["blocks", "positions", "stages"]
-    assert re.findall(r"^(\w+):", invoke("studies").output, re.MULTILINE) == ["digits"]
+    assert re.findall(r"^(\S+):", invoke("spaces").output, re.MULTILINE) == ["blocks", "positions", "stages"]
+    assert re.findall(r"^(\S+):", invoke("studies").output, re.MULTILINE) == ["digits", "digits-context"]
 
 
 def test_version():
     assert invoke("--version").output == f"se-search {__version__}\n"
 
 
-@pytest.mark.parametrize(
-    "command", ["run", "report", "export", "excitation", "sites", "reproduce", "spaces", "studies"]
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example(command):
     assert f"Example:\n    se-search {command}" in invoke(command, "--help").output

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from se_search import SEConfig, create_model, load_run
 from se_search.api import configurations, exporters, load_config
 from se_search.cli import app
-from se_search.errors import ConfigurationError, DefinitionError, ExportError, SeSearchError
+from se_search.errors import ConfigurationError, DefinitionError
 from se_search.evaluation.data import load_data
-from se_search.plugins import CONFIGURATIONS, EVALUATORS, EXPORTERS, SPACES, find_plugin, find_plugins
+from se_search.plugins import EXPORTERS, SPACES, find_plugin, find_plugins
 from se_search.search.definitions import SpaceDefinition, load_space
 from se_search.search.evaluators import create_supernet, find_evaluator
 
@@ -250,13 +250,6 @@ def test_configurations_are_found_by_name(installed):
         assert_one_sentence(refusal.value, *words)
 
 
-@pytest.mark.parametrize("group", [SPACES, EVALUATORS, EXPORTERS, CONFIGURATIONS])
-def test_every_group_has_an_error_of_its_own_kind(group):
-    assert group.error in (DefinitionError, ExportError, ConfigurationError)
-    assert issubclass(group.error, SeSearchError)
-    assert group.name == f"se_search.{group.word.replace('export format', 'exporter')}s"
-
-
 def test_a_search_with_a_space_and_an_evaluator_of_a_plugin(installed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study = {"backbone": "test_resnet", "budget": 4, "space": "a-mapping", "latency": {"limit": 0.05}}
@@ -312,7 +305,12 @@ def test_settings_that_an_evaluator_does_not_take_are_refused_and_nothing_is_wri
 
 def test_an_evaluator_is_chosen_on_the_command_line(installed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = invoke("run", "--backbone", "test_resnet", "--evaluator", "untraind", "--out", "run")
+    Path("mine.yaml").write_text(yaml.safe_dump({"backbone": "test_resnet", "latency": {"limit": 0.01}}))
+    options = ["run", "--study", "mine.yaml", "--budget", "1", "--out", "run"]
+    result = invoke(*options, "--evaluator", "untraind")
     assert result.exit_code == 2
     assert "near names: untrained" in result.stderr
     assert not Path("run").exists()
+    assert invoke(*options, "--evaluator", "untrained").exit_code == 0
+    assert yaml.safe_load(Path("run/study.yaml").read_text())["evaluator"]["name"] == "untrained"
+    assert Path("run/start.txt").read_text() == "0"
