@@ -101,10 +101,6 @@ def test_an_unknown_layout_or_start_is_refused_with_the_known_ones(option, known
         create_se_block(64, 16, **{option: "else"})
 
 
-def test_every_gate_has_an_independent_function():
-    assert set(GATES) == set(GATE_FUNCTIONS)
-
-
 @pytest.mark.parametrize("channels", [8, 64, 96, 256, 320, 2048])
 @pytest.mark.parametrize("ratio", [1, 2, 4, 8, 16, 32, 64])
 def test_rounding_8_gives_the_width_of_timms_module(channels, ratio):
