@@ -137,6 +137,7 @@ class Fleet:
             "--study": self._study.study_name,
             "--threads": str(self._threads),
             "--name": worker,
+            "--patience": "inf",  # it ends with this process
             "--run-folder": str(self._folder.resolve()),
             "--parent": str(os.getpid()),
         }

@@ -22,6 +22,7 @@ from se_search import SEConfig, load_run
 from se_search.errors import RunFolderError
 from se_search.evaluation import latency
 from se_search.evaluation.evaluator import evaluate_network
+from se_search.search import fleet
 from se_search.search.loop import load_network
 from se_search.search.run_folder import load_trials
 
@@ -98,6 +99,23 @@ def test_workers_of_one_machine_share_the_trials_and_replace_those_that_die(orde
         assert row["accuracy"] == pytest.approx(expected.accuracy.value)
         assert row["log_loss"] == pytest.approx(expected.log_loss.value)
         assert row["latency_ratio"] > 0
+
+
+@pytest.mark.slow
+def test_workers_of_this_machine_stay_however_long_the_search_takes(orders, tmp_path, monkeypatch):
+    """Alone they see no beat of the search: the patience of a worker elsewhere would end them."""
+    start = subprocess.Popen
+
+    def impatient(command, **options):
+        if "worker" in command:
+            after = command.index("worker") + 1
+            command = [*command[:after], "--patience", "1", *command[after:]]
+        return start(command, **options)
+
+    monkeypatch.setattr(fleet.subprocess, "Popen", impatient)
+    (orders.folder / "seconds").write_text("1.5")
+    search(tmp_path / "run", workers=2, budget=4)
+    assert len({process for _, process in orders.evaluated()}) == 2
 
 
 @pytest.mark.slow
