@@ -117,6 +117,7 @@ def test_names_from_outside_are_text(open_page, tmp_path):
         page, told, _ = open_page(file, width)
         page.wait_for_selector("#figure-overhead .main-svg")
         page.locator("#figure-overhead .points path").first.hover(force=True)
+        assert HOSTILE in page.locator("#figure-overhead .hovertext").text_content()
         assert page.title() == "2 runs compared – se-search"
         assert page.locator("#runs tbody td").first.inner_text().startswith(HOSTILE)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
