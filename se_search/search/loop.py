@@ -34,9 +34,9 @@ from .record import note_data, note_unreadable, record_start
 from .run_folder import STUDY_FILE, RunStudy, check_folder, open_folder, read_definition, storage_url
 from .shared_files import ArtifactStore, open_artifacts, remove_files, share_files
 from .space import SearchSpace
-from .storage import SharedStudy, check_same_study, check_same_trials, copy_finished, open_shared, open_storage
+from .storage import SharedStudy, check_same_search, check_same_study, copy_finished, open_shared, open_storage
 from .study_latency import StudyLatency, latency_size
-from .trials import Measure, Trials, check_same_images, costs_of, measured_by, worth_of
+from .trials import Measure, Trials, check_same_images, costs_of, end_unfinished, measured_by, worth_of
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -227,17 +227,21 @@ def _shared(
 ) -> Iterator[tuple[RunStudy | SharedStudy, Callable[[State], None]]]:
     """Give the Optuna study that the search and its workers share, and a function that tells them its state.
 
-    In a storage of several machines it begins with what the run folder holds, which gets in the end what it lacks.
+    In a storage of several machines it begins with what the run folder holds, and either gets what it lacks: the search
+    may have gone on in one of them without the other.
     """
     if storage is None:
         yield own, lambda state: own.set_user_attr(SEARCH, {"state": state})
         return
     shared = open_shared(storage, name or folder.resolve().name, study)
     check_same_study(shared, study)
-    check_same_trials(folder, own, shared)
     refuse_second_search(shared)
+    check_same_search(folder, own, shared)
     shared.set_user_attr(DEFINITION, study.model_dump_json())
+    for one in (own, shared):  # what is unfinished in one may be finished in the other, and is not copied
+        end_unfinished(one)
     copy_finished(own, shared)
+    copy_finished(shared, own)
     with beating(shared, SEARCH, {"state": "preparing"}) as beat:
         try:
             yield shared, lambda state: beat({"state": state})

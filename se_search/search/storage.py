@@ -2,6 +2,7 @@
 
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError, StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalRedisBackend
+from optuna.trial import TrialState, create_trial
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError, SQLAlchemyError
 
@@ -18,7 +20,9 @@ from ..errors import DefinitionError, RunFolderError
 from ..progress import say
 from .definitions import StudyDefinition, parse_definition
 from .exchange import DEFINITION, is_of_exchange
+from .results import MEASURED_LATENCY
 from .run_folder import create_study, describe_differences
+from .samplers import is_interrupted
 
 STORAGE_VARIABLE = "SE_SEARCH_STORAGE"
 """Environment variable that gives a storage without its password on a command line."""
@@ -26,6 +30,7 @@ STORAGE_VARIABLE = "SE_SEARCH_STORAGE"
 JOURNAL = "journal:"
 GRPC = "grpc://"
 
+_IDENTITY = "identity"  # a study's attribute, which tells two searches of one definition apart
 _PATIENCE = 600.0  # seconds that an outage may last
 _LONGEST_PAUSE = 5.0
 _GRPC_PORT = 13000  # Optuna's
@@ -196,23 +201,42 @@ def open_shared(storage: BaseStorage, name: str, definition: StudyDefinition) ->
 
 
 def copy_finished(source: optuna.Study, target: optuna.Study) -> None:
-    """Copy the finished trials that a study lacks, up to the first that is not finished, so that numbers agree.
+    """Copy the finished trials that a study lacks, up to the first that is not finished.
 
-    What a search and its workers tell each other stays where it is.
+    Numbers agree unless both have gone on from the same trial without each other: then what one lacks comes after all
+    that it has. What a search and its workers tell each other stays where it is.
 
     Args:
         source: Where they are.
-        target: The same search, with the same trials or the first of them.
+        target: The same search.
     """
     trials = source.get_trials(deepcopy=False)
-    for trial in trials[len(target.get_trials(deepcopy=False)) :]:
+    numbers = _numbers(target)
+    length = len(target.get_trials(deepcopy=False))
+    for trial in trials:
         if not trial.state.is_finished():
             break
-        target.add_trial(trial)
-    there = target.user_attrs
+        is_there = trial.user_attrs.get("config_id") in numbers
+        if trial.number < length and (is_there or is_interrupted(trial)):
+            continue
+        target.add_trial(create_trial(state=TrialState.FAIL) if is_there else trial)
+        length += 1
+    numbers, there = _numbers(target), target.user_attrs
     for name, value in source.user_attrs.items():
+        if name.startswith(MEASURED_LATENCY):
+            number = int(name.removeprefix(MEASURED_LATENCY))
+            name = f"{MEASURED_LATENCY}{numbers[trials[number].user_attrs['config_id']]}"
         if there.get(name) != value and not is_of_exchange(name):
             target.set_user_attr(name, value)
+
+
+def _numbers(study: optuna.Study) -> dict[str, int]:
+    """Numbers of the trials that ended by themselves, by what they have evaluated, which none does twice."""
+    return {
+        trial.user_attrs["config_id"]: trial.number
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state.is_finished() and not is_interrupted(trial) and "config_id" in trial.user_attrs
+    }
 
 
 def check_same_study(shared: optuna.Study, definition: StudyDefinition) -> None:
@@ -233,16 +257,21 @@ def check_same_study(shared: optuna.Study, definition: StudyDefinition) -> None:
         raise RunFolderError(f"study {name!r} in the storage is another one: {differences}; choose --study-name")
 
 
-def check_same_trials(folder: Path, own: optuna.Study, shared: optuna.Study) -> None:
-    """Check that what a run folder and a storage hold can be one search.
+def check_same_search(folder: Path, own: optuna.Study, shared: optuna.Study) -> None:
+    """Check that what a run folder and a storage hold is one search, and note in both that it is.
+
+    Two searches may have one definition and even the same first trials, but each has a supernet of its own.
 
     Raises:
-        RunFolderError: If they differ in a trial that both have.
+        RunFolderError: If they are two.
     """
-    pairs = zip(own.get_trials(deepcopy=False), shared.get_trials(deepcopy=False), strict=False)
-    for one, other in pairs:
-        if one.user_attrs.get("config_id") != other.user_attrs.get("config_id"):
-            raise RunFolderError(
-                f"trial {one.number} of {folder} is not that of study {shared.study_name!r} in the storage: "
-                "choose another --study-name or another folder with --out"
-            )
+    here, there = own.user_attrs.get(_IDENTITY), shared.user_attrs.get(_IDENTITY)
+    if there is not None and here != there and own.get_trials(deepcopy=False):
+        raise RunFolderError(
+            f"the trials of {folder} are not those of study {shared.study_name!r} in the storage: "
+            "choose another --study-name or another folder with --out"
+        )
+    identity = there or here or uuid.uuid4().hex
+    # In this order: the folder of a search that is killed in between is still that of the storage.
+    for study in (own, shared):
+        study.set_user_attr(_IDENTITY, identity)

@@ -264,6 +264,14 @@ def check_same_images(notes: Mapping[str, Any], optuna_study: RunStudy | SharedS
         )
 
 
+def end_unfinished(optuna_study: RunStudy | SharedStudy) -> None:
+    """End what a search has left under way or waiting, where nobody goes on with it: it may be tried again."""
+    _fail_killed(optuna_study)
+    for trial in optuna_study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        optuna_study._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)  # Optuna ends no other
+        optuna_study.tell(trial.number, state=TrialState.FAIL)
+
+
 def _fail_killed(optuna_study: RunStudy | SharedStudy) -> None:
     """Fail the trials whose process was killed; all but one that took its process with it again and again come back."""
     trials = optuna_study.get_trials(deepcopy=False)
@@ -271,8 +279,9 @@ def _fail_killed(optuna_study: RunStudy | SharedStudy) -> None:
     for trial in trials:
         if trial.state == TrialState.RUNNING:  # this process holds the lock
             notes: dict[str, Any] = {"killed": True}
-            attempts = 1 + kills[trial.user_attrs.get("config")]
-            if attempts == MOST_ATTEMPTS:
+            config = trial.user_attrs.get("config")
+            attempts = 1 + kills[config]
+            if attempts == MOST_ATTEMPTS and config is not None:
                 notes["error"] = f"the process was killed each of the {attempts} times that it evaluated this"
                 say(f"trial {trial.number} failed: {notes['error']}")
             with optuna_study.at_once() as note:

@@ -18,7 +18,7 @@ from se_search.search.definitions import load_study
 from se_search.search.storage import (
     PatientStorage,
     SharedStudy,
-    check_same_trials,
+    check_same_search,
     copy_finished,
     open_shared,
     open_storage,
@@ -213,19 +213,41 @@ def test_finished_trials_are_copied_with_their_numbers_up_to_the_first_that_is_n
     assert copied[2].params == {"x": 2}
     assert copied[2].constraints == {"max_params": -0.1}
     assert target.user_attrs == {"validation_images": 400}
-    check_same_trials(tmp_path, target, source)
     copy_finished(source, target)
     assert len(target.get_trials()) == 3
 
 
-def test_a_folder_and_a_storage_with_different_trials_are_not_mixed(tmp_path):
+def test_what_both_began_and_one_has_finished_comes_after_what_the_other_has():
+    own, shared = two_studies()
+    for number in range(3):
+        own.add_trial(trial_of(number))
+    own.set_user_attr("measured_latency:1", {"latency_ratio": 1.02})
+    shared.add_trial(trial_of(0))
+    shared.add_trial(trial_of(7, TrialState.FAIL))
+    for _ in range(2):
+        copy_finished(own, shared)
+        copy_finished(shared, own)
+    assert [trial.user_attrs.get("config_id") for trial in shared.get_trials()] == ["c0", "c7", "c1", "c2"]
+    assert [trial.user_attrs.get("config_id") for trial in own.get_trials()] == ["c0", "c1", "c2", None]
+    assert own.get_trials()[3].state == TrialState.FAIL
+    assert {"measured_latency:2": {"latency_ratio": 1.02}}.items() <= shared.user_attrs.items()
+    shared.add_trial(trial_of(4))
+    copy_finished(shared, own)
+    assert own.get_trials()[4].user_attrs == shared.get_trials()[4].user_attrs == {"config_id": "c4"}
+
+
+def test_two_searches_of_one_definition_are_not_mixed(tmp_path):
     own, shared = two_studies()
     own.add_trial(trial_of(0))
-    own.add_trial(trial_of(1))
-    shared.add_trial(trial_of(0))
-    shared.add_trial(trial_of(2))
-    with pytest.raises(RunFolderError, match=r"trial 1 of .* is not that of study"):
-        check_same_trials(tmp_path, own, shared)
+    check_same_search(tmp_path, own, shared)
+    check_same_search(tmp_path, own, shared)
+    (other,) = two_studies()[:1]
+    other.add_trial(trial_of(0))
+    with pytest.raises(RunFolderError, match=r"the trials of .* are not those of study"):
+        check_same_search(tmp_path, other, shared)
+    new, _ = two_studies()
+    check_same_search(tmp_path, new, shared)
+    assert new.user_attrs == shared.user_attrs == own.user_attrs
 
 
 def test_a_shared_study_has_the_objectives_of_its_definition_and_is_opened_again():
