@@ -1,4 +1,4 @@
-"""Space and study files: read with a safe YAML loader, checked whole, frozen."""
+"""Space and study files: found by name or path, checked whole, frozen."""
 
 import os
 import re
@@ -8,7 +8,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -28,6 +27,7 @@ from ..network.config import MOST_ROUNDING
 from ..network.se_block import check_gate, check_ratio
 from ..plugins import SPACES, Plugin, find_plugin, find_plugins
 from .results import COLUMNS
+from .safe_yaml import read_yaml
 from .verified import VERIFIED_COLUMNS
 
 Direction = Literal["maximize", "minimize"]
@@ -42,7 +42,7 @@ OBJECTIVES: Mapping[str, Direction] = {
 """Objectives that are always measured, with their directions."""
 
 RESERVED = frozenset(
-    {*COLUMNS, *VERIFIED_COLUMNS, "correct", "losses", "latency_conditions", "rungs", "task", "answer"}
+    {*COLUMNS, *VERIFIED_COLUMNS, "correct", "losses", "latency_conditions", "rungs", "task", "answer", "killed"}
 )
 """Names in the table of trials and in what a trial holds, which no objective of the user's may have."""
 
@@ -54,11 +54,6 @@ COMMAND_LINE = "the command line"
 
 MOST_BYTES = 2**18
 """Size of the largest space or study file that is read."""
-
-MOST_LEVELS = 20
-"""Lists and mappings that may lie in each other in such a file."""
-
-_MOST_DIGITS = 30
 
 
 def parse_share(value: Any) -> float:
@@ -483,7 +478,7 @@ def parse_definition(text: str, source: str) -> StudyDefinition:
     """
     if len(text) > MOST_BYTES:
         raise DefinitionError(f"{source} has more than {MOST_BYTES:,} characters")
-    return check_definition(StudyDefinition, _parse(text, source), source)
+    return check_definition(StudyDefinition, read_yaml(text, source), source)
 
 
 def check_definition(kind: type[_D], data: Any, source: str) -> _D:
@@ -533,7 +528,7 @@ def _read(name: str, kind: _Kind, word: str) -> Any:
     known = shipped_names(kind)
     if name in known:
         text = resources.files("se_search").joinpath(kind, f"{name}.yaml").read_text(encoding="utf-8")
-        return _parse(text, name)
+        return read_yaml(text, name)
     if not os.path.isfile(name):  # not Path's, which raises for names that no file can have
         plugins = find_plugins(SPACES) if kind == "search_spaces" else ()
         offered = f"; of plugins: {', '.join(plugin.name for plugin in plugins)}" if plugins else ""
@@ -545,7 +540,7 @@ def _read(name: str, kind: _Kind, word: str) -> Any:
         text = read_text(Path(name), MOST_BYTES)
     except (OSError, ValueError) as error:
         raise DefinitionError(f"{name} cannot be read as text: {error}") from error
-    return _parse(text, name)
+    return read_yaml(text, name)
 
 
 def _read_plugin(plugin: Plugin) -> Any:
@@ -556,51 +551,4 @@ def _read_plugin(plugin: Plugin) -> Any:
         text = content.read_text(encoding="utf-8") if hasattr(content, "read_text") else content
     except Exception as error:  # a foreign function can raise anything
         raise plugin.refusal("cannot be read", error) from error
-    return _parse(text, str(plugin)) if isinstance(text, str) else text
-
-
-def _parse(text: str, source: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)  # noqa: S506  # PyYAML's safe loader, which takes less here
-    except (yaml.YAMLError, ValueError) as error:  # PyYAML lets a ValueError pass for a character that is none
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "not readable"
-        verdict = "is not taken" if isinstance(error, _Refusal) else "is not valid YAML"
-        raise DefinitionError(f"{source} {verdict}{where}: {problem}") from error
-
-
-class _Refusal(yaml.MarkedYAMLError):
-    """What YAML allows and is not taken here."""
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses besides what a short text can make endless, and tells the place of every value that it cannot read."""
-
-    level = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Read one value with all that lies in it."""
-        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
-        problem = ""
-        if isinstance(event, yaml.AliasEvent):
-            problem = "write out what the alias stands for"
-        elif isinstance(event, yaml.CollectionStartEvent) and self.level == MOST_LEVELS:
-            problem = f"more than {MOST_LEVELS} lists and mappings lie in each other"
-        if problem:
-            raise _Refusal(problem=problem, problem_mark=event.start_mark)
-        self.level += 1
-        node = super().compose_node(parent, index)
-        self.level -= 1
-        return node
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Make a Python value of one that was read."""
-        tag = node.tag.rpartition(":")[2]
-        try:
-            if tag == "int" and len(node.value) > _MOST_DIGITS:
-                raise ValueError
-            return super().construct_object(node, deep)
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            problem = f"{node.value!r} is no {tag} that can be read"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
+    return read_yaml(text, str(plugin)) if isinstance(text, str) else text

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import yaml
 from filelock import FileLock, Timeout
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, RDBStorage
@@ -22,6 +21,7 @@ from ..errors import DefinitionError, RunFolderError
 from ..files import remove_unfinished, write_atomically, write_text
 from .definitions import StudyDefinition, load_study
 from .results import FOREIGN
+from .safe_yaml import write_yaml
 
 STUDY_FILE = "study.yaml"
 STORAGE_FILE = "study.db"
@@ -175,7 +175,7 @@ def open_folder(folder: Path, study: StudyDefinition) -> Iterator[RunStudy]:
         remove_unfinished(folder)
         storage = folder / STORAGE_FILE
         opened = load_trials(folder) if storage.exists() else None
-        write_text(folder / STUDY_FILE, yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
+        write_text(folder / STUDY_FILE, write_yaml(study.model_dump(mode="json")))
         if opened is None:
             write_atomically(storage, lambda file: _create_storage(file, study))
             opened = load_trials(folder)

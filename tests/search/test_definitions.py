@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from se_search.errors import DefinitionError
-from se_search.search.definitions import load_space, load_study, parse_share, shipped_names
+from se_search.search.definitions import load_space, load_study, parse_definition, parse_share, shipped_names
+from se_search.search.safe_yaml import read_yaml, write_yaml
 
 SPACE = {"placement": "stage", "ratios": [4, 16], "gates": ["sigmoid"]}
 
@@ -84,6 +85,7 @@ def test_a_bad_space_is_refused_with_file_key_and_what_would_be_right(tmp_path, 
         ({"objectives": ["accuracy", "acuracy"]}, ["objectives.1", "near names: accuracy"]),
         ({"custom_objectives": {"energy": "minimize"}}, ["objectives", "must name energy"]),
         ({"custom_objectives": {"accuracy": "maximize"}}, ["custom_objectives.accuracy", "not in use"]),
+        ({"custom_objectives": {"killed": "maximize"}}, ["custom_objectives.killed", "not in use"]),
         ({"custom_objectives": {"a,b": "minimize"}}, ["custom_objectives.a,b", "letters, digits and _"]),
         ({"custom_objectives": {"energy": "less"}}, ["custom_objectives.energy", "'less'", "'maximize' or 'minimize'"]),
     ],
@@ -171,3 +173,19 @@ def test_the_name_of_an_evaluator_replaces_the_files_name_and_nothing_else(tmp_p
     assert (study.evaluator.name, study.evaluator.epochs, study.evaluator.options) == ("other", 3, {"start": [1, 2]})
     with pytest.raises(DefinitionError, match="--evaluator is 'a b'"):
         load_study("digits", evaluator="a b")
+
+
+@pytest.mark.parametrize("text", ["1e-4", "1.e-4", ".1e-3", "+1E-04", "0.0001", "1.0e-4"])
+def test_a_number_may_be_written_in_every_usual_way(tmp_path, text):
+    study = load_study(written(tmp_path, f"backbone: resnet18\nevaluator: {{weight_decay: {text}}}\n"))
+    assert study.evaluator.weight_decay == 1e-4
+
+
+@pytest.mark.parametrize("value", [1e-6, 5e-324, 1.5e-07, 1e22, 0.05])
+def test_a_study_comes_back_from_a_storage_and_a_run_folder_as_it_was(value):
+    study = load_study("digits", backbone="resnet18", description="1e5")
+    changed = study.evaluator.model_copy(update={"learning_rate": value, "options": {"of": ["1e5", "-.5E3", value]}})
+    study = study.model_copy(update={"evaluator": changed})
+    assert parse_definition(study.model_dump_json(), "the storage") == study
+    assert parse_definition(write_yaml(study.model_dump(mode="json")), "the folder") == study
+    assert read_yaml("[1e, e5, 1e5x, 1.2.3e4, '1e5']", "here") == ["1e", "e5", "1e5x", "1.2.3e4", "1e5"]
