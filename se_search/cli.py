@@ -3,21 +3,16 @@
 import functools
 import importlib
 import io
-import shutil
 import sys
-import sysconfig
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec
+from typing import Annotated, Literal, ParamSpec
 
 import typer
 
 from . import __version__
-from .errors import ConfigurationError, DefinitionError, SeSearchError
+from .errors import DefinitionError, SeSearchError
 from .progress import console, progress_bar, say
-
-if TYPE_CHECKING:
-    import pandas
 
 P = ParamSpec("P")
 
@@ -214,6 +209,7 @@ def run(
         --artifacts /shared/files
     """
     from .api import search
+    from .terminal import show_front
 
     found = search(
         backbone,
@@ -248,7 +244,7 @@ def run(
         latency_device=latency_device,
         worker_timeout=worker_timeout,
     )
-    _show_front(found.folder)
+    show_front(found.folder)
 
 
 @_command
@@ -317,10 +313,11 @@ def verify(
       se-search verify runs/resnet50-digits --members 2 --seeds 5 --epochs 30
     """
     from .api import load_run
+    from .terminal import show_verified
 
     found = load_run(folder)
     found.verify(members, seeds, epochs)
-    _show_verified(found.folder)
+    show_verified(found.folder)
 
 
 @_command
@@ -433,6 +430,7 @@ def export(
       se-search export runs/resnet50-digits --push-to-hub me/my-network
     """
     from .api import load_run
+    from .terminal import show_exported
 
     exported = load_run(folder).export(
         pick,
@@ -448,15 +446,7 @@ def export(
         formats=formats or (),
         push_to_hub=push_to_hub,
     )
-    typer.echo(f"Trial {exported.trial} is in {to} ({', '.join(exported.files)}); load it with")
-    modules = "timm" if plain else "timm, se_search"
-    typer.echo(f"  python -c \"import {modules}; timm.create_model('local-dir:{to}', pretrained=True)\"")
-    if exported.timm_architecture and not plain:
-        typer.echo(
-            f"timm builds this network by itself as {exported.timm_architecture}: with --plain no se_search is needed."
-        )
-    if exported.repository:
-        typer.echo(f"Uploaded to {exported.repository}.")
+    show_exported(exported, plain)
 
 
 @_command
@@ -512,8 +502,8 @@ def excitation(
       se-search excitation exported --data digits --to excitation/exported
       se-search excitation seresnet50 --pretrained timm --data path/to/imagenet
     """
-    from .api import analyze_excitation, describe_excitation
-    from .words import counted
+    from .api import analyze_excitation
+    from .terminal import show_excitation
 
     found = analyze_excitation(
         model,
@@ -529,18 +519,7 @@ def excitation(
         device=device,
         to=to,
     )
-    analysis = found.analysis
-    used, blocks = analysis["data"], len(analysis["blocks"])
-    say(f"{analysis['source']} on {used['images']} {used['split']} images of {used['name']} (95 % intervals):")
-    _print_table(describe_excitation(analysis))
-    say(f"Log-loss without: with the block's gates replaced by their means; corrected for {counted(blocks, 'block')}.")
-    for sentence in analysis["cautions"]:
-        say(sentence)
-    for one in analysis["skipped"]:
-        say(f"{one['block']} is left out: {one['reason']}.")
-    for one in analysis["observations"]:
-        say(f"{one['found']}: {one['paper']} {one['evidence']}")
-    say(f"Page: {found.page}", to_copy=True)
+    show_excitation(found)
 
 
 @_command
@@ -563,50 +542,12 @@ def sites(
       se-search sites resnet50 --position standard
       se-search sites efficientnet_b0 --position existing
     """
-    from rich.table import Table
+    from .network.sites import check_position
+    from .terminal import show_sites
 
-    from .network.config import SEConfig
-    from .network.discovery import POSITIONS
-    from .network.overhead import backbone_parameters, formula_by_stage
-    from .network.sites import find_places, trace_backbone
-
-    if position is not None and position not in POSITIONS:
-        raise ConfigurationError(f"position {position!r} is unknown: choose one of {', '.join(POSITIONS)}")
-    table = Table("stage", "block", "position", "layout", box=None, pad_edge=False)
-    table.add_column("channels", justify="right")
-    table.add_column("2C²/16", justify="right")
-    table.add_column("now", justify="right")
-    places = find_places(backbone)
-    for site, place in places.items():
-        if position in (None, site.position):
-            table.add_row(
-                str(site.stage),
-                site.block,
-                site.position,
-                site.layout,
-                f"{site.channels:,}",
-                f"{2 * site.channels**2 / 16:,.0f}",
-                f"{place.weights:,}, r={2 * site.channels**2 / place.weights:.3g}" if place.weights else "",
-            )
-    console.print(table)
-    parameters = backbone_parameters(backbone)
-    for offered in dict.fromkeys(site.position for site in places):
-        total = sum(formula_by_stage(SEConfig.uniform(backbone, 16, position=offered)).values())
-        number = sum(site.position == offered for site in places)
-        say(
-            f"{offered}: {number} sites; r=16 at all adds {total:,.0f} to {parameters:,} parameters "
-            f"({total / parameters:+.2%})."
-        )
-    if skipped:
-        say("")
-        places_left_out = [one for one in trace_backbone(backbone).skipped if position in (None, one.position)]
-        if not places_left_out:
-            say("No place is left out.")
-            return
-        reasons = Table("block", "position", "left out, because", box=None, pad_edge=False)
-        for one in places_left_out:
-            reasons.add_row(one.block, one.position, one.reason)
-        console.print(reasons)
+    if position is not None:
+        check_position(position)
+    show_sites(backbone, position, skipped)
 
 
 @_command
@@ -655,9 +596,8 @@ def latency(
       se-search latency resnet18 --config my_config.json --batch 8 \\
         --memory-format channels_last
     """
-    from .api import describe_latency
-    from .evaluation.latency import remarks
     from .search.latency_table import compare_latency
+    from .terminal import show_latency
 
     measured = compare_latency(
         backbone,
@@ -675,11 +615,7 @@ def latency(
         target=target,
         limit=limit,
     )
-    _print_table(describe_latency(measured))
-    for conditions in measured["conditions"].unique():
-        say(f"95 % intervals; {conditions}.")
-    for sentence in remarks(measured, target, limit):
-        say(sentence)
+    show_latency(measured, target, limit)
 
 
 @_command
@@ -694,9 +630,8 @@ def reproduce(
     Example:
       se-search reproduce params
     """
-    from rich.table import Table
-
     from .network.paper import count_figure, published_figures
+    from .terminal import show_paper
 
     figures = list(published_figures())
     with progress_bar("Counting", len(figures)) as advance:
@@ -704,35 +639,7 @@ def reproduce(
         for figure in figures:
             counted.append(count_figure(figure))
             advance()
-    for name in dict.fromkeys(figure.table for figure in figures):
-        # Two rows of headings and narrow gaps: so the longest name fits into 80 columns.
-        table = Table(
-            "network", title=f"By {name}", title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0)
-        )
-        for heading in ("paper\nM", "2C²/r\nM", "diff.", "counted\nM", "diff.", "paper\nGFLOPs", "counted", "diff."):
-            table.add_column(heading, justify="right")
-        for one in counted:
-            if one.figure.table != name:
-                continue
-            millions, giga_flops = one.figure.millions, one.figure.giga_flops
-            table.add_row(
-                one.figure.name,
-                "" if millions is None else f"{millions:.1f}",
-                f"{one.formula:.2f}",
-                "" if millions is None else f"{one.formula - millions:+.2f}",
-                f"{one.counted:.2f}",
-                "" if millions is None else f"{one.counted - millions:+.2f}",
-                "" if giga_flops is None else f"{giga_flops:.4g}",
-                f"{one.giga_flops:.3f}",
-                "" if giga_flops is None else f"{one.giga_flops / giga_flops - 1:+.1%}",
-            )
-        console.print(table)
-        say("")
-    say("M: parameters in millions, classifier included; counted: with timm's biases and rounding.")
-    say(
-        "GFLOPs: multiply-additions of one image. The paper's ResNets stride in the first 1×1 convolution of a block, "
-        "timm's in the 3×3, which costs more. Why its Inception-ResNet-v2 is cheaper than timm's is not known."
-    )
+    show_paper(counted)
 
 
 @_command
@@ -776,81 +683,3 @@ def studies() -> None:
         typer.echo(
             f"  backbone {study.backbone}; data {study.data}; budget {study.budget}; {', '.join(study.objectives)}"
         )
-
-
-def _show_front(folder: Path) -> None:
-    from .api import describe_front
-    from .report.page import describe_evaluation
-    from .search.record import read_results
-    from .words import counted
-
-    results, run = read_results(folder)
-    say("")
-    say(f"Pareto front ({run['quality']} estimated by {describe_evaluation(run['evaluator'])}, 95 % intervals):")
-    _print_table(describe_front(results, run))
-    for sentence in (run["gain"], *run["cautions"]):
-        if sentence:
-            say(sentence)
-    failed = int((results["state"] == "failed").sum())
-    if failed:
-        say(f"{failed} trials failed; trials.csv holds their reasons.")
-    if run["data"]["unreadable"]:
-        say(f"{counted(len(run['data']['unreadable']), 'image')} cannot be read, left out; run.json names them.")
-    say(f"Report: {folder / 'report.html'}", to_copy=True)
-    if run["picks"]:
-        say(f"Next:   {_program()} verify {folder}", to_copy=True)
-        say(f"        {_program()} export {folder} --pick knee --to exported", to_copy=True)
-
-
-def _show_verified(folder: Path) -> None:
-    from .api import describe_verified
-    from .search.record import read_results
-    from .words import counted
-
-    for schedule in read_results(folder)[1]["verified"]:
-        say("")
-        say(
-            f"Trained by themselves for {counted(schedule['epochs'], 'epoch')} with "
-            f"{counted(len(schedule['seeds']), 'seed')}, "
-            f"judged on {schedule['images']} test images (95 % intervals):"
-        )
-        _print_table(describe_verified(schedule))
-        say(schedule["finding"])
-        for sentence in schedule["ranking"]:
-            say(sentence)
-    say(f"Report: {folder / 'report.html'}", to_copy=True)
-
-
-def _print_table(shown: "pandas.DataFrame") -> None:
-    """Print a table of texts, which may come from a user's file: markup in them is not interpreted.
-
-    Where a line is too short for it, the remarks (the column without a heading) follow below.
-    """
-    from rich.markup import escape
-    from rich.table import Column, Table
-
-    def table_of(shown: "pandas.DataFrame", gap: int) -> Table:
-        headings = (Column(heading, overflow="fold") for heading in shown.columns)
-        table = Table(*headings, box=None, pad_edge=False, padding=(0, gap, 0, 0))
-        for row in shown.itertuples(index=False):
-            table.add_row(*map(escape, row))
-        return table
-
-    table = table_of(shown, 2)
-    needed = console.measure(table, options=console.options.update(max_width=sys.maxsize)).maximum
-    if "" not in shown or needed <= console.width:
-        console.print(table)
-        return
-    console.print(table_of(shown.drop(columns=""), 1))
-    heading = shown.columns[0]
-    for name, remark in zip(shown[heading], shown[""], strict=True):
-        if remark:
-            say(f"{heading} {name}: {remark}")
-
-
-def _program() -> str:
-    """How to start this program again: by its name, or by its path where the environment is not activated."""
-    if shutil.which("se-search"):
-        return "se-search"
-    script = Path(sysconfig.get_path("scripts"), "se-search")
-    return str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)

@@ -2,7 +2,8 @@
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _MOST_BYTES = 2**24
@@ -42,6 +43,23 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         move_into_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def draft_beside(target: Path) -> Iterator[Path]:
+    """Give a temporary folder from which files can be moved to ``target``, whose own folder need not exist yet.
+
+    Args:
+        target: The file or folder that is to be written.
+    """
+    beside = next(parent for parent in target.absolute().parents if parent.exists())
+    with tempfile.TemporaryDirectory(dir=beside, prefix=f".{target.name}.") as temporary:
+        yield Path(temporary)
+
+
+def is_name(text: str) -> bool:
+    """Whether a text names a file or folder in another one, and cannot lead out of that."""
+    return text not in ("", ".", "..") and Path(text).name == text
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -17,7 +17,7 @@ from timm.models import register_model
 from torch import nn
 from typer.testing import CliRunner
 
-from se_search import SEConfig, __version__, api, parameter_overhead
+from se_search import SEConfig, __version__, parameter_overhead
 from se_search.cli import app
 from se_search.network.insertion import whole_state
 from se_search.search.record import read_results
@@ -310,7 +310,7 @@ def test_an_interrupted_analysis_leaves_nothing(finished_run, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.chdir(finished_run)
-    monkeypatch.setattr(api, "render_excitation", interrupt)
+    monkeypatch.setattr("se_search.api.excitation.render_excitation", interrupt)
     before = contents(finished_run)
     assert invoke("excitation", "run", "--trial", "1", "--images", "60", "--to", "new/deeper").exit_code == 130
     assert contents(finished_run) == before

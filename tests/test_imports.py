@@ -24,13 +24,14 @@ ORDER = [
     "export",
     "api",
     "visualization",
+    "terminal",
     "cli",
     "__main__",
 ]
 ARCHITECTURE = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
 MAY_IMPORT = {
-    "report": {"words", "search", "report"},
-    "export": {"errors", "files", "words", "network", "export"},
+    "report": {"errors", "files", "words", "search", "report"},
+    "export": {"errors", "files", "words", "plugins", "network", "export"},
 }
 
 

@@ -10,16 +10,15 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import save_file
 from timm.models import get_arch_name, get_pretrained_cfg_value, load_state_dict
 from timm.models._hub import load_model_config_from_path  # timm.models leaves it out of its names
 from torch import nn
 
 from ..errors import DefinitionError
-from ..files import write_atomically, write_text
+from ..files import write_text
 from ..network.backbones import network_options
 from ..network.config import SEConfig
-from ..network.insertion import create_model, insert, whole_state
+from ..network.insertion import create_model, insert, write_weights
 from .distributed import Team, together
 from .evaluator import Evaluation, ProgressBar, Space, evaluate_network, no_progress, pool_seeds
 from .image_data import ImageData
@@ -133,7 +132,7 @@ class Scratch:
         return self._folder / NETWORKS / f"{config.id}.safetensors"
 
     def _keep(self, config: SEConfig, network: nn.Module) -> None:
-        write_atomically(self._weights(config), lambda path: save_file(whole_state(network), path))
+        write_weights(network, self._weights(config))
 
     def _evaluate(self, network: nn.Module) -> Evaluation:
         return evaluate_network(network, self.data.validation, self.recipe.batch, self.device, self.recipe)
@@ -202,7 +201,7 @@ class Finetune(Scratch):
             epochs = [] if training is None else training.history
             origin = self._pretrained or f"{self.recipe.epochs} epochs on {self.data.name}"
             write_text(folder / BACKBONE_SUMMARY, json.dumps({"weights": origin, "epochs": epochs}, indent=2))
-            write_atomically(folder / BACKBONE_WEIGHTS, lambda path: save_file(whole_state(model), path))
+            write_weights(model, folder / BACKBONE_WEIGHTS)
             (folder / BACKBONE_CHECKPOINT).unlink(missing_ok=True)
         self._common = self._load_common(folder)
 

@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from ..files import write_atomically, write_text
+from ..files import write_text
 from ..network.backbones import network_options
 from ..network.config import SEConfig
-from ..network.insertion import attach, create_model, whole_state
+from ..network.insertion import attach, create_model, write_weights
 from ..network.se_block import ElasticSE
 from ..network.sites import Site, find_places
 from .distributed import Team, together
@@ -142,7 +141,7 @@ class Supernet:
         else:
             self.model.load_state_dict(training.evaluated.state_dict())
             self._statistics.clear()
-            write_atomically(folder / WEIGHTS, lambda path: save_file(whole_state(self.model), path))
+            write_weights(self.model, folder / WEIGHTS)
             write_text(folder / SUMMARY, json.dumps({"backbone": self.backbone, "epochs": training.history}, indent=2))
         (folder / CHECKPOINT).unlink(missing_ok=True)
 

@@ -164,7 +164,7 @@ class Training:
             if self._team is not None:
                 self._compare_notes(self._team)
             if self._checkpoint is not None:
-                write_atomically(self._checkpoint, lambda path: torch.save(self._state(), path))
+                write_atomically(self._checkpoint, lambda path: path.write_bytes(self._packed_state()))
             yield epoch + 1
 
     def finish(self, advance: Callable[..., None] = lambda steps: None) -> nn.Module:
@@ -244,10 +244,7 @@ class Training:
 
     def _begin_as_first(self, team: Team) -> None:
         """Take over weights, optimizer and history of the first process."""
-        held = io.BytesIO()
-        if team.rank == 0:
-            torch.save(self._state(), held)
-        state = team.from_first(held.getvalue())
+        state = team.from_first(self._packed_state() if team.rank == 0 else b"")
         if team.rank > 0:
             self._set_state(torch.load(io.BytesIO(state), map_location=self._device, weights_only=True))
 
@@ -259,13 +256,17 @@ class Training:
         if unreadable is not None:
             unreadable.add([name for _, names in notes for name in names])
 
-    def _state(self) -> dict[str, Any]:
-        return {
+    def _packed_state(self) -> bytes:
+        """State as ``torch.save`` writes it, which to a full disk would fail with another kind of error."""
+        held = io.BytesIO()
+        state = {
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "average": None if self._average is None else self._average.module.state_dict(),
             "history": self.history,
         }
+        torch.save(state, held)
+        return held.getvalue()
 
     def _set_state(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])

@@ -56,6 +56,8 @@ def se_search(
     for name in _REFUSED:
         if name in kwargs:
             raise ConfigurationError(f"argument {name!r} is not possible for the architecture se_search")
+    if se_config is None:
+        raise ConfigurationError("se_config is missing: the architecture se_search needs an SEConfig or its plain data")
     config = se_config if isinstance(se_config, SEConfig) else SEConfig.from_dict(se_config)
 
     def create(**model_kwargs: Any) -> nn.Module:

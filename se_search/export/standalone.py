@@ -12,8 +12,8 @@ from .. import __version__
 from ..errors import ExportError
 from ..network.backbones import create_on_meta
 from ..network.config import SEConfig
-from ..network.insertion import attach
-from ..network.se_block import LAYOUTS, GateFromOne, create_se_block
+from ..network.insertion import attach, create_block
+from ..network.se_block import LAYOUTS, GateFromOne
 from ..network.sites import find_places
 from .twin import bare_arguments, outputs
 
@@ -34,10 +34,7 @@ def render_standalone(model: nn.Module, config: SEConfig) -> str:
     for site in config.removed:
         steps.append({"put": "replace", "host": places[site.block, site.position].host, "block": None})
     for placed in config.placed:
-        site, place = placed.site, places[placed.site.block, placed.site.position]
-        block = create_se_block(
-            site.channels, placed.ratio, placed.gate, placed.bias, placed.rounding, site.layout, placed.start
-        )
+        site, place, block = placed.site, places[placed.site.block, placed.site.position], create_block(placed)
         attach(bare, site, place, block)
         name = next(name for name, module in bare.named_modules() if module is block)
         options: dict[str, Any] = {} if placed.bias else {"bias": False}

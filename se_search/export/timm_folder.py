@@ -2,29 +2,30 @@
 
 import copy
 import hashlib
-import importlib
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf  # timm.models leaves it out of its names
 from torch import nn
 
 from .. import __version__
 from ..errors import ConfigurationError, ExportError, RunFolderError, SeSearchError
-from ..files import move_into_place, read_text
+from ..files import draft_beside, is_name, move_into_place, read_text
 from ..network.backbones import default_input_size
 from ..network.config import SEConfig
-from ..network.insertion import create_model_on_meta, whole_state
+from ..network.graph import compare, export_onnx, export_openvino, export_program
+from ..network.inference import optimize_for_inference
+from ..network.insertion import create_model_on_meta, write_weights
+from ..words import counted
 from .card import Files, Origin, render_card, title_of, unknown_origin
+from .exporters import Exporter
 from .hub import check_upload, upload
 from .registry import NOT_FOR_NETWORKS, se_search
 from .standalone import check_standalone, render_standalone
@@ -32,17 +33,15 @@ from .twin import bare_arguments, find_twin, load_twin, outputs
 
 _CONFIG, _WEIGHTS, _CARD, _STANDALONE = "config.json", "model.safetensors", "README.md", "model.py"
 _GRAPHS = {
-    "onnx": ("export_onnx", "model.onnx"),
-    "pt2": ("export_program", "model.pt2"),
-    "openvino": ("export_openvino", "model.xml"),
+    "onnx": (export_onnx, "model.onnx"),
+    "pt2": (export_program, "model.pt2"),
+    "openvino": (export_openvino, "model.xml"),
 }
 _FILES = (
     *(_CONFIG, _WEIGHTS, _CARD, _STANDALONE),
     *("model.onnx", "model.onnx.data", "model.pt2", "model.xml", "model.bin"),
 )
-Exporter = Callable[[nn.Module, Path, tuple[int, int, int]], object]
-"""Writes a network, which takes images of the given size, into a folder that is there and empty."""
-
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")  # timm's
 _RECORD = "se_search"
 """Key of ``config.json`` under which an export says what it is; timm leaves it alone."""
 
@@ -70,7 +69,7 @@ class Exported:
 
     Attributes:
         folder: The folder.
-        files: Names of the files in it.
+        files: Names of the files in it; those of the folders that plugins have written end in ``/``.
         timm_architecture: timm's own architecture that is the same network; ``None`` if there is none.
         repository: Where the folder was uploaded to; ``None`` if it was not.
         trial: Number of the exported trial; ``None`` for a network of no run.
@@ -94,8 +93,8 @@ def check_target(folder: Path) -> None:
     if not folder.is_dir():
         return
     entries = sorted(entry.name for entry in folder.iterdir())
-    exported = _is_export(folder)  # formats of plugins are folders in it
-    others = [name for name in entries if name not in _FILES and not (exported and (folder / name).is_dir())]
+    exported = _is_export(folder)
+    others = [name for name in entries if name not in (*_FILES, *_formats(folder))]
     if others:
         raise RunFolderError(f"{folder} holds other files ({others[0]}): choose another folder with --to")
     if entries and not exported:
@@ -169,7 +168,18 @@ def export_timm(
         raise ExportError(f"{len(label_names)} names of classes are given for a network of {model.num_classes} classes")
     _check_architecture(model, config)
     size = input_size or default_input_size(model)
-    twin = find_twin(model, config, size)
+    data = {
+        "input_size": input_size,
+        "mean": mean,
+        "std": std,
+        "interpolation": interpolation,
+        "crop_pct": crop_pct or (1.0 if input_size else None),
+        "crop_mode": crop_mode,
+    }
+    _check_data(size[0], data)
+    model = copy.deepcopy(model).eval()
+    single = copy.deepcopy(model).cpu().float()
+    twin = find_twin(single, config.backbone, size)
     if plain and twin is None:
         raise ExportError(
             f"{config.backbone} with these SE blocks is no architecture of timm's own, so --plain is not possible: "
@@ -177,30 +187,21 @@ def export_timm(
         )
     pt2 = pt2 or (optimized and not onnx and not openvino)
     graphs = [_GRAPHS[name] for name, wanted in (("onnx", onnx), ("pt2", pt2), ("openvino", openvino)) if wanted]
-    extra = [*([_STANDALONE] if standalone else []), *(file for _, file in graphs)]
-    was_training = model.training
-    model.eval()
-    single = copy.deepcopy(model).cpu().float()
+    writers = writers or {}
+    folders = [f"{name}/" for name in writers]
+    extra = [*([_STANDALONE] if standalone else []), *(file for _, file in graphs), *folders]
     try:
-        beside = next(parent for parent in target.absolute().parents if parent.exists())
-        with tempfile.TemporaryDirectory(dir=beside, prefix=f".{target.name}.") as temporary:
-            draft = Path(temporary)
-            save_file(whole_state(model), draft / _WEIGHTS)
+        with draft_beside(target) as draft:
+            write_weights(model, draft / _WEIGHTS)
             written = _write_config(
                 load_twin(twin, model) if plain and twin else model,
                 twin if plain and twin else se_search.__name__,
                 {} if plain else {"se_config": config.to_dict()},
                 draft,
-                {
-                    "input_size": input_size,
-                    "mean": mean,
-                    "std": std,
-                    "interpolation": interpolation,
-                    "crop_pct": crop_pct or (1.0 if input_size else None),
-                    "crop_mode": crop_mode,
-                },
+                data,
                 description,
                 label_names,
+                list(writers),
             )
             if plain:
                 _check_plain(draft, single, size)
@@ -217,31 +218,31 @@ def export_timm(
             if standalone:
                 (draft / _STANDALONE).write_text(render_standalone(model, config), encoding="utf-8")
                 check_standalone(draft, single, size)
-            deployed = _optimize(model, size) if optimized else model
-            for function, file in graphs:
-                getattr(importlib.import_module("..network.graph", __package__), function)(deployed, draft / file, size)
-            for name, write in (writers or {}).items():
+            deployed = _optimize(single, size) if optimized else model
+            for export, file in graphs:
+                export(deployed, draft / file, size)
+            for name, write in writers.items():
                 (draft / name).mkdir()
                 write(model, draft / name, size)
             files = tuple(name for name in _FILES if (draft / name).exists())
+            earlier = _formats(target)
             target.mkdir(parents=True, exist_ok=True)
             # The configuration first: a folder that holds it is known as an export, also when the rest is missing.
             for name in files:
                 move_into_place(draft / name, target / name)
             for name in set(_FILES).difference(files):
                 (target / name).unlink(missing_ok=True)
-            for name in writers or {}:
+            for name in {*earlier, *writers}:
                 shutil.rmtree(target / name, ignore_errors=True)
+            for name in writers:
                 (draft / name).rename(target / name)
     except OSError as error:
         raise RunFolderError(
-            f"{target} cannot be written ({error.strerror}): choose another folder with --to"
+            f"{target} cannot be written ({error.strerror or error}): choose another folder with --to"
         ) from error
-    finally:
-        model.train(was_training)
     if push_to_hub is not None:
-        upload(target, push_to_hub, files)
-    return Exported(target, files, twin, push_to_hub)
+        upload(target, push_to_hub, [*files, *(f"{name}*" for name in folders)])
+    return Exported(target, (*files, *folders), twin, push_to_hub)
 
 
 def load_exported(folder: str | os.PathLike[str], **timm_kwargs: Any) -> nn.Module:
@@ -289,6 +290,7 @@ def _write_config(
     data: dict[str, Any],
     description: str,
     label_names: Sequence[str] | None,
+    formats: list[str],
 ) -> dict[str, Any]:
     """Write ``config.json`` beside the weights and return what it holds."""
     published: dict[str, Any] = dict.fromkeys(_NOT_THE_BACKBONES)
@@ -310,7 +312,11 @@ def _write_config(
         for key, value in written["pretrained_cfg"].items()
         if value is not None or key not in (*_NOT_THE_BACKBONES, "description")
     }
-    written[_RECORD] = {"version": __version__, "weights_sha256": _digest(folder / _WEIGHTS)}
+    written[_RECORD] = {
+        "version": __version__,
+        "weights_sha256": _digest(folder / _WEIGHTS),
+        "formats": formats,
+    }
     file.write_text(json.dumps(written, indent=2), encoding="utf-8")
     return written
 
@@ -338,22 +344,42 @@ def _check_plain(folder: Path, model: nn.Module, input_size: tuple[int, int, int
         )
 
 
-def _optimize(model: nn.Module, input_size: tuple[int, int, int]) -> nn.Module:
-    from ..network.graph import compare
-    from ..network.inference import optimize_for_inference
+def _check_data(channels: int, data: Mapping[str, Any]) -> None:
+    """Check how images are prepared, as timm takes it for granted."""
+    for name in ("mean", "std"):
+        if data[name] is not None and len(data[name]) != channels:
+            raise ExportError(f"{name} has {counted(len(data[name]), 'value')} for images of {channels} channels")
+    share = data["crop_pct"]
+    if share is not None and not (isinstance(share, (int, float)) and 0 < share <= 1):
+        raise ExportError(f"crop_pct is {share!r}: it must be a share above 0 and up to 1")
+    interpolation = data["interpolation"]
+    if interpolation is not None and interpolation not in _INTERPOLATIONS:
+        raise ExportError(f"interpolation {interpolation!r} is unknown: choose one of {', '.join(_INTERPOLATIONS)}")
 
-    single = copy.deepcopy(model).cpu().float()
-    optimized = optimize_for_inference(single, input_size)
+
+def _optimize(network: nn.Module, input_size: tuple[int, int, int]) -> nn.Module:
+    optimized = optimize_for_inference(network, input_size)
     with torch.no_grad():
-        compare(single, optimized, input_size, "an optimized network")
+        compare(network, optimized, input_size, "an optimized network")
     return optimized
 
 
 def _is_export(folder: Path) -> bool:
+    return _record(folder) is not None
+
+
+def _formats(folder: Path) -> list[str]:
+    """Names of the folders in an export that formats of plugins have written; nothing else may be taken for one."""
+    named = (_record(folder) or {}).get("formats")
+    return [name for name in named if isinstance(name, str) and is_name(name)] if isinstance(named, list) else []
+
+
+def _record(folder: Path) -> dict[str, Any] | None:
     try:
-        return isinstance(_read_config(folder).get(_RECORD), dict)
+        record = _read_config(folder).get(_RECORD)
     except ExportError:
-        return False
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

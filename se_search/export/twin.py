@@ -8,14 +8,15 @@ import torch
 from timm.models import get_arch_name, get_model_args
 from torch import nn
 
+from ..errors import ExportError, first_reason
 from ..network.backbones import create_on_meta
-from ..network.config import SEConfig
 from ..network.insertion import whole_state
+from ..words import by
 
 _SE = "se"
 
 
-def find_twin(model: nn.Module, config: SEConfig, input_size: tuple[int, int, int]) -> str | None:
+def find_twin(model: nn.Module, backbone: str, input_size: tuple[int, int, int]) -> str | None:
     """Name an architecture of timm that is the same network: same state, same outputs to the bit.
 
     Names that come near are tried: that of the backbone and those that differ from it by ``se``. Parameter names and
@@ -23,20 +24,29 @@ def find_twin(model: nn.Module, config: SEConfig, input_size: tuple[int, int, in
     that start at zero would hide an SE block.
 
     Args:
-        model: A network with the SE blocks of ``config``; it is not changed.
-        config: What was inserted into it.
+        model: A network with SE blocks; it is not changed.
+        backbone: What they were inserted into.
         input_size: ``(channels, height, width)`` of the images to compare on.
+
+    Raises:
+        ExportError: If the network cannot take such images.
     """
     state = {name: value.shape for name, value in model.state_dict().items()}
     network = copy.deepcopy(model).cpu().float().eval()
     _randomise(network)
-    for name in _near_names(get_arch_name(config.backbone)):
-        arguments = bare_arguments(model)
+    arguments = bare_arguments(model)
+    try:
+        expected = outputs(network, input_size)
+    except Exception as error:  # timm's networks raise many kinds for images that they do not take
+        raise ExportError(
+            f"this {type(model).__name__} cannot take images of {by(input_size)}: {first_reason(error)}"
+        ) from error
+    for name in _near_names(get_arch_name(backbone)):
         try:
             twin = create_on_meta(name, **arguments)
             if {key: value.shape for key, value in twin.state_dict().items()} != state:
                 continue
-            if torch.equal(*(outputs(one, input_size) for one in (network, load_twin(name, network)))):
+            if torch.equal(expected, outputs(load_twin(name, network), input_size)):
                 return name
         except Exception:  # noqa: S112  # timm's networks raise many kinds for arguments they do not take: it is not the same one
             continue

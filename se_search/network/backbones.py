@@ -26,23 +26,28 @@ def check_backbone(backbone: str) -> str:
     return backbone
 
 
-def create_on_meta(backbone: str, **kwargs: Any) -> nn.Module:
-    """Create a backbone without memory for its weights, in evaluation mode.
+def create_backbone(backbone: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Create a backbone with timm.
 
     Args:
         backbone: A timm architecture name.
+        pretrained: Load timm's weights.
         **kwargs: Passed to ``timm.create_model``.
 
     Raises:
-        BackboneError: If timm does not know it or its tag.
+        BackboneError: If timm does not know it or its tag, or cannot create it so.
     """
     check_backbone(backbone)
+    try:
+        return timm.create_model(backbone, pretrained=pretrained, **kwargs)
+    except (RuntimeError, ValueError) as error:
+        raise BackboneError(f"backbone {backbone!r} cannot be created by timm: {error}") from error
+
+
+def create_on_meta(backbone: str, **kwargs: Any) -> nn.Module:
+    """As :func:`create_backbone` without memory for weights, in evaluation mode."""
     with torch.device("meta"):
-        try:
-            model = timm.create_model(backbone, pretrained=False, **kwargs)
-        except (RuntimeError, ValueError) as error:
-            raise BackboneError(f"backbone {backbone!r} cannot be created by timm: {error}") from error
-    return model.eval()
+        return create_backbone(backbone, **kwargs).eval()
 
 
 def copy_on_meta(model: nn.Module) -> nn.Module:

@@ -199,17 +199,19 @@ class SEConfig:
         Raises:
             ConfigurationError: If ``data`` is anything else.
         """
+        _check_keys(data, _KEYS, "an SE configuration")
+        for key in ("sites", "removed"):
+            if not isinstance(data[key], list):
+                raise ConfigurationError(f"{key!r} of an SE configuration must be a list, not {data[key]!r}")
+        for one in data["sites"]:
+            _check_keys(one, _SITE_KEYS | _OPTIONS, "a site of an SE configuration")
+        for one in data["removed"]:
+            _check_keys(one, _SITE_KEYS, "a site that an SE configuration removes")
         try:
-            _refuse_unknown(data, _KEYS)
-            placed = []
-            for one in data["sites"]:
-                _refuse_unknown(one, _SITE_KEYS | _OPTIONS)
-                placed.append(PlacedSE(_site(one), **{key: one[key] for key in _OPTIONS}))
-            for one in data["removed"]:
-                _refuse_unknown(one, _SITE_KEYS)
-            return cls(data["backbone"], tuple(placed), tuple(_site(one) for one in data["removed"]))
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ConfigurationError(f"this is not an SE configuration: {type(error).__name__} {error}") from error
+            placed = tuple(PlacedSE(_site(one), **{key: one[key] for key in _OPTIONS}) for one in data["sites"])
+            return cls(data["backbone"], placed, tuple(_site(one) for one in data["removed"]))
+        except TypeError as error:  # a value of another kind than it must be
+            raise ConfigurationError(f"this is not an SE configuration: {error}") from error
 
     def to_json(self) -> str:
         """Return the canonical JSON: sorted keys, no spaces."""
@@ -242,9 +244,13 @@ def _site(data: Any) -> Site:
     return Site(**{key: data[key] for key in _SITE_KEYS})
 
 
-def _refuse_unknown(data: Any, known: frozenset[str]) -> None:
+def _check_keys(data: Any, known: frozenset[str], what: str) -> None:
+    if not isinstance(data, dict):
+        raise ConfigurationError(f"{what} must be an object with the keys {', '.join(sorted(known))}, not {data!r}")
     for key in data.keys() - known:
-        raise ConfigurationError(f"key {key!r} of an SE configuration is unknown{did_you_mean(str(key), known)}")
+        raise ConfigurationError(f"key {key!r} of {what} is unknown{did_you_mean(str(key), known)}")
+    for key in sorted(known - data.keys()):
+        raise ConfigurationError(f"key {key!r} of {what} is missing")
 
 
 _KEYS = frozenset({"backbone", "sites", "removed"})

@@ -403,7 +403,8 @@ def _output_host(trace: Trace, name: str) -> str | None:
 
 def _input_host(trace: Trace, name: str) -> str | None:
     """The module whose input hook serves ``name``; ``None`` if there is none."""
-    return _inner(trace, name, last=False)
+    host = _inner(trace, name, last=False)
+    return None if host in trace.named_inputs else host
 
 
 def _inner(trace: Trace, name: str, last: bool) -> str | None:

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from ..errors import ExportError, first_reason
-from ..files import move_into_place
+from ..files import draft_beside, move_into_place
 
 TOLERANCE = 1e-4
 """Largest difference between two outputs that is put down to rounding, relative to the largest output."""
@@ -127,11 +127,11 @@ def _export(model: nn.Module, target: Path, input_size: tuple[int, int, int], fo
         with torch.no_grad():
             network = copy.deepcopy(model).cpu().float().eval()
             program = trace(network, input_size)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
-                written = Path(temporary, target.name)
+            with draft_beside(target) as draft:
+                written = draft / target.name
                 form.write(program, written)
                 compare(network, form.load(written), input_size, form.name)
+                target.parent.mkdir(parents=True, exist_ok=True)
                 # The file that names the others comes last: where it is, they are.
                 for part in sorted(written.parent.iterdir(), key=lambda part: part == written):
                     move_into_place(part, target.with_name(part.name))

@@ -2,16 +2,18 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-import timm
 import torch
+from safetensors.torch import save
 from timm.models._features import FeatureGetterNet  # timm.models leaves it out of its names
 from torch import nn
 
-from ..errors import BackboneError, ConfigurationError
-from .backbones import check_backbone, create_on_meta
-from .config import SEConfig
+from ..errors import ConfigurationError
+from ..files import write_atomically
+from .backbones import create_backbone, create_on_meta
+from .config import PlacedSE, SEConfig
 from .discovery import Place
 from .se_block import create_se_block
 from .sites import Site, find_places, find_places_once
@@ -40,6 +42,14 @@ def attach(model: nn.Module, site: Site, place: Place, block: nn.Module) -> None
         host.register_forward_hook(functools.partial(_scale_output, name))
     else:
         host.register_forward_pre_hook(functools.partial(_scale_input, name))
+
+
+def create_block(placed: PlacedSE) -> nn.Module:
+    """Create the SE block of a configuration, as :func:`se_search.network.se_block.create_se_block` does."""
+    site = placed.site
+    return create_se_block(
+        site.channels, placed.ratio, placed.gate, placed.bias, placed.rounding, site.layout, placed.start
+    )
 
 
 # Hooks find the block by its name on the module they run for: a copy of the network then uses its own block.
@@ -105,11 +115,8 @@ def _insert(model: nn.Module, config: SEConfig, find: Callable[[nn.Module], dict
     for site in config.removed:
         attach(model, site, places[here[site.block, site.position]], nn.Identity())
     for placed in config.placed:
-        site = placed.site
-        block = create_se_block(
-            site.channels, placed.ratio, placed.gate, placed.bias, placed.rounding, site.layout, placed.start
-        )
-        attach(model, site, places[here[site.block, site.position]], block)
+        place = places[here[placed.site.block, placed.site.position]]
+        attach(model, placed.site, place, create_block(placed))
     model.se_config = config  # type: ignore[assignment]  # so that an export knows what was inserted
     return model
 
@@ -136,11 +143,7 @@ def create_model(
         BackboneError: If timm does not know the backbone or its tag.
         ConfigurationError: If a site of the configuration does not exist in it.
     """
-    check_backbone(config.backbone)
-    try:
-        model = timm.create_model(config.backbone, pretrained=pretrained, **timm_kwargs)
-    except RuntimeError as error:
-        raise BackboneError(f"backbone {config.backbone!r} cannot be created by timm: {error}") from error
+    model = create_backbone(config.backbone, pretrained=pretrained, **timm_kwargs)
     if identity_start or (identity_start is None and pretrained):
         config = config.starting_at_identity()
     _insert(model, config, lambda bare: find_places_once(bare, config.backbone, timm_kwargs))
@@ -169,6 +172,19 @@ def whole_state(model: nn.Module) -> dict[str, torch.Tensor]:
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in model.state_dict().items()
     }
+
+
+def write_weights(model: nn.Module, file: Path) -> None:
+    """Write the state of ``model`` as a safetensors file, whole or not at all.
+
+    Args:
+        model: The network.
+        file: The file to replace; its folder exists.
+
+    Raises:
+        OSError: If it cannot be written; safetensors' own writer raises another kind.
+    """
+    write_atomically(file, lambda path: path.write_bytes(save(whole_state(model))))
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import ConfigurationError
-from .backbones import create_on_meta, default_input_size, network_options
+from .backbones import copy_on_meta, create_on_meta, default_input_size, network_options
 from .config import SEConfig
 from .discovery import Place
 from .insertion import attach, count_parameters, create_model_on_meta
@@ -107,19 +107,16 @@ def count_flops(model: nn.Module, input_size: tuple[int, int, int] | None = None
     for each element read, so that squeeze and scale are not free.
 
     Args:
-        model: A network on any device; it runs once in evaluation mode.
+        model: A network, of which a copy without weights runs once.
         input_size: ``(channels, height, width)``; timm's own size by default.
     """
     return sum(_count_by_module(model, input_size)["Global"].values()) // 2
 
 
 def _count_by_module(model: nn.Module, input_size: tuple[int, int, int] | None) -> dict[str, dict[Any, int]]:
-    device = next(model.parameters()).device
-    training = model.training
     counter = FlopCounterMode(display=False, custom_mapping=_ELEMENTWISE)
     with torch.no_grad(), counter:
-        model.eval()(torch.zeros(1, *(input_size or default_input_size(model)), device=device))
-    model.train(training)
+        copy_on_meta(model)(torch.empty(1, *(input_size or default_input_size(model)), device="meta"))
     return counter.get_flop_counts()
 
 
@@ -151,7 +148,16 @@ def added_flops(config: SEConfig, input_size: tuple[int, int, int] | None = None
 
 
 def flops_overhead(config: SEConfig, input_size: tuple[int, int, int] | None = None) -> float:
-    """Return the multiply-additions that SE blocks add as a part of the backbone's: 0.01 is 1 %."""
+    """Return the multiply-additions that SE blocks add as a part of the backbone's: 0.01 is 1 %.
+
+    Args:
+        config: A configuration.
+        input_size: As for :func:`count_flops`.
+
+    Raises:
+        BackboneError: If timm does not know the backbone.
+        ConfigurationError: If a site does not exist in it.
+    """
     return added_flops(config, input_size) / _backbone_flops(config.backbone, input_size)
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .backbones import default_input_size
 from .config import SEConfig
 from .insertion import create_model_on_meta
 from .overhead import count_flops, parameter_overhead
@@ -91,7 +90,7 @@ def count_figure(figure: PaperFigure) -> CountedFigure:
         figure,
         (overhead.backbone + overhead.formula) / _MILLION,
         (overhead.backbone + overhead.counted) / _MILLION,
-        count_flops(model, default_input_size(model)) / _GIGA,
+        count_flops(model) / _GIGA,
     )
 
 

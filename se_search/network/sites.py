@@ -10,16 +10,16 @@ import torch
 from timm.utils import reparameterize_model
 from torch import nn
 
-from ..errors import BackboneError, ConfigurationError, first_reason
+from ..errors import BackboneError, ConfigurationError, did_you_mean, first_reason
 from ..words import by
 from .backbones import copy_on_meta, create_on_meta, default_input_size
-from .discovery import Found, Place, discover, name_blocks, stream_of
+from .discovery import POSITIONS, Found, Place, discover, name_blocks, stream_of
 from .tracing import EmptySlot, Trace
 
 _BRANCH_SLOT, _SHORTCUT_SLOT = "se", "downsample"
 """Attributes in which timm's blocks keep an optional layer, ``None`` without one."""
 
-_DEFAULT_POSITIONS = ("existing", "standard", "post", "pre")
+_DEFAULT_POSITIONS = ("existing", "standard", "post", "pre", "identity", "3x3")
 
 
 @dataclass(frozen=True, order=True)
@@ -118,9 +118,25 @@ def find_sites(
         position: Return the sites of this position only, one of :data:`se_search.network.discovery.POSITIONS`.
 
     Raises:
-        BackboneError: If the name is unknown, the network cannot be traced, or it has no such place.
+        BackboneError: If the name is unknown, the network cannot be traced, or it has no place at all.
+        ConfigurationError: If the position is unknown. For one that the backbone does not offer nothing is returned.
     """
+    if position is not None:
+        check_position(position)
     return tuple(site for site in find_places(backbone, input_size) if position in (None, site.position))
+
+
+def check_position(position: str) -> str:
+    """Return ``position`` if it is one of :data:`se_search.network.discovery.POSITIONS`.
+
+    Raises:
+        ConfigurationError: If it is anything else.
+    """
+    if position not in POSITIONS:
+        raise ConfigurationError(
+            f"position {position!r} is unknown: choose one of {', '.join(POSITIONS)}{did_you_mean(position, POSITIONS)}"
+        )
+    return position
 
 
 def default_position(backbone: str) -> str:

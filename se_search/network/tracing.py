@@ -173,6 +173,7 @@ class Trace(TorchFunctionMode):
         shapes: Shape of every tensor, by its identity.
         additions: Residual additions, in forward order.
         returned_one: Modules that returned one tensor.
+        named_inputs: Modules whose first tensor was given by its name, which a hook on their input does not see.
         reads_stream: Modules that were given the stream of the block around them.
         merged: Modules that go when timm merges layers for inference.
         channel_axis: For tensors that a layer with known layout has read or written, the dimension of the channels.
@@ -188,6 +189,7 @@ class Trace(TorchFunctionMode):
         self.shapes: dict[int, tuple[int, ...]] = {}
         self.additions: list[Addition] = []
         self.returned_one: set[str] = set()
+        self.named_inputs: set[str] = set()
         self.reads_stream: set[str] = set()
         self.merged: set[str] = set()
         self.channel_axis: dict[int, int] = {}
@@ -250,6 +252,8 @@ class Trace(TorchFunctionMode):
             self._stack.append(Frame(name, passed, {(*made, 0) for made in given}))
             if tensors:
                 self._learn_layout(module, tensors[0])
+            if not args or not isinstance(args[0], torch.Tensor):
+                self.named_inputs.add(name)
 
         return hook
 
@@ -318,7 +322,7 @@ class Trace(TorchFunctionMode):
             if contents.get(id(tensor)) == tensor._version:
                 continue  # handed back as it was, as by `contiguous` or `float` where nothing is to do
             shape = tuple(tensor.shape)
-            order = _order(name, args, len(shape))
+            order = _order(name, args, kwargs or {}, len(shape))
             self._versions[id(tensor)] += 1
             self.steps[self._now(tensor)] = Step(name, inputs, frame.name)
             node = frame.node(self._now(tensor))
@@ -386,13 +390,14 @@ def _tensors(value: object) -> Iterator[torch.Tensor]:
         yield from itertools.chain.from_iterable(map(_tensors, value))
 
 
-def _order(name: str, args: tuple[Any, ...], rank: int) -> tuple[int, ...] | None:
+def _order(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], rank: int) -> tuple[int, ...] | None:
+    given = (*args[1:], *(kwargs[key] for key in ("dims", "dim0", "dim1") if key in kwargs))
     if name == "permute":
-        given = args[1] if len(args) == 2 and isinstance(args[1], (tuple, list)) else args[1:]
-        return tuple(dim % rank for dim in given)
-    if name == "transpose" and len(args) == 3:
+        dims = given[0] if isinstance(given[0], (tuple, list)) else given
+        return tuple(dim % rank for dim in dims)
+    if name == "transpose":
         order = list(range(rank))
-        first, second = args[1] % rank, args[2] % rank
+        first, second = (dim % rank for dim in given)
         order[first], order[second] = second, first
         return tuple(order)
     return None

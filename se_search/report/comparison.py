@@ -1,11 +1,15 @@
 """Several runs in one page: their fronts over each other, hypervolumes, and the ratios of these."""
 
 import math
+import os
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
 
+from ..errors import RunFolderError
+from ..files import write_text
 from ..search.comparison import ComparedRun, Comparison
 from ..words import counted
 from .groups import connect_front
@@ -174,3 +178,23 @@ def _row(one: ComparedRun) -> dict[str, Any]:
         "verdict": verdict(one),
         "best": best.iloc[0].to_dict() if len(best) else None,
     }
+
+
+def write_comparison(comparison: Comparison, to: str | os.PathLike[str] = "comparison.html") -> Path:
+    """Write the page that shows runs beside each other.
+
+    Args:
+        comparison: From :func:`se_search.compare_runs`.
+        to: The file; new or an earlier such page.
+
+    Raises:
+        RunFolderError: If the file is another one or cannot be written.
+    """
+    file = Path(to)
+    try:
+        if file.exists() and MARK not in file.read_text(encoding="utf-8", errors="replace"):
+            raise RunFolderError(f"{file} exists and is no comparison of runs: choose another file with --to")
+        write_text(file, render_comparison(comparison))
+    except OSError as error:
+        raise RunFolderError(f"{file} cannot be written ({error.strerror}): choose another with --to") from error
+    return file

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from safetensors.torch import save_file
 from torch import nn
 
 from ..errors import DefinitionError, EvaluationError, RunFolderError
@@ -14,9 +13,9 @@ from ..evaluation.evaluator import evaluate_network
 from ..evaluation.image_data import ImageData
 from ..evaluation.stand_alone import Finetune, Scratch
 from ..evaluation.training import load_weights
-from ..files import write_atomically, write_text
+from ..files import write_text
 from ..network.config import SEConfig
-from ..network.insertion import whole_state
+from ..network.insertion import write_weights
 from ..progress import progress_bar, say
 from ..words import counted
 from .definitions import StudyDefinition
@@ -25,7 +24,7 @@ from .record import note_data, note_unreadable
 from .results import front_of, pack, pack_losses, pick_trials, quality_of, trials_table, with_measured_latency
 from .run_folder import load_trials, open_folder, read_definition
 from .space import SearchSpace
-from .verified import VERIFICATION, result_file, verified_epochs, weights_file
+from .verified import VERIFICATION, result_file, weights_file
 
 
 def run_verification(folder: Path, members: str = "front", seeds: int = 3, epochs: int | None = None) -> None:
@@ -84,24 +83,22 @@ def run_verification(folder: Path, members: str = "front", seeds: int = 3, epoch
             note_unreadable(optuna_study, data.unreadable)
 
 
-def load_verified(folder: Path, config: SEConfig) -> tuple[nn.Module, ImageData]:
-    """Load the network of ``config`` as its longest verification trained it with the first seed, and the data.
+def load_verified(folder: Path, config: SEConfig, epochs: int) -> tuple[nn.Module, ImageData]:
+    """Load the network of ``config`` as verification trained it with the first seed, and the data.
 
     Args:
         folder: A run folder.
         config: A configuration that was verified.
+        epochs: Epochs of that verification.
 
     Raises:
-        RunFolderError: If it was not verified, or its weights are damaged.
+        RunFolderError: If its weights are missing or damaged.
     """
     study = read_definition(folder)
-    epochs = verified_epochs(folder, config)
-    if not epochs:
-        raise RunFolderError(f"{config.id} of {folder} has not been verified: se-search verify does that")
     data = study_data(study)
-    trainer = _trainer(study, data, folder, epochs[-1])
+    trainer = _trainer(study, data, folder, epochs)
     network = trainer.start(config, trainer.recipe.seed)
-    load_weights(network, weights_file(folder, config, epochs[-1]), "verify it again")
+    load_weights(network, weights_file(folder, config, epochs), "verify it again")
     return network.eval(), data
 
 
@@ -152,7 +149,7 @@ def _verify(folder: Path, trainer: Scratch, name: str, config: SEConfig, seed: i
     evaluation = evaluate_network(network, trainer.data.test, recipe.batch, trainer.device, recipe)
     weights = weights_file(folder, config, recipe.epochs)
     if not weights.exists():
-        write_atomically(weights, lambda path: save_file(whole_state(network), path))
+        write_weights(network, weights)
     content = {
         "config": config.id,
         "seed": seed,

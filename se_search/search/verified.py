@@ -54,12 +54,6 @@ def weights_file(folder: Path, config: SEConfig, epochs: int) -> Path:
     return folder / VERIFICATION / f"{config.id}-epochs{epochs}.safetensors"
 
 
-def verified_epochs(folder: Path, config: SEConfig) -> list[int]:
-    """Lengths of the schedules with which a configuration was verified and whose weights are kept, ascending."""
-    files = (folder / VERIFICATION).glob(f"{config.id}-epochs*.safetensors")
-    return sorted(int(file.stem.rpartition("-epochs")[2]) for file in files)
-
-
 @dataclass(frozen=True)
 class _Result:
     correct: npt.NDArray[np.bool_]

@@ -15,7 +15,7 @@ import yaml
 from conftest import TINY_STUDY
 from typer.testing import CliRunner
 
-from se_search import api, load_run
+from se_search import load_run
 from se_search.api import follow_run
 from se_search.cli import app
 from se_search.errors import DefinitionError, RunFolderError
@@ -214,7 +214,7 @@ def test_a_run_that_disappears_is_waited_for_again(directory, monkeypatch, capsy
         if next(pauses) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(api, "read_results", vanish)
+    monkeypatch.setattr("se_search.api.live.read_results", vanish)
     monkeypatch.setattr(time, "sleep", sleep)
     with pytest.raises(KeyboardInterrupt):
         follow_run("run")

@@ -9,7 +9,8 @@ from markdown_it import MarkdownIt
 from networks_to_export import network
 
 from se_search import PlacedSE, SEConfig, create_model, export_timm, find_sites
-from se_search.export.card import Origin, Result, draw_configuration, escape_code, escape_text, origin_of_trial
+from se_search.api.origin import origin_of_trial
+from se_search.export.card import Origin, Result, draw_configuration, escape_code, escape_text
 from se_search.search.record import read_results
 
 NASTY = [

@@ -33,7 +33,7 @@ def existing(backbone):
 )
 def test_timms_own_architecture_is_found_where_there_is_one(config, twin):
     model = create_model(config(), num_classes=5)
-    assert find_twin(model, config(), SIZE) == twin
+    assert find_twin(model, config().backbone, SIZE) == twin
 
 
 @pytest.mark.parametrize("gate", ["relu", "tanh", "hard_sigmoid"])
@@ -45,18 +45,18 @@ def test_other_gates_are_told_apart_although_the_weights_hide_them(gate):
     twin.load_state_dict(model.state_dict())
     images = torch.randn(1, *SIZE)
     assert torch.equal(model(images), twin(images))
-    assert find_twin(model, config, SIZE) is None
+    assert find_twin(model, config.backbone, SIZE) is None
 
 
 def test_an_identity_start_is_not_timms_own():
     config = SEConfig.uniform("resnet18", 16).starting_at_identity()
-    assert find_twin(create_model(config), config, SIZE) is None
+    assert find_twin(create_model(config), config.backbone, SIZE) is None
 
 
 def test_looking_for_a_twin_changes_nothing():
     config = SEConfig.uniform("resnet18", 16)
     model = network(config).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    find_twin(model, config, SIZE)
+    find_twin(model, config.backbone, SIZE)
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
 
-from se_search.api import describe_front, describe_verified
+from se_search.report.tables import describe_front, describe_verified
 from se_search.report.text import escape_markdown, render_markdown
 from se_search.search.record import read_results
 

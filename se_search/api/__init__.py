@@ -1,0 +1,25 @@
+"""The Python calls behind the command line."""
+
+from ..export.exporters import exporters
+from ..network.configurations import configurations, load_config
+from ..report.comparison import write_comparison
+from .excitation import Excitation, analyze_excitation
+from .live import follow_run
+from .run import Run, load_run
+from .start import search, spaces, studies, work
+
+__all__ = [
+    "Excitation",
+    "Run",
+    "analyze_excitation",
+    "configurations",
+    "exporters",
+    "follow_run",
+    "load_config",
+    "load_run",
+    "search",
+    "spaces",
+    "studies",
+    "work",
+    "write_comparison",
+]

@@ -1,0 +1,256 @@
+"""The analysis of excitation of any network: of a run, of an exported folder, of timm, or given."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any, Literal
+
+import timm
+from torch import nn
+
+from ..errors import (
+    ConfigurationError,
+    DataError,
+    RunFolderError,
+    did_you_mean,
+)
+from ..evaluation.data import EMBEDDED, load_data
+from ..evaluation.excitation import SHOWN_CHANNELS, analyze_gates
+from ..evaluation.image_data import ImageData
+from ..evaluation.stand_alone import check_pretrained, load_pretrained
+from ..evaluation.training import TrainingRecipe
+from ..export.timm_folder import load_exported
+from ..files import write_text
+from ..network.backbones import default_input_size, network_options
+from ..network.config import SEConfig
+from ..progress import progress_bar
+from ..report.excitation_page import render_excitation
+from ..search.evaluators import training_recipe
+from ..search.excitation import ANALYSIS_FILE, EXCITATION, PAGE_FILE, analysis_folder
+from ..search.run_folder import (
+    STUDY_FILE,
+    read_definition,
+)
+from ..words import by
+from .run import Run, load_run
+
+
+@dataclass(frozen=True)
+class Excitation:
+    """An analysis of the role of excitation that was written.
+
+    Attributes:
+        folder: Where ``excitation.json`` and the page ``excitation.html`` are.
+        analysis: The content of ``excitation.json``.
+    """
+
+    folder: Path
+    analysis: dict[str, Any] = field(repr=False)
+
+    @property
+    def page(self) -> Path:
+        """The page."""
+        return self.folder / PAGE_FILE
+
+
+def analyze_excitation(
+    model: str | os.PathLike[str] | Run | nn.Module,
+    data: str | ImageData | None = None,
+    *,
+    pick: str | None = None,
+    trial: int | None = None,
+    verified: bool = False,
+    pretrained: str | None = None,
+    classes: Sequence[str | int] | None = None,
+    channels: int = SHOWN_CHANNELS,
+    images: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    to: str | os.PathLike[str] | None = None,
+) -> Excitation:
+    """Analyse what the SE blocks of a trained network do; what ``se-search excitation`` calls.
+
+    A member of a run with the weights that the search evaluated is analysed on the run's validation images, everything
+    else on the test images.
+
+    Args:
+        model: A run folder, an exported folder, a timm architecture name, or a network.
+        data: Images of the network's classes, as a study names them; by default those of the run.
+        pick: Of a run, as in :meth:`Run.config`, ``"knee"`` by default.
+        trial: Of a run, as in :meth:`Run.config`.
+        verified: Of a run, take the weights of the longest verification instead of the search's.
+        pretrained: Weights of a timm architecture: ``"timm"``, ``"local-dir:FOLDER"`` or the path of a checkpoint.
+        classes: Names or indices of the classes to show; by default four that differ most.
+        channels: Channels of each block to show.
+        images: Images to analyse, drawn at random; by default all.
+        seed: Fixes what is drawn.
+        device: A torch device.
+        to: Folder to write; by default ``excitation/trial-N`` in the run folder, or else ``excitation/NAME`` in the
+            current one, for other data than the run's own ``excitation/RUN-trial-N-DATA``.
+
+    Raises:
+        SeSearchError: If something given is wrong or the network has no SE block; nothing is written then.
+    """
+    found = _find_network(model, data, pick, trial, verified, pretrained)
+    target = Path(to) if to is not None else found.folder
+    with _made(target):
+        analysis = analyze_gates(
+            found.network,
+            found.data,
+            found.split,
+            classes=classes,
+            channels=channels,
+            images=images,
+            seed=seed,
+            device=device,
+            recipe=found.recipe,
+            progress_bar=progress_bar,
+        )
+        analysis |= {"model": found.name, "backbone": found.backbone or analysis["backbone"], "source": found.source}
+        # All that takes time comes before the first file, so that an interruption leaves no half of a result.
+        text, page = json.dumps(analysis, indent=2, allow_nan=False), render_excitation(analysis)
+        try:
+            write_text(target / ANALYSIS_FILE, text)
+            write_text(target / PAGE_FILE, page)
+        except OSError as error:
+            raise _not_written(target, error) from error
+    return Excitation(target, analysis)
+
+
+@contextmanager
+def _made(target: Path) -> Iterator[None]:
+    """Make a folder that can be written to; what was made goes again where the body fails before it writes."""
+    if any(parent.exists() and not parent.is_dir() for parent in (target, *target.parents)):
+        raise RunFolderError(f"{target} is not a folder: choose another with --to")
+    new = [folder for folder in (target, *target.parents) if not folder.exists()]
+    try:
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=target).close()
+        except OSError as error:
+            raise _not_written(target, error) from error
+        yield
+    except BaseException:
+        with suppress(OSError):  # one that holds something by now stays
+            for folder in new:
+                folder.rmdir()
+        raise
+
+
+def _not_written(target: Path, error: OSError) -> RunFolderError:
+    return RunFolderError(f"{target} cannot be written ({error.strerror}): choose another folder with --to")
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A network to analyse, and what is known of it.
+
+    Attributes:
+        network: The network.
+        data: Images of its classes.
+        split: Those that it was not trained on.
+        name: What it is called.
+        source: Where it is from.
+        folder: Where its analysis goes if nothing else is said.
+        backbone: Its timm architecture, where that is known.
+        recipe: How it is evaluated, where that is known.
+    """
+
+    network: nn.Module
+    data: ImageData
+    split: Literal["validation", "test"]
+    name: str
+    source: str
+    folder: Path
+    backbone: str | None = None
+    recipe: TrainingRecipe | None = None
+
+
+def _find_network(
+    model: str | os.PathLike[str] | Run | nn.Module,
+    data: str | ImageData | None,
+    pick: str | None,
+    trial: int | None,
+    verified: bool,
+    pretrained: str | None,
+) -> _Network:
+    if not isinstance(model, Run | nn.Module) and (Path(model) / STUDY_FILE).is_file():
+        model = load_run(model)
+    called = type(model).__name__ if isinstance(model, nn.Module) else str(getattr(model, "folder", model))
+    if pretrained is not None and (isinstance(model, Run | nn.Module) or Path(model).is_dir()):
+        raise ConfigurationError(
+            f"--pretrained gives weights to an architecture of timm, and {called} has its own: leave it out"
+        )
+    if isinstance(model, Run):
+        return _member(model, data, pick or "knee", trial, verified)
+    for option, given in (("--pick", pick is not None), ("--trial", trial is not None), ("--verified", verified)):
+        if given:
+            raise ConfigurationError(f"{option} chooses from a run, and {called} is none: leave it out")
+    if isinstance(model, nn.Module):
+        kind = type(model).__name__
+        size = default_input_size(model)[1]
+        return _Network(model, _images(data, kind, size), "test", kind, f"a {kind}", Path(EXCITATION) / kind)
+    if Path(model).is_dir():
+        return _exported(Path(model), data)
+    return _architecture(os.fspath(model), data, pretrained)
+
+
+def _exported(folder: Path, data: str | ImageData | None) -> _Network:
+    network = load_exported(folder)
+    config = getattr(network, "se_config", None)
+    published: Any = network.pretrained_cfg
+    backbone = config.backbone if isinstance(config, SEConfig) else str(published["architecture"])
+    taken = default_input_size(network)
+    images = _images(data, backbone, taken[1])
+    if images.input_size != taken:
+        raise DataError(f"{folder} takes images of {by(taken)} and {images.name} has {by(images.input_size)}")
+    called = folder.resolve().name
+    return _Network(network, images, "test", called, f"exported folder {called}", Path(EXCITATION) / called, backbone)
+
+
+def _architecture(name: str, data: str | ImageData | None, pretrained: str | None) -> _Network:
+    if not timm.is_model(name):
+        raise ConfigurationError(
+            f"model {name!r} is neither a run folder nor an exported folder nor an architecture of timm"
+            f"{did_you_mean(name, timm.list_models())}"
+        )
+    if pretrained is None:
+        raise ConfigurationError(f"{name} has no weights yet: give --pretrained timm, local-dir:FOLDER or a checkpoint")
+    check_pretrained(pretrained)
+    images = _images(data, name, None)
+    network = load_pretrained(name, pretrained, network_options(name, images.input_size))
+    source = f"timm's {name}, weights {pretrained}"
+    return _Network(network, images, "test", name, source, Path(EXCITATION) / name, name)
+
+
+def _member(run: Run, data: str | ImageData | None, pick: str, trial: int | None, verified: bool) -> _Network:
+    number, _ = run.config(pick, trial)
+    network, images = run.load(trial=number, verified=verified)
+    study = read_definition(run.folder)
+    name, folder = run.folder.resolve().name, analysis_folder(run.folder, number, verified)
+    own = data is None or data == study.data
+    if not own:
+        images = _images(data, study.backbone, study.image_size)
+        folder = Path(EXCITATION) / f"{name}-{folder.name}-{Path(images.name).resolve().name}"
+    return _Network(
+        network,
+        images,
+        "validation" if own and not verified else "test",
+        f"{name}, trial {number}{', verified' if verified else ''}",
+        f"trial {number} of run {name}, weights of {'its verification' if verified else 'the search'}",
+        folder,
+        study.backbone,
+        training_recipe(study),
+    )
+
+
+def _images(data: str | ImageData | None, backbone: str, size: int | None) -> ImageData:
+    if data is None:
+        raise DataError("--data is missing: name the images of the network's classes, such as digits or a folder")
+    if isinstance(data, ImageData):
+        return data
+    return load_data(data, backbone, None if data in EMBEDDED else size)

@@ -1,0 +1,90 @@
+"""Where the weights of a found network come from, as its model card says it."""
+
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from ..evaluation.image_files import PREFIXES
+from ..export.card import Origin, Result
+from ..words import by, counted
+
+
+def published_name(data: str) -> str:
+    """Return the name of a study's data without the path of a machine: a card may be read by everybody.
+
+    ``"/home/me/pets"`` is ``"pets"``, ``"wds//home/me/pets"`` is ``"wds/pets"``, and ``"hfds/me/pets"`` stays.
+    """
+    prefix = next((prefix for prefix in PREFIXES if data.startswith(prefix)), "")
+    path = PurePath(data.removeprefix(prefix))
+    return prefix + path.name if path.is_absolute() else data
+
+
+def origin_of_trial(trial: Mapping[Any, Any], run: Mapping[str, Any], verified: bool = False) -> Origin:
+    """Return the origin of a trial's weights.
+
+    Args:
+        trial: Its row, in the columns of ``trials.csv``.
+        run: The description of the run, as in ``run.json``.
+        verified: Whether the weights are those of its verification, instead of those that the search evaluated.
+    """
+    data, latency = run["data"] | {"name": published_name(run["data"]["name"])}, run["latency"]
+    prefix = "verified_" if verified else ""
+    judged = f"{data['test']} test images" if verified else f"{data['validation']} validation images"
+    if verified:
+        images = (
+            f"{judged} of {data['name']} that neither training nor the search saw, 95 % interval; mean over "
+            f"{counted(int(trial['verified_seeds']), 'training seed')}, of which the first gave these weights"
+        )
+    else:
+        images = (
+            f"{judged} of {data['name']} that no training step saw, 95 % interval; the "
+            "search compared configurations on them: this ranks configurations and does not tell what one reaches when "
+            "it is trained on its own"
+        )
+    size = by(latency["size"])
+    if trial["latency_stopped"] == "model":
+        how = (
+            f"predicted by an additive model of {run['latency_learned_from']} measured configurations, 95 % prediction "
+            "interval"
+        )
+    else:
+        how = f"{counted(int(trial['latency_pairs']), 'pair')} of calls, 95 % interval"
+    timed = f"time over that of the bare backbone, {how}; {latency['description']}"
+    return Origin(
+        _say_weights(data, run["evaluator"], int(trial["verified_epochs"]) if verified else None),
+        results=(
+            Result("accuracy", _interval(trial, f"{prefix}accuracy", "{:.2%}"), images),
+            Result("log-loss", _interval(trial, f"{prefix}log_loss", "{:.4f}"), f"the same {judged}"),
+            Result("latency ratio", _interval(trial, "latency", "{:.3f}", "latency_ratio"), timed),
+            Result("multiply-additions", f"{trial['flops_overhead']:+.2%}", f"counted at {size}, over the backbone's"),
+        ),
+    )
+
+
+def _say_weights(data: Mapping[str, Any], evaluator: Mapping[str, Any], verified_epochs: int | None) -> str:
+    name = evaluator["name"]
+    epochs = verified_epochs or evaluator["epochs"]
+    if verified_epochs and name != "finetune":
+        name = "scratch"
+    if name not in ("supernet", "finetune", "scratch"):
+        return f"Those that the evaluator {name} made on {data['name']}; it knows how."
+    seen = f"saw {data['train']} training images of {data['name']} for {counted(epochs, 'epoch')}"
+    if name == "supernet":
+        return (
+            "A slice of the search's weight-sharing network, not trained on their own. That network started from "
+            f"random weights, not from published ones, and {seen}; normalisation statistics were estimated anew for "
+            "this slice."
+        )
+    if name == "scratch":
+        return f"Trained by themselves: the network started from random weights and {seen} (the first seed's)."
+    start = "a backbone that was trained on the same images before"
+    if evaluator["pretrained"] == "timm":
+        start = "the weights of the backbone that timm publishes, whose licence applies"
+    elif evaluator["pretrained"]:
+        start = "weights of the backbone that the user gave, whose licence applies"
+    return f"Trained by themselves: the network started from {start}, with SE blocks without an effect, and {seen}."
+
+
+def _interval(trial: Mapping[Any, Any], name: str, form: str, value: str | None = None) -> str:
+    low, high = (form.format(trial[f"{name}_{end}"]) for end in ("low", "high"))
+    return f"{form.format(trial[value or name])} [{low}, {high}]"

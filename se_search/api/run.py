@@ -1,0 +1,311 @@
+"""A run folder: what a search has found in it, and what is made of that."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from torch import nn
+
+from ..errors import (
+    DefinitionError,
+    RunFolderError,
+)
+from ..evaluation.image_data import ImageData
+from ..export.exporters import find_exporter
+from ..export.timm_folder import Exported, check_target, export_timm
+from ..files import write_text
+from ..network.config import SEConfig
+from ..report.figures import report_figures
+from ..report.images import write_images
+from ..report.page import render_report
+from ..report.tables import describe_front, describe_verified
+from ..report.text import render_markdown
+from ..search.evaluators import EvaluatorFactory
+from ..search.loop import load_network
+from ..search.record import read_results, write_results
+from ..search.results import PICKS, front_of
+from ..search.run_folder import (
+    PARETO_FILE,
+    REPORT_FILE,
+    TRIALS_FILE,
+    read_definition,
+)
+from ..search.verification import load_verified, run_verification
+from ..words import counted
+from .origin import origin_of_trial, published_name
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder: what a search has found in it. In a notebook it shows its front.
+
+    Attributes:
+        folder: The run folder.
+        evaluator: Creates the run's evaluator, where that was given from Python; what exports load weights with.
+    """
+
+    folder: Path
+    evaluator: EvaluatorFactory | None = field(default=None, repr=False)
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """One row for each trial, as in ``trials.csv``."""
+        return read_results(self.folder)[0]
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """The trials on the Pareto front, from the smallest network to the largest."""
+        return front_of(self.trials)
+
+    @property
+    def figures(self) -> dict[str, go.Figure]:
+        """The report's figures by name, as :func:`se_search.report.figures.report_figures` has them."""
+        return report_figures(*read_results(self.folder))
+
+    def figure(self, name: str = "overhead") -> go.Figure:
+        """Return one of :attr:`figures`.
+
+        Raises:
+            RunFolderError: If there is no such figure.
+        """
+        figures = self.figures
+        if name not in figures:
+            raise RunFolderError(f"figure {name!r} is unknown: {self.folder} has {', '.join(figures)}")
+        return figures[name]
+
+    def _repr_html_(self) -> str:
+        table, run = read_results(self.folder)
+        said = "".join(f"<p>{escape(line)}</p>" for line in run["cautions"])
+        front = describe_front(table, run)
+        shown = "" if front.empty else front.to_html(index=False, border=0)
+        report = self.folder / REPORT_FILE
+        where = f"Report: {report}" if report.is_file() else f"No report yet: Run.report() writes {report}"
+        return f"<p>Pareto front of {escape(run['name'])}</p>{shown}{said}<p>{escape(where)}</p>"
+
+    def config(self, pick: str = "knee", trial: int | None = None) -> tuple[int, SEConfig]:
+        """Return the trial number and configuration of a picked member of the front or of any complete trial.
+
+        Args:
+            pick: ``"knee"``, ``"accurate"``, ``"small"`` or ``"fast"``; not used with ``trial``.
+            trial: Number of a complete trial.
+
+        Raises:
+            RunFolderError: If there is no such pick or trial.
+        """
+        row, _ = self._find(pick, trial)
+        return row["number"], SEConfig.from_json(row["config"])
+
+    def _find(self, pick: str, trial: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the row of a trial and the description of the run."""
+        if pick not in PICKS:
+            raise RunFolderError(f"pick {pick!r} is unknown: choose one of {', '.join(PICKS)}")
+        table, run = read_results(self.folder)
+        complete = table[table["state"] == "complete"]
+        if trial is None:
+            picks = run["picks"]
+            if not picks:
+                raise RunFolderError(f"{self.folder} has no complete trial within its limits yet: run the search first")
+            trial = picks[pick]
+        chosen = complete[complete["number"] == trial]
+        if chosen.empty:
+            numbers = ", ".join(map(str, complete["number"])) or "none"
+            raise RunFolderError(f"trial {trial} is not a complete trial of {self.folder}: complete are {numbers}")
+        (row,) = chosen.to_dict("records")
+        return {str(name): value for name, value in row.items()}, run
+
+    def load(self, pick: str = "knee", trial: int | None = None, verified: bool = False) -> tuple[nn.Module, ImageData]:
+        """Load a found network with the weights that the search evaluated, and the run's images.
+
+        Args:
+            pick: As in :meth:`config`.
+            trial: As in :meth:`config`.
+            verified: Take the weights of the longest verification (of its first seed) instead of the search's.
+
+        Returns:
+            The network in evaluation mode and its images.
+
+        Raises:
+            RunFolderError: If there is no such trial, or its weights are missing or damaged.
+        """
+        return self._load(self._find(pick, trial)[0], verified)
+
+    def _load(self, row: dict[str, Any], verified: bool) -> tuple[nn.Module, ImageData]:
+        config = SEConfig.from_json(row["config"])
+        if not verified:
+            return load_network(self.folder, config, self.evaluator)
+        if pd.isna(row["verified_epochs"]):
+            raise RunFolderError(
+                f"trial {row['number']} of {self.folder} has not been verified with the seeds of the network without "
+                "SE: se-search verify does that"
+            )
+        return load_verified(self.folder, config, int(row["verified_epochs"]))
+
+    def export(
+        self,
+        pick: str = "knee",
+        trial: int | None = None,
+        to: str | os.PathLike[str] = "exported",
+        *,
+        verified: bool = False,
+        plain: bool = False,
+        standalone: bool = False,
+        onnx: bool = False,
+        pt2: bool = False,
+        openvino: bool = False,
+        optimized: bool = False,
+        formats: Sequence[str] = (),
+        push_to_hub: str | None = None,
+    ) -> Exported:
+        """Write a found network as a timm folder, with the weights that the search evaluated or verification trained.
+
+        Args:
+            pick: As in :meth:`config`.
+            trial: As in :meth:`config`.
+            to: Folder to write; new, empty or of an earlier export.
+            verified: Take the weights of the longest verification (of its first seed) instead of the search's.
+            plain: Name timm's own architecture that is the same network, so that nothing but timm is needed to load it.
+            standalone: Also write ``model.py``, which builds the network without this package.
+            onnx: Also write ``model.onnx``.
+            pt2: Also write ``model.pt2``, a program of ``torch.export``.
+            openvino: Also write ``model.xml`` with its ``model.bin``.
+            optimized: Write these files of the network as :func:`se_search.optimize_for_inference` rewrites it, and
+                ``model.pt2`` if none is asked for.
+            formats: Also write these export formats of plugins, each into a folder of its name below ``to``.
+            push_to_hub: Also upload the folder to this repository, ``OWNER/NAME``.
+
+        Returns:
+            What was written; its ``trial`` is the number of the exported trial.
+
+        Raises:
+            ExportError: If the network cannot be written as asked, or not be uploaded.
+            RunFolderError: If there is nothing to export or the folder cannot be used.
+        """
+        row, run = self._find(pick, trial)
+        check_target(Path(to))
+        writers = {name: find_exporter(name) for name in formats}
+        model, data = self._load(row, verified)
+        origin = origin_of_trial(row, run, verified)
+        exported = export_timm(
+            model,
+            to,
+            input_size=data.input_size,
+            mean=data.mean,
+            std=data.std,
+            interpolation=data.interpolation,
+            crop_pct=data.crop_pct,
+            crop_mode=data.crop_mode,
+            description=(
+                f"{run['backbone']} with {counted(row['se_blocks'], 'SE block')}, trial {row['number']} of an "
+                f"se-search run on {published_name(data.name)}. {origin.weights}"
+            ),
+            label_names=data.label_names,
+            origin=origin,
+            plain=plain,
+            standalone=standalone,
+            onnx=onnx,
+            pt2=pt2,
+            openvino=openvino,
+            optimized=optimized,
+            writers=writers,
+            push_to_hub=push_to_hub,
+        )
+        return replace(exported, trial=row["number"])
+
+    def verify(self, members: str | int = "front", seeds: int = 3, epochs: int | None = None) -> pd.DataFrame:
+        """Train members of the front by themselves and judge them on the test images; what ``se-search verify`` calls.
+
+        Args:
+            members: ``"front"``, ``"all"`` (every complete trial), or how many members of the front.
+            seeds: Trainings of each network; the network without SE and the uniform r=16 one are among them.
+            epochs: Epochs of each training; by default the study's. Schedules of other lengths that were verified
+                before are kept.
+
+        Returns:
+            The complete trials that have been verified, with their verified values.
+
+        Raises:
+            RunFolderError: If there is nothing to verify or the folder is in use.
+        """
+        run_verification(self.folder, str(members), seeds, epochs)
+        trials, run = self._write_results()
+        self._write(REPORT_FILE, render_report(trials, run))
+        return trials[trials["verified_seeds"].notna()]
+
+    def report(self) -> Path:
+        """Write ``report.html``, ``trials.csv``, ``pareto.csv`` and ``run.json`` anew and return the report's path.
+
+        Raises:
+            RunFolderError: If the folder cannot be read or written.
+        """
+        return self._write(REPORT_FILE, render_report(*self._write_results()))
+
+    def report_as(self, *forms: str) -> tuple[Path, ...]:
+        """Write the report in other forms and return the paths of what was written.
+
+        Args:
+            forms: ``"html"`` (as :meth:`report`), ``"md"`` (``report.md``), ``"csv"`` (``trials.csv`` and
+                ``pareto.csv``) or ``"png"`` (each of :attr:`figures` as ``report-NAME.png``).
+
+        Raises:
+            DefinitionError: If there is no such form, or figures cannot be drawn here.
+            RunFolderError: If the folder cannot be read or written.
+        """
+        for form in forms:
+            if form not in _FORMS:
+                raise DefinitionError(f"the report's format {form!r} is unknown: choose one of {', '.join(_FORMS)}")
+        return tuple(file for form in dict.fromkeys(forms) for file in _FORMS[form](self))
+
+    def _write_markdown(self) -> list[Path]:
+        trials, run = read_results(self.folder)
+        verified = [(schedule, describe_verified(schedule)) for schedule in run["verified"]]
+        return [self._write("report.md", render_markdown(trials, run, describe_front(trials, run), verified))]
+
+    def _write_tables(self) -> list[Path]:
+        self._write_results()
+        return [self.folder / TRIALS_FILE, self.folder / PARETO_FILE]
+
+    def _write_images(self) -> list[Path]:
+        written = {self.folder / f"report-{name}.png": figure for name, figure in self.figures.items()}
+        write_images(written)
+        return list(written)
+
+    def _write_results(self) -> tuple[pd.DataFrame, dict[str, Any]]:
+        try:
+            return write_results(self.folder)
+        except OSError as error:
+            raise RunFolderError(f"{self.folder} cannot be written ({error.strerror})") from error
+
+    def _write(self, name: str, text: str) -> Path:
+        file = self.folder / name
+        try:
+            write_text(file, text)
+        except OSError as error:
+            raise RunFolderError(f"{file} cannot be written ({error.strerror})") from error
+        return file
+
+
+_FORMS: Mapping[str, Callable[[Run], list[Path]]] = {
+    "html": lambda run: [run.report()],
+    "md": Run._write_markdown,
+    "csv": Run._write_tables,
+    "png": Run._write_images,
+}
+
+
+def load_run(path: str | os.PathLike[str], evaluator: EvaluatorFactory | None = None) -> Run:
+    """Open a run folder.
+
+    Args:
+        path: The folder.
+        evaluator: What was given to :func:`search`, where that was a class or function; only exports need it.
+
+    Raises:
+        RunFolderError: If it is none.
+    """
+    read_definition(Path(path))
+    return Run(Path(path), evaluator)

@@ -1,0 +1,42 @@
+"""Figures as pictures."""
+
+import shutil
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import plotly.graph_objects as go
+import plotly.io
+
+from ..errors import DefinitionError, RunFolderError
+from ..files import write_atomically
+
+_IMAGE_WIDTH = 1000
+
+
+def write_images(figures: Mapping[Path, go.Figure]) -> None:
+    """Draw figures as PNG files.
+
+    Args:
+        figures: Figures by the file that each shall be in.
+
+    Raises:
+        DefinitionError: If what draws them is not installed; nothing is written then.
+        RunFolderError: If a file cannot be written.
+    """
+    with TemporaryDirectory() as folder:
+        drawn = [Path(folder, f"{index}.png") for index in range(len(figures))]
+        try:
+            # The page is the ground of its figures; an image needs one of its own.
+            shown = [go.Figure(figure).update_layout(paper_bgcolor="white") for figure in figures.values()]
+            heights = [figure.layout.height for figure in shown]
+            plotly.io.write_images(shown, drawn, width=_IMAGE_WIDTH, height=heights, scale=2)
+        except (RuntimeError, ValueError) as error:  # by Plotly's version; a page of text about package and browser
+            needs = 'the format png needs Chrome or Chromium and the package kaleido: pip install "se-search[png]"'
+            raise DefinitionError(needs) from error
+        for file, image in zip(figures, drawn, strict=True):
+            try:
+                write_atomically(file, partial(shutil.copyfile, image))
+            except OSError as error:
+                raise RunFolderError(f"{file} cannot be written ({error.strerror})") from error

@@ -1,0 +1,229 @@
+"""What commands show on the terminal: their tables and the sentences around them."""
+
+import shlex
+import shutil
+import sys
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.markup import escape
+from rich.table import Column, Table
+
+from .api import Excitation
+from .evaluation.latency import remarks
+from .export.timm_folder import Exported
+from .network.config import SEConfig
+from .network.overhead import backbone_parameters, formula_by_stage
+from .network.paper import CountedFigure
+from .network.sites import find_places, trace_backbone
+from .progress import console, say
+from .report.page import describe_evaluation
+from .report.tables import describe_excitation, describe_front, describe_latency, describe_verified
+from .search.record import read_results
+from .words import counted
+
+
+def show_front(folder: Path) -> None:
+    """Show the Pareto front of a run folder, what is to be known of it, and what can be done next."""
+
+    results, run = read_results(folder)
+    say("")
+    say(f"Pareto front ({run['quality']} estimated by {describe_evaluation(run['evaluator'])}, 95 % intervals):")
+    _print_table(describe_front(results, run))
+    for sentence in (run["gain"], *run["cautions"]):
+        if sentence:
+            say(sentence)
+    failed = int((results["state"] == "failed").sum())
+    if failed:
+        say(f"{failed} trials failed; trials.csv holds their reasons.")
+    if run["data"]["unreadable"]:
+        say(f"{counted(len(run['data']['unreadable']), 'image')} cannot be read, left out; run.json names them.")
+    say(f"Report: {folder / 'report.html'}", to_copy=True)
+    if run["picks"]:
+        verify, export = ["verify", str(folder)], ["export", str(folder), "--pick", "knee", "--to", "exported"]
+        say(f"Next:   {shlex.join([_program(), *verify])}", to_copy=True)
+        say(f"        {shlex.join([_program(), *export])}", to_copy=True)
+
+
+def show_verified(folder: Path) -> None:
+    """Show what verification has found in a run folder."""
+
+    for schedule in read_results(folder)[1]["verified"]:
+        say("")
+        say(
+            f"Trained by themselves for {counted(schedule['epochs'], 'epoch')} with "
+            f"{counted(len(schedule['seeds']), 'seed')}, "
+            f"judged on {schedule['images']} test images (95 % intervals):"
+        )
+        _print_table(describe_verified(schedule))
+        say(schedule["finding"])
+        for sentence in schedule["ranking"]:
+            say(sentence)
+    say(f"Report: {folder / 'report.html'}", to_copy=True)
+
+
+def show_exported(exported: Exported, plain: bool) -> None:
+    """Show what an export has written and how it is loaded.
+
+    Args:
+        exported: What was written.
+        plain: Whether it names timm's own architecture.
+    """
+    say(f"Trial {exported.trial} is in {exported.folder} ({', '.join(exported.files)}); load it with")
+    modules = "timm" if plain else "timm, se_search"
+    code = f"import {modules}; timm.create_model({f'local-dir:{exported.folder}'!r}, pretrained=True)"
+    quoted = shlex.quote(code) if set(code) & _SPECIAL_IN_QUOTES else f'"{code}"'
+    say(f"  python -c {quoted}", to_copy=True)
+    if exported.timm_architecture and not plain:
+        say(f"timm builds this network by itself as {exported.timm_architecture}: with --plain no se_search is needed.")
+    if exported.repository:
+        say(f"Uploaded to {exported.repository}.")
+
+
+def show_excitation(found: Excitation) -> None:
+    """Show what an analysis of excitation has found."""
+    analysis = found.analysis
+    used, blocks = analysis["data"], len(analysis["blocks"])
+    say(f"{analysis['source']} on {used['images']} {used['split']} images of {used['name']} (95 % intervals):")
+    _print_table(describe_excitation(analysis))
+    say(f"Log-loss without: with the block's gates replaced by their means; corrected for {counted(blocks, 'block')}.")
+    for sentence in analysis["cautions"]:
+        say(sentence)
+    for one in analysis["skipped"]:
+        say(f"{one['block']} is left out: {one['reason']}.")
+    for one in analysis["observations"]:
+        say(f"{one['found']}: {one['paper']} {one['evidence']}")
+    say(f"Page: {found.page}", to_copy=True)
+
+
+def show_sites(backbone: str, position: str | None, skipped: bool) -> None:
+    """Show where a backbone can have SE blocks, and what they cost there.
+
+    Args:
+        backbone: A timm architecture name.
+        position: Show this position only.
+        skipped: Also show the places that are left out.
+    """
+    table = Table("stage", "block", "position", "layout", box=None, pad_edge=False)
+    table.add_column("channels", justify="right")
+    table.add_column("2C²/16", justify="right")
+    table.add_column("now", justify="right")
+    places = find_places(backbone)
+    for site, place in places.items():
+        if position in (None, site.position):
+            table.add_row(
+                str(site.stage),
+                site.block,
+                site.position,
+                site.layout,
+                f"{site.channels:,}",
+                f"{2 * site.channels**2 / 16:,.0f}",
+                f"{place.weights:,}, r={2 * site.channels**2 / place.weights:.3g}" if place.weights else "",
+            )
+    console.print(table)
+    parameters = backbone_parameters(backbone)
+    for offered in dict.fromkeys(site.position for site in places):
+        total = sum(formula_by_stage(SEConfig.uniform(backbone, 16, position=offered)).values())
+        number = counted(sum(site.position == offered for site in places), "site")
+        added = f"adds {total:,.0f} to {parameters:,} parameters ({total / parameters:+.2%})"
+        say(f"{offered}: {number}; r=16 at all {added}.")
+    if skipped:
+        _show_skipped(backbone, position)
+
+
+def _show_skipped(backbone: str, position: str | None) -> None:
+    say("")
+    left_out = [one for one in trace_backbone(backbone).skipped if position in (None, one.position)]
+    if not left_out:
+        say("No place is left out.")
+        return
+    reasons = Table("block", "position", "left out, because", box=None, pad_edge=False)
+    for one in left_out:
+        reasons.add_row(one.block, one.position, one.reason)
+    console.print(reasons)
+
+
+def show_latency(measured: pd.DataFrame, target: float, limit: float) -> None:
+    """Show what :func:`se_search.compare_latency` has measured.
+
+    Args:
+        measured: Its table.
+        target: Half-width of the interval that was asked for.
+        limit: Seconds that each measurement might take.
+    """
+    _print_table(describe_latency(measured))
+    for conditions in measured["conditions"].unique():
+        say(f"95 % intervals; {conditions}.")
+    for sentence in remarks(measured, target, limit):
+        say(sentence)
+
+
+def show_paper(figures: Sequence[CountedFigure]) -> None:
+    """Show the SENet paper's tables of costs beside counted costs."""
+    for name in dict.fromkeys(one.figure.table for one in figures):
+        # Two rows of headings and narrow gaps: so the longest name fits into 80 columns.
+        table = Table(
+            "network", title=f"By {name}", title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0)
+        )
+        for heading in ("paper\nM", "2C²/r\nM", "diff.", "counted\nM", "diff.", "paper\nGFLOPs", "counted", "diff."):
+            table.add_column(heading, justify="right")
+        for one in figures:
+            if one.figure.table != name:
+                continue
+            millions, giga_flops = one.figure.millions, one.figure.giga_flops
+            table.add_row(
+                one.figure.name,
+                "" if millions is None else f"{millions:.1f}",
+                f"{one.formula:.2f}",
+                "" if millions is None else f"{one.formula - millions:+.2f}",
+                f"{one.counted:.2f}",
+                "" if millions is None else f"{one.counted - millions:+.2f}",
+                "" if giga_flops is None else f"{giga_flops:.4g}",
+                f"{one.giga_flops:.3f}",
+                "" if giga_flops is None else f"{one.giga_flops / giga_flops - 1:+.1%}",
+            )
+        console.print(table)
+        say("")
+    say("M: parameters in millions, classifier included; counted: with timm's biases and rounding.")
+    say(
+        "GFLOPs: multiply-additions of one image. The paper's ResNets stride in the first 1×1 convolution of a block, "
+        "timm's in the 3×3, which costs more. Why its Inception-ResNet-v2 is cheaper than timm's is not known."
+    )
+
+
+def _print_table(shown: pd.DataFrame) -> None:
+    """Print a table of texts, which may come from a user's file: markup in them is not interpreted.
+
+    Where a line is too short for it, the remarks (the column without a heading) follow below.
+    """
+
+    def table_of(shown: pd.DataFrame, gap: int) -> Table:
+        headings = (Column(heading, overflow="fold") for heading in shown.columns)
+        table = Table(*headings, box=None, pad_edge=False, padding=(0, gap, 0, 0))
+        for row in shown.itertuples(index=False):
+            table.add_row(*map(escape, row))
+        return table
+
+    table = table_of(shown, 2)
+    needed = console.measure(table, options=console.options.update(max_width=sys.maxsize)).maximum
+    if "" not in shown or needed <= console.width:
+        console.print(table)
+        return
+    console.print(table_of(shown.drop(columns=""), 1))
+    heading = shown.columns[0]
+    for name, remark in zip(shown[heading], shown[""], strict=True):
+        if remark:
+            say(f"{heading} {name}: {remark}")
+
+
+def _program() -> str:
+    """How to start this program again: by its name, or by its path where the environment is not activated."""
+    if shutil.which("se-search"):
+        return "se-search"
+    script = Path(sysconfig.get_path("scripts"), "se-search")
+    return str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)
+
+
+_SPECIAL_IN_QUOTES = set('"$`\\!')
