@@ -30,7 +30,7 @@ from .exchange import ARTIFACTS, DEFINITION, SEARCH, SHARED_FILES, State, beatin
 from .excitation import check_priors, priors_from_excitation
 from .fleet import Fleet
 from .fleet_search import FleetSearch, Spread, check_spread
-from .record import note_data, note_unreadable, record_start
+from .record import note_data, note_ended, note_unreadable, record_start
 from .run_folder import STUDY_FILE, RunStudy, check_folder, open_folder, read_definition, storage_url
 from .shared_files import ArtifactStore, open_artifacts, remove_files, share_files
 from .space import SearchSpace
@@ -118,6 +118,7 @@ def run_search(
             else:
                 _search(study, trials, used, measures, latency, size, optuna_study)
             latency.measure_front(optuna_study)
+            note_ended(optuna_study, study)
         finally:
             note_unreadable(optuna_study, data.unreadable)
 

@@ -28,7 +28,6 @@ from .evaluators import training_recipe
 from .excitation import find_analyses
 from .results import (
     FOREIGN,
-    PREDICTED,
     cautions,
     front_of,
     gain_over_none,
@@ -43,6 +42,8 @@ from .run_folder import PARETO_FILE, RUN_FILE, TRIALS_FILE, load_trials, read_de
 from .space import SearchSpace
 from .study_latency import latency_size, learned_latencies
 from .verified import add_verified, read_verified
+
+_ENDED = "ended"  # a study's attribute: the budget with which the search came to its end
 
 
 def record_start(folder: Path, study: StudyDefinition) -> None:
@@ -129,8 +130,7 @@ def _read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
             **{name: sum(epoch["seconds"] for epoch in epochs) for name, epochs in shared.items() if epochs},
             "trials": float(table["seconds"].sum()),
         },
-        "finished": int((table["state"] != "failed").sum()) >= study.budget
-        and not (table["on_front"] & (table["latency_stopped"] == PREDICTED)).any(),
+        "finished": optuna_study.user_attrs.get(_ENDED) == study.budget,
     }
     return table, _read_json(folder / RUN_FILE) | description
 
@@ -168,6 +168,11 @@ def note_unreadable(optuna_study: optuna.Study, images: Iterable[str]) -> None:
     """Add images that could not be read to those that the run has noted."""
     known = optuna_study.user_attrs.get("unreadable_images", [])
     optuna_study.set_user_attr("unreadable_images", sorted({*known, *images}))
+
+
+def note_ended(optuna_study: optuna.Study, study: StudyDefinition) -> None:
+    """Note that a search has done what its budget asks for, or what its space had for it."""
+    optuna_study.set_user_attr(_ENDED, study.budget)
 
 
 def describe_data(data: ImageData) -> dict[str, Any]:
