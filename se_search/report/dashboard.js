@@ -87,6 +87,7 @@ async function copy(text, shown) {
 }
 
 function showInFigure(name, place) {
+  if (!place.data) return; // never drawn: WebGL is off
   if (name === "heat_map") {
     const columns = place.data[0]?.customdata?.[0] ?? [];
     const frames = columns.flatMap((number, index) => (chosen.has(number) ? [{
