@@ -50,6 +50,8 @@ def draw_configuration(config: dict[str, Any], sites: list[dict[str, Any]]) -> l
             cell["kinds"].insert(0, f"r={one['ratio']}, {one['gate']}, {site['position']}")
         elif site["position"] == "existing" and key not in removed:
             cell["kept"] = True
+            if cell["ratio"] is None:
+                cell["position"] = "existing"
             cell["labels"].append("kept")
             cell["kinds"].append("kept as in the backbone")
     drawn = []

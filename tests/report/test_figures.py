@@ -391,6 +391,19 @@ def test_attention_that_is_kept_is_told_apart_from_a_new_block_and_from_none():
     assert [cell["ratio"] for cell in cells] == [None, 8] + [None] * (len(own) - 2)
 
 
+@pytest.mark.parametrize("order", [1, -1], ids=["existing last", "existing first"])
+def test_attention_that_is_kept_stands_where_it_was_and_a_new_block_beside_it_where_that_is(order):
+    own = find_sites("regnety_002", position="existing")
+    post = {site.block: site for site in find_sites("regnety_002", position="post")}
+    sites = [asdict(site) for one in own for site in (post[one.block], one)[::order]]
+    kept = SEConfig("regnety_002")
+    cells = [cell for row in draw_configuration(kept.to_dict(), sites) for cell in row["cells"]]
+    assert [(cell["label"], cell["position"]) for cell in cells] == [("kept", "existing")] * len(own)
+    beside = kept.with_site(post[own[0].block], 16)
+    first = draw_configuration(beside.to_dict(), sites)[0]["cells"][0]
+    assert (first["label"], first["position"]) == ("r=16 post + kept", "post")
+
+
 def test_a_new_block_beside_attention_that_is_kept_is_drawn_and_counted_once():
     definition = SpaceDefinition(
         positions=("existing", "post"), position_per="stage", placement="block", ratios=(2, 16), gates=("sigmoid",)
