@@ -435,10 +435,7 @@ def load_study(name: str, **overrides: Any) -> StudyDefinition:
     Raises:
         DefinitionError: If it does not exist, is malformed or holds an impossible value.
     """
-    data = _read(name, "studies", "study")
-    if isinstance(data, dict) and isinstance(data.get("space"), dict):
-        data = data | {"space": check_definition(SpaceDefinition, data["space"], f"{name}: space")}
-    study = check_definition(StudyDefinition, data, name)
+    study = check_definition(StudyDefinition, _read(name, "studies", "study"), name)
 
     given = {key: value for key, value in overrides.items() if value is not None}
     merged = {key: getattr(study, key) for key in StudyDefinition.model_fields} | given
@@ -494,6 +491,9 @@ def check_definition(kind: type[_D], data: Any, source: str) -> _D:
     """
     if not isinstance(data, dict):
         raise DefinitionError(f"{source} is not a mapping of keys such as {', '.join(kind.model_fields)}")
+    if kind is StudyDefinition and isinstance(data.get("space"), dict):  # the study's errors would be about its name
+        whose = "--space" if source == COMMAND_LINE else f"{source}: space"
+        data = data | {"space": check_definition(SpaceDefinition, data["space"], whose)}
     try:
         return kind.model_validate(data)
     except ValidationError as error:
@@ -502,7 +502,7 @@ def check_definition(kind: type[_D], data: Any, source: str) -> _D:
 
 def _one_sentence(error: ValidationError, kind: type[_Definition], source: str) -> str:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in ("str", "SpaceDefinition", "[key]"))
+    where = ".".join(str(part) for part in first["loc"] if part not in ("str", "[key]"))
     if source == COMMAND_LINE:
         option = where.removesuffix(".name").removesuffix(".source").removeprefix("evaluator.")
         where = f"--{option.replace('latency.', 'latency-').replace('_', '-')}"

@@ -20,7 +20,7 @@ from .run_folder import RunStudy
 from .shared_files import ArtifactStore, fetch_files, remove_files
 from .storage import SharedStudy
 from .study_latency import StudyLatency
-from .trials import MOST_ATTEMPTS, Proposal, Trials, check_same_images, costs_of
+from .trials import MOST_ATTEMPTS, Proposal, Trials, costs_of, difference_of_images
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 _TELL_AGAIN = 60.0
@@ -76,9 +76,10 @@ def check_spread(spread: Spread, study: StudyDefinition, measures: Mapping[str, 
             )
     if not spread.is_needed:
         return
-    if spread.workers > 1 and not hasattr(signal, "SIGSTOP"):
+    if spread.workers > 0 and not hasattr(signal, "SIGSTOP"):
         raise DefinitionError(
-            f"--workers is {spread.workers}: this platform cannot pause them while latency is measured, so it must be 1"
+            f"--workers is {spread.workers}: this platform cannot pause workers while latency is measured, so it must "
+            "be 0 with --storage and 1 without"
         )
     if study.evaluator.name.startswith(FROM_PYTHON) or measures:
         raise DefinitionError(
@@ -141,7 +142,8 @@ class FleetSearch:
         self._device = device
         self._measures_here = device is None or latency.is_on(device)
         self._measuring: str | None = None
-        self._unfit: set[str] = set()
+        self._unfit: set[str] = set()  # to measure latency
+        self._unable: dict[str, str] = {}  # to evaluate, and why
         self._under_way: dict[int, _UnderWay] = {}
         self._waited = 0.0
 
@@ -154,7 +156,7 @@ class FleetSearch:
 
         Raises:
             EvaluationError: If trials or workers fail again and again.
-            RunFolderError: If the folder cannot be written any more.
+            RunFolderError: If the folder cannot be written any more, or no worker reads the images of the run.
         """
         pause, exhausted = _SHORTEST_PAUSE, False
         try:
@@ -164,6 +166,7 @@ class FleetSearch:
                 for done, line in lines:
                     advance(done, line)
                     keep()
+                self._check_that_somebody_is_able()
                 began, exhausted = self._begin(advance) if not exhausted else (False, True)
                 self._assign()
                 if lines or began:
@@ -196,9 +199,10 @@ class FleetSearch:
                 if one.needs == "latency":
                     self._take_latency(one, worker, answer["notes"])
                     continue
+                if not self._saw_the_same_images(worker, answer):
+                    continue
                 self._take_over(answer["files"])
                 note_unreadable(self._optuna_study, answer["unreadable"])
-                check_same_images(answer["notes"], self._optuna_study)
                 over = {TASK: None, ANSWER: None}
                 line = self._trials.complete(one.proposal, one.costs | answer["notes"] | over, answer["stopped"])
             except (EvaluationError, RunFolderError, *FOREIGN) as error:
@@ -216,6 +220,25 @@ class FleetSearch:
         else:
             one.costs |= notes
             one.needs = "accuracy"
+
+    def _saw_the_same_images(self, worker: str, answer: Mapping[str, Any]) -> bool:
+        difference = difference_of_images(answer["notes"], self._optuna_study)
+        if not difference:
+            return True
+        self._unable[worker] = difference
+        say(f"Worker {worker} evaluates nothing any more: {difference}; restore them there and start it again.")
+        if self._artifacts is not None:
+            remove_files(self._artifacts, answer["files"])
+        return False
+
+    def _check_that_somebody_is_able(self) -> None:
+        known = self._fleet.known.keys()
+        if known and known <= self._unable.keys():
+            difference = self._unable[min(known)]
+            raise RunFolderError(
+                f"no worker is left that reads the images of the run: {difference}; restore them as they were, or "
+                "choose another folder with --out"
+            )
 
     def _take_over(self, files: list[dict[str, str]]) -> None:
         """Take over what a worker's evaluator has kept, which is in a folder of its own as that of :class:`Scratch` is.
@@ -298,7 +321,8 @@ class FleetSearch:
         if work == "latency":
             able = [measuring] if measuring else []
         else:
-            able = [worker for worker in self._fleet.known if worker != measuring or len(self._fleet.known) == 1]
+            able = [worker for worker in self._fleet.known if worker not in self._unable]
+            able = [worker for worker in able if worker != measuring or len(able) == 1]
         return [worker for worker in able if worker not in busy]
 
     def _latency_worker(self) -> str | None:

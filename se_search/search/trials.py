@@ -248,20 +248,28 @@ def measured_by(measures: Mapping[str, Measure], config: SEConfig, evaluator: Ev
 
 
 def check_same_images(notes: Mapping[str, Any], optuna_study: RunStudy | SharedStudy) -> None:
-    """Refuse to compare networks on different images: some could be read before and cannot now, or the reverse.
+    """Refuse to compare networks on different images.
 
     Raises:
         RunFolderError: If ``notes``, from :func:`worth_of`, are on others than those of earlier trials.
+    """
+    difference = difference_of_images(notes, optuna_study)
+    if difference:
+        raise RunFolderError(f"{difference}: restore them as they were, or choose another folder with --out")
+
+
+def difference_of_images(notes: Mapping[str, Any], optuna_study: RunStudy | SharedStudy) -> str:
+    """Say in what the images of ``notes`` differ from those of earlier trials: some may be unreadable now, or no more.
+
+    Where they are the first, they are noted as the images of the run.
     """
     now = unpack(notes["correct"]).shape[1]
     before = optuna_study.user_attrs.get("validation_images")
     if before is None:
         optuna_study.set_user_attr("validation_images", now)
-    elif now != before:
-        raise RunFolderError(
-            f"{before} validation images could be read when the run began and {now} can now: restore them as they "
-            "were, or choose another folder with --out"
-        )
+    if before in (None, now):
+        return ""
+    return f"{before} validation images could be read when the run began and {now} can now"
 
 
 def end_unfinished(optuna_study: RunStudy | SharedStudy) -> None:

@@ -27,7 +27,7 @@ from ..evaluation.isolation import time_limit
 from ..evaluation.latency import processor_name
 from ..network.config import SEConfig
 from ..progress import progress_bar, say
-from .definitions import StudyDefinition, check_definition, parse_definition
+from .definitions import COMMAND_LINE, StudyDefinition, check_definition, parse_definition
 from .evaluators import find_evaluator, study_data, use_device
 from .exchange import ANSWER, ARTIFACTS, BEAT, DEFINITION, SEARCH, SHARED_FILES, WORKER, Task, Watch, answer_of, beating
 from .record import describe_data
@@ -157,12 +157,10 @@ def _prepared(study: SharedStudy, options: WorkerOptions) -> Iterator["_Worker"]
     """Load what the search has shared, and give the worker."""
     attributes = study.user_attrs
     definition = parse_definition(str(attributes[DEFINITION]), f"the study of {options.study}")
-    given = {"data": options.data, "data_root": options.data_root, "device": options.device}
+    given = {name: getattr(options, name) for name in ("data", "data_root", "device", "threads")}
     changes = {name: value for name, value in given.items() if value is not None}
-    threads = options.threads or torch.get_num_threads()
-    definition = check_definition(
-        StudyDefinition, definition.model_dump() | changes | {"threads": threads}, f"the study of {options.study}"
-    )
+    here = definition.model_dump() | {"threads": torch.get_num_threads()} | changes
+    definition = check_definition(StudyDefinition, here, COMMAND_LINE)
     use_device(definition)
     data = study_data(definition)
     _check_data(describe_data(data), attributes["data"], renamed=options.data is not None)

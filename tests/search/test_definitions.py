@@ -1,5 +1,7 @@
 """Space and study files: what is read, and what is refused in one sentence."""
 
+import json
+
 import pytest
 import yaml
 
@@ -189,3 +191,19 @@ def test_a_study_comes_back_from_a_storage_and_a_run_folder_as_it_was(value):
     assert parse_definition(study.model_dump_json(), "the storage") == study
     assert parse_definition(write_yaml(study.model_dump(mode="json")), "the folder") == study
     assert read_yaml("[1e, e5, 1e5x, 1.2.3e4, '1e5']", "here") == ["1e", "e5", "1e5x", "1.2.3e4", "1e5"]
+
+
+@pytest.mark.parametrize(
+    ("space", "told"),
+    [
+        ({"placement": "stage", "gates": ["tanh"]}, "ratios is missing"),
+        (SPACE | {"ratio": 4}, "ratio is not a known key; near names: ratios; known are .*"),
+        (SPACE | {"ratios": [0]}, "ratios.0 is 0: .* at least 1"),
+    ],
+)
+def test_a_space_written_out_is_refused_by_its_key(space, told):
+    with pytest.raises(DefinitionError, match=rf"^--space: {told}"):
+        load_study("digits", backbone="resnet18", space=space)
+    stored = json.dumps(load_study("digits", backbone="resnet18").model_dump(mode="json") | {"space": space})
+    with pytest.raises(DefinitionError, match=rf"^the storage: space: {told}"):
+        parse_definition(stored, "the storage")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -19,12 +20,15 @@ from postgresql_server import Server, find_programs
 
 import se_search
 from se_search import SEConfig, load_run
-from se_search.errors import RunFolderError
+from se_search.errors import DefinitionError, RunFolderError
 from se_search.evaluation import latency
 from se_search.evaluation.evaluator import evaluate_network
 from se_search.search import fleet
+from se_search.search.definitions import load_study
+from se_search.search.fleet_search import Spread, check_spread
 from se_search.search.loop import load_network
 from se_search.search.run_folder import load_trials
+from se_search.search.worker import WorkerOptions, _prepared
 
 VALIDATION_IMAGES = 400  # of digits
 QUICK = {"evaluator": "obedient", "latency_limit": 0.01, "sampler": "random", "budget": 8}
@@ -125,6 +129,20 @@ def test_what_workers_began_another_process_alone_goes_on_with(orders, tmp_path)
     assert len(complete(run)) == 5
     assert complete(run)["config_id"].is_unique
     assert str(os.getpid()) in {process for _, process in orders.evaluated()}
+
+
+@pytest.mark.slow
+def test_a_worker_that_reads_other_images_costs_no_configuration(orders, tmp_path, capsys):
+    search(tmp_path / "run", budget=1)
+    orders.lose_an_image()
+    run = search(tmp_path / "run", workers=2, budget=4)
+    assert list(run.trials["state"]) == ["complete"] * 4
+    told = capsys.readouterr().out
+    assert len(re.findall(r"Worker local-\S+ evaluates nothing any more: 400 validation images .* 399 can", told)) == 1
+    orders.lose_an_image("every process")
+    with pytest.raises(RunFolderError, match="no worker is left that reads the images of the run"):
+        search(tmp_path / "run", workers=2, budget=5)
+    assert "failed" not in set(load_run(run.folder).trials["state"])
 
 
 def processes_with(text):
@@ -341,6 +359,32 @@ def stored(server, name):
     finally:
         storage.remove_session()
         storage.engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("spread", "told"),
+    [
+        (Spread(), ""),
+        (Spread(workers=0, storage="journal:study.log"), ""),
+        (Spread(storage="journal:study.log"), "--workers is 1: .* must be 0 with --storage and 1 without"),
+        (Spread(workers=2), "--workers is 2: .* must be 0 with --storage and 1 without"),
+    ],
+)
+def test_workers_that_cannot_be_paused_are_not_started(spread, told, monkeypatch):
+    """As on Windows."""
+    monkeypatch.delattr(signal, "SIGSTOP")
+    refusal = pytest.raises(DefinitionError, match=told) if told else contextlib.nullcontext()
+    with refusal:
+        check_spread(spread, load_study("digits", backbone="test_resnet"), {})
+
+
+@pytest.mark.parametrize(("option", "value", "told"), [("threads", 0, "greater than"), ("device", "tpu", "cpu, cuda")])
+def test_what_a_worker_is_given_is_checked_under_its_own_name(option, value, told):
+    definition = load_study("digits", backbone="test_resnet").model_dump_json()
+    study = SimpleNamespace(user_attrs={"definition": definition})
+    options = WorkerOptions("journal:study.log", "run", **{option: value})
+    with pytest.raises(DefinitionError, match=rf"^--{option} is {value!r}: .*{told}"), _prepared(study, options):
+        pass
 
 
 def test_a_second_search_of_one_study_is_refused(orders, start, journal, tmp_path):
