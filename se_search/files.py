@@ -52,7 +52,7 @@ def draft_beside(target: Path) -> Iterator[Path]:
     Args:
         target: The file or folder that is to be written.
     """
-    beside = next(parent for parent in target.absolute().parents if parent.exists())
+    beside = next(parent for parent in target.absolute().parents if parent.is_dir())
     with tempfile.TemporaryDirectory(dir=beside, prefix=f".{target.name}.") as temporary:
         yield Path(temporary)
 

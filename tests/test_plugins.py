@@ -1,6 +1,7 @@
 """Plugins: packages that add spaces, evaluators, export formats and configurations by entry points."""
 
 import importlib
+import json
 import subprocess
 import sys
 import warnings
@@ -12,11 +13,12 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from se_search import SEConfig, create_model, load_run
+from se_search import SEConfig, create_model, export_timm, load_run
 from se_search.api import configurations, exporters, load_config
 from se_search.cli import app
-from se_search.errors import ConfigurationError, DefinitionError
+from se_search.errors import ConfigurationError, DefinitionError, ExportError, RunFolderError
 from se_search.evaluation.data import load_data
+from se_search.export.exporters import find_exporter
 from se_search.plugins import EXPORTERS, SPACES, find_plugin, find_plugins
 from se_search.search.definitions import SpaceDefinition, load_space
 from se_search.search.evaluators import create_supernet, find_evaluator
@@ -235,6 +237,49 @@ def test_the_command_writes_an_export_format_of_a_plugin(installed, finished_run
     refused = invoke("export", "run", "--format", "nmes")
     assert refused.exit_code == 2
     assert "'nmes' is unknown: installed are names; near names: names" in refused.stderr
+
+
+def test_folders_of_formats_are_recorded_uploaded_and_removed_with_the_next_export(installed, tmp_path, monkeypatch):
+    uploaded = []
+    monkeypatch.setattr("se_search.export.timm_folder.check_upload", lambda repository: None)
+    monkeypatch.setattr("se_search.export.timm_folder.upload", lambda folder, repository, files: uploaded.extend(files))
+    folder, model = tmp_path / "exported", create_model(SEConfig("test_resnet"))
+    written = export_timm(model, folder, writers={"names": find_exporter("names")}, push_to_hub="me/network")
+    assert "names/" in written.files
+    assert "names/*" in uploaded
+    assert "`names/`" in (folder / "README.md").read_text()
+    export_timm(model, folder)
+    assert not (folder / "names").exists()
+    (folder / "mine").mkdir()
+    with pytest.raises(RunFolderError, match=r"holds other files \(mine\)"):
+        export_timm(model, folder)
+
+
+def test_a_record_that_names_folders_elsewhere_removes_nothing(installed, tmp_path):
+    folder, model = tmp_path / "exported", create_model(SEConfig("test_resnet"))
+    export_timm(model, folder)
+    (tmp_path / "mine").mkdir()
+    config = json.loads((folder / "config.json").read_text())
+    config["se_search"]["formats"] = ["../mine", str(tmp_path / "mine"), "..", ".", "", 5]
+    (folder / "config.json").write_text(json.dumps(config))
+    export_timm(model, folder)
+    assert (tmp_path / "mine").is_dir()
+    assert (folder / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"), [(KeyError("x"), "KeyError: 'x'"), (FileNotFoundError(2, "no such file", "y"), "no such file")]
+)
+def test_an_export_format_that_fails_is_named_and_nothing_is_written(installed, tmp_path, monkeypatch, raised, told):
+    def fail(model, folder, input_size):
+        raise raised
+
+    importlib.import_module("example_plugin")
+    monkeypatch.setattr("example_plugin.write_names", fail)
+    with pytest.raises(ExportError) as refusal:
+        export_timm(create_model(SEConfig("test_resnet")), tmp_path / "new", writers={"names": find_exporter("names")})
+    assert_one_sentence(refusal.value, "export format 'names' of package example-plugin cannot write the network", told)
+    assert not (tmp_path / "new").exists()
 
 
 def test_configurations_are_found_by_name(installed):

@@ -19,6 +19,7 @@ from ..errors import BackboneError
 from ..network.config import PlacedSE, SEConfig
 from ..network.overhead import parameter_overhead
 from ..network.sites import Site, default_position, find_sites
+from ..words import counted
 
 _MARKUP = re.compile(r"([\\`*_\[\]<>#|~&$!]|:(?=//)|(?<=www)\.|^[-+](?=[-+ ]|$))", re.IGNORECASE)
 _NUMBERED = re.compile(r"^(\d+)([.)])(?= |$)")
@@ -64,6 +65,7 @@ class Files:
         twin: timm's own architecture that is the same network, if there is one.
         plain: Whether ``config.json`` names that architecture.
         others: Names of the other files.
+        formats: Names of the folders that plugins have written.
         optimized: Whether those for other runtimes are of the network optimized for inference.
     """
 
@@ -71,7 +73,8 @@ class Files:
     twin: str | None
     plain: bool
     others: tuple[str, ...]
-    optimized: bool = False
+    formats: tuple[str, ...]
+    optimized: bool
 
 
 def unknown_origin(model: Any, description: str) -> Origin:
@@ -229,4 +232,4 @@ def _letter(index: int) -> str:
 
 def title_of(config: SEConfig, folder: Path) -> str:
     """Return the card's title."""
-    return f"{folder.absolute().name}: {config.backbone} with {len(config.placed)} SE blocks"
+    return f"{folder.absolute().name}: {config.backbone} with {counted(config.block_count, 'SE block')}"

@@ -188,8 +188,8 @@ def export_timm(
     pt2 = pt2 or (optimized and not onnx and not openvino)
     graphs = [_GRAPHS[name] for name, wanted in (("onnx", onnx), ("pt2", pt2), ("openvino", openvino)) if wanted]
     writers = writers or {}
-    folders = [f"{name}/" for name in writers]
-    extra = [*([_STANDALONE] if standalone else []), *(file for _, file in graphs), *folders]
+    folders = tuple(f"{name}/" for name in writers)
+    extra = (*([_STANDALONE] if standalone else []), *(file for _, file in graphs))
     try:
         with draft_beside(target) as draft:
             write_weights(model, draft / _WEIGHTS)
@@ -209,7 +209,7 @@ def export_timm(
             card = render_card(
                 config,
                 origin or unknown_origin(model, description),
-                Files(source, twin, plain, tuple(extra), optimized),
+                Files(source, twin, plain, extra, folders, optimized),
                 title_of(config, target),
                 written["pretrained_cfg"],
                 label_names,

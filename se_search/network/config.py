@@ -151,6 +151,12 @@ class SEConfig:
         placed = ((one.site, one.hidden, one.gate, one.bias, one.start) for one in self.placed)
         return (*placed, *((site,) for site in self.removed))
 
+    @property
+    def block_count(self) -> int:
+        """Number of SE blocks in the network, with the attention of the backbone's own that is kept."""
+        own = find_sites(self.backbone, position="existing")
+        return len(self.placed) + sum(site not in self.sites for site in own)
+
     def with_site(
         self, site: Site, ratio: int = 16, gate: str = "sigmoid", bias: bool = True, rounding: int = 8
     ) -> "SEConfig":

@@ -327,6 +327,13 @@ def test_the_shares_of_a_batch_are_all_its_images_and_each_has_two_or_none(size,
     assert max(full) - min(full) <= 1
 
 
+def test_a_process_without_a_share_of_a_batch_makes_no_image():
+    # Images that are corrupted as a batch, which PyTorch's `affine_grid` refuses for none.
+    images = load_data("digits-hard").train
+    assert Share(images, Team(1, 2)).__getitems__([5]) == []
+    assert len(Share(images, Team(0, 2)).__getitems__([5])) == 1
+
+
 class Noisy(Dataset):
     """Images that augmentation makes of random numbers alone."""
 
@@ -454,7 +461,7 @@ def _search(folder, kill_at):
 def test_a_killed_search_that_torchrun_starts_again_goes_on_and_only_its_first_process_writes(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    options = ["--nproc-per-node", "2", "--max-restarts", "1"]
+    options = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
     command = [sys.executable, "-m", "torch.distributed.run", *options, __file__, str(run), "20"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr

@@ -662,3 +662,12 @@ def test_means_are_those_of_all_images():
     with replaced_gates({"specific": gates["specific"]}, means):
         read, _ = read_gates(model, gates, data.validation, RECIPE, "cpu")
     np.testing.assert_allclose(read["specific"], np.tile(SPECIFIC.mean(0), (CLASSES * IMAGES, 1)), atol=1e-6)
+
+
+@pytest.mark.parametrize("device", ["meta", "cuda:99", "gpu"])
+def test_a_device_that_is_not_there_is_refused_and_the_network_stays(device):
+    model = create_model(SEConfig.uniform("test_resnet", 4), num_classes=10)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(DefinitionError, match="device"):
+        analyze_gates(model, load_data("digits"), "validation", images=100, device=device)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -227,7 +227,7 @@ def test_too_many_unreadable_images_end_the_run_with_their_names(tmp_path):
         list(batches(data.validation, 4))
     assert str(error.value) == (
         "at least 11 of the 31 validation images cannot be read, where 10 may be left out: repair or remove "
-        "val/a/bad00.png, val/a/bad01.png, val/a/bad02.png, …"
+        "'val/a/bad00.png', 'val/a/bad01.png', 'val/a/bad02.png' and 8 more"
     )
     (tmp_path / "val" / "a" / "bad10.png").unlink()
     data = load(tmp_path)
@@ -429,7 +429,11 @@ def write_shards(folder, splits: dict[str, list[int]], bad: int = 0) -> None:
     for split, labels in splits.items():
         with tarfile.open(folder / f"{split}.tar", "w") as tar:
             for place, label in enumerate(labels):
-                image = b"no picture" if split == "validation" and place < bad else encoded(place + label)
+                image = (
+                    b"no picture"
+                    if split == "validation" and place < bad
+                    else encoded(place + (label if isinstance(label, int) else 0))
+                )
                 for suffix, content in (("png", image), ("cls", str(label).encode())):
                     member = tarfile.TarInfo(f"{place:04}.{suffix}")
                     member.size = len(content)
@@ -511,3 +515,26 @@ def test_a_package_that_is_missing_is_named(name, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(DataError, match=f"'{name}' need the package {package}: pip install {package}"):
         load_data(name, BACKBONE)
+
+
+def test_labels_beyond_the_classes_of_a_stream_are_refused(tmp_path):
+    write_shards(tmp_path / "shards", {"train": [0, 1, 2], "validation": [0, 1], "test": [0, 1]})
+    data = load_data(f"wds/{tmp_path / 'shards'}", BACKBONE, 32, NAMED)
+    assert data.classes == 2
+    with pytest.raises(DataError, match="have the label 2 in the split 'train', beyond their 2 classes"):
+        labels_of(data.train)
+    write_shards(tmp_path / "words", {"train": [0, 1], "validation": ["cat", "dog"], "test": [0, 1]})
+    with pytest.raises(DataError, match=r"have a label that is no index of a class \(.*cat"):
+        load_data(f"wds/{tmp_path / 'words'}", BACKBONE, 32, NAMED)
+
+
+def test_an_image_that_torchvision_cannot_read_for_its_label_is_told(monkeypatch):
+    class Damaged:
+        """As torchvision's INaturalist, which has no list of labels."""
+
+        def __getitem__(self, index):
+            raise OSError("image file is truncated")
+
+    monkeypatch.setattr("se_search.evaluation.image_files.create_dataset", lambda *given: Damaged())
+    with pytest.raises(DataError, match=r"data 'torch/inaturalist' cannot be read .*image file is truncated"):
+        load_data("torch/inaturalist", BACKBONE, 32)

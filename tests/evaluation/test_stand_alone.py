@@ -9,13 +9,20 @@ import timm
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from timm.models import save_for_hf
+from timm.models import get_pretrained_cfg_value, save_for_hf
 
 from se_search import SEConfig
 from se_search.errors import DefinitionError, RunFolderError
 from se_search.evaluation.data import load_data
 from se_search.evaluation.evaluator import evaluate_network, no_progress
-from se_search.evaluation.stand_alone import BACKBONE_SUMMARY, Finetune, Scratch, check_pretrained, rung_epochs
+from se_search.evaluation.stand_alone import (
+    BACKBONE_SUMMARY,
+    Finetune,
+    Scratch,
+    check_pretrained,
+    load_pretrained,
+    rung_epochs,
+)
 from se_search.evaluation.statistics import crossed_mean
 from se_search.evaluation.training import TrainingRecipe
 
@@ -217,3 +224,14 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
     save_for_hf(timm.create_model("test_vit"), tmp_path / "saved", safe_serialization=True)
     with pytest.raises(DefinitionError, match="holds a test_vit, not a test_resnet"):
         prepared(tmp_path / "run", f"local-dir:{tmp_path / 'saved'}")
+
+
+def test_a_checkpoint_with_two_heads_of_other_classes_is_loaded(tmp_path):
+    torch.manual_seed(0)
+    published = timm.create_model("levit_128s", num_classes=7)
+    assert not isinstance(get_pretrained_cfg_value("levit_128s", "classifier"), str)
+    torch.save(published.state_dict(), tmp_path / "checkpoint.pth")
+    loaded = load_pretrained("levit_128s", str(tmp_path / "checkpoint.pth"), {"num_classes": 3})
+    assert loaded.num_classes == 3
+    state, before = loaded.state_dict(), published.state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in state.items() if not name.startswith("head"))

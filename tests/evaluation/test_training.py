@@ -182,13 +182,15 @@ def test_channels_last_is_kept_through_training():
     assert training.model.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("settings", [{}, {"mixup": 0.5, "ema_decay": 0.9, "optimizer": "sgd"}])
-def test_a_training_that_was_interrupted_ends_with_the_same_weights(tmp_path, settings):
-    recipe = replace(RECIPE, epochs=4, **settings)
-    whole = train(recipe)
-    train(recipe, checkpoint=tmp_path / "checkpoint.pt", epochs=2)
+@pytest.mark.parametrize(
+    ("settings", "count"), [({}, 24), ({"mixup": 0.5, "ema_decay": 0.9, "optimizer": "sgd"}, 24), ({}, 17)]
+)
+def test_a_training_that_was_interrupted_ends_with_the_same_weights(tmp_path, settings, count):
+    recipe, data = replace(RECIPE, epochs=4, **settings), tiny_data(count)  # of 17 images the last batch has one
+    whole = train(recipe, data=data)
+    train(recipe, data=data, checkpoint=tmp_path / "checkpoint.pt", epochs=2)
     torch.manual_seed(77)
-    parts = train(recipe, tiny_network(seed=5), checkpoint=tmp_path / "checkpoint.pt")
+    parts = train(recipe, tiny_network(seed=5), data, checkpoint=tmp_path / "checkpoint.pt")
     assert len(parts.history) == 4
     for name, value in whole.evaluated.state_dict().items():
         assert torch.equal(value, parts.evaluated.state_dict()[name]), name
@@ -201,8 +203,11 @@ def test_a_loss_that_is_not_finite_tells_where_and_what_to_change():
 
 def test_a_last_batch_of_one_image_is_left_out():
     """Batch normalisation over a single 1×1 position is impossible."""
-    training = train(replace(RECIPE, epochs=1), data=tiny_data(count=9))
+    steps = []
+    training = Training(tiny_network(), replace(RECIPE, epochs=1), tiny_data(count=9), "cpu")
+    training.finish(steps.append)
     assert math.isfinite(training.history[0]["loss"])
+    assert sum(steps) == training.steps == 2
 
 
 def test_a_compiled_network_trains_as_one_that_is_not():

@@ -55,3 +55,8 @@ def test_an_extractor_of_features_knows_its_input_like_timms_own():
     assert [one.shape for one in searched(torch.randn(1, 1, 160, 160))] == [
         one.shape for one in own(torch.randn(1, 1, 160, 160))
     ]
+
+
+def test_without_a_configuration_it_is_asked_for():
+    with pytest.raises(ConfigurationError, match="se_config is missing"):
+        timm.create_model("se_search")

@@ -285,9 +285,10 @@ def test_an_argument_that_json_cannot_hold_is_refused(tmp_path):
 
 def test_exporting_leaves_the_network_as_it_is(tmp_path):
     model = create_model(varied("resnet10t")).train()
+    model.bn1.eval()  # frozen
     before = {name: value.clone() for name, value in model.state_dict().items()}
     export_timm(model, tmp_path / "exported", standalone=True, pt2=True, input_size=(3, 32, 32))
-    assert all(module.training for module in model.modules())
+    assert [name for name, module in model.named_modules() if not module.training] == ["bn1"]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -546,3 +547,25 @@ def test_a_program_of_an_optimized_network_needs_nothing_but_torch(tmp_path):
         "assert not {'se_search', 'timm'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"mean": (0.5,)}, "mean has 1 value for images of 3 channels"),
+        ({"std": (1, 1, 1, 1)}, "std has 4 values for images of 3 channels"),
+        ({"crop_pct": "no"}, "crop_pct is 'no': it must be a share above 0 and up to 1"),
+        ({"crop_pct": 1.5}, "crop_pct is 1.5"),
+        (
+            {"interpolation": "nonsense"},
+            "interpolation 'nonsense' is unknown: choose one of nearest, bilinear, bicubic",
+        ),
+        ({"input_size": (3, 9, 9)}, "this VisionTransformer cannot take images of 3×9×9: "),
+    ],
+)
+def test_what_a_folder_would_say_wrongly_of_images_is_refused(tmp_path, given, told):
+    model = create_model(SEConfig("test_vit"))
+    with pytest.raises(ExportError) as refusal:
+        export_timm(model, tmp_path / "exported", **given)
+    assert told in str(refusal.value)
+    assert not (tmp_path / "exported").exists()

@@ -1,6 +1,7 @@
 """The frozen configuration: identity, order, JSON."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from timm.layers import SEModule
@@ -256,3 +257,38 @@ def test_a_block_takes_the_place_of_removed_attention_and_leaves_none_behind():
 def test_the_default_position_is_that_of_the_backbone():
     for name, position in (("resnet18", "standard"), ("regnety_002", "existing"), ("vgg11", "post")):
         assert SEConfig.uniform(name, position="default") == SEConfig.uniform(name, position=position)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ([], "an SE configuration must be an object with the keys backbone, removed, sites, not []"),
+        (None, "an SE configuration must be an object"),
+        ({"backbone": "resnet18", "sites": []}, "key 'removed' of an SE configuration is missing"),
+        ({"backbone": "resnet18", "sites": 5, "removed": []}, "'sites' of an SE configuration must be a list, not 5"),
+        ({"backbone": "resnet18", "sites": [5], "removed": []}, "a site of an SE configuration must be an object"),
+        ({"backbone": "resnet18", "sites": [{}], "removed": []}, "of a site of an SE configuration is missing"),
+    ],
+)
+def test_what_is_wrong_with_a_configuration_is_said_by_name(data, told):
+    with pytest.raises(ConfigurationError) as error:
+        SEConfig.from_dict(data)
+    assert told in str(error.value)
+
+
+def test_attention_that_is_kept_counts_as_blocks():
+    published = find_sites("regnety_002", position="existing")
+    whole = SEConfig("regnety_002")
+    assert whole.block_count == len(published) > 2
+    assert replace(whole, removed=published[:1]).block_count == len(published) - 1
+    assert whole.with_site(published[0], 8).block_count == len(published)
+    post = find_sites("regnety_002", position="post")[0]
+    assert whole.with_site(post, 8).block_count == len(published) + 1
+
+
+def test_a_misspelt_position_is_refused():
+    with pytest.raises(
+        ConfigurationError, match=r"position 'standart' is unknown: choose one of .*; near names: standard"
+    ):
+        find_sites("test_resnet", position="standart")
+    assert find_sites("test_resnet", position="existing") == ()

@@ -133,14 +133,14 @@ def test_openvino_loads_a_graph_with_the_outputs_of_the_network(name, tmp_path, 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A network in training mode but for one layer, what it was before, and the folder it was exported to."""
+    """A network in training mode but for one layer, what it was before and after, and the folder of its exports."""
     folder = tmp_path_factory.mktemp("graphs") / "exported"
     model = network(uniform("test_resnet", "standard"), drop_rate=0.5).train()
     model.bn1.eval()
     before = snapshot(model)
     for kind, export in EXPORTS.items():
         export(model, folder / f"model.{kind}", SIZE)
-    return model, before, folder
+    return model, before, snapshot(model), folder
 
 
 def snapshot(model):
@@ -154,13 +154,13 @@ def snapshot(model):
 
 
 def test_exports_leave_the_network_as_it_was(exported):
-    model, before, _ = exported
-    assert snapshot(model) == before
+    _, before, after, _ = exported
+    assert after == before
 
 
 @pytest.mark.parametrize("kind", EXPORTS)
 def test_a_network_in_training_mode_is_exported_in_evaluation_mode(kind, exported):
-    model, _, folder = exported
+    model, _, _, folder = exported
     assert_equal_outputs(LOADED[kind](folder / f"model.{kind}"), copy.deepcopy(model).eval())
 
 
@@ -310,3 +310,9 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "taken").write_text("mine")
     with pytest.raises(ExportError, match=r"model\.pt2 cannot be written \(File exists\)$"):
         export_program(nn.Flatten(), tmp_path / "taken" / "model.pt2", SIZE)
+
+
+def test_a_refused_export_leaves_no_folder(tmp_path):
+    with pytest.raises(ExportError):
+        export_program(BranchesOnValues(), tmp_path / "new" / "deeper" / "model.pt2", SIZE)
+    assert list(tmp_path.iterdir()) == []

@@ -2,14 +2,16 @@
 
 import copy
 import pickle
+import resource
 
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 
 from se_search import PlacedSE, SEConfig, create_model, find_sites, insert
 from se_search.errors import BackboneError, ConfigurationError
-from se_search.network.insertion import count_parameters, create_model_on_meta, whole_state
+from se_search.network.insertion import count_parameters, create_model_on_meta, whole_state, write_weights
 
 TWINS = [
     ("resnet50", "seresnet50"),
@@ -330,3 +332,28 @@ def test_a_network_of_the_users_own_is_traced_at_the_size_it_takes():
     insert(model, config, input_size=(3, 16, 16))
     assert model.block.se.fc1.in_channels == 3
     assert model(torch.randn(2, 3, 16, 16)).shape == (2, 2)
+
+
+def test_what_timm_refuses_is_told_in_a_sentence(monkeypatch):
+    def refuse(*given, **options):
+        raise ValueError("img_size and input_size differ")
+
+    monkeypatch.setattr(timm, "create_model", refuse)
+    with pytest.raises(BackboneError, match="'resnet18' cannot be created by timm: img_size and input_size differ"):
+        create_model(SEConfig("resnet18"), img_size=64)
+
+
+def test_weights_that_cannot_be_written_leave_no_file(tmp_path):
+    model = create_model(SEConfig("test_resnet"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # as a full disk
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_weights(model, tmp_path / "model.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+    write_weights(model, tmp_path / "model.safetensors")
+    written = load_file(tmp_path / "model.safetensors")
+    assert written.keys() == model.state_dict().keys()
+    assert all(torch.equal(value, written[name]) for name, value in model.state_dict().items())

@@ -1,5 +1,6 @@
 """Costs against the SENet paper's formula and tables, and a count by hand."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -235,3 +236,15 @@ def test_the_papers_flops_are_met_where_the_networks_are_the_same():
     for figure in published_figures():
         if figure.name in same:
             assert count_figure(figure).giga_flops == pytest.approx(figure.giga_flops, rel=0.003), figure.name
+
+
+def test_counting_takes_any_precision_and_leaves_what_is_frozen_and_what_fails_as_it_was():
+    model = create_model(SEConfig("resnet10t")).train()
+    model.bn1.eval()
+    counted = count_flops(model, (3, 32, 32))
+    assert model.training
+    assert not model.bn1.training
+    assert count_flops(copy.deepcopy(model).half(), (3, 32, 32)) == counted
+    with pytest.raises(RuntimeError):
+        count_flops(model, (5, 32, 32))
+    assert model.training

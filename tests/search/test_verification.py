@@ -123,7 +123,7 @@ def test_an_export_of_verified_weights_has_their_outputs_and_says_what_they_are(
     card = (tmp_path / "exported" / "README.md").read_text()
     assert "Trained by themselves: the network started from random weights" in card
     assert f"{trials.loc[UNIFORM.id, 'verified_accuracy']:.2%}" in card
-    assert "397 images to test" in card
+    assert "397 test images of digits that neither" in card
 
 
 def test_an_export_of_weights_that_were_not_verified_is_refused(finished_run, tmp_path):
@@ -228,6 +228,14 @@ def test_a_network_whose_training_diverges_does_not_keep_the_others_from_being_v
     assert "no SE, seed 0 failed: the training loss is nan" in capsys.readouterr().out
     assert result_file(folder, UNIFORM, 1, 0).exists()
     assert not result_file(folder, BARE, 1, 0).exists()
+    # Its weights are there, but no values that a card could tell of them.
+    run = load_run(folder)
+    number = int(run.trials.set_index("config_id").loc[UNIFORM.id, "number"])
+    with pytest.raises(
+        RunFolderError, match=f"trial {number} of .* has not been verified with the seeds of the network"
+    ):
+        run.export(trial=number, to=folder.parent / "exported", verified=True)
+    assert not (folder.parent / "exported").exists()
 
 
 def test_results_of_other_images_are_refused(verified):
