@@ -100,6 +100,11 @@ def parameter_overhead(config: SEConfig) -> Overhead:
     return Overhead(math.fsum(by_stage.values()), counted, by_stage, backbone)
 
 
+def parameter_share(config: SEConfig) -> float:
+    """Return the parameters that SE blocks add as a part of the backbone's, without building the network."""
+    return added_parameters(config) / backbone_parameters(config.backbone)
+
+
 def count_flops(model: nn.Module, input_size: tuple[int, int, int] | None = None) -> int:
     """Count the multiply-additions of one image's forward pass.
 

@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any
 
 from ..network.config import PlacedSE, SEConfig
-from ..network.overhead import added_parameters, backbone_parameters, flops_overhead
+from ..network.overhead import flops_overhead, parameter_share
 from ..network.sites import Site
 from .space import SearchSpace
 
@@ -23,9 +23,8 @@ def exact_objectives(
         objectives: Names of the study's objectives.
         size: Input size ``(channels, height, width)`` at which FLOPs are counted.
     """
-    backbone = space.backbone
     known: dict[str, Callable[[SEConfig], float]] = {
-        "parameter_overhead": lambda config: added_parameters(config) / backbone_parameters(backbone),
+        "parameter_overhead": parameter_share,
         "flops_overhead": lambda config: flops_overhead(config, size),
     }
     return {place: _additive(space, known[name]) for place, name in enumerate(objectives) if name in known}

@@ -13,7 +13,7 @@ from ..files import read_text
 from ..network.backbones import create_on_meta, default_input_size, network_options
 from ..network.config import SEConfig
 from ..network.insertion import create_model
-from ..network.overhead import flops_overhead, parameter_overhead
+from ..network.overhead import flops_overhead, parameter_share
 from ..progress import progress_bar
 from .definitions import load_space
 from .space import SearchSpace
@@ -86,7 +86,7 @@ def compare_latency(
         check(deployment)
     costs = {
         name: {
-            "parameter_overhead": parameter_overhead(config).ratio,
+            "parameter_overhead": parameter_share(config),
             "flops_overhead": flops_overhead(config, input_size),
         }
         for name, config in named.items()

@@ -21,7 +21,7 @@ from ..evaluation.stand_alone import BACKBONE_SUMMARY
 from ..evaluation.supernet import SUMMARY
 from ..files import read_text, write_text
 from ..network.config import SEConfig
-from ..network.overhead import backbone_parameters, flops_overhead, parameter_overhead
+from ..network.overhead import backbone_parameters, flops_overhead, parameter_share
 from .contributions import describe_contributions, outcomes_by_image
 from .definitions import StudyDefinition
 from .evaluators import training_recipe
@@ -85,7 +85,7 @@ def _read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     worst = {
         "accuracy": 1 / data["classes"],
         "log_loss": 10.0,
-        "parameter_overhead": max(0.0, parameter_overhead(space.largest()).ratio),
+        "parameter_overhead": max(0.0, parameter_share(space.largest())),
         "flops_overhead": max(0.0, flops_overhead(space.largest(), latency_size(study, data["size"]))),
         "latency_ratio": 2.0,
     }

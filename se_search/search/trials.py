@@ -12,7 +12,13 @@ from torch import nn
 from ..errors import EvaluationError, RunFolderError
 from ..evaluation.evaluator import Evaluation, Evaluator, RungEvaluator
 from ..network.config import SEConfig
-from ..network.overhead import added_parameters, backbone_parameters, flops_overhead, formula_by_stage
+from ..network.overhead import (
+    added_parameters,
+    backbone_parameters,
+    flops_overhead,
+    formula_by_stage,
+    parameter_share,
+)
 from ..progress import say
 from .definitions import StudyDefinition
 from .exact import exact_objectives
@@ -76,10 +82,9 @@ class Trials:
         self._measures = tuple(measures)
         self._failures = 0
         max_params, max_latency = study.constraints.max_params, study.constraints.max_latency
-        backbone = backbone_parameters(study.backbone)
 
         def is_allowed(config: SEConfig) -> bool:
-            return max_params is None or added_parameters(config) <= max_params * backbone
+            return max_params is None or parameter_share(config) <= max_params
 
         _fail_killed(optuna_study)
         self._names = _enqueue_priors(space, further, is_allowed, optuna_study)
@@ -168,12 +173,12 @@ def costs_of(config: SEConfig, size: tuple[int, int, int]) -> dict[str, Any]:
         config: The configuration.
         size: Input size at which FLOPs are counted.
     """
-    added, backbone = added_parameters(config), backbone_parameters(config.backbone)
+    added = added_parameters(config)
     return {
         "formula_parameters": math.fsum(formula_by_stage(config).values()),
         "counted_parameters": added,
-        "total_parameters": backbone + added,
-        "parameter_overhead": added / backbone,
+        "total_parameters": backbone_parameters(config.backbone) + added,
+        "parameter_overhead": parameter_share(config),
         "flops_overhead": flops_overhead(config, size),
     }
 

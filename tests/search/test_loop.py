@@ -4,15 +4,20 @@ import os
 
 import pytest
 import torch
+from optuna.storages import InMemoryStorage
 
 from se_search import SEConfig, load_run, parameter_overhead
 from se_search.errors import EvaluationError, RunFolderError
 from se_search.evaluation.latency import LatencyMeter
+from se_search.network.overhead import backbone_parameters
 from se_search.report.page import render_report
-from se_search.search.definitions import load_study
+from se_search.search.definitions import load_space, load_study
 from se_search.search.evaluators import tell_if_busy
 from se_search.search.loop import run_search
 from se_search.search.record import read_results
+from se_search.search.space import SearchSpace
+from se_search.search.storage import PatientStorage, open_shared
+from se_search.search.trials import Trials
 
 UNIFORM = SEConfig.uniform("test_resnet", 16)
 
@@ -59,6 +64,22 @@ def test_parameters_beyond_the_limit_are_never_evaluated(finished_run, tmp_path,
     assert max(counted) <= limit
     assert list(trials["name"])[:2] == ["no SE", "r=16 without the last stage"]
     assert "uniform r=16 is left out: it exceeds --max-params." in capsys.readouterr().out
+
+
+def test_a_configuration_exactly_at_the_limit_is_tried():
+    space = SearchSpace("test_resnet", load_space("blocks"))
+    alike = {name: True for name in space.distributions if name.startswith("layer")}
+    config = space.to_config(
+        {f"stage{stage}.ratio": 4 if stage == 5 else 2 for stage in space.stages}
+        | {"gate": "sigmoid", **alike, "layer3.0": False}
+    )
+    added, backbone = parameter_overhead(config).counted, backbone_parameters("test_resnet")
+    limit = added / backbone
+    assert added > limit * backbone  # as floating-point numbers round
+    study = load_study("digits", backbone="test_resnet", space="blocks", max_params=limit, sampler="random")
+    shared = open_shared(PatientStorage(InMemoryStorage()), "mine", study)
+    trials = Trials(study, space, (1, 8, 8), shared, {config: "at the limit"})
+    assert "at the limit" in [trials.propose().named.get("name") for _ in range(3)]
 
 
 def test_a_latency_that_nothing_keeps_gives_an_empty_front_and_a_report_that_says_so(finished_run, tmp_path):
