@@ -256,7 +256,8 @@ def storage_url(folder: Path) -> str:
 
 
 def _storage_url(file: Path) -> str:
-    return URL.create("sqlite", database=str(file.absolute())).render_as_string()
+    # As a URI the path may hold ? and {}, which SQLAlchemy 2.0 and Optuna would read as parts of theirs.
+    return URL.create("sqlite", database=file.absolute().as_uri(), query={"uri": "true"}).render_as_string()
 
 
 def _identity(study: StudyDefinition) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from optuna.trial import TrialState
 
 from se_search.errors import RunFolderError
 from se_search.search.definitions import load_study
-from se_search.search.run_folder import load_trials, open_folder, read_definition
+from se_search.search.run_folder import load_trials, open_folder, read_definition, storage_url
+from se_search.search.storage import SharedStudy, open_storage
 
 STUDY = load_study("digits", backbone="resnet10t", budget=5)
 
@@ -30,6 +31,17 @@ def test_what_others_created_comes_back_and_a_larger_budget_is_welcome(tmp_path)
     with open_folder(tmp_path / "run", larger) as study:
         assert len(study.trials) == 1
     assert read_definition(tmp_path / "run").budget == 50
+
+
+@pytest.mark.parametrize("name", ["why?", "no #1", "100%25", "{mine}", "Größe & Maß", "what?mode=memory"])
+def test_a_folder_may_have_any_name(tmp_path, name):
+    folder = tmp_path / name / "run"
+    with open_folder(folder, STUDY) as study:
+        study.add_trial(_trial())
+    assert len(load_trials(folder).trials) == 1
+    assert len(SharedStudy("se-search", open_storage(storage_url(folder))).get_trials()) == 1  # as workers do
+    assert (folder / "study.db").is_file()
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize(
