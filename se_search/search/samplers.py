@@ -118,6 +118,8 @@ class DistinctSampler(BaseSampler):
                     proposal[name] = self._base.sample_independent(study, trial, name, distribution)
             if self._is_new_and_allowed(proposal):
                 return proposal
+            if isinstance(self._base, EHVISampler) and joint.keys() == search_space.keys():
+                break  # it has looked for a new one itself, and would find the same again
 
         drawing = random.Random(self._seed * 1_000_003 + trial.number)
         for _ in range(_RANDOM_DRAWS):

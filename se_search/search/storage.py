@@ -16,7 +16,7 @@ from optuna.trial import TrialState, create_trial
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError, SQLAlchemyError
 
-from ..errors import DefinitionError, RunFolderError
+from ..errors import DefinitionError, RunFolderError, first_reason
 from ..progress import say
 from .definitions import StudyDefinition, parse_definition
 from .exchange import DEFINITION, is_of_exchange
@@ -117,6 +117,11 @@ class _Patient:
                 answer = True
             except Exception as error:
                 if not _is_outage(error):
+                    if isinstance(error, SQLAlchemyError | StorageInternalError):
+                        raise RunFolderError(
+                            f"the storage does not do what it is asked for ({first_reason(error)}): what is finished "
+                            "is kept; give the same command again when it does"
+                        ) from error
                     raise
                 if time.monotonic() - begun > self._patience:
                     self._patience = 0.0  # what ends the search shall not wait again

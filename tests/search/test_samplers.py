@@ -6,6 +6,7 @@ from optuna.trial import TrialState
 
 from se_search import SEConfig
 from se_search.search.definitions import SpaceDefinition, load_space
+from se_search.search.ehvi import EHVISampler
 from se_search.search.samplers import DistinctSampler, tried_structures
 from se_search.search.space import SearchSpace
 
@@ -77,3 +78,17 @@ def test_a_waiting_trial_keeps_its_own_parameters():
     wanted = list(SMALL.enumerate())[7]
     study.enqueue_trial(wanted)
     assert study.ask(dict(SMALL.distributions)).params == wanted
+
+
+def test_a_sampler_that_looks_for_a_new_configuration_itself_is_asked_once(monkeypatch):
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    exact = {1: lambda parameters: parameters_of(SMALL.to_config(parameters))}
+    study.sampler = DistinctSampler(SMALL, "ehvi", 0, lambda config: False, exact, {})
+    point = next(SMALL.enumerate())
+    distributions = dict(SMALL.distributions)
+    study.add_trial(optuna.trial.create_trial(values=[0.5, 0], params=point, distributions=distributions))
+    asked = []
+    sample = EHVISampler.sample_relative
+    monkeypatch.setattr(EHVISampler, "sample_relative", lambda *given: asked.append(1) or sample(*given))
+    study.ask(distributions)
+    assert len(asked) == 1

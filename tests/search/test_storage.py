@@ -157,10 +157,13 @@ def test_a_trial_that_another_has_ended_is_told(quickly):
 
 
 def test_what_is_no_outage_is_raised_at_once(quickly):
-    interrupted = Interrupted(internal(ProgrammingError("SELECT 1", {}, sqlite3.ProgrammingError("no such column"))))
+    refused = ProgrammingError("SELECT 1", {}, sqlite3.ProgrammingError("permission denied for table trials"))
+    refused.__cause__ = refused.orig
+    interrupted = Interrupted(internal(refused))
     study = optuna.create_study(storage=PatientStorage(interrupted))
     interrupted.before = 1
-    with pytest.raises(StorageInternalError):
+    told = r"^the storage does not do what it is asked for \(permission denied for table trials\)"
+    with pytest.raises(RunFolderError, match=told):
         study.get_trials()
     assert quickly[0] == 0
 
