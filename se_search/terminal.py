@@ -19,7 +19,7 @@ from .network.overhead import backbone_parameters, formula_by_stage
 from .network.paper import CountedFigure
 from .network.sites import find_places, trace_backbone
 from .progress import console, say
-from .report.page import describe_evaluation
+from .report.summary import describe_evaluation
 from .report.tables import describe_excitation, describe_front, describe_latency, describe_verified
 from .search.record import read_results
 from .words import counted

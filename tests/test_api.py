@@ -73,7 +73,7 @@ def invoke(*arguments):
 def test_a_notebook_shows_the_front_and_where_the_report_is(finished_run):
     run = load_run(finished_run / "run")
     html = run._repr_html_()
-    assert re.findall(r"<td>(\d+)</td>\s*<td>[\d.]+% \[", html) == [str(number) for number in run.front["number"]]
+    assert re.findall(r"<td>(\d+)</td>\s*<td>[\d.]+ % \[", html) == [str(number) for number in run.front["number"]]
     assert f"Report: {run.folder / 'report.html'}" in html
     (run.folder / "report.html").unlink()
     assert "No report yet" in run._repr_html_()

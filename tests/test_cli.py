@@ -171,7 +171,7 @@ def test_latency_prints_what_the_given_configurations_cost(tmp_path, monkeypatch
     )
     assert result.exit_code == 0
     (row,) = [line for line in result.stdout.splitlines() if line.startswith("mine")]
-    assert re.search(rf"eager +{re.escape(f'{parameter_overhead(config).ratio:+.2%}')} ", row)
+    assert re.search(rf"eager +{re.escape(f'{parameter_overhead(config).ratio * 100:+.2f} %')} ", row)
     assert re.search(r"×\d+\.\d{4} \[\d+\.\d{4}, \d+\.\d{4}\] +\d+ +(limit|target)", row)
     assert "95 % intervals; batch 1, 3×32×32, float32, PyTorch" in result.stdout
     assert "1 thread" in result.stdout

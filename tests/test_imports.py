@@ -15,6 +15,7 @@ ORDER = [
     "errors",
     "files",
     "words",
+    "markdown",
     "progress",
     "plugins",
     "network",
@@ -30,8 +31,8 @@ ORDER = [
 ]
 ARCHITECTURE = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
 MAY_IMPORT = {
-    "report": {"errors", "files", "words", "search", "report"},
-    "export": {"errors", "files", "words", "plugins", "network", "export"},
+    "report": {"errors", "files", "words", "markdown", "search", "report"},
+    "export": {"errors", "files", "words", "markdown", "plugins", "network", "export"},
 }
 
 

@@ -23,7 +23,7 @@ from ..network.config import SEConfig
 from ..report.figures import report_figures
 from ..report.images import write_images
 from ..report.page import render_report
-from ..report.tables import describe_front, describe_verified
+from ..report.tables import describe_front
 from ..report.text import render_markdown
 from ..search.evaluators import EvaluatorFactory
 from ..search.loop import load_network
@@ -261,9 +261,7 @@ class Run:
         return tuple(file for form in dict.fromkeys(forms) for file in _FORMS[form](self))
 
     def _write_markdown(self) -> list[Path]:
-        trials, run = read_results(self.folder)
-        verified = [(schedule, describe_verified(schedule)) for schedule in run["verified"]]
-        return [self._write("report.md", render_markdown(trials, run, describe_front(trials, run), verified))]
+        return [self._write("report.md", render_markdown(*read_results(self.folder)))]
 
     def _write_tables(self) -> list[Path]:
         self._write_results()

@@ -2,7 +2,6 @@
 
 import json
 import platform
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -16,13 +15,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .. import __version__
 from ..errors import BackboneError
+from ..markdown import escape_code, escape_text
 from ..network.config import PlacedSE, SEConfig
 from ..network.overhead import parameter_overhead
 from ..network.sites import Site, default_position, find_sites
 from ..words import counted
 
-_MARKUP = re.compile(r"([\\`*_\[\]<>#|~&$!]|:(?=//)|(?<=www)\.|^[-+](?=[-+ ]|$))", re.IGNORECASE)
-_NUMBERED = re.compile(r"^(\d+)([.)])(?= |$)")
 _NONE, _KEPT, _REMOVED = "·", "o", "x"
 
 
@@ -182,25 +180,8 @@ def draw_configuration(config: SEConfig) -> str:
     return "\n".join([*lines, "", *legend, *(f"{mark}  {meaning}" for mark, meaning in marks.items() if mark in used)])
 
 
-def escape_text(text: object) -> str:
-    """Return ``text`` as one line that Markdown shows as it is: no markup, no HTML, no line breaks."""
-    return _NUMBERED.sub(r"\1\\\2", _MARKUP.sub(r"\\\1", _one_line(text)))
-
-
-def escape_code(text: object) -> str:
-    """Return ``text`` as a code span on one line, also where it holds backquotes, and also within a table."""
-    line = _one_line(text).replace("|", "\\|")
-    fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
-    space = " " if "`" in line or not line.strip() else ""
-    return f"{fence}{space}{line}{space}{fence}"
-
-
 def _python_string(text: object) -> str:
     return json.dumps(str(text))
-
-
-def _one_line(text: object) -> str:
-    return " ".join("".join(one if one.isprintable() else " " for one in str(text)).split())
 
 
 def _drawn_sites(config: SEConfig) -> list[Site]:

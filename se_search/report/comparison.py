@@ -14,9 +14,9 @@ from ..search.comparison import ComparedRun, Comparison
 from ..words import counted
 from .groups import connect_front
 from .html import render_page
-from .measures import bars_of, hover_text, measure_of, quality_of_run
-from .page import describe_evaluation
+from .measures import bars_of, column_of, hover_text, quality_of_run
 from .style import DASHES, INK, PALETTE, SOFT, cut, short_numbers, style_figure
+from .summary import describe_evaluation
 
 MARK = 'data-page="se-search comparison"'
 """What tells a page that :func:`render_comparison` wrote from other files."""
@@ -50,16 +50,16 @@ def fronts_side_by_side(comparison: Comparison, cost: str = "parameter_overhead"
         comparison: From :func:`se_search.compare_runs`.
         cost: A column of ``trials.csv``, such as ``"parameter_overhead"`` or ``"latency_ratio"``.
     """
-    x, y = measure_of(cost), quality_of_run(comparison.runs[0].run)
+    x, y = column_of(cost), quality_of_run(comparison.runs[0].run)
     figure = go.Figure()
     for index, one in enumerate(comparison.runs):
-        front = one.trials[one.trials["on_front"]].sort_values(x.column)
+        front = one.trials[one.trials["on_front"]].sort_values(x.name)
         colour = _COLOURS[index]
         name = cut(one.label, _LONGEST_LABEL)
         figure.add_trace(
             go.Scatter(
-                x=short_numbers(front[x.column] * x.factor) or [None],
-                y=short_numbers(front[y.column] * y.factor) or [None],
+                x=short_numbers(front[x.name] * x.factor) or [None],
+                y=short_numbers(front[y.name] * y.factor) or [None],
                 error_x=bars_of(front, x, colour) if x.interval else None,
                 error_y=bars_of(front, y, colour),
                 mode="markers",
@@ -90,7 +90,7 @@ def hypervolumes_over_trials(comparison: Comparison) -> go.Figure:
         figure.add_trace(
             go.Scatter(
                 x=list(range(1, len(one.history) + 1)),
-                y=short_numbers(one.history, 6),
+                y=short_numbers(one.history),
                 mode="lines+markers",
                 name=cut(one.label, _LONGEST_LABEL),
                 line={"shape": "hv", "color": _COLOURS[index], "dash": _LINES[index], "width": 2},

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..search.results import front_of
+from ..search.results import PREDICTED, front_of
 from .configuration import draw_configuration, shade
 from .groups import MANY, Group, complete_trials, connect_front, group_trials, trial_data
-from .measures import MEASURES, Measure, bars_of, measure_of, quality_of_run, short_title, with_interval
+from .measures import MEASURED, Column, bars_of, column_of, quality_of_run, with_interval
 from .parallel import parallel_coordinates
 from .style import (
     BARS,
@@ -77,7 +77,7 @@ def quality_against_overhead(trials: pd.DataFrame, run: dict[str, Any]) -> go.Fi
         trials: As :func:`report_figures` takes it, like ``run``.
         run: See there.
     """
-    return _scatter(trials, run, MEASURES["parameter_overhead"], MEASURES["latency_ratio"], "max_params")
+    return _scatter(trials, run, MEASURED["parameter_overhead"], MEASURED["latency_ratio"], "max_params")
 
 
 def quality_against_latency(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure:
@@ -87,7 +87,7 @@ def quality_against_latency(trials: pd.DataFrame, run: dict[str, Any]) -> go.Fig
         trials: As :func:`report_figures` takes it, like ``run``.
         run: See there.
     """
-    return _scatter(trials, run, MEASURES["latency_ratio"], MEASURES["parameter_overhead"], "max_latency")
+    return _scatter(trials, run, MEASURED["latency_ratio"], MEASURED["parameter_overhead"], "max_latency")
 
 
 def three_objectives(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure | None:
@@ -99,8 +99,8 @@ def three_objectives(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure | N
     """
     if len(run["objectives"]) < 3:
         return None
-    up, across, along = (measure_of(name) for name in run["objectives"])
-    shown = complete_trials(trials).dropna(subset=[up.column, across.column, along.column])
+    up, across, along = (column_of(name) for name in run["objectives"])
+    shown = complete_trials(trials).dropna(subset=[up.name, across.name, along.name])
     if shown.empty:
         return empty_figure("No complete trial yet.")
     figure = go.Figure()
@@ -109,15 +109,15 @@ def three_objectives(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure | N
         rows = group.rows
         figure.add_trace(
             go.Scatter3d(
-                x=short_numbers(rows[across.column] * across.factor),
-                y=short_numbers(rows[along.column] * along.factor),
-                z=short_numbers(rows[up.column] * up.factor),
+                x=short_numbers(rows[across.name] * across.factor),
+                y=short_numbers(rows[along.name] * along.factor),
+                z=short_numbers(rows[up.name] * up.factor),
                 mode="markers",
                 name=group.label,
                 marker={
                     "symbol": group.symbol,
                     "size": group.size * 0.55,
-                    "color": short_numbers(rows[up.column] * up.factor),
+                    "color": short_numbers(rows[up.name] * up.factor),
                     "coloraxis": "coloraxis",
                     "line": {"color": INK if group.prominent else EDGE, "width": 1},
                     "opacity": 1.0 if group.prominent else 0.6,
@@ -145,9 +145,9 @@ def three_objectives(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure | N
         height=520,
         coloraxis={"colorscale": list(SCALE), "showscale": False},
         scene={
-            "xaxis": axis | {"title": {"text": short_title(across), "font": {"size": 13}}},
-            "yaxis": axis | {"title": {"text": short_title(along), "font": {"size": 13}}},
-            "zaxis": axis | {"title": {"text": short_title(up), "font": {"size": 13}}},
+            "xaxis": axis | {"title": {"text": across.short_title, "font": {"size": 13}}},
+            "yaxis": axis | {"title": {"text": along.short_title, "font": {"size": 13}}},
+            "zaxis": axis | {"title": {"text": up.short_title, "font": {"size": 13}}},
             "camera": {"eye": {"x": -2.1, "y": -2.0, "z": 1.05}, "center": {"x": 0, "y": 0, "z": -0.15}},
             "aspectmode": "cube",
         },
@@ -168,7 +168,7 @@ def hypervolume_over_trials(trials: pd.DataFrame, run: dict[str, Any]) -> go.Fig
     figure = go.Figure(
         go.Scatter(
             x=list(range(1, len(history) + 1)),
-            y=short_numbers(history, 6),
+            y=short_numbers(history),
             mode="lines+markers",
             line={"shape": "hv", "color": SHADES[2], "width": 2},
             marker={"size": 5, "color": SHADES[2]},
@@ -192,7 +192,7 @@ def stage_contributions(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure:
     factors = run["contributions"]["factors"]
     if not any(factor["told"] or factor["importance"] for factor in factors):
         return empty_figure(run["contributions"]["sentence"])
-    measure = quality_of_run(run)
+    quality = quality_of_run(run)
     figure = go.Figure()
     ticks: list[str] = []
     points: dict[str, list[tuple[int, list[float], str]]] = {"told": [], "not told": []}
@@ -220,7 +220,7 @@ def stage_contributions(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure:
             effect = level["effect"]
             if effect is not None:
                 told = "told" if effect[1] > 0 or effect[2] < 0 else "not told"
-                label = f"{factor['name']}, {level['level']}: {with_interval(effect, measure, signed=True)}"
+                label = f"{factor['name']}, {level['level']}: {with_interval(effect, quality, signed=True)}"
                 points[told].append((len(ticks), effect, f"{escape(label)}<br>{level['trials']} trials"))
             ticks.append(f"{cut(level['level'], 14)} ({level['trials']})")
     for told, label, colour in (
@@ -228,7 +228,7 @@ def stage_contributions(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure:
         ("not told", "no difference can be told", SOFT),
     ):
         if points[told]:
-            values = [np.array(effect) * measure.factor for _, effect, _ in points[told]]
+            values = [np.array(effect) * quality.factor for _, effect, _ in points[told]]
             figure.add_trace(
                 go.Scatter(
                     x=short_numbers([one[0] for one in values]),
@@ -241,7 +241,7 @@ def stage_contributions(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure:
                     hovertemplate="%{text}<extra></extra>",
                 )
             )
-    title = "change of accuracy (% points)" if measure.column == "accuracy" else "change of log-loss"
+    title = "change of accuracy (% points)" if quality.name == "accuracy" else "change of log-loss"
     style_figure(figure, title, "")
     figure.add_vline(x=0, line={"color": INK, "width": 1})
     figure.update_layout(
@@ -339,9 +339,9 @@ def front_heat_map(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure:
     return figure
 
 
-def _scatter(trials: pd.DataFrame, run: dict[str, Any], x: Measure, colour: Measure, limit: str) -> go.Figure:
+def _scatter(trials: pd.DataFrame, run: dict[str, Any], x: Column, colour: Column, limit: str) -> go.Figure:
     y = quality_of_run(run)
-    shown = complete_trials(trials).dropna(subset=[x.column, y.column])
+    shown = complete_trials(trials).dropna(subset=[x.name, y.name])
     if shown.empty:
         return empty_figure("No complete trial yet.")
     figure = go.Figure()
@@ -353,7 +353,7 @@ def _scatter(trials: pd.DataFrame, run: dict[str, Any], x: Measure, colour: Meas
     for group in {group.label: group for group in groups}.values():
         figure.add_trace(_legend_entry(group.label, group.symbol, group.size, group.edge, group.prominent))
     _draw_verified(figure, shown, run, x, y)
-    if (shown["latency_stopped"] == "model").any():
+    if (shown["latency_stopped"] == PREDICTED).any():
         figure.add_trace(_legend_entry("with a dot: latency predicted", "circle-dot", 10, 1, True))
     _label_baselines(figure, shown, x, y)
     _draw_limit(figure, run["constraints"][limit], x)
@@ -393,11 +393,11 @@ def _scatter(trials: pd.DataFrame, run: dict[str, Any], x: Measure, colour: Meas
     return figure
 
 
-def _points(group: Group, run: dict[str, Any], x: Measure, y: Measure, colour: Measure) -> go.Scatter:
+def _points(group: Group, run: dict[str, Any], x: Column, y: Column, colour: Column) -> go.Scatter:
     rows = group.rows
     bars = BARS if group.prominent else FAINT_BARS
     barred = group.prominent or len(rows) <= MANY
-    predicted = rows["latency_stopped"] == "model"
+    predicted = rows["latency_stopped"] == PREDICTED
     marker: dict[str, Any] = {
         "symbol": [group.symbol + "-dot" if one else group.symbol for one in predicted]
         if predicted.any()
@@ -405,7 +405,7 @@ def _points(group: Group, run: dict[str, Any], x: Measure, y: Measure, colour: M
         "size": group.size,
         "opacity": [1.0 if kept else 0.45 for kept in rows["feasible"]] if group.prominent else 0.8,
         # Plotly refuses None among colours, but not NaN, and draws both in grey.
-        "color": [math.nan if one is None else one for one in short_numbers(rows[colour.column] * colour.factor)],
+        "color": [math.nan if one is None else one for one in short_numbers(rows[colour.name] * colour.factor)],
         "coloraxis": "coloraxis",
     }
     # An open symbol's edge is drawn in the marker's own colour.
@@ -413,8 +413,8 @@ def _points(group: Group, run: dict[str, Any], x: Measure, y: Measure, colour: M
         {} if "open" in group.symbol else {"color": INK if group.prominent else EDGE}
     )
     return go.Scatter(
-        x=short_numbers(rows[x.column] * x.factor),
-        y=short_numbers(rows[y.column] * y.factor),
+        x=short_numbers(rows[x.name] * x.factor),
+        y=short_numbers(rows[y.name] * y.factor),
         error_x=bars_of(rows, x, bars) if barred and x.interval else None,
         error_y=bars_of(rows, y, bars) if barred else None,
         mode="markers",
@@ -434,15 +434,15 @@ def _legend_entry(label: str, symbol: str, size: int, edge: float, prominent: bo
     return go.Scatter(x=[None], y=[None], mode="markers", name=label, marker=marker, legendgroup=label)
 
 
-def _draw_verified_lines(figure: go.Figure, shown: pd.DataFrame, x: Measure, y: Measure) -> None:
-    verified = shown.dropna(subset=[f"verified_{y.column}"])
+def _draw_verified_lines(figure: go.Figure, shown: pd.DataFrame, x: Column, y: Column) -> None:
+    verified = shown.dropna(subset=[f"verified_{y.name}"])
     if verified.empty:
         return
     places: list[float | None] = []
     ends: list[float | None] = []
     for row in verified.to_dict("records"):
-        places += [*short_numbers([row[x.column] * x.factor] * 2), None]
-        ends += [*short_numbers([row[y.column] * y.factor, row[f"verified_{y.column}"] * y.factor]), None]
+        places += [*short_numbers([row[x.name] * x.factor] * 2), None]
+        ends += [*short_numbers([row[y.name] * y.factor, row[f"verified_{y.name}"] * y.factor]), None]
     figure.add_trace(
         go.Scatter(
             x=places,
@@ -456,14 +456,14 @@ def _draw_verified_lines(figure: go.Figure, shown: pd.DataFrame, x: Measure, y: 
     )
 
 
-def _draw_verified(figure: go.Figure, shown: pd.DataFrame, run: dict[str, Any], x: Measure, y: Measure) -> None:
-    verified = shown.dropna(subset=[f"verified_{y.column}"])
+def _draw_verified(figure: go.Figure, shown: pd.DataFrame, run: dict[str, Any], x: Column, y: Column) -> None:
+    verified = shown.dropna(subset=[f"verified_{y.name}"])
     if verified.empty:
         return
     figure.add_trace(
         go.Scatter(
-            x=short_numbers(verified[x.column] * x.factor),
-            y=short_numbers(verified[f"verified_{y.column}"] * y.factor),
+            x=short_numbers(verified[x.name] * x.factor),
+            y=short_numbers(verified[f"verified_{y.name}"] * y.factor),
             error_y=bars_of(verified, y, _VERIFIED, "verified_"),
             mode="markers",
             name="verified (trained by itself, test images)",
@@ -475,10 +475,10 @@ def _draw_verified(figure: go.Figure, shown: pd.DataFrame, run: dict[str, Any], 
     )
 
 
-def _range(shown: pd.DataFrame, x: Measure, limit: float | None) -> list[float | None]:
+def _range(shown: pd.DataFrame, x: Column, limit: float | None) -> list[float | None]:
     """Return the ends of an axis that holds all points and the limit; intervals that are far wider are cut off."""
-    low, high = x.interval or (x.column, x.column)
-    reached = [shown[x.column].min(), shown[x.column].max(), *([] if limit is None else [limit])]
+    low, high = x.interval or (x.name, x.name)
+    reached = [shown[x.name].min(), shown[x.name].max(), *([] if limit is None else [limit])]
     span = max(reached) - min(reached) or 0.1 * abs(max(reached)) or 0.01
     first = max(min(reached) - span, min(*reached, shown[low].min()))
     last = min(max(reached) + span, max(*reached, shown[high].max()))
@@ -486,36 +486,36 @@ def _range(shown: pd.DataFrame, x: Measure, limit: float | None) -> list[float |
     return short_numbers([(first - margin) * x.factor, (last + margin) * x.factor])
 
 
-def _label_baselines(figure: go.Figure, shown: pd.DataFrame, x: Measure, y: Measure) -> None:
-    baselines = shown[shown["name"] != ""].sort_values(x.column)
+def _label_baselines(figure: go.Figure, shown: pd.DataFrame, x: Column, y: Column) -> None:
+    baselines = shown[shown["name"] != ""].sort_values(x.name)
     if baselines.empty:
         return
     # Baselines often have near values: their labels form a staircase at the foot, which no line of another crosses.
-    foot = shown[y.interval[0] if y.interval else y.column].min() * y.factor
-    height = shown[y.column].max() * y.factor - foot
+    foot = shown[y.interval[0] if y.interval else y.name].min() * y.factor
+    height = shown[y.name].max() * y.factor - foot
     step = min(0.12, 0.4 / len(baselines))
-    middle = (shown[x.column].min() + shown[x.column].max()) / 2
+    middle = (shown[x.name].min() + shown[x.name].max()) / 2
     for place, row in enumerate(reversed(baselines.to_dict("records"))):
         figure.add_annotation(
-            x=row[x.column] * x.factor,
-            y=row[y.column] * y.factor,
+            x=row[x.name] * x.factor,
+            y=row[y.name] * y.factor,
             text=cut(row["name"], 30),
             name="baseline",
             arrowhead=0,
             arrowcolor=BARS,
-            ax=14 if row[x.column] <= middle else -14,
+            ax=14 if row[x.name] <= middle else -14,
             ayref="y",
             ay=foot + height * (0.38 - step * place),
-            xanchor="left" if row[x.column] <= middle else "right",
+            xanchor="left" if row[x.name] <= middle else "right",
             font={"size": 12, "color": INK},
             bgcolor=PAPER,
         )
 
 
-def _draw_limit(figure: go.Figure, limit: float | None, x: Measure) -> None:
+def _draw_limit(figure: go.Figure, limit: float | None, x: Column) -> None:
     if limit is None:
         return
-    told = f"+{limit * 100:g} %" if x.column == "parameter_overhead" else f"×{limit:g}"
+    told = f"+{limit * 100:g} %" if x.name == "parameter_overhead" else f"×{limit:g}"
     figure.add_shape(
         type="line",
         x0=limit * x.factor,

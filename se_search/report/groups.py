@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from .measures import Measure, hover_text
+from .measures import Column, hover_text
 from .style import BARS, FAINT_LINES, INK, SHADES, short_numbers
 
 MANY = 200
@@ -65,15 +65,15 @@ def trial_data(rows: pd.DataFrame, run: dict[str, Any], before: str = "") -> dic
     }
 
 
-def connect_front(figure: go.Figure, front: pd.DataFrame, x: Measure, y: Measure) -> None:
+def connect_front(figure: go.Figure, front: pd.DataFrame, x: Column, y: Column) -> None:
     """Draw the best quality that the front reaches up to each value of ``x``."""
-    sign = -1.0 if y.column == "log_loss" else 1.0
-    ordered = front.assign(height=sign * front[y.column]).sort_values([x.column, "height"], ascending=[True, False])
+    sign = -1.0 if y.name == "log_loss" else 1.0
+    ordered = front.assign(height=sign * front[y.name]).sort_values([x.name, "height"], ascending=[True, False])
     better = ordered[ordered["height"] > ordered["height"].cummax().shift(fill_value=-math.inf)]
     if len(better) > 1:
         line = go.Scatter(
-            x=short_numbers(better[x.column] * x.factor),
-            y=short_numbers(better[y.column] * y.factor),
+            x=short_numbers(better[x.name] * x.factor),
+            y=short_numbers(better[y.name] * y.factor),
             mode="lines",
             line={"shape": "hv", "color": INK, "width": 1, "dash": "dot"},
             name="best up to here",

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from .measures import in_words
 from .style import DARK
 
 
@@ -32,7 +33,7 @@ def render_page(template: str, figures: Mapping[str, go.Figure], scripts: tuple[
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["script_json"] = script_json
+    environment.filters |= {"script_json": script_json, "in_words": in_words}
     drawn = {name: _without_texts(figure, "hover" in values.get("page", {})) for name, figure in figures.items()}
     return environment.get_template(template).render(
         style=_asset("style.css"),

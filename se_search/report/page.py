@@ -7,20 +7,14 @@ from typing import Any
 
 import pandas as pd
 
-from ..search.results import front_of
+from ..search.results import PREDICTED, front_of
 from ..words import counted
 from .configuration import describe_stages, draw_configuration, shade
 from .figures import report_figures
 from .groups import complete_trials
 from .html import render_page
-from .measures import hover_text
-from .summary import summarize
-
-_EVALUATIONS = {
-    "supernet": "weight sharing ({epochs} of the shared network)",
-    "finetune": "finetuning each network ({epochs} from a common backbone)",
-    "scratch": "training each network from scratch ({epochs})",
-}
+from .measures import columns_of_run, hover_text, write_interval, write_value
+from .summary import EVALUATIONS, describe_evaluation, summarize
 
 _PICK_TITLES = {
     "knee": "best trade of {quality} for parameters, among those not tied with a smaller one",
@@ -37,6 +31,8 @@ _STATES = {
     "stopped": "stopped early",
     "failed": "failed",
 }
+
+_ALWAYS_LISTED = ("accuracy", "parameter_overhead", "latency_ratio")
 
 _CAPTIONS = {
     "overhead": ("{quality} against parameters", "Click a trial to choose it everywhere; with Shift, several."),
@@ -60,6 +56,7 @@ def render_report(trials: pd.DataFrame, run: dict[str, Any], live: int | None = 
     complete = complete_trials(trials)
     front = front_of(complete)
     figures = report_figures(trials, run) if len(complete) else {}
+    columns = columns_of_run(run)
     return render_page(
         "page.html.jinja",
         figures,
@@ -80,28 +77,19 @@ def render_report(trials: pd.DataFrame, run: dict[str, Any], live: int | None = 
         trials=[_row(row, run) for row in trials.to_dict("records")],
         verified=bool(run["verified"]),
         ratios=sorted({site["ratio"] for row in front["config"] for site in json.loads(row)["sites"]}),
-        own=run.get("custom_objectives", []),
+        own=[column for column in columns if column.name in run["custom_objectives"]],
+        others=[column for column in columns if column.name not in _ALWAYS_LISTED],
         keeps=any(site["position"] == "existing" for site in run["sites"]),
         shade=shade,
         counted=counted,
+        write_value=write_value,
+        write_interval=write_interval,
         how=describe_evaluation(run["evaluator"]),
-        shipped=run["evaluator"]["name"] in _EVALUATIONS,
+        shipped=run["evaluator"]["name"] in EVALUATIONS,
         pick_titles={name: title.format(quality=run["quality"]) for name, title in _PICK_TITLES.items()},
         captions=_CAPTIONS,
         columns=lambda name: len(figures[name].layout.xaxis.tickvals or ()) if name in figures else 0,
     )
-
-
-def describe_evaluation(evaluator: dict[str, Any]) -> str:
-    """Say how accuracies were estimated and after how much training.
-
-    Args:
-        evaluator: Of ``run.json``.
-    """
-    name = evaluator["name"]
-    if name not in _EVALUATIONS:
-        return f"the evaluator {name}"
-    return _EVALUATIONS[name].format(epochs=counted(evaluator["epochs"], "epoch"))
 
 
 def _row(row: dict[Any, Any], run: dict[str, Any]) -> dict[str, Any]:
@@ -111,6 +99,7 @@ def _row(row: dict[Any, Any], run: dict[str, Any]) -> dict[str, Any]:
     return row | {
         "picks": picks,
         "tied_with": tied,
+        "predicted": row["latency_stopped"] == PREDICTED,
         "states": " ".join(_states(row)),
         "stages": describe_stages(config, run["sites"]),
         "drawing": draw_configuration(config, run["sites"]),

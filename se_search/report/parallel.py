@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from .configuration import draw_configuration
 from .groups import MANY, complete_trials, group_trials
-from .measures import filled, measure_of, quality_of_run, short_title
+from .measures import column_of, filled, quality_of_run
 from .style import EDGE, INK, PAPER, cut, empty_figure, style_figure
 
 _NONE = "off"
@@ -126,12 +126,12 @@ def _parallel_axes(complete: pd.DataFrame, run: dict[str, Any]) -> list[_Paralle
     gates = [gate or _NONE for gate in complete["gate"]]
     if len(set(gates) - {_NONE}) > 1:
         axes.append(_choices("gate", gates))
-    measured = [quality_of_run(run).column, "parameter_overhead", "latency_ratio"]
+    measured = [quality_of_run(run).name, "parameter_overhead", "latency_ratio"]
     for name in dict.fromkeys([*measured, *run["objectives"]]):
-        measure = measure_of(name)
-        values = (complete[name] * measure.factor).tolist()
+        column = column_of(name)
+        values = (complete[name] * column.factor).tolist()
         axes.append(
-            _scale(short_title(measure), values, f"{{:.{measure.decimals}f}}", f"{{:.{min(measure.decimals, 2)}f}}")
+            _scale(column.short_title, values, f"{{:.{column.decimals}f}}", f"{{:.{min(column.decimals, 2)}f}}")
         )
     return axes
 

@@ -1,4 +1,4 @@
-"""A run in two sentences: what was found and what it costs, and how sure that is."""
+"""A run in sentences: what was found and what it costs, how sure that is, and how it was estimated."""
 
 import json
 from typing import Any
@@ -7,7 +7,14 @@ import pandas as pd
 
 from ..words import counted
 from .configuration import describe_stages
-from .measures import interval_of, measure_of, quality_of_run, signed_share, with_interval
+from .measures import MEASURED, quality_of_run, value_in_words
+
+EVALUATIONS = {
+    "supernet": "weight sharing ({epochs} of the shared network)",
+    "finetune": "finetuning each network ({epochs} from a common backbone)",
+    "scratch": "training each network from scratch ({epochs})",
+}
+"""How each evaluator of this package estimates accuracies."""
 
 
 def summarize(trials: pd.DataFrame, run: dict[str, Any]) -> list[str]:
@@ -23,6 +30,18 @@ def summarize(trials: pd.DataFrame, run: dict[str, Any]) -> list[str]:
     return [_found(row, run), _how_sure(run)]
 
 
+def describe_evaluation(evaluator: dict[str, Any]) -> str:
+    """Say how accuracies were estimated and after how much training.
+
+    Args:
+        evaluator: Of ``run.json``.
+    """
+    name = evaluator["name"]
+    if name not in EVALUATIONS:
+        return f"the evaluator {name}"
+    return EVALUATIONS[name].format(epochs=counted(evaluator["epochs"], "epoch"))
+
+
 def _found(row: dict[Any, Any], run: dict[str, Any]) -> str:
     stages = describe_stages(json.loads(row["config"]), run["sites"])
     what = "no SE at all" if row["se_blocks"] == 0 else f"SE in {stages}"
@@ -30,12 +49,11 @@ def _found(row: dict[Any, Any], run: dict[str, Any]) -> str:
     chosen, caution = "best trade", ""
     if row["se_blocks"] > 0 and not helps:
         chosen, caution = "best candidate", ", though not measurably better than no SE"
-    quality, latency = quality_of_run(run), measure_of("latency_ratio")
     return (
         f"The {chosen} on {run['backbone']} is {what} (trial {row['number']}){caution}: "
-        f"an estimated {run['quality']} of {with_interval(interval_of(row, quality), quality)} "
-        f"for {signed_share(row['parameter_overhead'])} parameters "
-        f"and a latency of ×{with_interval(interval_of(row, latency), latency)}."
+        f"an estimated {run['quality']} of {value_in_words(row, quality_of_run(run))} "
+        f"for {value_in_words(row, MEASURED['parameter_overhead'])} parameters "
+        f"and a latency of {value_in_words(row, MEASURED['latency_ratio'])}."
     )
 
 

@@ -1,12 +1,16 @@
 """Tables in words, as a terminal, a notebook and Markdown show them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from ..search.definitions import OBJECTIVES
-from ..search.results import PREDICTED, front_of
+from ..search.results import front_of
+from .measures import MEASURED, columns_of_run, interval_of, value_in_words, with_interval, write_value
+
+_ACCURACY, _LOG_LOSS, _LATENCY = (MEASURED[name] for name in ("accuracy", "log_loss", "latency_ratio"))
+_COSTS = (MEASURED["parameter_overhead"], MEASURED["flops_overhead"])
 
 
 def describe_front(trials: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame:
@@ -24,24 +28,15 @@ def describe_front(trials: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame
         remarks = [*picks.get(row["number"], []), *([row["name"]] if row["name"] else [])]
         if not pd.isna(row["tied_with"]):
             remarks.append(f"{run['quality']} not distinguishable from trial {row['tied_with']}'s")
-        latency = f"×{row['latency_ratio']:.3f} [{row['latency_low']:.3f}, {row['latency_high']:.3f}]"
         rows.append(
             {
                 "trial": str(row["number"]),
-                "accuracy": f"{row['accuracy']:.1%} [{row['accuracy_low']:.1%}, {row['accuracy_high']:.1%}]",
-                **({"log-loss": _log_loss(row)} if run["quality"] == "log-loss" else {}),
-                "parameters": f"{row['parameter_overhead']:+.2%}",
-                "latency": latency + (" predicted" if row["latency_stopped"] == PREDICTED else ""),
-                **{name: f"{row[name]:.4g}" for name in run["objectives"] if name not in OBJECTIVES},
+                **{column.heading: value_in_words(row, column) for column in columns_of_run(run)},
                 "SE blocks": str(row["se_blocks"]),
                 "": ", ".join(remarks),
             }
         )
     return pd.DataFrame(rows)
-
-
-def _log_loss(row: Mapping[Any, Any]) -> str:
-    return f"{row['log_loss']:.4f} [{row['log_loss_low']:.4f}, {row['log_loss_high']:.4f}]"
 
 
 def describe_verified(schedule: Mapping[str, Any]) -> pd.DataFrame:
@@ -52,15 +47,13 @@ def describe_verified(schedule: Mapping[str, Any]) -> pd.DataFrame:
     """
     rows = []
     for member in schedule["members"]:
-        (accuracy, low, high), (loss, loss_low, loss_high) = member["accuracy"], member["log_loss"]
-        difference, below, above = member["log_loss_difference"]
-        against = f"{difference:+.4f} [{below:+.4f}, {above:+.4f}]" if member["name"] != "no SE" else ""
+        against = with_interval(member["log_loss_difference"], _LOG_LOSS, signed=True)
         rows.append(
             {
                 "trial": "–" if member["number"] is None else str(member["number"]),
-                "accuracy": f"{accuracy:.1%} [{low:.1%}, {high:.1%}]",
-                "log-loss": f"{loss:.4f} [{loss_low:.4f}, {loss_high:.4f}]",
-                "log-loss against no SE": against,
+                "accuracy": with_interval(member["accuracy"], _ACCURACY),
+                "log-loss": with_interval(member["log_loss"], _LOG_LOSS),
+                "log-loss against no SE": "" if member["name"] == "no SE" else against,
                 "": member["name"],
             }
         )
@@ -75,7 +68,6 @@ def describe_excitation(analysis: Mapping[str, Any]) -> pd.DataFrame:
     """
     rows = []
     for block in analysis["blocks"]:
-        loss, low, high = block["log_loss_change"]
         shares = {
             word: f"{block[name][0]:.1%} [{block[name][1]:.1%}, {block[name][2]:.1%}]"
             for name, word in (
@@ -90,7 +82,7 @@ def describe_excitation(analysis: Mapping[str, Any]) -> pd.DataFrame:
                 "block": block["block"],
                 "stage": "–" if block["stage"] is None else str(block["stage"]),
                 **shares,
-                "log-loss without": f"{loss:+.4f} [{low:+.4f}, {high:+.4f}]",
+                "log-loss without": with_interval(block["log_loss_change"], _LOG_LOSS, signed=True),
                 "": block["verdict"],
             }
         )
@@ -103,13 +95,13 @@ def describe_latency(measured: pd.DataFrame) -> pd.DataFrame:
     Args:
         measured: Its table.
     """
+    latency = replace(_LATENCY, form="×{:.4f}", decimals=4)
     rows = [
         {
             "configuration": row["name"],
             "runtime": row["runtime"],
-            "parameters": f"{row['parameter_overhead']:+.2%}",
-            "FLOPs": f"{row['flops_overhead']:+.2%}",
-            "latency": f"×{row['latency_ratio']:.4f} [{row['latency_low']:.4f}, {row['latency_high']:.4f}]",
+            **{column.heading: write_value(row[column.name], column) for column in _COSTS},
+            "latency": with_interval(interval_of(row, latency), latency),
             "pairs": str(row["latency_pairs"]),
             "stopped by": row["latency_stopped"],
         }

@@ -1,83 +1,60 @@
 """The report as text: GitHub's Markdown."""
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
 
+from ..markdown import escape_text
 from ..words import counted
-from .page import describe_evaluation
-from .summary import summarize
-
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&$@!])")
-_BLOCK = re.compile(r"^(\d*)([-+=.)])")  # what begins a list or underlines a heading
+from .measures import in_words
+from .summary import describe_evaluation, summarize
+from .tables import describe_front, describe_verified
 
 
-def render_markdown(
-    trials: pd.DataFrame,
-    run: dict[str, Any],
-    front: pd.DataFrame,
-    verified: Sequence[tuple[dict[str, Any], pd.DataFrame]],
-) -> str:
+def render_markdown(trials: pd.DataFrame, run: dict[str, Any]) -> str:
     """Return the report as Markdown: summary, front, verified networks, and how it was made.
 
     Args:
         trials: All trials, in the columns of ``trials.csv``.
         run: The description of the run, as in ``run.json``.
-        front: The front in words, as :func:`se_search.api.describe_front` has it.
-        verified: The schedules of ``verified`` of ``run``, each with its networks in words, as
-            :func:`se_search.api.describe_verified` has them.
     """
-    return "\n".join(_lines(trials, run, front, verified)) + "\n"
+    return "\n".join(_lines(trials, run)) + "\n"
 
 
-def escape_markdown(text: Any) -> str:
-    """Return a text of the user's as Markdown shows it within a line: nothing in it is markup."""
-    return _MARKUP.sub(r"\\\1", " ".join(str(text).split()))
-
-
-def _paragraph(text: str) -> str:
-    return _BLOCK.sub(r"\1\\\2", escape_markdown(text))
-
-
-def _lines(
-    trials: pd.DataFrame,
-    run: dict[str, Any],
-    front: pd.DataFrame,
-    verified: Sequence[tuple[dict[str, Any], pd.DataFrame]],
-) -> Iterator[str]:
+def _lines(trials: pd.DataFrame, run: dict[str, Any]) -> Iterator[str]:
     data = run["data"]
     evaluated = int(trials["state"].isin(["complete", "stopped"]).sum())
     failed = int((trials["state"] == "failed").sum())
-    yield f"# Where SE pays in {escape_markdown(run['backbone'])}"
+    yield f"# Where SE pays in {escape_text(run['backbone'])}"
     for sentence in summarize(trials, run):
-        yield from ("", _paragraph(sentence))
+        yield from ("", escape_text(sentence))
     yield ""
     yield (
-        f"{evaluated} of {run['budget']} configurations evaluated on {escape_markdown(data['name'])}"
+        f"{evaluated} of {run['budget']} configurations evaluated on {escape_text(data['name'])}"
         + (f", {failed} failed" if failed else "")
         + f"; the search is {'finished' if run['finished'] else 'not finished'}."
     )
     for caution in run["cautions"]:
-        yield from ("", f"> {_paragraph(caution)}")
+        yield from ("", f"> {escape_text(caution)}")
+    front = describe_front(trials, run)
     if len(front):
         yield from ("", "## Pareto front", "")
-        how = escape_markdown(describe_evaluation(run["evaluator"]))
+        how = escape_text(describe_evaluation(run["evaluator"]))
         judged = f"by {how} on {data['validation']} validation images, with 95 % intervals."
         yield f"Values of {run['quality']} are estimates {judged}"
         yield ""
         yield from _table(front)
-    for schedule, networks in verified:
+    for schedule in run["verified"]:
         epochs, seeds = counted(schedule["epochs"], "epoch"), counted(len(schedule["seeds"]), "seed")
         yield from ("", f"## Verified: trained by themselves for {epochs}", "")
         yield f"{seeds.capitalize()}, judged on {schedule['images']} test images, with 95 % intervals."
         yield ""
-        yield from _table(networks)
+        yield from _table(describe_verified(schedule))
         for sentence in (schedule["finding"], *schedule["ranking"]):
-            yield from ("", _paragraph(sentence))
+            yield from ("", escape_text(sentence))
     yield from ("", "## How this was made", "")
-    yield from (f"- {name}: {escape_markdown(value)}" for name, value in _made(run).items() if value)
+    yield from (f"- {name}: {escape_text(value)}" for name, value in _made(run).items() if value)
 
 
 def _made(run: dict[str, Any]) -> dict[str, Any]:
@@ -92,7 +69,7 @@ def _made(run: dict[str, Any]) -> dict[str, Any]:
         "Study": run["study"],
         "Space": run["space"],
         "Evaluator": describe_evaluation(run["evaluator"]),
-        "Objectives": ", ".join(run["objectives"]),
+        "Objectives": ", ".join(map(in_words, run["objectives"])),
         "Latency": run["latency"].get("description"),
         "Seed": str(run["seed"]),
         "Versions": ", ".join(f"{name} {version}" for name, version in run.get("versions", {}).items()),
@@ -106,4 +83,4 @@ def _table(shown: pd.DataFrame) -> Iterator[str]:
 
 
 def _row(cells: Sequence[Any]) -> str:
-    return "| " + " | ".join(map(escape_markdown, cells)) + " |"
+    return "| " + " | ".join(map(escape_text, cells)) + " |"

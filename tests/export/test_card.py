@@ -10,7 +10,8 @@ from networks_to_export import network
 
 from se_search import PlacedSE, SEConfig, create_model, export_timm, find_sites
 from se_search.api.origin import origin_of_trial
-from se_search.export.card import Origin, Result, draw_configuration, escape_code, escape_text
+from se_search.export.card import Origin, Result, draw_configuration
+from se_search.markdown import escape_code, escape_text
 from se_search.search.record import read_results
 
 NASTY = [
@@ -24,6 +25,8 @@ NASTY = [
     "1. item",
     "12) item",
     "+0.5% of 1.25",
+    "===",
+    "@everyone",
     "&lt;b&gt; \\` https://a.b www.a.b",
     "\u202eright to left\x00\x1b[31m",
 ]

@@ -2,15 +2,17 @@
 
 import itertools
 
-import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
 
-from se_search.report.tables import describe_front, describe_verified
-from se_search.report.text import escape_markdown, render_markdown
+from se_search.report.tables import describe_front
+from se_search.report.text import render_markdown
 from se_search.search.record import read_results
 
-HOSTILE = "a | b ``` `c` *d* <script>alert(1)</script> [e](f) ![g](h) &amp; \\ #1 @all ~~i~~ $j$\n\n# k"
+HOSTILE = (
+    "a | b ``` `c` *d* <script>alert(1)</script> [e](f) ![g](h) &amp; \\ #1 @all ~~i~~ $j$ https://k.l www.m.n\n\n# o"
+)
+UNSEEN = "\u202e\x1b"  # what turns the direction of a text, and what terminals obey
 AS_TEXT = " ".join(HOSTILE.split())
 
 
@@ -36,7 +38,7 @@ def texts(tokens, kind):
 def test_the_front_is_a_table_with_the_values_of_the_front(results):
     trials, run = results
     front = describe_front(trials, run)
-    tokens = parse(render_markdown(trials, run, front, []))
+    tokens = parse(render_markdown(trials, run))
     assert texts(tokens, "heading") == ["Where SE pays in test_resnet", "Pareto front", "How this was made"]
     assert texts(tokens, "th") == [name or "remarks" for name in front.columns]
     assert texts(tokens, "td") == [cell for row in front.itertuples(index=False) for cell in row]
@@ -49,8 +51,7 @@ def test_the_front_is_a_table_with_the_values_of_the_front(results):
 def test_of_a_run_that_judges_by_log_loss_that_is_told(results):
     trials, run = results
     run["quality"] = "log-loss"
-    front = describe_front(trials, run)
-    tokens = parse(render_markdown(trials, run, front, []))
+    tokens = parse(render_markdown(trials, run))
     paragraphs = texts(tokens, "paragraph")
     assert any(text.startswith("Values of log-loss are estimates by ") for text in paragraphs)
     first = trials[trials["on_front"]].sort_values("parameter_overhead").iloc[0]
@@ -75,14 +76,11 @@ def test_verified_networks_have_a_table(results):
         "finding": "F.",
         "ranking": ["R."],
     }
-    text = render_markdown(
-        trials, run | {"verified": [schedule]}, pd.DataFrame(), [(schedule, describe_verified(schedule))]
-    )
-    tokens = parse(text)
+    tokens = parse(render_markdown(trials.assign(on_front=False), run | {"verified": [schedule]}))
     assert "Verified: trained by themselves for 7 epochs" in texts(tokens, "heading")
     assert texts(tokens, "td") == [
         "3",
-        "90.0% [80.0%, 95.0%]",
+        "90.00 % [80.00, 95.00]",
         "0.3000 [0.2000, 0.4000]",
         "-0.1000 [-0.2000, +0.0000]",
         "mine",
@@ -94,12 +92,14 @@ def test_verified_networks_have_a_table(results):
 def test_names_from_outside_are_text(results):
     trials, run = results
     trials.loc[trials["on_front"], "name"] = HOSTILE
-    run |= dict.fromkeys(("name", "backbone", "study", "space"), HOSTILE) | {
+    run |= dict.fromkeys(("name", "backbone", "study", "space"), UNSEEN + HOSTILE) | {
         "cautions": [HOSTILE, "1. first", "- item"]
     }
     run["data"]["name"] = HOSTILE
-    text = render_markdown(trials, run, describe_front(trials, run), [])
+    text = render_markdown(trials, run)
     tokens = parse(text)
+    assert "https://" not in text  # GitHub makes links of these, also without brackets
+    assert "www." not in text
     assert not [token.type for token in tokens if token.type in ("html_block", "fence", "ordered_list_open")]
     assert f"Where SE pays in {AS_TEXT}" in texts(tokens, "heading")
     assert all(AS_TEXT in " ".join(cell.split()) for cell in texts(tokens, "td")[5::6])
@@ -109,11 +109,6 @@ def test_names_from_outside_are_text(results):
 def test_a_run_without_a_trial_has_a_text(results):
     trials, run = results
     run |= {"picks": {}, "latency": {}, "finished": False, "cautions": ["No configuration has been evaluated yet."]}
-    tokens = parse(render_markdown(trials.iloc[:0], run, describe_front(trials.iloc[:0], run), []))
+    tokens = parse(render_markdown(trials.iloc[:0], run))
     assert texts(tokens, "th") == []
     assert "0 of 6 configurations evaluated on digits; the search is not finished." in texts(tokens, "paragraph")
-
-
-def test_escaped_text_is_one_line():
-    assert "\n" not in escape_markdown(HOSTILE)
-    assert escape_markdown("plain words, 1.5 (two)") == "plain words, 1.5 (two)"

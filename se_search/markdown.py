@@ -1,0 +1,23 @@
+"""Texts that come from outside, as GitHub's Markdown shows them unchanged."""
+
+import re
+
+_MARKUP = re.compile(r"([\\`*_\[\]<>#|~&$@!]|:(?=//)|(?<=www)\.|^[-+=](?=[-+= ]|$))", re.IGNORECASE)
+_NUMBERED = re.compile(r"^(\d+)([.)])(?= |$)")
+
+
+def escape_text(text: object) -> str:
+    """Return ``text`` as one line that Markdown shows as it is: no markup, no HTML, no links, no line breaks."""
+    return _NUMBERED.sub(r"\1\\\2", _MARKUP.sub(r"\\\1", _one_line(text)))
+
+
+def escape_code(text: object) -> str:
+    """Return ``text`` as a code span on one line, also where it holds backquotes, and also within a table."""
+    line = _one_line(text).replace("|", "\\|")
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
+    space = " " if "`" in line or not line.strip() else ""
+    return f"{fence}{space}{line}{space}{fence}"
+
+
+def _one_line(text: object) -> str:
+    return " ".join("".join(one if one.isprintable() else " " for one in str(text)).split())
