@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from .api import Excitation, Run, analyze_excitation, load_run, search, work
     from .errors import SeSearchError
     from .evaluation.latency import Ratio, measure_latency
-    from .export.timm_folder import export_timm, load_exported
+    from .export.loading import load_exported
+    from .export.timm_folder import export_timm
     from .network.config import PlacedSE, SEConfig
     from .network.inference import optimize_for_inference
     from .network.insertion import create_model, insert
@@ -45,7 +46,7 @@ _HOMES = {
     "export_timm": ".export.timm_folder",
     "find_sites": ".network.sites",
     "insert": ".network.insertion",
-    "load_exported": ".export.timm_folder",
+    "load_exported": ".export.loading",
     "load_run": ".api",
     "measure_latency": ".evaluation.latency",
     "optimize_for_inference": ".network.inference",

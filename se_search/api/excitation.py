@@ -21,9 +21,9 @@ from ..errors import (
 from ..evaluation.data import EMBEDDED, load_data
 from ..evaluation.excitation import SHOWN_CHANNELS, analyze_gates
 from ..evaluation.image_data import ImageData
-from ..evaluation.stand_alone import check_pretrained, load_pretrained
+from ..evaluation.pretrained import check_pretrained, load_pretrained
 from ..evaluation.training import TrainingRecipe
-from ..export.timm_folder import load_exported
+from ..export.loading import load_exported
 from ..files import write_text
 from ..network.backbones import default_input_size, network_options
 from ..network.config import SEConfig

@@ -1,30 +1,32 @@
-"""Images of users: folders of classes and the datasets that timm opens, prepared as a backbone is used to.
-
-Images are read one by one here and not by timm's ``ImageDataset``, which puts the next image in place of one that it
-cannot read: evaluations would count that one twice.
-"""
+"""Images of a user's folders and of timm's datasets: found, checked and cut into parts."""
 
 import importlib.util
 import itertools
 import os
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
 from sklearn.model_selection import train_test_split
 from timm.data import create_dataset, create_transform, get_img_extensions, resolve_model_data_config
-from torch.utils.data import Dataset
 
-from ..errors import DataError, first_reason, printable
+from ..errors import DataError, first_reason
 from ..network.backbones import create_on_meta
 from ..words import some_of
-from .image_data import ImageData, ImageSet, ImageStream, Unreadable, UnreadableImages
+from .image_data import ImageData, ImageSet, UnreadableImages
+from .image_sources import (
+    FolderSource,
+    ImageFiles,
+    Source,
+    StreamedImages,
+    TimmSource,
+    TorchSource,
+    Transform,
+    printable_name,
+)
 
 PREFIXES = ("torch/", "hfds/", "hfids/", "wds/", "tfds/")
 """What names of timm's datasets start with."""
@@ -49,9 +51,6 @@ _PACKAGES = {
 }
 _WORDS = {"train": "training", "validation": "validation", "test": "test"}
 _TORCH_FOLDERS = ("image_folder", "folder")
-# Among PIL's others are some that run programs.
-_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-_Transform = Callable[[Image.Image], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -71,86 +70,6 @@ class Splits:
 
 USUAL_SPLITS = Splits()
 """Splits of the usual names, and what is missing cut from the training images."""
-
-
-class ImageFiles(Dataset[Any]):
-    """Images that are read when they are asked for: an :class:`~se_search.evaluation.image_data.ImageSet`."""
-
-    def __init__(
-        self,
-        source: "_Source",
-        indices: Sequence[int],
-        transform: _Transform,
-        unreadable: UnreadableImages,
-    ) -> None:
-        self.source = source
-        self.indices = indices
-        self.transform = transform
-        self.unreadable = unreadable
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int] | Unreadable:
-        place = self.indices[index]
-        try:
-            image = self.source.read(place)
-        except MemoryError:
-            raise
-        except Exception:  # PIL's readers raise many kinds for damaged files
-            return Unreadable(self.source.name(place))
-        return self.transform(image), self.source.labels[place]
-
-
-class StreamedImages(ImageStream):
-    """Images of a dataset that timm reads from its start to its end only."""
-
-    def __init__(
-        self,
-        name: str,
-        root: str | None,
-        split: str,
-        classes: int,
-        transform: _Transform,
-        unreadable: UnreadableImages,
-    ) -> None:
-        self.name = name
-        self.root = root
-        self.split = split
-        self.classes = classes
-        self.transform = transform
-        self.unreadable = unreadable
-
-    def __len__(self) -> int:
-        return self.unreadable.total
-
-    def __iter__(self) -> Iterator[Any]:
-        return self._pass(create_dataset(self.name, self.root, self.split, batch_size=1))
-
-    def shuffled(self, seed: int) -> Iterator[Any]:
-        """Yield the images in an order that ``seed`` fixes, as far as the reader's shuffling goes."""
-        return self._pass(create_dataset(self.name, self.root, self.split, batch_size=1, is_training=True, seed=seed))
-
-    def _pass(self, dataset: Any) -> Iterator[Any]:
-        given, reason = 0, "left out by timm's reader"
-        stream = iter(dataset)
-        while True:
-            try:
-                image, label = next(stream)
-            except StopIteration:
-                break
-            except Exception as error:  # each kind of dataset raises its own
-                reason = first_reason(error)
-                break
-            given += 1
-            if not 0 <= int(label) < self.classes:
-                raise DataError(
-                    f"data {self.name!r} have the label {label} in the split {self.split!r}, beyond their "
-                    f"{self.classes} classes: an _info.json that names the classes tells them all"
-                )
-            yield self.transform(image), int(label)
-        for place in range(given, len(self)):
-            yield Unreadable(f"image {place + 1} of {self.split} ({reason})")
 
 
 def load_folder(name: str, folder: Path, backbone: str, image_size: int | None, splits: Splits) -> ImageData:
@@ -195,83 +114,6 @@ def load_timm_dataset(name: str, root: Path | None, backbone: str, image_size: i
     if prefix == "hfds":
         return _indexed_data(name, _hfds_sources(name, rest, root, splits), backbone, image_size)
     return _streamed_data(name, rest, root, backbone, image_size, splits)
-
-
-class _Source(Protocol):
-    """Images that can be read in any order, and their labels."""
-
-    @property
-    def split(self) -> str: ...
-
-    @property
-    def labels(self) -> Sequence[int]: ...
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes; empty where they are unknown."""
-
-    def read(self, index: int) -> Image.Image: ...
-
-    def name(self, index: int) -> str: ...
-
-
-class _TimmSource:
-    """Images of timm's ``ImageDataset``."""
-
-    def __init__(self, split: str, dataset: Any, labels: Sequence[int]) -> None:
-        self.split = split
-        self.labels = labels
-        self.classes = tuple(map(_printable, dataset.reader.class_to_idx))
-        self._reader = dataset.reader
-
-    def read(self, index: int) -> Image.Image:
-        file, _ = self._reader[index]
-        with file, warnings.catch_warnings():
-            # PIL reads up to twice the pixels at which it warns.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return _rgb(Image.open(file, formats=_FORMATS))
-
-    def name(self, index: int) -> str:
-        return f"{self.split}[{index}]"
-
-
-class _FolderSource(_TimmSource):
-    """Images of a folder."""
-
-    def read(self, index: int) -> Image.Image:
-        file = self._reader.samples[index][0]
-        if not os.path.isfile(file):  # to open a pipe waits for ever
-            raise DataError(f"{file} is no file")
-        return super().read(index)
-
-    def name(self, index: int) -> str:
-        return _printable(os.path.join(self.split, self._reader.filename(index)))
-
-
-class _TorchSource:
-    """Images of one of torchvision's datasets."""
-
-    def __init__(self, split: str, dataset: Any) -> None:
-        self.split = split
-        targets = getattr(dataset, "targets", None)
-        if targets is None or np.ndim(targets) != 1:
-            targets = [target for _, target in dataset]
-        self.labels = [int(target) for target in targets]
-        names = getattr(dataset, "classes", ())
-        self.classes = tuple(names) if all(isinstance(one, str) for one in names) else ()
-        self._dataset = dataset
-
-    def read(self, index: int) -> Image.Image:
-        return _rgb(self._dataset[index][0])
-
-    def name(self, index: int) -> str:
-        return f"{self.split}[{index}]"
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits of grey, which PIL would clip to 8
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    return image.convert("RGB")
 
 
 def _split_folders(name: str, folder: Path, splits: Splits) -> dict[str, Path]:
@@ -323,7 +165,7 @@ def _check_links(name: str, path: Path) -> None:
         seen[real] = here
 
 
-def _read_folder(name: str, folder: Path, path: Path) -> _FolderSource:
+def _read_folder(name: str, folder: Path, path: Path) -> FolderSource:
     _check_links(name, path)
     try:
         dataset = create_dataset("", str(path), search_split=False)
@@ -336,22 +178,22 @@ def _read_folder(name: str, folder: Path, path: Path) -> _FolderSource:
     if "" in reader.class_to_idx:
         stray = next(file for file, label in reader.samples if label == reader.class_to_idx[""])
         raise DataError(
-            f"data {name!r} have the image {_printable(stray)!r} outside of any class's folder: move it into one"
+            f"data {name!r} have the image {printable_name(stray)!r} outside of any class's folder: move it into one"
         )
     split = "" if path == folder else os.path.relpath(path, folder)
-    return _FolderSource(split, dataset, [label for _, label in reader.samples])
+    return FolderSource(split, dataset, [label for _, label in reader.samples])
 
 
-def _torch_sources(name: str, rest: str, root: Path | None, splits: Splits) -> dict[str, _Source]:
+def _torch_sources(name: str, rest: str, root: Path | None, splits: Splits) -> dict[str, Source]:
     if rest.lower() in _TORCH_FOLDERS:
         raise DataError(f"data {name!r} are a folder of images: give the folder's path in place of this name")
     if splits != USUAL_SPLITS:
         raise DataError(f"data {name!r} have a training and a test split that are known: leave splits out")
     place = (root or TORCH_ROOT).expanduser()
-    sources: dict[str, _Source] = {}
+    sources: dict[str, Source] = {}
     for part, split in (("train", "train"), ("test", "validation")):
         try:
-            sources[part] = _TorchSource(part, create_dataset(name, str(place), split))
+            sources[part] = TorchSource(part, create_dataset(name, str(place), split))
         except Exception as error:  # timm asserts, torchvision raises many kinds
             raise DataError(
                 f"data {name!r} cannot be read from {str(place)!r}: {first_reason(error)}; timm.data.create_dataset("
@@ -360,11 +202,11 @@ def _torch_sources(name: str, rest: str, root: Path | None, splits: Splits) -> d
     return sources
 
 
-def _hfds_sources(name: str, rest: str, root: Path | None, splits: Splits) -> dict[str, _Source]:
+def _hfds_sources(name: str, rest: str, root: Path | None, splits: Splits) -> dict[str, Source]:
     import datasets
 
     _check_different(name, splits)
-    sources: dict[str, _Source] = {}
+    sources: dict[str, Source] = {}
     try:
         present = datasets.get_dataset_split_names(rest)
         for part, given in zip(_PARTS, astuple(splits), strict=True):
@@ -373,7 +215,7 @@ def _hfds_sources(name: str, rest: str, root: Path | None, splits: Splits) -> di
                 continue
             split = given or usual[0]
             dataset = create_dataset(name, str(root) if root else None, split)
-            sources[part] = _TimmSource(split, dataset, list(dataset.reader.iter_targets()))
+            sources[part] = TimmSource(split, dataset, list(dataset.reader.iter_targets()))
     except Exception as error:  # the library raises many kinds
         raise DataError(f"data {name!r} cannot be read: {first_reason(error)}") from error
     if "train" not in sources:
@@ -383,7 +225,7 @@ def _hfds_sources(name: str, rest: str, root: Path | None, splits: Splits) -> di
     return sources
 
 
-def _indexed_data(name: str, sources: Mapping[str, _Source], backbone: str, image_size: int | None) -> ImageData:
+def _indexed_data(name: str, sources: Mapping[str, Source], backbone: str, image_size: int | None) -> ImageData:
     for source in sources.values():
         _check_labels(name, source)
         _check_same_classes(name, sources["train"], source)
@@ -397,7 +239,7 @@ def _indexed_data(name: str, sources: Mapping[str, _Source], backbone: str, imag
     for part in absent:
         indices["train"], indices[part] = _cut(name, train, indices["train"], len(absent))
 
-    def images(part: str, transform: _Transform, unreadable: UnreadableImages) -> ImageSet:
+    def images(part: str, transform: Transform, unreadable: UnreadableImages) -> ImageSet:
         return ImageFiles(sources.get(part, train), indices[part], transform, unreadable)
 
     classes = len(train.classes) or max(train.labels) + 1
@@ -437,7 +279,7 @@ def _streamed_data(
     if classes < 2:
         raise DataError(f"data {name!r} have {classes} known classes: at least two are needed")
 
-    def images(part: str, transform: _Transform, unreadable: UnreadableImages) -> ImageSet:
+    def images(part: str, transform: Transform, unreadable: UnreadableImages) -> ImageSet:
         return StreamedImages(name, place, names[part], classes, transform, unreadable)
 
     totals = {part: len(reader) for part, reader in readers.items()}
@@ -463,7 +305,7 @@ def _image_data(
     classes: int,
     label_names: tuple[str, ...],
     totals: Mapping[str, int],
-    images: Callable[[str, _Transform, UnreadableImages], ImageSet],
+    images: Callable[[str, Transform, UnreadableImages], ImageSet],
 ) -> ImageData:
     """Data whose parts ``images`` makes, with the transforms of the backbone's own configuration."""
     settings = resolve_model_data_config(create_on_meta(backbone))
@@ -489,7 +331,7 @@ def _image_data(
     )
 
 
-def _cut(name: str, source: _Source, indices: Sequence[int], parts: int) -> tuple[list[int], list[int]]:
+def _cut(name: str, source: Source, indices: Sequence[int], parts: int) -> tuple[list[int], list[int]]:
     """Divide training images into those that stay and one of ``parts`` parts, each class in proportion."""
     labels = np.asarray(source.labels)
     counts = Counter(source.labels)
@@ -510,7 +352,7 @@ def _check_different(name: str, splits: Splits) -> None:
         raise DataError(f"data {name!r} have the split {twice[0]!r} named for two parts: they may share no image")
 
 
-def _check_labels(name: str, source: _Source) -> None:
+def _check_labels(name: str, source: Source) -> None:
     where = f"data {name!r} have in the split {source.split!r}" if source.split else f"data {name!r} have"
     if len(source.labels) < 2:
         raise DataError(f"{where} {len(source.labels)} images: at least two are needed")
@@ -519,7 +361,7 @@ def _check_labels(name: str, source: _Source) -> None:
         raise DataError(f"{where} labels that are no class's number, such as {wrong[0]!r}: name another split")
 
 
-def _check_same_classes(name: str, train: _Source, source: _Source) -> None:
+def _check_same_classes(name: str, train: Source, source: Source) -> None:
     ours, theirs = _classes_of(train), _classes_of(source)
     if ours != theirs:
         differing = [
@@ -530,14 +372,9 @@ def _check_same_classes(name: str, train: _Source, source: _Source) -> None:
         raise DataError(f"data {name!r} have splits with different classes: {' and '.join(differing)}")
 
 
-def _classes_of(source: _Source) -> set[str]:
+def _classes_of(source: Source) -> set[str]:
     return set(source.classes) or {str(label) for label in source.labels}
 
 
-def _class_name(source: _Source, label: int) -> str:
+def _class_name(source: Source, label: int) -> str:
     return source.classes[label] if source.classes else str(label)
-
-
-def _printable(name: str) -> str:
-    """A file's name with what is not text written out, so that it can be kept in JSON and shown on one line."""
-    return printable(os.fsencode(name).decode("utf-8", "backslashreplace"))

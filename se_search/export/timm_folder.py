@@ -1,7 +1,6 @@
-"""Writing a searched network as a folder that ``timm.create_model`` loads, and reading such a folder."""
+"""Writing a searched network as a folder that ``timm.create_model`` loads."""
 
 import copy
-import hashlib
 import json
 import os
 import shutil
@@ -16,8 +15,8 @@ from timm.models._hub import save_config_for_hf  # timm.models leaves it out of 
 from torch import nn
 
 from .. import __version__
-from ..errors import ConfigurationError, ExportError, RunFolderError, SeSearchError
-from ..files import draft_beside, is_name, move_into_place, read_text
+from ..errors import ConfigurationError, ExportError, RunFolderError
+from ..files import draft_beside, move_into_place
 from ..network.backbones import default_input_size
 from ..network.config import SEConfig
 from ..network.graph import compare, export_onnx, export_openvino, export_program
@@ -27,23 +26,22 @@ from ..words import counted
 from .card import Files, Origin, render_card, title_of, unknown_origin
 from .exporters import Exporter
 from .hub import check_upload, upload
-from .registry import NOT_FOR_NETWORKS, se_search
+from .loading import CONFIG, RECORD, WEIGHTS, digest_of, is_export, recorded_formats
+from .registry import se_search
 from .standalone import check_standalone, render_standalone
 from .twin import bare_arguments, find_twin, load_twin, outputs
 
-_CONFIG, _WEIGHTS, _CARD, _STANDALONE = "config.json", "model.safetensors", "README.md", "model.py"
+_CARD, _STANDALONE = "README.md", "model.py"
 _GRAPHS = {
     "onnx": (export_onnx, "model.onnx"),
     "pt2": (export_program, "model.pt2"),
     "openvino": (export_openvino, "model.xml"),
 }
 _FILES = (
-    *(_CONFIG, _WEIGHTS, _CARD, _STANDALONE),
+    *(CONFIG, WEIGHTS, _CARD, _STANDALONE),
     *("model.onnx", "model.onnx.data", "model.pt2", "model.xml", "model.bin"),
 )
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")  # timm's
-_RECORD = "se_search"
-"""Key of ``config.json`` under which an export says what it is; timm leaves it alone."""
 
 # What timm publishes about the backbone's own weights, which the exported weights are not.
 _NOT_THE_BACKBONES = (
@@ -59,8 +57,6 @@ _NOT_THE_BACKBONES = (
     "label_names",
     "label_descriptions",
 )
-_ELSEWHERE = ("file", "url", "hf_hub_id", "hf_hub_filename", "source", "state_dict", "custom_load")
-"""Keys of ``pretrained_cfg`` by which timm would look for weights outside the folder, or load them in another way."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +89,8 @@ def check_target(folder: Path) -> None:
     if not folder.is_dir():
         return
     entries = sorted(entry.name for entry in folder.iterdir())
-    exported = _is_export(folder)
-    others = [name for name in entries if name not in (*_FILES, *_formats(folder))]
+    exported = is_export(folder)
+    others = [name for name in entries if name not in (*_FILES, *recorded_formats(folder))]
     if others:
         raise RunFolderError(f"{folder} holds other files ({others[0]}): choose another folder with --to")
     if entries and not exported:
@@ -192,7 +188,7 @@ def export_timm(
     extra = (*([_STANDALONE] if standalone else []), *(file for _, file in graphs))
     try:
         with draft_beside(target) as draft:
-            write_weights(model, draft / _WEIGHTS)
+            write_weights(model, draft / WEIGHTS)
             written = _write_config(
                 load_twin(twin, model) if plain and twin else model,
                 twin if plain and twin else se_search.__name__,
@@ -225,7 +221,7 @@ def export_timm(
                 (draft / name).mkdir()
                 write(model, draft / name, size)
             files = tuple(name for name in _FILES if (draft / name).exists())
-            earlier = _formats(target)
+            earlier = recorded_formats(target)
             target.mkdir(parents=True, exist_ok=True)
             # The configuration first: a folder that holds it is known as an export, also when the rest is missing.
             for name in files:
@@ -245,43 +241,6 @@ def export_timm(
     return Exported(target, (*files, *folders), twin, push_to_hub)
 
 
-def load_exported(folder: str | os.PathLike[str], **timm_kwargs: Any) -> nn.Module:
-    """Load an exported folder after checking it: all that is loaded lies in it and is what was written.
-
-    The weights must have the digest that ``config.json`` records. That finds damage and exchanged files; it is no
-    signature, as whoever changes one file can change both.
-
-    Args:
-        folder: A folder that :func:`export_timm` has written.
-        **timm_kwargs: Passed to ``timm.create_model``, such as ``num_classes`` or ``features_only``.
-
-    Returns:
-        The network, in evaluation mode.
-
-    Raises:
-        ExportError: If the folder is not an export, is damaged, or names anything outside itself.
-        ConfigurationError: If its configuration is none or does not fit its backbone.
-    """
-    target = Path(folder)
-    config = _read_config(target)
-    _check_config(target, config)
-    weights = target / _WEIGHTS
-    if not weights.is_file():
-        others = sorted(path.name for path in target.iterdir() if path.suffix in (".bin", ".pth", ".pt", ".ckpt"))
-        instead = f"; {others[0]} may hold a pickle, which is not loaded" if others else ""
-        raise ExportError(f"{target} has no {_WEIGHTS}{instead}: export the network again")
-    if _digest(weights) != config[_RECORD].get("weights_sha256"):
-        raise ExportError(
-            f"{weights} is damaged or not the file that was exported: its SHA-256 is not the one in {_CONFIG}"
-        )
-    try:
-        return timm.create_model(f"local-dir:{target}", pretrained=True, **timm_kwargs).eval()
-    except SeSearchError:
-        raise
-    except Exception as error:  # timm's networks raise many kinds for arguments and weights that they do not take
-        raise ExportError(f"{target} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
-
-
 def _write_config(
     model: nn.Module,
     architecture: str,
@@ -295,7 +254,7 @@ def _write_config(
     """Write ``config.json`` beside the weights and return what it holds."""
     published: dict[str, Any] = dict.fromkeys(_NOT_THE_BACKBONES)
     published |= {"architecture": architecture, "description": description or None}
-    file = folder / _CONFIG
+    file = folder / CONFIG
     try:
         save_config_for_hf(
             model,
@@ -312,9 +271,9 @@ def _write_config(
         for key, value in written["pretrained_cfg"].items()
         if value is not None or key not in (*_NOT_THE_BACKBONES, "description")
     }
-    written[_RECORD] = {
+    written[RECORD] = {
         "version": __version__,
-        "weights_sha256": _digest(folder / _WEIGHTS),
+        "weights_sha256": digest_of(folder / WEIGHTS),
         "formats": formats,
     }
     file.write_text(json.dumps(written, indent=2), encoding="utf-8")
@@ -362,62 +321,3 @@ def _optimize(network: nn.Module, input_size: tuple[int, int, int]) -> nn.Module
     with torch.no_grad():
         compare(network, optimized, input_size, "an optimized network")
     return optimized
-
-
-def _is_export(folder: Path) -> bool:
-    return _record(folder) is not None
-
-
-def _formats(folder: Path) -> list[str]:
-    """Names of the folders in an export that formats of plugins have written; nothing else may be taken for one."""
-    named = (_record(folder) or {}).get("formats")
-    return [name for name in named if isinstance(name, str) and is_name(name)] if isinstance(named, list) else []
-
-
-def _record(folder: Path) -> dict[str, Any] | None:
-    try:
-        record = _read_config(folder).get(_RECORD)
-    except ExportError:
-        return None
-    return record if isinstance(record, dict) else None
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    file = folder / _CONFIG
-    try:
-        config = json.loads(read_text(file))
-    except FileNotFoundError as error:
-        raise ExportError(f"{folder} is no exported folder: it has no {_CONFIG}") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise ExportError(f"{file} cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise ExportError(f"{file} is damaged: it must hold one JSON object")
-    return config
-
-
-def _check_config(folder: Path, config: dict[str, Any]) -> None:
-    file = folder / _CONFIG
-    for key in (_RECORD, "pretrained_cfg", "model_args"):
-        if not isinstance(config.get(key, {} if key == "model_args" else None), dict):
-            raise ExportError(f"{file} is not of an export: {key!r} is missing or no object")
-    architecture, arguments = config.get("architecture"), config.get("model_args", {})
-    if architecture == se_search.__name__:
-        SEConfig.from_dict(arguments.get("se_config"))
-    elif not isinstance(architecture, str) or not timm.is_model(architecture) or "se_config" in arguments:
-        raise ExportError(f"{file} names the architecture {architecture!r}: it must be se_search or one of timm's own")
-    for key in sorted(NOT_FOR_NETWORKS.intersection(arguments)):
-        raise ExportError(f"{file} has model_args.{key} ({arguments[key]!r}), which is no argument of a network")
-    for key in _ELSEWHERE:
-        if config["pretrained_cfg"].get(key):
-            raise ExportError(
-                f"{file} has pretrained_cfg.{key} ({config['pretrained_cfg'][key]!r}): the weights of an exported "
-                f"folder are its own {_WEIGHTS}"
-            )
-
-
-def _digest(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while part := stream.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()

@@ -6,7 +6,6 @@ The network is traced by ``torch.export``, and its graph of ATen operations is r
 import copy
 import math
 import operator
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..errors import ExportError, first_reason
 from ..words import by
+from .aten import arguments_of, is_elementwise, is_function, is_written, shape_of, storage_of, written_by
 from .backbones import default_input_size
 from .graph import trace
 
@@ -197,8 +197,8 @@ def _drop_idle(graph: fx.Graph) -> None:
     for node in list(graph.nodes):
         idle = (node.target is _ATEN.dropout.default and not node.args[2]) or (
             node.target is _ATEN.to.dtype
-            and not _arguments(node)["copy"]
-            and _arguments(node)["self"].meta["val"].dtype == _arguments(node)["dtype"]
+            and not arguments_of(node)["copy"]
+            and arguments_of(node)["self"].meta["val"].dtype == arguments_of(node)["dtype"]
         )
         if idle:
             node.replace_all_uses_with(node.args[0])
@@ -207,12 +207,12 @@ def _drop_idle(graph: fx.Graph) -> None:
 
 
 def _drop_unused(graph: fx.Graph) -> None:
-    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or any(_written(node)))
+    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or any(written_by(node)))
 
 
 def _fold_constants(module: fx.GraphModule) -> None:
     """Compute once what follows from the weights alone."""
-    written = {_storage(one) for node in module.graph.nodes for one in _written(node)}
+    written = {storage_of(one) for node in module.graph.nodes for one in written_by(node)}
     values: dict[fx.Node, Any] = {}
     for node in module.graph.nodes:
         if node.op == "get_attr":
@@ -220,7 +220,7 @@ def _fold_constants(module: fx.GraphModule) -> None:
             if isinstance(value, torch.Tensor):
                 values[node] = value
         elif (
-            _is_function(node) and all(one in values for one in node.all_input_nodes) and _storage(node) not in written
+            is_function(node) and all(one in values for one in node.all_input_nodes) and storage_of(node) not in written
         ):
             args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
             values[node] = node.target(*args, **kwargs)
@@ -236,7 +236,7 @@ def _fold_norms(module: fx.GraphModule) -> None:
     """Let convolutions do what the batch norm after them does."""
     graph = module.graph
     for norm in graph.find_nodes(op="call_function", target=_ATEN.batch_norm.default):
-        given = _arguments(norm)
+        given = arguments_of(norm)
         conv, affine = given["input"], [given[name] for name in ("running_mean", "running_var", "weight", "bias")]
         if (
             given["training"]
@@ -264,19 +264,19 @@ def _squeeze_narrow(module: fx.GraphModule) -> None:
     vectors: dict[fx.Node, fx.Node] = {}  # of shape (N, C), for tensors of shape (N, C, 1, 1) that hold the same
     for node in list(graph.nodes):
         source: Any = node.args[0] if node.args else None
-        if _is_pointwise(module, node) and _shape(source)[2:] == (1, 1):
+        if _is_pointwise(module, node) and shape_of(source)[2:] == (1, 1):
             layer, vector = _layer(module, node), vectors.get(source)
             if vector is None:
                 layer, vector = _squeeze(module, layer, source)
             with graph.inserting_before(node):
                 result = graph.call_module(_add_layer(module, PooledLinear, layer, layer.weight.flatten(1)), (vector,))
-        elif source in vectors and node.all_input_nodes == [source] and _is_elementwise(node):
+        elif source in vectors and node.all_input_nodes == [source] and is_elementwise(node):
             with graph.inserting_before(node):
                 result = graph.call_function(node.target, (vectors[source], *node.args[1:]), node.kwargs)
         else:
             continue
         with graph.inserting_before(node):
-            shaped = graph.call_function(_ATEN.reshape.default, (result, [-1, *_shape(node)[1:]]))
+            shaped = graph.call_function(_ATEN.reshape.default, (result, [-1, *shape_of(node)[1:]]))
         shaped.meta = dict(node.meta)
         node.replace_all_uses_with(shaped)
         graph.erase_node(node)
@@ -296,15 +296,17 @@ def _squeeze(module: fx.GraphModule, excitation: _Layer, pooled: fx.Node) -> tup
     while mean.target in _SAME_ELEMENTS and len(mean.users) == 1:
         mean = mean.args[0]
     wide, axes = _averaged(mean)
-    whole = _shape(mean)[:1] == _shape(pooled)[:1] and math.prod(_shape(mean)[1:]) == math.prod(_shape(pooled)[1:])
+    whole = shape_of(mean)[:1] == shape_of(pooled)[:1] and math.prod(shape_of(mean)[1:]) == math.prod(
+        shape_of(pooled)[1:]
+    )
     if wide is None or len(mean.users) > 1 or not whole:
         with graph.inserting_after(pooled):
             return excitation, graph.call_function(_ATEN.flatten.using_ints, (pooled, 1))
     by_conv = _is_pointwise(module, wide) and axes == (2, 3)
-    by_linear = _is_layer(module, wide, _LINEAR) and axes == tuple(range(1, len(_shape(wide)) - 1))
+    by_linear = _is_layer(module, wide, _LINEAR) and axes == tuple(range(1, len(shape_of(wide)) - 1))
     if by_conv or by_linear:
         layer = _layer(module, wide)
-        if layer.weight.shape[1] < layer.weight.shape[0] and not _is_written(wide, wide, mean):
+        if layer.weight.shape[1] < layer.weight.shape[0] and not is_written(wide, wide, mean):
             with graph.inserting_before(wide):
                 vector = graph.call_function(_MEAN, (wide.args[0], list(axes)))
             return _compose(excitation, layer), vector
@@ -322,14 +324,14 @@ def _compose(second: _Layer, first: _Layer) -> _Layer:
 
 def _averaged(node: fx.Node) -> tuple[fx.Node | None, tuple[int, ...]]:
     """Return what ``node`` averages, and over which dimensions, if these are all but the batch and one more."""
-    if node.target is _MEAN and _arguments(node)["dtype"] is None:
-        given = _arguments(node)
+    if node.target is _MEAN and arguments_of(node)["dtype"] is None:
+        given = arguments_of(node)
         source = given["self"]
-        rank = len(_shape(source))
+        rank = len(shape_of(source))
         axes = tuple(sorted(axis % rank for axis in given["dim"] or range(rank)))
-    elif node.target is _ATEN.adaptive_avg_pool2d.default and set(_arguments(node)["output_size"]) == {1}:
-        source = _arguments(node)["self"]
-        rank = len(_shape(source))
+    elif node.target is _ATEN.adaptive_avg_pool2d.default and set(arguments_of(node)["output_size"]) == {1}:
+        source = arguments_of(node)["self"]
+        rank = len(shape_of(source))
         axes = (rank - 2, rank - 1)
     else:
         return None, ()
@@ -343,11 +345,11 @@ def _gate_weights(module: fx.GraphModule) -> None:
         for conv, gate in (scaled.args, scaled.args[::-1]):
             if not _is_pointwise(module, conv) or len(conv.users) > 1:
                 continue
-            _, inputs, height, width = _shape(conv.args[0])
+            _, inputs, height, width = shape_of(conv.args[0])
             if (
-                _shape(gate)[1:] == (_shape(conv)[1], 1, 1)
+                shape_of(gate)[1:] == (shape_of(conv)[1], 1, 1)
                 and height * width > inputs
-                and not _is_written(conv.args[0], conv, scaled)
+                and not is_written(conv.args[0], conv, scaled)
             ):
                 layer = _layer(module, conv)
                 with graph.inserting_before(scaled):
@@ -363,7 +365,7 @@ def _is_pointwise(module: fx.GraphModule, node: Any) -> bool:
     """Whether ``node`` is a 1×1 convolution that maps the channels at each place."""
     if not _is_layer(module, node, _CONV):
         return False
-    given = _arguments(node)
+    given = arguments_of(node)
     return (
         tuple(_value(module, given["weight"]).shape[2:]) == (1, 1)
         and given["groups"] == 1
@@ -375,12 +377,12 @@ def _is_pointwise(module: fx.GraphModule, node: Any) -> bool:
 def _is_layer(module: fx.GraphModule, node: Any, kind: Any) -> bool:
     if not isinstance(node, fx.Node) or node.target is not kind:
         return False
-    given = _arguments(node)
+    given = arguments_of(node)
     return _is_constant(module, given["weight"]) and (given["bias"] is None or _is_constant(module, given["bias"]))
 
 
 def _layer(module: fx.GraphModule, node: fx.Node) -> _Layer:
-    given = _arguments(node)
+    given = arguments_of(node)
     weight, bias = _value(module, given["weight"]), given["bias"]
     return _Layer(
         given["weight"].name.removesuffix("_weight"),
@@ -419,68 +421,3 @@ def _value(module: fx.GraphModule, node: fx.Node) -> Any:
 
 def _exactly(value: torch.Tensor) -> torch.Tensor:
     return value.detach().cpu().double()
-
-
-def _shape(node: Any) -> tuple[Any, ...]:
-    """Shape of what ``node`` returned where it was traced; nothing if that is no tensor."""
-    return tuple(getattr(node.meta.get("val"), "shape", ())) if isinstance(node, fx.Node) else ()
-
-
-def _arguments(node: fx.Node) -> dict[str, Any]:
-    """Arguments of an operation by name, with the defaults of its schema."""
-    return {
-        parameter.name: (
-            node.args[place] if place < len(node.args) else node.kwargs.get(parameter.name, parameter.default_value)
-        )
-        for place, parameter in enumerate(_schema(node).arguments)
-    }
-
-
-def _schema(node: fx.Node) -> Any:
-    return node.target._schema  # type: ignore[union-attr]  # of an operation of PyTorch
-
-
-def _is_elementwise(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
-
-
-def _is_function(node: fx.Node) -> bool:
-    """Whether ``node`` returns the same for the same arguments and does nothing else."""
-    return node.target is operator.getitem or (
-        isinstance(node.target, torch._ops.OpOverload)
-        and not node.target._schema.is_mutable
-        and torch.Tag.nondeterministic_seeded not in node.target.tags
-    )
-
-
-def _is_written(value: fx.Node, start: fx.Node, end: fx.Node) -> bool:
-    """Whether an operation between two others writes where ``value`` lies."""
-    node, storage = start.next, _storage(value)
-    while node is not end:
-        if any(_storage(one) is storage for one in _written(node)):
-            return True
-        node = node.next
-    return False
-
-
-def _written(node: fx.Node) -> Iterator[fx.Node]:
-    """What ``node`` writes to in place."""
-    if isinstance(node.target, torch._ops.OpOverload):
-        for parameter in node.target._schema.arguments:
-            if parameter.alias_info is not None and parameter.alias_info.is_write:
-                value = _arguments(node)[parameter.name]
-                yield from value if isinstance(value, (list, tuple)) else (value,)
-
-
-def _storage(node: fx.Node) -> fx.Node:
-    """Return the operation whose result ``node`` is a view of, or the same as."""
-    while node.args and isinstance(node.args[0], fx.Node) and _is_alias(node.target):
-        node = node.args[0]
-    return node
-
-
-def _is_alias(target: Any) -> bool:
-    return target is operator.getitem or (
-        isinstance(target, torch._ops.OpOverload)
-        and any(returned.alias_info is not None for returned in target._schema.returns)
-    )

@@ -19,8 +19,9 @@ from ..evaluation.distributed import take_part
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.image_data import ImageData
 from ..evaluation.isolation import time_limit
+from ..evaluation.pretrained import check_pretrained
 from ..evaluation.runtimes import is_there
-from ..evaluation.stand_alone import BACKBONE_WEIGHTS, check_pretrained
+from ..evaluation.stand_alone import BACKBONE_WEIGHTS
 from ..network.backbones import network_options
 from ..network.config import SEConfig
 from ..progress import progress_bar

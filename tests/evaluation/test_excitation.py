@@ -14,10 +14,11 @@ from torch.utils.data import TensorDataset
 from se_search import SEConfig, create_model
 from se_search.errors import ConfigurationError, DataError, DefinitionError
 from se_search.evaluation.data import load_data
-from se_search.evaluation.excitation import GateChange, analyze_gates, find_classes
+from se_search.evaluation.excitation import analyze_gates, find_classes
 from se_search.evaluation.gate_statistics import gate_statistics
 from se_search.evaluation.gates import find_blocks, find_gates, mean_gates, read_gates, replaced_gates
 from se_search.evaluation.image_data import ImageData, sample
+from se_search.evaluation.observations import GateChange
 from se_search.evaluation.statistics import Estimate, crossed_difference
 from se_search.evaluation.supernet import Supernet
 from se_search.evaluation.training import TrainingRecipe

@@ -6,7 +6,7 @@ import pytest
 
 from se_search.errors import EvaluationError
 from se_search.evaluation.image_data import UnreadableImages
-from se_search.evaluation.image_files import ImageFiles
+from se_search.evaluation.image_sources import ImageFiles
 from se_search.evaluation.isolation import time_limit
 
 

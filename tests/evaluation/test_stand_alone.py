@@ -15,14 +15,8 @@ from se_search import SEConfig
 from se_search.errors import DefinitionError, RunFolderError
 from se_search.evaluation.data import load_data
 from se_search.evaluation.evaluator import evaluate_network, no_progress
-from se_search.evaluation.stand_alone import (
-    BACKBONE_SUMMARY,
-    Finetune,
-    Scratch,
-    check_pretrained,
-    load_pretrained,
-    rung_epochs,
-)
+from se_search.evaluation.pretrained import check_pretrained, load_pretrained
+from se_search.evaluation.stand_alone import BACKBONE_SUMMARY, Finetune, Scratch, rung_epochs
 from se_search.evaluation.statistics import crossed_mean
 from se_search.evaluation.training import TrainingRecipe
 

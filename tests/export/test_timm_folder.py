@@ -26,7 +26,7 @@ from se_search import PlacedSE, SEConfig, create_model, export_timm, find_sites,
 from se_search.cli import app
 from se_search.errors import ConfigurationError, ExportError, RunFolderError, SeSearchError
 from se_search.evaluation.data import load_data
-from se_search.export.timm_folder import load_exported
+from se_search.export.loading import load_exported
 
 TEN_FAMILIES = (
     "test_resnet",
