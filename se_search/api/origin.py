@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from timm.models import get_pretrained_cfg_value
+
 from ..evaluation.image_files import PREFIXES
 from ..export.card import Origin, Result
 from ..words import by, counted
@@ -50,8 +52,10 @@ def origin_of_trial(trial: Mapping[Any, Any], run: Mapping[str, Any], verified: 
     else:
         how = f"{counted(int(trial['latency_pairs']), 'pair')} of calls, 95 % interval"
     timed = f"time over that of the bare backbone, {how}; {latency['description']}"
+    published = run["evaluator"]["name"] == "finetune" and run["evaluator"]["pretrained"] == "timm"
     return Origin(
         _say_weights(data, run["evaluator"], int(trial["verified_epochs"]) if verified else None),
+        get_pretrained_cfg_value(run["backbone"], "license") if published else None,
         results=(
             Result("accuracy", _interval(trial, f"{prefix}accuracy", "{:.2%}"), images),
             Result("log-loss", _interval(trial, f"{prefix}log_loss", "{:.4f}"), f"the same {judged}"),

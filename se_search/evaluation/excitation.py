@@ -18,7 +18,7 @@ from torch.utils.data import Subset, TensorDataset
 from ..errors import ConfigurationError, DataError, did_you_mean
 from ..network.config import SEConfig
 from .evaluator import Evaluation, ProgressBar, evaluate_network, no_progress
-from .gate_statistics import CONSTANT, LEAST_IMAGES, NEAR_ONE, gate_statistics
+from .gate_statistics import CONSTANT, LEAST_IMAGES, NEAR_ONE, comparable_classes, gate_statistics
 from .gates import find_blocks, find_gates, mean_gates, read_gates, replaced_gates
 from .image_data import ImageData, ImageSet, sample
 from .image_sources import ImageFiles
@@ -36,7 +36,7 @@ from .observations import (
     rounded,
 )
 from .runtimes import check_device
-from .statistics import CONFIDENCE, crossed_difference
+from .statistics import CONFIDENCE, confidence_of_each, crossed_difference
 from .training import TrainingRecipe
 
 SHOWN_CHANNELS = 50
@@ -120,7 +120,7 @@ def analyze_gates(
             intact = evaluate_network(model, judged, recipe.batch, device, recipe)
             advance(1)
 
-            confidence = 1 - (1 - CONFIDENCE) / len(blocks)
+            confidence = confidence_of_each(len(blocks))
             last = last_stage(blocks)
             changes = []
             for some in [*([block] for block in blocks), *([last] if last else [])]:
@@ -244,12 +244,7 @@ def _comparable_classes(
             raise DataError(
                 f"class {class_name(data, one)!r} has {counts[one]} of the images: {LEAST_IMAGES} are needed"
             )
-    candidates = np.array(asked) if asked else np.flatnonzero(counts >= LEAST_IMAGES)
-    if candidates.size < 2:
-        raise DataError(
-            f"classes cannot be compared: at least two need {LEAST_IMAGES} images or more, {candidates.size} do"
-        )
-    return candidates
+    return np.array(asked) if asked else comparable_classes(labels)
 
 
 def _choose_classes(

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse, special
+from scipy import sparse
 
 from ..errors import DataError
-from .statistics import CONFIDENCE, Estimate
+from .statistics import CONFIDENCE, Estimate, normal_quantile, t_quantile
 
 CONSTANT = 0.02
 """A gate is constant where its standard deviation over images is below this; above 1, below this share of its mean."""
@@ -36,7 +36,7 @@ class Replicated:
         """Return the statistic with Student's interval of the jackknife (Tukey 1958)."""
         count = self.replicates.size
         spread = float(np.sum((self.replicates - self.replicates.mean()) ** 2))
-        margin = float(special.stdtrit(count - 1, 0.5 + confidence / 2)) * np.sqrt((count - 1) / count * spread)
+        margin = t_quantile(confidence, count - 1) * np.sqrt((count - 1) / count * spread)
         return Estimate(self.value, float(self.value - margin), float(self.value + margin))
 
 
@@ -63,6 +63,20 @@ class GateStatistics:
     replicated_specificity: Replicated
 
 
+def comparable_classes(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the classes that have enough images to be compared.
+
+    Raises:
+        DataError: If they are fewer than two.
+    """
+    enough = np.flatnonzero(np.bincount(labels) >= LEAST_IMAGES)
+    if enough.size < 2:
+        raise DataError(
+            f"classes cannot be compared: at least two need {LEAST_IMAGES} images or more, {enough.size} do"
+        )
+    return enough
+
+
 def gate_statistics(gates: npt.NDArray[Any], labels: npt.NDArray[np.int64], seed: int = 0) -> GateStatistics:
     """Describe the gates of one block.
 
@@ -83,12 +97,7 @@ def gate_statistics(gates: npt.NDArray[Any], labels: npt.NDArray[np.int64], seed
     """
     values = gates.astype(np.float64)
     constant, near_one = _constant_shares(values)
-    counts = np.bincount(labels)
-    enough = np.flatnonzero(counts >= LEAST_IMAGES)
-    if enough.size < 2:
-        raise DataError(
-            f"classes cannot be compared: at least two need {LEAST_IMAGES} images or more, {enough.size} do"
-        )
+    enough = comparable_classes(labels)
     kept = np.isin(labels, enough)
     specificity, similarity, differs = _between_classes(values[kept], np.searchsorted(enough, labels[kept]), seed)
     share = specificity.estimate()
@@ -108,7 +117,7 @@ def _constant_shares(gates: _Values) -> tuple[Estimate, Estimate]:
     """Return the shares of channels that are constant, and constant near one."""
     mean, deviation = gates.mean(0), gates.std(0, ddof=1)
     limit = CONSTANT * np.maximum(1.0, np.abs(mean))
-    margin = float(special.ndtri(0.5 + CONFIDENCE / 2)) / np.sqrt(2 * (len(gates) - 1))
+    margin = normal_quantile(CONFIDENCE) / np.sqrt(2 * (len(gates) - 1))
     near = np.abs(mean - 1) <= NEAR_ONE
 
     def share(which: npt.NDArray[np.bool_]) -> Estimate:

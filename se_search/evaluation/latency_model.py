@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, special
+from scipy import optimize
 
 from ..errors import ConfigurationError
 from ..network.config import SEConfig
 from ..network.sites import Site
 from .latency import PILOT, LatencyConditions, Ratio
-from .statistics import CONFIDENCE, Estimate
+from .statistics import CONFIDENCE, Estimate, t_quantile
 
 _NEGLIGIBLE = 1e-12  # part of the largest singular value below which one is the rounding error of zero
 
@@ -83,7 +83,7 @@ class LatencyModel:
             )
         value = 1 + float(row @ self.coefficients)
         variance = self.misfit**2 + float(row @ self.covariance @ row)
-        margin = _t_quantile(self.freedom) * math.sqrt(variance)
+        margin = t_quantile(CONFIDENCE, self.freedom) * math.sqrt(variance)
         return Estimate(value, value - margin, value + margin)
 
 
@@ -168,7 +168,7 @@ def _ratio(data: dict[str, Any]) -> Ratio:
 def _variance(ratio: Ratio) -> float:
     """Return the squared standard error of a measured ratio, taken back from its interval."""
     freedom = (PILOT if ratio.stopped == "target" else ratio.rounds) - 1
-    error = (ratio.high - ratio.low) / 2 / _t_quantile(freedom)
+    error = (ratio.high - ratio.low) / 2 / t_quantile(CONFIDENCE, freedom)
     return max(error**2, np.finfo(float).tiny)
 
 
@@ -179,7 +179,3 @@ def _fit(rows: _Matrix, values: _Matrix, variances: _Matrix) -> tuple[_Matrix, _
     coefficients = inverse @ (values / roots)
     residuals = (values - rows @ coefficients) / roots
     return coefficients, inverse @ inverse.T, float(residuals @ residuals)
-
-
-def _t_quantile(freedom: int) -> float:
-    return float(special.stdtrit(freedom, 0.5 + CONFIDENCE / 2))

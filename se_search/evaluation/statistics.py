@@ -27,6 +27,21 @@ class Estimate:
     high: float
 
 
+def normal_quantile(confidence: float) -> float:
+    """Return how many standard deviations of a normal distribution hold so much of it on both sides together."""
+    return float(special.ndtri(0.5 + confidence / 2))
+
+
+def t_quantile(confidence: float, freedom: float) -> float:
+    """Return the same for Student's t distribution with so many degrees of freedom."""
+    return float(special.stdtrit(freedom, 0.5 + confidence / 2))
+
+
+def confidence_of_each(comparisons: int) -> float:
+    """Return the confidence that each of so many intervals needs for all to hold together at 95 % (Bonferroni)."""
+    return 1 - (1 - CONFIDENCE) / comparisons
+
+
 def accuracy_estimate(correct: npt.NDArray[np.bool_]) -> Estimate:
     """Return the part of images that is ``correct`` with its Wilson interval."""
     return _wilson(correct.astype(float), CONFIDENCE)
@@ -69,7 +84,7 @@ def rounds_needed(pilot: npt.NDArray[Any], half_width: float, confidence: float 
         confidence: Of the interval.
     """
     standard_deviation = float(pilot.std(ddof=1))
-    return max(pilot.size, math.ceil((_t_quantile(confidence, pilot.size - 1) * standard_deviation / half_width) ** 2))
+    return max(pilot.size, math.ceil((t_quantile(confidence, pilot.size - 1) * standard_deviation / half_width) ** 2))
 
 
 def two_stage_mean(values: npt.NDArray[Any], pilot: int, confidence: float = CONFIDENCE) -> Estimate:
@@ -87,7 +102,7 @@ def two_stage_mean(values: npt.NDArray[Any], pilot: int, confidence: float = CON
     """
     spread = max(float(values[:pilot].std(ddof=1)), float(values.std(ddof=1)))
     mean = float(values.mean())
-    margin = _t_quantile(confidence, pilot - 1) * spread / math.sqrt(values.size)
+    margin = t_quantile(confidence, pilot - 1) * spread / math.sqrt(values.size)
     return Estimate(mean, mean - margin, mean + margin)
 
 
@@ -192,7 +207,7 @@ def rank_agreement(first: npt.NDArray[Any], second: npt.NDArray[Any], confidence
     tau = _kendall(first, second)
     if math.isnan(tau):
         return Estimate(0.0, -1.0, 1.0)
-    quantile = _normal_quantile(confidence)
+    quantile = normal_quantile(confidence)
     count = len(first)
 
     def excess(candidate: float) -> float:
@@ -248,7 +263,7 @@ def _wilson(shares: _Values, confidence: float) -> Estimate:
     """Wilson's interval of a mean of values from 0 to 1, as of the number of yes-or-no values with its variance."""
     share, variance = float(shares.mean()), float(shares.var())
     count = shares.size * share * (1 - share) / variance if variance > 0 else shares.size
-    square = _normal_quantile(confidence) ** 2
+    square = normal_quantile(confidence) ** 2
     centre = (share + square / (2 * count)) / (1 + square / count)
     margin = math.sqrt(square * (share * (1 - share) + square / (4 * count)) / count) / (1 + square / count)
     return Estimate(share, max(centre - margin, 0.0), min(centre + margin, 1.0))
@@ -258,7 +273,7 @@ def _agresti_min(differences: _Values, confidence: float) -> Estimate:
     images = differences.size + 2
     centre = float(differences.sum()) / images
     variance = ((float(np.sum(differences**2)) + 1) / images - centre**2) / images
-    margin = _normal_quantile(confidence) * math.sqrt(variance)
+    margin = normal_quantile(confidence) * math.sqrt(variance)
     return Estimate(float(differences.mean()), centre - margin, centre + margin)
 
 
@@ -266,7 +281,7 @@ def _student(values: _Values, confidence: float) -> Estimate:
     mean = float(values.mean())
     if values.size == 1:
         return Estimate(mean, -math.inf, math.inf)
-    margin = _t_quantile(confidence, _degrees_of_freedom(values)) * _standard_error(values)
+    margin = t_quantile(confidence, _degrees_of_freedom(values)) * _standard_error(values)
     return Estimate(mean, mean - margin, mean + margin)
 
 
@@ -274,7 +289,7 @@ def _hall(values: _Values, confidence: float) -> Estimate:
     mean = float(values.mean())
     if values.size == 1:
         return Estimate(mean, -math.inf, math.inf)
-    quantile = _t_quantile(confidence, _degrees_of_freedom(values))
+    quantile = t_quantile(confidence, _degrees_of_freedom(values))
     skewness = _standardised_moment(values, 3) / math.sqrt(values.size)
 
     def t_statistic(transformed: float) -> float:
@@ -298,7 +313,7 @@ def _crossed(values: _Values, interval: Callable[[_Values, float], Estimate], co
     spread = float(np.sum((images - value) ** 2))
     chance = float(np.sum(residuals**2)) / (len(values) - 1) / len(values)
     common = math.sqrt(max(1 - chance / spread, 0.0)) if spread > 0 else 1.0
-    margin = _t_quantile(confidence, len(values) - 1) * _standard_error(seeds)
+    margin = t_quantile(confidence, len(values) - 1) * _standard_error(seeds)
     below = math.hypot(common * (value - estimate.low), margin)
     above = math.hypot(common * (estimate.high - value), margin)
     return Estimate(value, value - below, value + above)
@@ -334,11 +349,3 @@ def _kendall_variance(tau: float, count: int) -> float:
     correlation = math.sin(math.pi / 2 * tau)
     triples = 1 / 9 - (2 / math.pi * math.asin(correlation / 2)) ** 2
     return 2 / (count * (count - 1)) * (1 - tau**2 + 2 * (count - 2) * triples)
-
-
-def _normal_quantile(confidence: float) -> float:
-    return float(special.ndtri(0.5 + confidence / 2))
-
-
-def _t_quantile(confidence: float, freedom: float) -> float:
-    return float(special.stdtrit(freedom, 0.5 + confidence / 2))

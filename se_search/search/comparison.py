@@ -15,10 +15,9 @@ import numpy.typing as npt
 import optuna
 import pandas as pd
 from optuna.study import StudyDirection
-from scipy import special
 
 from ..errors import RunFolderError
-from ..evaluation.statistics import CONFIDENCE, Estimate, crossed_difference
+from ..evaluation.statistics import CONFIDENCE, Estimate, confidence_of_each, crossed_difference, normal_quantile
 from .definitions import StudyDefinition
 from .record import read_results
 from .results import hypervolume_history, unpack, with_measured_latency
@@ -127,7 +126,7 @@ def compare_runs(runs: Sequence[str | os.PathLike[str]]) -> Comparison:
         for name, sign in zip(names, signs, strict=True)
     }
     values = [front_value(one.study, one.trials, worst) for one in sources]
-    told = 1 - (1 - CONFIDENCE) / (len(sources) - 1)  # Bonferroni: all intervals hold together
+    told = confidence_of_each(len(sources) - 1)
     paired = [_same_images(first, other) for other in sources[1:]]
     ratios = [hypervolume_ratio(value, values[0], one, told) for value, one in zip(values[1:], paired, strict=True)]
     compared = tuple(
@@ -187,7 +186,7 @@ def front_value(study: optuna.Study, trials: pd.DataFrame, reference: dict[str, 
 def _latency_spread(kept: pd.DataFrame, room: _Values, gains: _Values, column: int) -> float:
     """Return the standard deviation of the logarithm of a front's hypervolume where latencies are measured anew."""
     members = np.flatnonzero(areas_of_the_best(room, gains))
-    errors = (kept["latency_high"] - kept["latency_low"]).to_numpy(float)[members] / (2 * _quantile(CONFIDENCE))
+    errors = (kept["latency_high"] - kept["latency_low"]).to_numpy(float)[members] / (2 * normal_quantile(CONFIDENCE))
     random = np.random.default_rng(0)
     drawn = np.empty(_DRAWS)
     for index in range(_DRAWS):
@@ -282,7 +281,7 @@ def hypervolume_ratio(
     else:
         below = math.hypot(alone[0].value - alone[0].low, alone[1].high - alone[1].value)
         above = math.hypot(alone[0].high - alone[0].value, alone[1].value - alone[1].low)
-    latency = _quantile(confidence) * math.hypot(value.spread, first.spread)
+    latency = normal_quantile(confidence) * math.hypot(value.spread, first.spread)
     flattered = value.optimism - first.optimism
     down = math.hypot(below, latency) + max(flattered, 0.0)
     up = math.hypot(above, latency) + max(-flattered, 0.0)
@@ -363,7 +362,3 @@ def _cautions(sources: Sequence[_Source], runs: Sequence[ComparedRun], paired: b
 
 def _distinct(texts: Any) -> list[str]:
     return list(dict.fromkeys(texts))
-
-
-def _quantile(confidence: float) -> float:
-    return float(special.ndtri(0.5 + confidence / 2))

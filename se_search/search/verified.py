@@ -13,8 +13,8 @@ import pandas as pd
 
 from ..errors import RunFolderError
 from ..evaluation.statistics import (
-    CONFIDENCE,
     Estimate,
+    confidence_of_each,
     crossed_difference,
     crossed_mean,
     noise_ceiling,
@@ -22,6 +22,7 @@ from ..evaluation.statistics import (
 )
 from ..files import read_text
 from ..network.config import SEConfig
+from ..words import counted
 from .results import unpack
 
 VERIFICATION = "verification"
@@ -215,10 +216,11 @@ def _finding(
     if not others:
         return {"helps": False, "finding": "Only the network without SE has been verified."}
     best = min(others, key=lambda config: float(losses[config].mean()))
-    difference = crossed_difference(losses[best], losses[without_se], 1 - (1 - CONFIDENCE) / len(others))
+    difference = crossed_difference(losses[best], losses[without_se], confidence_of_each(len(others)))
+    comparisons = counted(len(others), "comparison")
     told = (
         f"{called[best]} has a log-loss {difference.value:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}] "
-        f"against the network without SE (paired on test images and seeds, corrected for {len(others)} comparisons)"
+        f"against the network without SE (paired on test images and seeds, corrected for {comparisons})"
     )
     if seeds == 1:
         told += "; with one seed the interval leaves out the chance of training"

@@ -4,6 +4,7 @@ import re
 
 import pandas as pd
 import pytest
+import timm
 import yaml
 from markdown_it import MarkdownIt
 from networks_to_export import network
@@ -133,9 +134,13 @@ def test_the_card_of_a_users_own_network_says_what_is_known(tmp_path):
 def test_the_card_says_how_the_weights_of_each_evaluator_were_made(finished_run, evaluator, words):
     table, run = read_results(finished_run / "run")
     run["evaluator"] |= evaluator | {"epochs": 3}
-    said = origin_of_trial(table.to_dict("records")[0], run).weights
+    origin = origin_of_trial(table.to_dict("records")[0], run)
     for word in words:
-        assert word in said
+        assert word in origin.weights
+    # timm publishes one with the weights, which binds what is trained from them.
+    published = evaluator == {"name": "finetune", "pretrained": "timm"}
+    assert origin.license == (timm.get_pretrained_cfg("test_resnet").license if published else None)
+    assert timm.get_pretrained_cfg("test_resnet").license == "apache-2.0"
 
 
 def test_the_card_tells_a_measured_latency_from_a_predicted_one(finished_run):
