@@ -229,7 +229,7 @@ def test_the_page_draws_the_analysis_offline_without_an_error(open_page, excitat
 
 def test_the_page_says_how_it_was_made(open_page, excitation_page, analysis):
     page, _, _ = open_page(excitation_page)
-    page.get_by_text("How this was made").click()
+    page.get_by_text("How this was made").press("Enter")
     page.wait_for_function("document.querySelector('details').open")
     words = page.locator("details").inner_text()
     for one in (f"{analysis['seconds']:.1f} s", analysis["device"], analysis["versions"]["torch"], "below 0.02"):

@@ -270,7 +270,7 @@ def test_with_postgresql_restarts_and_killed_processes_lose_nothing_and_do_nothi
     workers.append(work("3.log"))
     wait_until(lambda: len(finished()) >= 4)
     server.stop()
-    time.sleep(3)
+    wait_until(lambda: "The storage does not answer" in (tmp_path / "first.log").read_text())
     server.start()
     wait_until(lambda: len(finished()) >= 6)
     first.kill()
