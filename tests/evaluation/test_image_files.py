@@ -159,18 +159,6 @@ def test_a_class_may_be_called_train(tmp_path):
     assert load(tmp_path).label_names == ("car", "train")
 
 
-def test_links_are_followed(pets, tmp_path):
-    linked = tmp_path / "linked"
-    linked.mkdir()
-    (linked / "cat").symlink_to(pets / "cat")
-    (linked / "dog").mkdir()
-    for file in (pets / "dog").iterdir():
-        (linked / "dog" / file.name).symlink_to(file)
-    ours, theirs = load(linked), load(pets)
-    assert names_of(ours.train) == names_of(theirs.train)
-    assert torch.equal(whole(ours.validation), whole(theirs.validation))
-
-
 def damage(folder) -> set[str]:
     """Put files that cannot be read beside the images of a class, and return their names."""
     (folder / "noise.png").write_bytes(np.random.default_rng(0).bytes(200))
