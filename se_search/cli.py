@@ -62,7 +62,7 @@ def _command(function: Callable[P, None]) -> Callable[P, None]:
 def _load_libraries() -> None:
     """Import what takes seconds, and say so on a terminal."""
     with console.status("Loading PyTorch and timm"):
-        importlib.import_module("timm")
+        importlib.import_module(".terminal", __package__)
 
 
 def _show_version(value: bool) -> None:

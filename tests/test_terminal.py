@@ -1,0 +1,87 @@
+"""What commands show: at 80 columns, on a terminal that cannot redraw, and as text that a shell takes."""
+
+import io
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from se_search import progress, terminal
+from se_search.export.timm_folder import Exported
+
+FRONT = pd.DataFrame(
+    {
+        "trial": ["0", "11"],
+        "accuracy": ["93.1% [90.2%, 95.2%]", "94.0% [91.1%, 95.9%]"],
+        "parameters": ["+0.00%", "+1.25%"],
+        "latency": ["×1.000 [0.995, 1.005]", "×1.021 [1.016, 1.026]"],
+        "SE blocks": ["0", "8"],
+        "": ["small, fast, no SE", "knee, accurate, log-loss not distinguishable from trial 0's"],
+    }
+)
+
+
+@pytest.fixture
+def console_of(monkeypatch):
+    """A function that lets the package print to a terminal of so many columns and of such a kind."""
+
+    def of(width, kind="xterm"):
+        monkeypatch.setenv("TERM", kind)
+        console = Console(file=io.StringIO(), force_terminal=True, width=width, highlight=False, color_system=None)
+        monkeypatch.setattr(progress, "console", console)
+        monkeypatch.setattr(terminal, "console", console)
+        return console.file
+
+    return of
+
+
+def test_a_table_that_is_too_wide_has_its_remarks_below_and_no_number_is_broken(console_of):
+    shown = console_of(80)
+    terminal._print_table(FRONT)
+    lines = [line.rstrip() for line in shown.getvalue().splitlines()]
+    assert max(map(len, lines)) <= 80
+    for column in FRONT.drop(columns=""):
+        for text in (column, *FRONT[column]):
+            assert any(text in line for line in lines[:3]), text
+    assert lines[3:] == [
+        "trial 0: small, fast, no SE",
+        "trial 11: knee, accurate, log-loss not distinguishable from trial 0's",
+    ]
+
+
+def test_a_table_that_fits_has_its_remarks_beside(console_of):
+    shown = console_of(160)
+    terminal._print_table(FRONT)
+    assert [line.rstrip().endswith("trial 0's") for line in shown.getvalue().splitlines()] == [False, False, True]
+
+
+def test_markup_in_a_table_is_text(console_of):
+    shown = console_of(80)
+    terminal._print_table(pd.DataFrame({"block": ["[red]layer[/red]"]}))
+    assert "[red]layer[/red]" in shown.getvalue()
+
+
+def test_a_terminal_that_cannot_redraw_gets_plain_lines(console_of):
+    shown = console_of(80, "dumb")
+    with progress.progress_bar("Evaluating configurations", 3, 1) as advance:
+        advance(1, "trial 1: accuracy 50.0%")
+    assert shown.getvalue() == "Evaluating configurations (1/3)\ntrial 1: accuracy 50.0%\n"
+
+
+@pytest.mark.parametrize("folder", ["exported", "my networks", 'it\'s $HOME `id` "x" \\ !'])
+def test_the_command_that_loads_an_export_is_one_for_a_shell(console_of, folder):
+    shown = console_of(80)
+    terminal.show_exported(Exported(Path(folder), ("config.json",), trial=3), plain=True)
+    line = shown.getvalue().splitlines()[-1]
+    program, option, code = shlex.split(line)
+    assert (program, option) == ("python", "-c")
+    stand_in = "timm = type('', (), {'create_model': staticmethod(lambda name, pretrained: print(name, end=''))})"
+    told = code.replace("import timm; ", f"{stand_in}\n")
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert done.stdout == f"local-dir:{folder}"
+    if folder == "exported":
+        assert line == "  python -c \"import timm; timm.create_model('local-dir:exported', pretrained=True)\""
