@@ -7,18 +7,18 @@ import plotly.graph_objects as go
 
 from .api import Run
 from .errors import RunFolderError
-from .report import figures, parallel
+from .report import figures, parallel, scatter
 from .search.record import read_results
 
 
 def plot_quality_against_overhead(run: Run) -> go.Figure:
     """Draw accuracy (log-loss where the study judges by that) against parameter overhead, with intervals."""
-    return figures.quality_against_overhead(*read_results(run.folder))
+    return scatter.quality_against_overhead(*read_results(run.folder))
 
 
 def plot_quality_against_latency(run: Run) -> go.Figure:
     """Draw accuracy or log-loss against latency ratio, with intervals of both."""
-    return figures.quality_against_latency(*read_results(run.folder))
+    return scatter.quality_against_latency(*read_results(run.folder))
 
 
 def plot_three_objectives(run: Run) -> go.Figure:

@@ -143,7 +143,6 @@ def render_comparison(comparison: Comparison) -> str:
     return render_page(
         "comparison.html.jinja",
         comparison_figures(comparison),
-        scripts=("comparison.js",),
         mark=MARK,
         comparison=comparison,
         sentences=describe_ratios(comparison),

@@ -221,7 +221,6 @@ function restoreKept() {
 
 readAddress();
 if (chosen.size) show();
-for (const place of places) watch.observe(place);
 if (pageData.live) {
   restoreKept();
   setTimeout(readAnew, pageData.live * 1000);

@@ -32,4 +32,3 @@ for (const box of ownScales) {
 for (const event of ["drawn", "redrawn"]) {
   addEventListener(event, ({ target }) => { if (ownScales[0].checked) scaleFigure(target); });
 }
-for (const place of places) watch.observe(place);

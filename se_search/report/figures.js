@@ -65,6 +65,8 @@ const watch = new IntersectionObserver((entries) => {
     else target.dispatchEvent(new Event("near", { bubbles: true }));
   }
 }, { rootMargin: "300px" });
+// Not before all scripts listen to what is drawn.
+addEventListener("DOMContentLoaded", () => { for (const place of places) watch.observe(place); });
 
 function isDrawn(place) {
   return drawn.get(nameOf(place)) === place;

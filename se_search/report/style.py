@@ -41,6 +41,8 @@ DARK: dict[str, str] = {
 
 None of the latter is among the former, so they can be replaced one after the other in a figure's JSON.
 """
+SELECTABLE = {"selected": {"marker": {"opacity": 1, "size": 16}}, "unselected": {"marker": {"opacity": 0.25}}}
+"""How points look when some are chosen."""
 LONGEST_NAME = 60
 
 

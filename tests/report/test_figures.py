@@ -15,14 +15,13 @@ from se_search.report.configuration import describe_stages, draw_configuration, 
 from se_search.report.figures import (
     front_heat_map,
     hypervolume_over_trials,
-    quality_against_latency,
-    quality_against_overhead,
     report_figures,
     stage_contributions,
     three_objectives,
 )
 from se_search.report.measures import hover_text
 from se_search.report.parallel import parallel_coordinates
+from se_search.report.scatter import quality_against_latency, quality_against_overhead
 from se_search.report.style import DARK
 from se_search.search.definitions import SpaceDefinition
 from se_search.search.record import read_results

@@ -1,2 +1,0 @@
-"use strict";
-for (const place of places) watch.observe(place);
