@@ -1,7 +1,6 @@
 """What each choice of the configurations contributed to their quality, as far as the trials can tell it."""
 
 import json
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,9 +13,8 @@ import pandas as pd
 from optuna.trial import TrialState
 from scipy import optimize, stats
 
-from ..errors import RunFolderError
 from ..evaluation.statistics import CONFIDENCE
-from .results import unpack
+from .results import refusing_foreign_trials, unpack
 
 _Values = npt.NDArray[np.float64]
 
@@ -96,13 +94,11 @@ def outcomes_by_image(study: optuna.Study, quality: str) -> dict[int, _Values]:
         RunFolderError: If the trials were not written by se-search.
     """
     name = "correct" if quality == "accuracy" else "losses"
-    try:
+    with refusing_foreign_trials():
         return {
             trial.number: _block_means(unpack(trial.user_attrs[name]).mean(axis=0, dtype=float))
             for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         }
-    except (KeyError, TypeError, ValueError, EOFError, zlib.error) as error:
-        raise RunFolderError(f"the study's trials were not written by se-search: {error!r}") from error
 
 
 def _block_means(values: _Values) -> _Values:
@@ -184,7 +180,9 @@ def _ratio_factor(name: str, chosen: list[str]) -> _Factor:
         return _Factor(name, _indicators(chosen, levels), {level: counts[level] for level in levels})
     rest = [level for level in levels if level != max(levels, key=counts.__getitem__)]
     trials = {level: counts[level] for level in levels}
-    return _Factor(name, _indicators(chosen, rest), trials, "every trial has SE there, so none can be compared with")
+    return _Factor(
+        name, _indicators(chosen, rest), trials, "every trial has SE there, so no ratio can be compared with none"
+    )
 
 
 def _alternatives(name: str, chosen: list[str]) -> list[_Factor]:

@@ -15,21 +15,22 @@ import optuna
 
 from ..errors import RunFolderError, SeSearchError
 from ..progress import say
+from .results import refusing_foreign_trials
 
 SEARCH = "search"
 """A study's attribute: the state of the search, and its beat."""
 
 WORKER = "worker:"
-"""A study's attribute of this name and a worker's: what the worker is, and its beat."""
+"""A study's attribute whose name is this and a worker's: what that worker is, and its beat."""
 
 DEFINITION = "definition"
 """A study's attribute: the study that is searched, as JSON."""
 
-ARTIFACTS = "artifacts"
-"""A study's attribute: where those files are, as far as the search knows."""
-
 SHARED_FILES = "shared_files"
 """A study's attribute: the files that workers need, with where they are."""
+
+ARTIFACTS = "artifacts"
+"""A study's attribute: the store that holds these files, as the search names it."""
 
 TASK = "task"
 """A trial's attribute: who does what with it."""
@@ -40,8 +41,19 @@ ANSWER = "answer"
 BEAT = 3.0
 """Seconds between two beats."""
 
+LONGEST_PAUSE = 1.0
+"""Seconds after which everybody looks again."""
+
 State = Literal["preparing", "searching", "stopped", "ended"]
 Work = Literal["latency", "accuracy"]
+
+
+def pauses() -> Iterator[float]:
+    """Yield the seconds to wait between two looks for something to do, the longer the longer there was nothing."""
+    pause = 0.05
+    while True:
+        yield pause
+        pause = min(LONGEST_PAUSE, pause * 1.3)
 
 
 def is_of_exchange(name: str) -> bool:
@@ -75,10 +87,8 @@ class Task:
             RunFolderError: If it is none of ours.
         """
         task = attributes.get(TASK)
-        try:
+        with refusing_foreign_trials():
             return None if task is None else cls(task["worker"], task["work"], task["turn"])
-        except (KeyError, TypeError) as error:
-            raise RunFolderError(f"the study's trials were not written by se-search: {error!r}") from error
 
 
 def answer_of(attributes: Mapping[str, Any], task: Task) -> dict[str, Any] | None:

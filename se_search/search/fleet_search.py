@@ -12,7 +12,7 @@ from ..evaluation.isolation import time_limit
 from ..progress import say
 from ..words import counted
 from .definitions import FROM_PYTHON, StudyDefinition
-from .exchange import ANSWER, TASK, Task, Work, answer_of
+from .exchange import ANSWER, TASK, Task, Work, answer_of, pauses
 from .fleet import Fleet
 from .record import note_unreadable
 from .results import FOREIGN
@@ -22,7 +22,6 @@ from .storage import SharedStudy
 from .study_latency import StudyLatency
 from .trials import MOST_ATTEMPTS, Proposal, Trials, costs_of, difference_of_images
 
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 _TELL_AGAIN = 60.0
 
 
@@ -158,7 +157,7 @@ class FleetSearch:
             EvaluationError: If trials or workers fail again and again.
             RunFolderError: If the folder cannot be written any more, or no worker reads the images of the run.
         """
-        pause, exhausted = _SHORTEST_PAUSE, False
+        waits, exhausted = pauses(), False
         try:
             while self._trials.left and not (exhausted and not self._under_way):
                 self._fleet.look()
@@ -170,11 +169,11 @@ class FleetSearch:
                 began, exhausted = self._begin(advance) if not exhausted else (False, True)
                 self._assign()
                 if lines or began:
-                    pause, self._waited = _SHORTEST_PAUSE, 0.0
+                    waits, self._waited = pauses(), 0.0
                 else:
+                    pause = next(waits)
                     self._tell_who_is_missing(pause)
                     time.sleep(pause)
-                    pause = min(_LONGEST_PAUSE, pause * 1.3)
             if exhausted and self._trials.left:
                 self._trials.tell_that_none_is_left()
         except BaseException:

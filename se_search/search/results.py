@@ -106,7 +106,7 @@ def with_measured_latency(study: optuna.Study) -> optuna.Study:
     Finished trials of a study cannot be changed, so what is measured afterwards is noted with the study. Objectives and
     limits follow; nothing else differs. A study without such notes is returned as it is.
     """
-    with _refusing_foreign_trials():
+    with refusing_foreign_trials():
         measured = {
             int(name.removeprefix(MEASURED_LATENCY)): note
             for name, note in study.user_attrs.items()
@@ -164,7 +164,7 @@ def _with_latency(trial: FrozenTrial, note: dict[str, Any], names: Sequence[str]
 
 def latency_conditions(study: optuna.Study) -> dict[str, Any]:
     """Return how latency was measured, also in words as ``description``; empty before a trial is complete."""
-    with _refusing_foreign_trials():
+    with refusing_foreign_trials():
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             conditions = trial.user_attrs["latency_conditions"]
             return conditions | {"description": describe_conditions(conditions)}
@@ -185,7 +185,7 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
         if trial.state in _STATES and (trial.state != TrialState.FAIL or "error" in trial.user_attrs)
     ]
     columns = COLUMNS | {name: "float64" for name in study.metric_names or () if name not in COLUMNS}
-    with _refusing_foreign_trials():
+    with refusing_foreign_trials():
         members = sorted(study.best_trials, key=_cost)
         quality = quality_of(study)
         tied = {
@@ -197,7 +197,12 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
 
 
 @contextmanager
-def _refusing_foreign_trials() -> Iterator[None]:
+def refusing_foreign_trials() -> Iterator[None]:
+    """Refuse in a sentence what the block reads, where it is not what a search writes.
+
+    Raises:
+        RunFolderError: If it is not.
+    """
     try:
         yield
     except FOREIGN as error:
@@ -231,7 +236,7 @@ def gain_over_none(study: optuna.Study) -> Gain | None:
     the network without SE or anything to compare has not been evaluated.
     """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    with _refusing_foreign_trials():
+    with refusing_foreign_trials():
         none = next((trial for trial in complete if trial.user_attrs["se_blocks"] == 0), None)
         others = [trial for trial in complete if trial.user_attrs["se_blocks"] > 0]
         if none is None or not others:
@@ -350,7 +355,6 @@ def _row(trial: FrozenTrial, columns: Iterable[str], on_front: bool, tied_with: 
         "tied_with": tied_with,
         "gate": placed[0].gate if placed else "",
         "se_blocks": int(attributes["se_blocks"]),
-        "config": attributes["config"],
         "seconds": _seconds(trial),
     }
 

@@ -4,6 +4,7 @@ import hashlib
 import warnings
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -17,7 +18,7 @@ from optuna.artifacts import (
 from optuna.exceptions import ExperimentalWarning
 
 from ..errors import DefinitionError, RunFolderError
-from ..files import move_into_place
+from ..files import write_atomically
 
 _S3, _GCS = "s3://", "gs://"
 
@@ -88,13 +89,8 @@ def fetch_files(store: ArtifactStore, shared: Iterable[dict[str, str]], folder: 
         if target.exists() and _hash(target) == one["sha256"]:
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        fetched = target.with_name(f".{target.name}.unfinished")
-        fetched.unlink(missing_ok=True)
         try:
-            download_artifact(artifact_store=store, artifact_id=one["artifact"], file_path=str(fetched))
-            if _hash(fetched) != one["sha256"]:
-                raise RunFolderError(f"the shared file {one['path']} is not what was handed over: its hash differs")
-            move_into_place(fetched, target)
+            write_atomically(target, partial(_fetch, store, one))
         except RunFolderError:
             raise
         except Exception as error:  # every store has errors of its own
@@ -102,8 +98,13 @@ def fetch_files(store: ArtifactStore, shared: Iterable[dict[str, str]], folder: 
                 f"the shared file {one['path']} cannot be fetched ({type(error).__name__}): is --artifacts the same "
                 "place as that of the search?"
             ) from error
-        finally:
-            fetched.unlink(missing_ok=True)
+
+
+def _fetch(store: ArtifactStore, one: dict[str, str], file: Path) -> None:
+    file.unlink()  # Optuna writes over nothing
+    download_artifact(artifact_store=store, artifact_id=one["artifact"], file_path=str(file))
+    if _hash(file) != one["sha256"]:
+        raise RunFolderError(f"the shared file {one['path']} is not what was handed over: its hash differs")
 
 
 def remove_files(store: ArtifactStore, shared: Iterable[dict[str, str]]) -> None:

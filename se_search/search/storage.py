@@ -162,15 +162,7 @@ PatientStorage = type("PatientStorage", (_Patient, BaseStorage), {name: _forward
 
 
 class SharedStudy(optuna.Study):
-    """The Optuna study of a search that several machines share, with the calls of a run folder's.
-
-    Args:
-        name: Its name in the storage.
-        storage: The storage.
-    """
-
-    def __init__(self, name: str, storage: BaseStorage) -> None:
-        super().__init__(name, storage)
+    """The Optuna study of a search that several machines share, with the calls of a run folder's."""
 
     @contextmanager
     def at_once(self) -> Iterator[Callable[[int, Mapping[str, Any]], None]]:

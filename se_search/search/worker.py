@@ -29,15 +29,27 @@ from ..network.config import SEConfig
 from ..progress import progress_bar, say
 from .definitions import COMMAND_LINE, StudyDefinition, check_definition, parse_definition
 from .evaluators import find_evaluator, study_data, use_device
-from .exchange import ANSWER, ARTIFACTS, BEAT, DEFINITION, SEARCH, SHARED_FILES, WORKER, Task, Watch, answer_of, beating
+from .exchange import (
+    ANSWER,
+    ARTIFACTS,
+    BEAT,
+    DEFINITION,
+    LONGEST_PAUSE,
+    SEARCH,
+    SHARED_FILES,
+    WORKER,
+    Task,
+    Watch,
+    answer_of,
+    beating,
+    pauses,
+)
 from .record import describe_data
 from .shared_files import ArtifactStore, fetch_files, open_artifacts, share_files
 from .space import SearchSpace
 from .storage import SharedStudy, open_storage, set_attributes, without_password
 from .study_latency import StudyLatency
 from .trials import worth_of
-
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 
 
 @dataclass(frozen=True)
@@ -125,7 +137,7 @@ class _Shared:
             line = f"Waiting for the search {self._options.study} ({state or 'not begun'})."
             if line != told:
                 say(told := line)
-            time.sleep(_LONGEST_PAUSE)
+            time.sleep(LONGEST_PAUSE)
 
     def has_ended(self) -> bool:
         """Whether the search is over.
@@ -223,15 +235,14 @@ class _Worker:
 
     def work_until(self, has_ended: Callable[[], bool]) -> int:
         """Do what comes until ``has_ended``; the number of tasks that were done."""
-        done, pause = 0, _SHORTEST_PAUSE
+        done, waits = 0, pauses()
         while not has_ended():
             found = self._find_task()
             if found is None:
-                time.sleep(pause)
-                pause = min(_LONGEST_PAUSE, pause * 1.3)
+                time.sleep(next(waits))
                 continue
             trial, task = found
-            pause = _SHORTEST_PAUSE
+            waits = pauses()
             answer = {"turn": task.turn, **self._do(trial, task)}
             with suppress(UpdateFinishedTrialError):  # the search has given up on it meanwhile
                 set_attributes(self._study, trial.number, {ANSWER: answer})

@@ -1,5 +1,6 @@
 """What a search and its workers tell each other."""
 
+import itertools
 import time
 
 import optuna
@@ -7,7 +8,7 @@ import pytest
 
 from se_search.errors import RunFolderError
 from se_search.search import exchange
-from se_search.search.exchange import BEAT, Task, Watch, answer_of, beating, refuse_second_search
+from se_search.search.exchange import BEAT, Task, Watch, answer_of, beating, pauses, refuse_second_search
 
 
 @pytest.fixture
@@ -69,6 +70,13 @@ def test_a_beat_goes_on_while_the_block_runs_and_ends_with_it(monkeypatch):
     last = study.user_attrs["search"]
     time.sleep(0.1)
     assert study.user_attrs["search"] == last
+
+
+def test_who_finds_nothing_to_do_looks_ever_less_often_but_once_a_second():
+    first = list(itertools.islice(pauses(), 20))
+    assert first[:2] == pytest.approx([0.05, 0.065])
+    assert first == sorted(first)
+    assert first[-1] == 1.0
 
 
 def test_an_answer_to_an_earlier_turn_does_not_count():
