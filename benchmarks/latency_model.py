@@ -22,7 +22,7 @@ from se_search.evaluation.runtimes import RUNTIMES, Deployment
 from se_search.evaluation.statistics import Estimate, rank_agreement
 from se_search.network.backbones import network_options
 from se_search.progress import progress_bar
-from se_search.search.definitions import load_space
+from se_search.search.definition_files import load_space
 from se_search.search.space import SearchSpace
 from se_search.search.study_latency import configurations_to_measure
 

@@ -16,7 +16,7 @@ from se_search import SEConfig, create_model
 from se_search.evaluation.latency import LatencyMeter
 from se_search.evaluation.runtimes import Deployment
 from se_search.network.backbones import network_options
-from se_search.search.definitions import load_space
+from se_search.search.definition_files import load_space
 from se_search.search.space import SearchSpace
 
 

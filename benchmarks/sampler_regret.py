@@ -45,7 +45,8 @@ from tabular import load_table
 from se_search import SEConfig
 from se_search.files import write_text
 from se_search.network.overhead import added_parameters, backbone_parameters
-from se_search.search.definitions import SpaceDefinition, load_space
+from se_search.search.definition_files import load_space
+from se_search.search.definitions import SpaceDefinition
 from se_search.search.exact import exact_objectives
 from se_search.search.halving import is_on_front
 from se_search.search.samplers import DistinctSampler

@@ -54,7 +54,7 @@ from se_search.evaluation.stand_alone import Scratch
 from se_search.evaluation.supernet import SUMMARY, Supernet
 from se_search.evaluation.training import TrainingRecipe
 from se_search.files import write_text
-from se_search.search.definitions import load_space
+from se_search.search.definition_files import load_space
 from se_search.search.space import SearchSpace
 
 OURS, BY_HAND = "se-search", "hand-written"

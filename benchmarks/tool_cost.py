@@ -41,7 +41,8 @@ from se_search.evaluation.statistics import accuracy_estimate, mean_estimate
 from se_search.files import write_text
 from se_search.network.overhead import added_parameters, backbone_parameters
 from se_search.progress import console
-from se_search.search.definitions import FROM_PYTHON, StudyDefinition, load_study
+from se_search.search.definition_files import load_study
+from se_search.search.definitions import FROM_PYTHON, StudyDefinition
 from se_search.search.loop import run_search
 from se_search.search.results import pack, pack_losses, unpack
 from se_search.search.run_folder import STORAGE_FILE, STUDY_FILE, load_trials

@@ -338,7 +338,7 @@ def test_what_a_gpu_has_trained_is_exported_without_one(finished_run):
 
 def test_search_is_the_function_whatever_has_been_imported():
     code = (
-        "import se_search; se_search.load_run; from se_search.search.definitions import load_study;"
+        "import se_search; se_search.load_run; from se_search.search.definition_files import load_study;"
         "from se_search.search import loop; import se_search.search.space;"
         "print(callable(se_search.search), callable(loop.run_search))"
     )

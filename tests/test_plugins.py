@@ -20,7 +20,8 @@ from se_search.errors import ConfigurationError, DefinitionError, ExportError, R
 from se_search.evaluation.data import load_data
 from se_search.export.exporters import find_exporter
 from se_search.plugins import EXPORTERS, SPACES, find_plugin, find_plugins
-from se_search.search.definitions import SpaceDefinition, load_space
+from se_search.search.definition_files import load_space
+from se_search.search.definitions import SpaceDefinition
 from se_search.search.evaluators import create_supernet, find_evaluator
 
 SPACE = {"description": "From a plugin.", "placement": "stage", "ratios": [4, 16], "gates": ["sigmoid"]}

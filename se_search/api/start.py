@@ -9,15 +9,8 @@ from ..errors import (
     DefinitionError,
 )
 from ..report.excitation_page import render_excitation
-from ..search.definitions import (
-    FROM_PYTHON,
-    OBJECTIVES,
-    ListedSpace,
-    StudyDefinition,
-    list_spaces,
-    load_study,
-    shipped_names,
-)
+from ..search.definition_files import ListedSpace, list_spaces, load_study, shipped_names
+from ..search.definitions import FROM_PYTHON, OBJECTIVES, StudyDefinition
 from ..search.evaluators import EvaluatorFactory
 from ..search.fleet_search import Spread
 from ..search.loop import run_search

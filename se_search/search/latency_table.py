@@ -15,7 +15,7 @@ from ..network.config import SEConfig
 from ..network.insertion import create_model
 from ..network.overhead import flops_overhead, parameter_share
 from ..progress import progress_bar
-from .definitions import load_space
+from .definition_files import load_space
 from .space import SearchSpace
 
 

@@ -19,7 +19,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import DefinitionError, RunFolderError
 from ..files import remove_unfinished, write_atomically, write_text
-from .definitions import StudyDefinition, load_study
+from .definition_files import load_study
+from .definitions import StudyDefinition
 from .results import FOREIGN
 from .safe_yaml import write_yaml
 

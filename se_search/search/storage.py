@@ -18,7 +18,8 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, Pending
 
 from ..errors import DefinitionError, RunFolderError, first_reason
 from ..progress import say
-from .definitions import StudyDefinition, parse_definition
+from .definition_files import parse_definition
+from .definitions import StudyDefinition
 from .exchange import DEFINITION, is_of_exchange
 from .results import MEASURED_LATENCY
 from .run_folder import create_study, describe_differences

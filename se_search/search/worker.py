@@ -27,7 +27,8 @@ from ..evaluation.isolation import time_limit
 from ..evaluation.latency import processor_name
 from ..network.config import SEConfig
 from ..progress import progress_bar, say
-from .definitions import COMMAND_LINE, StudyDefinition, check_definition, parse_definition
+from .definition_files import parse_definition
+from .definitions import COMMAND_LINE, StudyDefinition, check_definition
 from .evaluators import find_evaluator, study_data, use_device
 from .exchange import (
     ANSWER,

@@ -7,7 +7,7 @@ import pandas as pd
 
 from se_search.network.overhead import backbone_parameters
 from se_search.search.contributions import describe_contributions
-from se_search.search.definitions import load_space
+from se_search.search.definition_files import load_space
 from se_search.search.results import COLUMNS, pick_trials
 from se_search.search.space import SearchSpace
 from se_search.search.verified import VERIFIED_COLUMNS

@@ -13,7 +13,7 @@ from se_search.network.overhead import backbone_parameters, formula_by_stage
 from se_search.report.configuration import draw_configuration
 from se_search.report.page import render_report
 from se_search.report.summary import summarize
-from se_search.search.definitions import load_space
+from se_search.search.definition_files import load_space
 from se_search.search.record import read_results
 from se_search.search.results import cautions, pick_trials
 from se_search.search.space import SearchSpace

@@ -7,7 +7,8 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 from own_evaluators import Quick
 
-from se_search.search.definitions import StudyDefinition, load_space
+from se_search.search.definition_files import load_space
+from se_search.search.definitions import StudyDefinition
 from se_search.search.evaluators import study_data
 from se_search.search.loop import _shared
 from se_search.search.run_folder import load_trials, open_folder

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from se_search.search.contributions import describe_contributions, outcomes_by_image
-from se_search.search.definitions import load_space
+from se_search.search.definition_files import load_space
 from se_search.search.record import read_results
 from se_search.search.run_folder import load_trials
 from se_search.search.space import SearchSpace

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from se_search.errors import DefinitionError
-from se_search.search.definitions import load_space, load_study, parse_definition, parse_share, shipped_names
+from se_search.search.definition_files import load_space, load_study, parse_definition, shipped_names
+from se_search.search.definitions import parse_share
 from se_search.search.safe_yaml import read_yaml, write_yaml
 
 SPACE = {"placement": "stage", "ratios": [4, 16], "gates": ["sigmoid"]}

@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from se_search.errors import SeSearchError
-from se_search.search.definitions import SpaceDefinition, StudyDefinition, load_space, load_study
+from se_search.search.definition_files import load_space, load_study
+from se_search.search.definitions import SpaceDefinition, StudyDefinition
 
 SHIPPED = tuple(
     (folder, file.read_bytes())

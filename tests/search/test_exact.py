@@ -8,7 +8,8 @@ from se_search import SEConfig
 from se_search.network.backbones import network_options
 from se_search.network.insertion import create_model_on_meta
 from se_search.network.overhead import count_flops, parameter_overhead
-from se_search.search.definitions import SpaceDefinition, load_space
+from se_search.search.definition_files import load_space
+from se_search.search.definitions import SpaceDefinition
 from se_search.search.exact import exact_objectives
 from se_search.search.space import SearchSpace
 

@@ -13,7 +13,8 @@ from se_search.evaluation.data import load_data
 from se_search.network.insertion import create_model
 from se_search.report.excitation_page import render_excitation
 from se_search.search import excitation as module
-from se_search.search.definitions import SpaceDefinition, load_study
+from se_search.search.definition_files import load_study
+from se_search.search.definitions import SpaceDefinition
 from se_search.search.excitation import analysis_folder, find_analyses, priors_from_excitation
 from se_search.search.loop import run_search
 from se_search.search.record import read_results

@@ -24,7 +24,7 @@ from se_search.errors import DefinitionError, RunFolderError
 from se_search.evaluation import latency
 from se_search.evaluation.evaluator import evaluate_network
 from se_search.search import fleet
-from se_search.search.definitions import load_study
+from se_search.search.definition_files import load_study
 from se_search.search.fleet_search import Spread, check_spread
 from se_search.search.loop import load_network
 from se_search.search.run_folder import load_trials

@@ -11,7 +11,7 @@ from optuna.study._multi_objective import _fast_non_domination_rank
 import se_search
 from se_search import load_run
 from se_search.evaluation import stand_alone
-from se_search.search.definitions import load_study
+from se_search.search.definition_files import load_study
 from se_search.search.halving import is_on_front, is_worth_going_on, non_domination_ranks
 from se_search.search.loop import run_search
 from se_search.search.run_folder import load_trials

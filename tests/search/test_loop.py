@@ -11,7 +11,7 @@ from se_search.errors import EvaluationError, RunFolderError
 from se_search.evaluation.latency import LatencyMeter
 from se_search.network.overhead import backbone_parameters
 from se_search.report.page import render_report
-from se_search.search.definitions import load_space, load_study
+from se_search.search.definition_files import load_space, load_study
 from se_search.search.evaluators import tell_if_busy
 from se_search.search.loop import run_search
 from se_search.search.record import read_results

@@ -10,7 +10,7 @@ import yaml
 from optuna.trial import TrialState
 
 from se_search.errors import RunFolderError
-from se_search.search.definitions import load_study
+from se_search.search.definition_files import load_study
 from se_search.search.run_folder import load_trials, open_folder, read_definition, storage_url
 from se_search.search.storage import SharedStudy, open_storage
 

@@ -3,7 +3,7 @@
 import pytest
 
 from se_search import load_run
-from se_search.search.definitions import load_study
+from se_search.search.definition_files import load_study
 from se_search.search.loop import run_search
 
 CLOCKED = [

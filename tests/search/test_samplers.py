@@ -5,7 +5,8 @@ import pytest
 from optuna.trial import TrialState
 
 from se_search import SEConfig
-from se_search.search.definitions import SpaceDefinition, load_space
+from se_search.search.definition_files import load_space
+from se_search.search.definitions import SpaceDefinition
 from se_search.search.ehvi import EHVISampler
 from se_search.search.samplers import DistinctSampler, tried_structures
 from se_search.search.space import SearchSpace

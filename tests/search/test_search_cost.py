@@ -9,7 +9,8 @@ from optuna.trial import TrialState
 from own_evaluators import answer
 
 from se_search.evaluation.latency import LatencyMeter
-from se_search.search.definitions import FROM_PYTHON, load_study
+from se_search.search.definition_files import load_study
+from se_search.search.definitions import FROM_PYTHON
 from se_search.search.loop import run_search
 from se_search.search.run_folder import load_trials
 from se_search.search.space import SearchSpace

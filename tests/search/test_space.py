@@ -6,7 +6,8 @@ import pytest
 
 from se_search import SEConfig, find_sites
 from se_search.errors import BackboneError, ConfigurationError
-from se_search.search.definitions import SpaceDefinition, load_space
+from se_search.search.definition_files import load_space
+from se_search.search.definitions import SpaceDefinition
 from se_search.search.space import SearchSpace
 
 

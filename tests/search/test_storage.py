@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from se_search.errors import DefinitionError, RunFolderError
 from se_search.search import storage as storage_module
-from se_search.search.definitions import load_study
+from se_search.search.definition_files import load_study
 from se_search.search.storage import (
     PatientStorage,
     SharedStudy,

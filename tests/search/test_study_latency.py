@@ -15,7 +15,8 @@ from se_search.evaluation.latency import LatencyMeter, Ratio
 from se_search.evaluation.latency_model import count_terms, measurements_from_json
 from se_search.evaluation.statistics import accuracy_estimate, mean_estimate
 from se_search.report.page import render_report
-from se_search.search.definitions import SpaceDefinition, load_space, load_study
+from se_search.search.definition_files import load_space, load_study
+from se_search.search.definitions import SpaceDefinition
 from se_search.search.loop import run_search
 from se_search.search.record import read_results
 from se_search.search.space import SearchSpace

@@ -19,7 +19,7 @@ from se_search.evaluation.data import load_data
 from se_search.evaluation.statistics import crossed_difference, crossed_mean
 from se_search.evaluation.training import Training
 from se_search.search import evaluators, verification
-from se_search.search.definitions import load_study
+from se_search.search.definition_files import load_study
 from se_search.search.loop import run_search
 from se_search.search.results import pack, unpack
 from se_search.search.verified import VERIFICATION, VERIFIED_COLUMNS, result_file, weights_file
