@@ -15,7 +15,7 @@ function coloured(text) {
 function themed(figure) {
   const copy = JSON.parse(coloured(JSON.stringify(figure)));
   for (const trace of copy.data) {
-    if (pageData.hover && trace.customdata && !trace.text && !Array.isArray(trace.customdata[0])) {
+    if (pageData.hover && trace.customdata && !Array.isArray(trace.customdata[0])) {
       trace.text = trace.customdata.map((number) => coloured(pageData.hover[number] ?? ""));
     }
   }

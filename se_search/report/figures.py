@@ -1,7 +1,7 @@
 """The report's Plotly figures: what :func:`se_search.search.record.read_results` returns, drawn.
 
 Each takes all trials and the description of the run. Traces of trials carry the trials' numbers as ``customdata``, by
-which a page selects one trial in all figures.
+which a page selects one trial in all figures; :func:`~se_search.report.groups.add_texts` adds what the pointer shows.
 """
 
 import json
@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 
 from ..search.results import front_of
 from .configuration import draw_configuration, shade
-from .groups import complete_trials, group_trials, trial_data
+from .groups import add_texts, complete_trials, group_trials, trial_data
 from .measures import column_of, quality_of_run, with_interval
 from .parallel import parallel_coordinates
 from .scatter import quality_against_latency, quality_against_overhead
@@ -41,18 +41,19 @@ _KEPT = "#b58900"
 _WIDTH_OF_NOTES = 34
 
 
-def report_figures(trials: pd.DataFrame, run: dict[str, Any]) -> dict[str, go.Figure]:
+def report_figures(trials: pd.DataFrame, run: dict[str, Any], texts: bool = True) -> dict[str, go.Figure]:
     """Return all figures by name, in the order in which the report shows them.
 
     Args:
         trials: All trials, in the columns of ``trials.csv``.
         run: The description of the run, as in ``run.json``.
+        texts: Whether trials have the texts that are shown under the pointer.
 
     Returns:
         ``overhead``, ``latency``, ``objectives`` (of studies with three), ``parallel``, ``hypervolume``,
         ``contributions`` and ``heat_map``.
     """
-    figures = {
+    drawn = {
         "overhead": quality_against_overhead(trials, run),
         "latency": quality_against_latency(trials, run),
         "objectives": three_objectives(trials, run),
@@ -61,7 +62,10 @@ def report_figures(trials: pd.DataFrame, run: dict[str, Any]) -> dict[str, go.Fi
         "contributions": stage_contributions(trials, run),
         "heat_map": front_heat_map(trials, run),
     }
-    return {name: figure for name, figure in figures.items() if figure is not None}
+    figures = {name: figure for name, figure in drawn.items() if figure is not None}
+    if texts:
+        add_texts(figures.values(), trials, run)
+    return figures
 
 
 def three_objectives(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure | None:
@@ -98,7 +102,7 @@ def three_objectives(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure | N
                 },
                 legendgroup=group.label,
                 showlegend=False,
-                **trial_data(rows, run),
+                **trial_data(rows),
             )
         )
     for group in {group.label: group for group in groups}.values():
@@ -147,7 +151,7 @@ def hypervolume_over_trials(trials: pd.DataFrame, run: dict[str, Any]) -> go.Fig
             line={"shape": "hv", "color": SHADES[2], "width": 2},
             marker={"size": 5, "color": SHADES[2]},
             showlegend=False,
-            **trial_data(complete_trials(trials), run, "after %{x} trials: %{y:.4f}<br>"),
+            **trial_data(complete_trials(trials), "after %{x} trials: %{y:.4f}<br>"),
             **SELECTABLE,
         )
     )

@@ -1,6 +1,7 @@
 """Trials that figures draw alike: the front, those tied on it, baselines, others."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,13 +57,27 @@ def group_trials(complete: pd.DataFrame) -> list[Group]:
     return [Group(label, complete[rows], *rest) for label, rows, *rest in kinds if rows.any()]
 
 
-def trial_data(rows: pd.DataFrame, run: dict[str, Any], before: str = "") -> dict[str, Any]:
-    """Return what a trace of trials carries: their numbers, and texts that follow ``before``."""
+def trial_data(rows: pd.DataFrame, before: str = "") -> dict[str, Any]:
+    """Return what a trace of trials carries: their numbers; :func:`add_texts` adds what follows ``before``."""
     return {
         "customdata": rows["number"].tolist(),
-        "text": [hover_text(row, run) for row in rows.to_dict("records")],
         "hovertemplate": before + "%{text}<extra></extra>",
     }
+
+
+def add_texts(figures: Iterable[go.Figure], trials: pd.DataFrame, run: dict[str, Any]) -> None:
+    """Give traces of trials the texts that are shown under the pointer; a page has each text once, for all figures.
+
+    Args:
+        figures: Figures of these trials.
+        trials: All trials, in the columns of ``trials.csv``.
+        run: The description of the run, as in ``run.json``.
+    """
+    texts = {int(row["number"]): hover_text(row, run) for row in complete_trials(trials).to_dict("records")}
+    for figure in figures:
+        for trace in figure.data:
+            if trace.customdata is not None and trace.text is None:
+                trace.text = [texts.get(number) for number in trace.customdata]
 
 
 def connect_front(figure: go.Figure, front: pd.DataFrame, x: Column, y: Column) -> None:

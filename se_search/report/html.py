@@ -24,7 +24,7 @@ def render_page(template: str, figures: Mapping[str, go.Figure], scripts: tuple[
         figures: Figures by name.
         scripts: Names of the scripts of the page, besides those of tables and figures.
         **values: What the template shows; ``page`` is plain data for the scripts. Where it has a text for each trial's
-            number, ``hover``, that takes the place of the texts of all traces with such numbers as ``customdata``.
+            number, ``hover``, traces with such numbers as ``customdata`` show that.
     """
     environment = Environment(
         loader=PackageLoader("se_search.report", ""),
@@ -34,12 +34,11 @@ def render_page(template: str, figures: Mapping[str, go.Figure], scripts: tuple[
         lstrip_blocks=True,
     )
     environment.filters |= {"script_json": script_json, "in_words": in_words}
-    drawn = {name: _without_texts(figure, "hover" in values.get("page", {})) for name, figure in figures.items()}
     return environment.get_template(template).render(
         style=_asset("style.css"),
         scripts=[_asset(name) for name in ("tables.js", "figures.js", *scripts)],
         plotly=Markup(get_plotlyjs()) if figures else "",  # noqa: S704  # Plotly's own script
-        figures=drawn,
+        figures={name: json.loads(figure.to_json()) for name, figure in figures.items()},
         dark=DARK,
         **values,
     )
@@ -55,12 +54,3 @@ def script_json(value: Any) -> Markup:
 @cache
 def _asset(name: str) -> Markup:
     return Markup(files("se_search.report").joinpath(name).read_text(encoding="utf-8"))  # noqa: S704  # of this package
-
-
-def _without_texts(figure: go.Figure, shared: bool) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(figure.to_json())
-    for trace in data["data"]:
-        numbers = trace.get("customdata", [])
-        if shared and numbers and not isinstance(numbers[0], list):
-            trace.pop("text", None)
-    return data

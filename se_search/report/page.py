@@ -55,7 +55,7 @@ def render_report(trials: pd.DataFrame, run: dict[str, Any], live: int | None = 
     """
     complete = complete_trials(trials)
     front = front_of(complete)
-    figures = report_figures(trials, run) if len(complete) else {}
+    figures = report_figures(trials, run, texts=False) if len(complete) else {}
     columns = columns_of_run(run)
     return render_page(
         "page.html.jinja",

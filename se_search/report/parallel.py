@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from .configuration import draw_configuration
 from .groups import MANY, complete_trials, group_trials
-from .measures import column_of, filled, quality_of_run
+from .measures import column_of, quality_of_run
 from .style import EDGE, INK, PAPER, cut, empty_figure, style_figure
 
 _NONE = "off"
@@ -39,13 +39,11 @@ def parallel_coordinates(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure
         labels = {trace.name for trace in figure.data}
         x: list[int | None] = []
         y: list[float | None] = []
-        text: list[str | None] = []
         numbers: list[int | None] = []
         for number in group.rows["number"].tolist():
             index = places[number]
             x += [*range(len(axes)), None]
             y += [*(axis.place(index, number) for axis in axes), None]
-            text += [*(f"trial {number}<br>{axis.title}: {axis.told[index]}" for axis in axes), None]
             numbers += [*[number] * len(axes), None]
         figure.add_trace(
             go.Scatter(
@@ -59,7 +57,6 @@ def parallel_coordinates(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure
                 showlegend=group.label not in labels,
                 marker={"symbol": group.symbol, "size": 7},
                 customdata=numbers,
-                text=text,
                 hovertemplate="%{text}<extra></extra>",
             )
         )
@@ -95,11 +92,10 @@ def parallel_coordinates(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure
 
 @dataclass(frozen=True)
 class _ParallelAxis:
-    """One axis of parallel coordinates: the trials' places from 0 to 1 and what is told there."""
+    """One axis of parallel coordinates: the trials' places from 0 to 1."""
 
     title: str
     places: list[float]
-    told: list[str]
     ticks: list[tuple[float, str]]
     gap: float = 0.0
 
@@ -116,7 +112,7 @@ def _parallel_axes(complete: pd.DataFrame, run: dict[str, Any]) -> list[_Paralle
     axes = []
     for index, stage in enumerate(drawings[0]):
         cells = [[cell for cell in drawing[index]["cells"] if cell["label"]] for drawing in drawings]
-        axes.append(_choices(f"stage {stage['stage']}", [_ratio_of(one) for one in cells], prefix="r="))
+        axes.append(_choices(f"stage {stage['stage']}", [_ratio_of(one) for one in cells]))
         counts = [len(one) for one in cells]
         if set(counts) - {0, len(stage["cells"])}:
             axes.append(_choices(f"blocks {stage['stage']}", [str(count) for count in counts], int))
@@ -130,9 +126,7 @@ def _parallel_axes(complete: pd.DataFrame, run: dict[str, Any]) -> list[_Paralle
     for name in dict.fromkeys([*measured, *run["objectives"]]):
         column = column_of(name)
         values = (complete[name] * column.factor).tolist()
-        axes.append(
-            _scale(column.short_title, values, f"{{:.{column.decimals}f}}", f"{{:.{min(column.decimals, 2)}f}}")
-        )
+        axes.append(_scale(column.short_title, values, f"{{:.{min(column.decimals, 2)}f}}"))
     return axes
 
 
@@ -145,25 +139,22 @@ def _fewest_parameters_first(choice: str) -> tuple[int, int, str]:
     return (0, 0, "") if choice == _NONE else (1, -int(choice), "") if choice.isdecimal() else (2, 0, choice)
 
 
-def _choices(
-    title: str, chosen: list[str], order: Callable[[str], Any] = _fewest_parameters_first, prefix: str = ""
-) -> _ParallelAxis:
+def _choices(title: str, chosen: list[str], order: Callable[[str], Any] = _fewest_parameters_first) -> _ParallelAxis:
     """Return an axis of choices, the first in order below."""
     choices = sorted(set(chosen), key=order)
     step = 1 / max(len(choices) - 1, 1)
     places = {choice: place * step if len(choices) > 1 else 0.5 for place, choice in enumerate(choices)}
     shown = choices[:: -(-len(choices) // _MOST_TICKS)]
-    told = [prefix + cut(one) if one.isdecimal() else cut(one) for one in chosen]
     ticks = [(places[choice], cut(choice, 12)) for choice in shown]
-    return _ParallelAxis(title, [places[one] for one in chosen], told, ticks, gap=min(0.35 * step, 0.08))
+    return _ParallelAxis(title, [places[one] for one in chosen], ticks, gap=min(0.35 * step, 0.08))
 
 
-def _scale(title: str, values: list[float], pattern: str, at_ends: str) -> _ParallelAxis:
+def _scale(title: str, values: list[float], pattern: str) -> _ParallelAxis:
     """Return an axis of numbers from the least to the greatest."""
     known = [value for value in values if math.isfinite(value)]
     low, high = (min(known), max(known)) if known else (0.0, 0.0)
     width = high - low
     places = [math.nan if not math.isfinite(value) else (value - low) / width if width > 0 else 0.5 for value in values]
     ends = ((0.0, low), (0.5, (low + high) / 2), (1.0, high)) if width > 0 else ((0.5, low),)
-    ticks = [(place, at_ends.format(value)) for place, value in ends] if known else []
-    return _ParallelAxis(title, places, [filled(pattern, value) for value in values], ticks)
+    ticks = [(place, pattern.format(value)) for place, value in ends] if known else []
+    return _ParallelAxis(title, places, ticks)

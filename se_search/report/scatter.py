@@ -59,10 +59,10 @@ def _scatter(trials: pd.DataFrame, run: dict[str, Any], x: Column, colour: Colum
     _draw_verified_lines(figure, shown, x, y)
     groups = group_trials(shown)
     for group in groups:
-        figure.add_trace(_points(group, run, x, y, colour))
+        figure.add_trace(_points(group, x, y, colour))
     for group in {group.label: group for group in groups}.values():
         figure.add_trace(_legend_entry(group.label, group.symbol, group.size, group.edge, group.prominent))
-    _draw_verified(figure, shown, run, x, y)
+    _draw_verified(figure, shown, x, y)
     if (shown["latency_stopped"] == PREDICTED).any():
         figure.add_trace(_legend_entry("with a dot: latency predicted", "circle-dot", 10, 1, True))
     _label_baselines(figure, shown, x, y)
@@ -103,7 +103,7 @@ def _scatter(trials: pd.DataFrame, run: dict[str, Any], x: Column, colour: Colum
     return figure
 
 
-def _points(group: Group, run: dict[str, Any], x: Column, y: Column, colour: Column) -> go.Scatter:
+def _points(group: Group, x: Column, y: Column, colour: Column) -> go.Scatter:
     rows = group.rows
     bars = BARS if group.prominent else FAINT_BARS
     barred = group.prominent or len(rows) <= MANY
@@ -132,7 +132,7 @@ def _points(group: Group, run: dict[str, Any], x: Column, y: Column, colour: Col
         legendgroup=group.label,
         showlegend=False,
         marker=marker,
-        **trial_data(rows, run),
+        **trial_data(rows),
         **SELECTABLE,
     )
 
@@ -166,7 +166,7 @@ def _draw_verified_lines(figure: go.Figure, shown: pd.DataFrame, x: Column, y: C
     )
 
 
-def _draw_verified(figure: go.Figure, shown: pd.DataFrame, run: dict[str, Any], x: Column, y: Column) -> None:
+def _draw_verified(figure: go.Figure, shown: pd.DataFrame, x: Column, y: Column) -> None:
     verified = shown.dropna(subset=[f"verified_{y.name}"])
     if verified.empty:
         return
@@ -179,7 +179,7 @@ def _draw_verified(figure: go.Figure, shown: pd.DataFrame, run: dict[str, Any], 
             name="verified (trained by itself, test images)",
             legendgroup="verified",
             marker={"symbol": "square", "size": 11, "color": _VERIFIED, "line": {"color": INK, "width": 1}},
-            **trial_data(verified, run),
+            **trial_data(verified),
             **SELECTABLE,
         )
     )

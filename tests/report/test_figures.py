@@ -136,7 +136,7 @@ def test_ties_have_an_open_symbol_and_an_entry_of_their_own(results):
     trials, run = results
     member = trials.index[trials["on_front"] & (trials["name"] == "")][0]
     trials.loc[member, "tied_with"] = 0
-    tied = trace_of(quality_against_overhead(trials, run), "front, tied with a smaller one")
+    tied = trace_of(report_figures(trials, run)["overhead"], "front, tied with a smaller one")
     assert list(tied.customdata) == [trials.loc[member, "number"]]
     assert tied.marker.symbol == "circle-open"
     assert "accuracy cannot be told from trial 0's" in tied.text[0]
@@ -166,7 +166,7 @@ def test_verified_values_stand_beside_the_estimates(results):
     for name, values in {"accuracy": (0.97, 0.96, 0.975), "log_loss": (0.1, 0.08, 0.13)}.items():
         columns = [f"verified_{name}", f"verified_{name}_low", f"verified_{name}_high"]
         trials.loc[chosen, columns] = values
-    figure = quality_against_overhead(trials, run)
+    figure = report_figures(trials, run)["overhead"]
     verified = trace_of(figure, "verified (trained by itself, test images)")
     assert list(verified.customdata) == list(trials.loc[chosen, "number"])
     np.testing.assert_allclose(list(verified.y), [97.0, 97.0])
@@ -499,18 +499,26 @@ def test_every_figure_says_something_about_any_table(results, change):
 
 def test_a_thousand_trials_stay_light():
     trials, run = made_up_results(1000, backbone="resnet50")
-    figures = report_figures(trials, run)
-    without_texts = 0
-    for figure in figures.values():
-        data = json.loads(figure.to_json())
-        for trace in data["data"]:
-            if "customdata" in trace:
-                trace.pop("text", None)
-        without_texts += len(json.dumps(data))
+    figures = report_figures(trials, run, texts=False)
+    without_texts = sum(len(figure.to_json()) for figure in figures.values())
     # One text for each trial, which a page keeps once, and the rest.
     texts = sum(len(hover_text(row, run)) for row in trials.to_dict("records"))
     assert without_texts + texts < 2_000_000
     assert sum(len(trace.customdata) for trace in markers(figures["overhead"])) == 1000
+
+
+def test_under_the_pointer_every_figure_shows_the_trial_of_a_point(results):
+    trials, run = results
+    told = {row["number"]: hover_text(row, run) for row in trials.to_dict("records")}
+    figures = report_figures(trials, run)
+    for name in ("overhead", "latency", "objectives", "parallel", "hypervolume"):
+        shown = {}
+        for trace in figures[name].data:
+            if trace.customdata is not None:
+                assert "%{text}" in trace.hovertemplate
+                shown |= dict(zip(trace.customdata, trace.text, strict=True))
+        assert {number: text for number, text in shown.items() if number is not None} == told
+        assert shown.get(None) is None
 
 
 def test_a_name_from_outside_is_text_in_every_figure(results):

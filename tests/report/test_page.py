@@ -235,6 +235,31 @@ def test_the_table_holds_the_front_and_a_drawing_of_every_block(open_page, tmp_p
         assert rows.nth(index).locator(".drawing i.on").count() == se_blocks[number]
 
 
+def test_every_objective_is_a_column_of_both_tables(open_page, tmp_path, all_on_front):
+    trials, run = all_on_front
+    run |= {"objectives": ["log_loss", "flops_overhead", "chip_energy"], "custom_objectives": ["chip_energy"]}
+    run["quality"] = "log-loss"
+    trials["chip_energy"] = trials["number"] * 1234.5
+    trials.loc[trials["number"] == 4, "chip_energy"] = np.nan
+    page, errors, _ = open_page(write_page(tmp_path, trials, run))
+    assert "The Pareto front is that of log-loss, FLOPs overhead, chip energy." in page.locator("header").inner_text()
+    page.get_by_text(f"All {len(trials)} trials").press("Enter")
+    row = trials.set_index("number").loc[3]
+    interval = f"[{row['log_loss_low']:.4f}, {row['log_loss_high']:.4f}]"
+    expected = {
+        "Log-loss": f"{row['log_loss']:.4f}\n{interval}",
+        "FLOPs": f"{row['flops_overhead'] * 100:+.2f} %",
+        "Chip energy": "3704",  # four digits of 3 · 1234.5
+    }
+    for table in ("front", "trials"):
+        headings = page.locator(f"#{table} th").all_inner_texts()
+        cells = page.locator(f"#{table} tr[data-trial='3'] td").all_inner_texts()
+        shown = dict(zip((heading.split(" ↕")[0].strip() for heading in headings), cells, strict=True))
+        assert {heading: shown[heading] for heading in expected} == expected
+        assert "–" in page.locator(f"#{table} tr[data-trial='4'] td").all_inner_texts()
+    assert errors == []
+
+
 def test_a_latency_of_the_additive_model_is_called_predicted(open_page, tmp_path, results):
     trials, run = results
     run["latency_learned_from"] = 16
