@@ -156,10 +156,10 @@ def test_latency_tells_a_mistake_in_one_sentence_before_it_measures(tmp_path, mo
 
 
 def test_a_log_in_another_encoding_gets_what_it_can_hold():
-    command = [sys.executable, "-m", "se_search", "reproduce", "params"]
+    command = [sys.executable, "-m", "se_search", "sites", "test_resnet"]
     done = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert b"2C?/r" in done.stdout
+    assert b"2C?/16" in done.stdout
 
 
 def test_latency_prints_what_the_given_configurations_cost(tmp_path, monkeypatch):

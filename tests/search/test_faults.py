@@ -80,6 +80,10 @@ def finds_its_device_full(config, data):
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
 
+def needs_more_than_there_is(config, data):
+    raise MemoryError("one network was too large")
+
+
 class Hanging(torch.utils.data.Dataset):
     def __len__(self):
         return 8
@@ -97,6 +101,7 @@ def waits_for_a_process_that_loads_images(config, data):
     [
         (has_no_finite_output, "not finite"),
         (allocates_more_than_there_is, "allocate"),
+        (needs_more_than_there_is, "MemoryError: one network was too large"),
         (finds_its_device_full, "OutOfMemoryError: CUDA out of memory"),
     ],
 )
