@@ -10,6 +10,7 @@ import optuna
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 
 TINY_STUDY = {
     "backbone": "test_resnet",
@@ -30,13 +31,17 @@ def _settings_of_this_process():
 
 @pytest.fixture(scope="session")
 def _finished_run(tmp_path_factory):
-    """Run folder of a search that the installed command has finished; for reading only."""
-    directory = tmp_path_factory.mktemp("finished")
-    (directory / "tiny.yaml").write_text(yaml.safe_dump(TINY_STUDY))
-    command = [sys.executable, "-m", "se_search", "run", "--study", "tiny.yaml", "--out", "run"]
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    (directory / "output.txt").write_text(done.stdout)
+    """Run folder of a search that the installed command has finished; for reading only, by all workers of xdist."""
+    base = tmp_path_factory.getbasetemp()
+    directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    with FileLock(f"{directory}.lock"):
+        if not (directory / "output.txt").exists():
+            directory.mkdir(exist_ok=True)
+            (directory / "tiny.yaml").write_text(yaml.safe_dump(TINY_STUDY))
+            command = [sys.executable, "-m", "se_search", "run", "--study", "tiny.yaml", "--out", "run"]
+            done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=300, check=False)
+            assert done.returncode == 0, done.stderr
+            (directory / "output.txt").write_text(done.stdout)
     return directory
 
 

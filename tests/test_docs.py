@@ -110,6 +110,8 @@ def small(words: list[str]) -> list[str]:
     words = [IN_COMMANDS.get(before, word) for before, word in itertools.pairwise(["", *words])]
     if words[1:2] == ["run"] and "--study" not in words:
         words += ["--study", "tiny.yaml"]
+    if words[1:2] == ["latency"] and "--limit" not in words:
+        words += ["--limit", "0.1"]
     return words
 
 
