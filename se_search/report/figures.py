@@ -299,6 +299,7 @@ def front_heat_map(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure:
     style_figure(figure, "trial, fewest parameters first", "")
     figure.update_layout(
         height=170 + max(18 * len(rows), 120),
+        showlegend=True,  # also where it has one entry
         xaxis={
             "tickmode": "array",
             "tickvals": list(range(len(numbers))),

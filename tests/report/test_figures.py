@@ -215,6 +215,13 @@ def test_three_objectives_are_drawn_in_space(results):
     assert three_objectives(trials, run | {"objectives": ["accuracy", "energy"]}) is None
 
 
+def test_a_front_without_se_has_a_legend_too(results):
+    trials, run = results
+    alone = front_heat_map(trials.assign(on_front=trials["se_blocks"] == 0), run)
+    assert [trace.name for trace in alone.data[1:]] == ["no SE"]
+    assert alone.layout.showlegend  # Plotly leaves out legends of one entry
+
+
 def test_a_line_of_parallel_coordinates_crosses_the_axes_at_its_choices(results):
     trials, run = results
     figure = parallel_coordinates(trials, run)
