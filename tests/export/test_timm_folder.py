@@ -434,7 +434,8 @@ def invoke(*arguments):
 
 def test_the_card_of_a_found_network_has_the_accuracy_that_a_validation_with_timm_gives(finished_run, monkeypatch):
     monkeypatch.chdir(finished_run)
-    result = invoke("export", "run", "--pick", "accurate", "--to", "exported")
+    with_se = int(pd.read_csv("run/trials.csv").query("se_blocks > 0")["number"].iloc[0])
+    result = invoke("export", "run", "--trial", with_se, "--to", "exported")
     assert result.exit_code == 0, result.output
     assert "config.json, model.safetensors, README.md" in result.output
 
@@ -453,7 +454,9 @@ def test_the_card_of_a_found_network_has_the_accuracy_that_a_validation_with_tim
     card = Path("exported", "README.md").read_text()
     (shown,) = re.findall(r"^\| accuracy \| ([\d.]+)% \\\[([\d.]+)%, ([\d.]+)%\\\] \|", card, re.MULTILINE)
     assert float(shown[0]) == pytest.approx(top1.avg, abs=0.005)
-    row = pd.read_csv("run/trials.csv").set_index("number").loc[int(re.search(r"Trial (\d+) is in", result.output)[1])]
+    assert f"Trial {with_se} is in" in result.output
+    row = pd.read_csv("run/trials.csv").set_index("number").loc[with_se]
+    assert model.se_config == SEConfig.from_json(row["config"])
     assert [float(one) / 100 for one in shown] == pytest.approx(
         [row["accuracy"], row["accuracy_low"], row["accuracy_high"]], abs=5e-5
     )
