@@ -74,7 +74,7 @@ def write_page(folder: Path, count: int) -> str:
                 "number": number,
                 "config": config.to_json(),
                 "config_id": config.id,
-                "se_blocks": space.count_blocks(config),
+                "se_blocks": config.block_count,
                 "parameter_overhead": added / backbone_parameters(config.backbone),
                 "counted_parameters": added,
                 "tied_with": pd.NA,

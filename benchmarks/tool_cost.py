@@ -223,7 +223,7 @@ def add_trial(
     notes = template.user_attrs | {
         "config": config.to_json(),
         "config_id": config.id,
-        "se_blocks": space.count_blocks(config),
+        "se_blocks": config.block_count,
         "parameter_overhead": overhead,
         "latency_ratio": 1 + overhead,
         "accuracy": evaluation.accuracy.value,

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ..errors import RunFolderError
 from ..evaluation.latency import describe_conditions
-from ..evaluation.statistics import CONFIDENCE, Estimate, crossed_difference
+from ..evaluation.statistics import CONFIDENCE, Estimate, confidence_of_each, crossed_difference
 from ..network.config import SEConfig
 from ..words import counted
 
@@ -244,7 +244,7 @@ def gain_over_none(study: optuna.Study) -> Gain | None:
         quality = quality_of(study)
         word, sign = ("accuracy", 1) if quality == "accuracy" else ("log-loss", -1)
         best = max(others, key=lambda trial: sign * trial.user_attrs[quality])
-        difference = _difference(best, none, quality, 1 - (1 - CONFIDENCE) / len(others))
+        difference = _difference(best, none, quality, confidence_of_each(len(others)))
     digits = "+.2%" if quality == "accuracy" else "+.4f"
     told = (
         f"trial {best.number}'s {word} differs from that of the network without SE by {difference.value:{digits}} "

@@ -32,7 +32,7 @@ RUN_FILE = "run.json"
 REPORT_FILE = "report.html"
 _LOCK_FILE = ".lock"
 _STUDY_NAME = "se-search"
-_MAY_CHANGE = {"budget", "description", "trial_limit"}
+_MAY_CHANGE = {"budget", "data_workers", "description", "trial_limit"}
 
 
 def read_definition(folder: Path) -> StudyDefinition:

@@ -123,11 +123,6 @@ class SearchSpace:
             return KEEP
         return OFF if self.definition.placement == "stage" else self.definition.ratios[0]
 
-    def count_blocks(self, config: SEConfig) -> int:
-        """Number of SE blocks in the network of ``config``, with the attention that it keeps."""
-        existing = len(find_sites(self.backbone, position="existing"))
-        return len(config.placed) + existing - sum(site.position == "existing" for site in config.sites)
-
     def draw(self, rng: random.Random) -> SEConfig:
         """Draw a configuration, each parameter uniformly from its choices."""
         return self.to_config({name: rng.choice(one.choices) for name, one in self.distributions.items()})

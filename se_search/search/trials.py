@@ -116,7 +116,7 @@ class Trials:
             trial = self._optuna_study.ask(dict(self._space.distributions))
             config = self._space.to_config(trial.params)
             named = {"name": self._names[config]} if config in self._names else {}
-            blocks = self._space.count_blocks(config)
+            blocks = config.block_count
             note(trial.number, {"config": config.to_json(), "config_id": config.id, "se_blocks": blocks} | named)
         return Proposal(trial, config, named)
 

@@ -437,7 +437,7 @@ def many_trials(results, space, count):
             "name": "",
             "config": config.to_json(),
             "config_id": config.id,
-            "se_blocks": space.count_blocks(config),
+            "se_blocks": config.block_count,
             "gate": config.placed[0].gate if config.placed else "",
             "parameter_overhead": overhead,
             "counted_parameters": int(added),

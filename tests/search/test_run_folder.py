@@ -44,6 +44,15 @@ def test_a_folder_may_have_any_name(tmp_path, name):
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
 
+def test_what_changes_no_result_may_change(tmp_path):
+    with open_folder(tmp_path / "run", STUDY):
+        pass
+    changed = STUDY.model_copy(update={"data_workers": 4, "trial_limit": 60.0, "description": "again", "budget": 99})
+    with open_folder(tmp_path / "run", changed):
+        pass
+    assert load_study(str(tmp_path / "run" / "study.yaml")).data_workers == 4
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

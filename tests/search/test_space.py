@@ -106,7 +106,7 @@ def test_thinning_keeps_replaces_or_removes_what_the_backbone_has():
     assert SEConfig.without_attention("regnety_002") in points
     assert SEConfig.uniform("regnety_002", 4, position="existing") in points
     for config in points:
-        assert len(config.placed) + len(config.removed) + (space.count_blocks(config) - len(config.placed)) == len(own)
+        assert config.block_count + len(config.removed) == len(own)
 
 
 def test_the_known_answers_of_a_backbone_with_attention_hold_it_as_it_is():
