@@ -99,7 +99,7 @@ def find_plugin(group: Group, name: str, shipped: Collection[str] = ()) -> Plugi
     named = [plugin for plugin in find_plugins(group) if plugin.name == name]
     if name in shipped:
         for plugin in named:
-            warnings.warn(f"{plugin} is not used: se-search ships a {group.word} of that name", stacklevel=2)
+            warnings.warn(f"{plugin} is not used: se-search ships one of that name", stacklevel=2)
         return None
     if len(named) > 1:
         packages = ", ".join(plugin.package for plugin in named)
