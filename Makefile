@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 LOWEST := $(VENV)-lowest
 
-.PHONY: demo test test-lowest lint docs dist clean
+.PHONY: demo test test-lowest coverage lint docs dist clean
 
 demo: $(VENV)/.installed
 	$(BIN)/se-search run --study digits-context
@@ -17,6 +17,10 @@ test: $(VENV)/.installed-dev
 # With the oldest versions that pyproject.toml allows; `make test` has the newest.
 test-lowest: $(LOWEST)/.installed
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
+
+# By line and branch, in the processes that tests start too.
+coverage: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --cov --cov-report=term-missing:skip-covered
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

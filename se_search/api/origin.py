@@ -8,6 +8,7 @@ from timm.models import get_pretrained_cfg_value
 
 from ..evaluation.image_files import PREFIXES
 from ..export.card import Origin, Result
+from ..search.results import PREDICTED
 from ..words import by, counted
 
 
@@ -44,7 +45,7 @@ def origin_of_trial(trial: Mapping[Any, Any], run: Mapping[str, Any], verified: 
             "it is trained on its own"
         )
     size = by(latency["size"])
-    if trial["latency_stopped"] == "model":
+    if trial["latency_stopped"] == PREDICTED:
         how = (
             f"predicted by an additive model of {run['latency_learned_from']} measured configurations, 95 % prediction "
             "interval"

@@ -49,6 +49,7 @@ _PACKAGES = {
     "wds": ("webdataset",),
     "tfds": ("tensorflow", "tensorflow_datasets"),
 }
+_EXTRAS = {"hfds": "hfds", "hfids": "hfds", "wds": "wds"}
 _WORDS = {"train": "training", "validation": "validation", "test": "test"}
 _TORCH_FOLDERS = ("image_folder", "folder")
 
@@ -108,7 +109,8 @@ def load_timm_dataset(name: str, root: Path | None, backbone: str, image_size: i
     """
     prefix, _, rest = name.partition("/")
     if missing := [package for package in _PACKAGES.get(prefix, ()) if importlib.util.find_spec(package) is None]:
-        raise DataError(f"data {name!r} need the package {missing[0]}: pip install {' '.join(missing)}")
+        what = f'"se-search[{_EXTRAS[prefix]}]"' if prefix in _EXTRAS else " ".join(missing)
+        raise DataError(f"data {name!r} need the package {missing[0]}: pip install {what}")
     if prefix == "torch":
         return _indexed_data(name, _torch_sources(name, rest, root, splits), backbone, image_size)
     if prefix == "hfds":

@@ -45,6 +45,9 @@ def open_artifacts(where: str) -> ArtifactStore:
                 return GCSArtifactStore(where.removeprefix(_GCS).rstrip("/"))
         Path(where).mkdir(parents=True, exist_ok=True)
         return FileSystemArtifactStore(where)
+    except ImportError as error:
+        extra = "s3" if where.startswith(_S3) else "gcs"
+        raise DefinitionError(f'--artifacts {where} needs another package: pip install "se-search[{extra}]"') from error
     except Exception as error:  # the packages of clouds raise errors of their own
         raise DefinitionError(f"--artifacts {where} cannot be used: {' '.join(str(error).split())[:200]}") from error
 

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import re
 import struct
 import sys
 import tarfile
@@ -497,11 +498,16 @@ def test_streams_that_cannot_be_used_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "package"), [("hfds/x", "datasets"), ("wds/x", "webdataset"), ("tfds/x", "tensorflow")]
+    ("name", "package", "remedy"),
+    [
+        ("hfds/x", "datasets", '"se-search[hfds]"'),
+        ("wds/x", "webdataset", '"se-search[wds]"'),
+        ("tfds/x", "tensorflow", "tensorflow"),
+    ],
 )
-def test_a_package_that_is_missing_is_named(name, package, monkeypatch):
+def test_a_package_that_is_missing_is_named(name, package, remedy, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(DataError, match=f"'{name}' need the package {package}: pip install {package}"):
+    with pytest.raises(DataError, match=re.escape(f"'{name}' need the package {package}: pip install {remedy}")):
         load_data(name, BACKBONE)
 
 

@@ -1,11 +1,13 @@
 """Files handed over through Optuna's stores: whole or not at all, and nowhere else than where they belong."""
 
 import hashlib
+import re
 
 import optuna
 import pytest
 
 from se_search.errors import DefinitionError, RunFolderError
+from se_search.search import shared_files
 from se_search.search.shared_files import fetch_files, open_artifacts, remove_files, share_files
 
 
@@ -78,7 +80,27 @@ def test_a_name_in_the_store_that_leads_out_of_it_is_refused(handed_over, tmp_pa
     assert entries(target) == []
 
 
-@pytest.mark.parametrize("where", ["s3://bucket", "gs://bucket", "/proc/nowhere"])
-def test_a_store_that_cannot_be_used_is_refused(where):
-    with pytest.raises(DefinitionError, match=r"--artifacts .* cannot be used"):
+def test_a_store_that_cannot_be_used_is_refused():
+    with pytest.raises(DefinitionError, match=r"--artifacts /proc/nowhere cannot be used: \[Errno"):
+        open_artifacts("/proc/nowhere")
+
+
+@pytest.mark.parametrize(
+    ("where", "store", "extra"),
+    [("s3://bucket", "Boto3ArtifactStore", "s3"), ("gs://bucket", "GCSArtifactStore", "gcs")],
+)
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (ImportError("no module"), 'needs another package: pip install "se-search[{}]"'),
+        (RuntimeError("no credentials\nwere found"), "cannot be used: no credentials were found"),
+    ],
+)
+def test_what_keeps_a_cloud_from_being_used_is_told(monkeypatch, where, store, extra, raised, told):
+    def refuse(bucket):
+        assert bucket == "bucket"
+        raise raised
+
+    monkeypatch.setattr(shared_files, store, refuse)
+    with pytest.raises(DefinitionError, match=re.escape(f"--artifacts {where} {told.format(extra)}")):
         open_artifacts(where)
