@@ -15,6 +15,7 @@ from .errors import DefinitionError, SeSearchError
 from .progress import console, progress_bar, say
 
 P = ParamSpec("P")
+_GOES_ON = " The same command goes on from here."
 
 app = typer.Typer(
     help="Find where Squeeze-and-Excitation blocks pay for themselves in a timm backbone.",
@@ -36,33 +37,37 @@ def main() -> None:
     app(prog_name="se-search")
 
 
-def _command(function: Callable[P, None]) -> Callable[P, None]:
-    @app.command()
-    @functools.wraps(function)
-    def command(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            _load_libraries()
-            function(*args, **kwargs)
-        except SeSearchError as error:
-            typer.echo(f"Error: {error}", err=True)
-            raise typer.Exit(2) from error
-        except OSError as error:
-            if error.filename is None:
-                raise
-            typer.echo(f"Error: {str(error.filename)[:200]!r} cannot be used: {error.strerror}", err=True)
-            raise typer.Exit(2) from error
-        except KeyboardInterrupt as error:
-            goes_on = " The same command goes on from here." if function.__name__ in ("run", "verify") else ""
-            typer.echo(f"Stopped.{goes_on}", err=True)
-            raise typer.Exit(130) from error
+def _command(loads: str = ".terminal", goes_on: str = "") -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """Return a decorator that makes a function a command.
 
-    return command
+    Args:
+        loads: The module that imports all that the command needs, which takes seconds; a terminal says so meanwhile.
+        goes_on: What is said after an interruption.
+    """
 
+    def decorate(function: Callable[P, None]) -> Callable[P, None]:
+        @app.command()
+        @functools.wraps(function)
+        def command(*args: P.args, **kwargs: P.kwargs) -> None:
+            try:
+                with console.status("Loading PyTorch and timm"):
+                    importlib.import_module(loads, __package__)
+                function(*args, **kwargs)
+            except SeSearchError as error:
+                typer.echo(f"Error: {error}", err=True)
+                raise typer.Exit(2) from error
+            except OSError as error:
+                if error.filename is None:
+                    raise
+                typer.echo(f"Error: {str(error.filename)[:200]!r} cannot be used: {error.strerror}", err=True)
+                raise typer.Exit(2) from error
+            except KeyboardInterrupt as error:
+                typer.echo(f"Stopped.{goes_on}", err=True)
+                raise typer.Exit(130) from error
 
-def _load_libraries() -> None:
-    """Import what takes seconds, and say so on a terminal."""
-    with console.status("Loading PyTorch and timm"):
-        importlib.import_module(".terminal", __package__)
+        return command
+
+    return decorate
 
 
 def _show_version(value: bool) -> None:
@@ -79,7 +84,7 @@ def _options(
 ) -> None: ...
 
 
-@_command
+@_command(goes_on=_GOES_ON)
 def run(
     backbone: Annotated[str | None, typer.Option(help="A timm architecture name.  [default: the study's]")] = None,
     budget: Annotated[int | None, typer.Option(help="Configurations to evaluate.  [default: the study's]")] = None,
@@ -247,7 +252,7 @@ def run(
     show_front(found.folder)
 
 
-@_command
+@_command(loads=".search.worker")
 def worker(
     study: Annotated[
         str, typer.Option(help="Name of the study in the storage: that of the run folder, if none was given.")
@@ -292,7 +297,7 @@ def worker(
     )
 
 
-@_command
+@_command(goes_on=_GOES_ON)
 def verify(
     folder: RunFolder,
     members: Annotated[
@@ -320,7 +325,7 @@ def verify(
     show_verified(found.folder)
 
 
-@_command
+@_command()
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="FOLDER", help="The folder of a run, or of several.")],
     formats: Annotated[
@@ -378,7 +383,7 @@ def report(
         say(f"Report: {file}", to_copy=True)
 
 
-@_command
+@_command()
 def export(
     folder: RunFolder,
     pick: Annotated[
@@ -449,7 +454,7 @@ def export(
     show_exported(exported, plain)
 
 
-@_command
+@_command()
 def excitation(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A run folder, an exported folder, or a timm architecture name.")
@@ -522,7 +527,7 @@ def excitation(
     show_excitation(found)
 
 
-@_command
+@_command()
 def sites(
     backbone: Backbone,
     position: Annotated[
@@ -550,7 +555,7 @@ def sites(
     show_sites(backbone, position, skipped)
 
 
-@_command
+@_command()
 def latency(
     backbone: Backbone,
     config: Annotated[
@@ -618,7 +623,7 @@ def latency(
     show_latency(measured, target, limit)
 
 
-@_command
+@_command()
 def reproduce(
     what: Annotated[
         Literal["params"], typer.Argument(metavar="WHAT", help="params: the paper's tables of parameters and FLOPs.")
@@ -642,7 +647,7 @@ def reproduce(
     show_paper(counted)
 
 
-@_command
+@_command()
 def spaces() -> None:
     """List the shipped search spaces and those of installed plugins.
 
@@ -667,7 +672,7 @@ def spaces() -> None:
         typer.echo("  " + "; ".join(f"{key} {', '.join(map(str, values))}" for key, values in choices.items()))
 
 
-@_command
+@_command()
 def studies() -> None:
     """List the shipped studies.
 

@@ -1,10 +1,13 @@
 """Reading files of others, and writing so that a killed process leaves the last whole version."""
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from .errors import RunFolderError
 
 _MOST_BYTES = 2**24
 _UNFINISHED = ".unfinished"
@@ -26,6 +29,32 @@ def read_text(path: Path, most_bytes: int = _MOST_BYTES) -> str:
     if len(content) > most_bytes:
         raise ValueError(f"it has more than {most_bytes:,} bytes")
     return content.decode("utf-8")
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+@contextmanager
+def refusing_unwritable(path: Path, advice: str = "") -> Iterator[None]:
+    """Say in a sentence that a file or folder cannot be written where the block finds that out.
+
+    Args:
+        path: What the block writes.
+        advice: What follows the reason, such as ``": choose another with --to"``.
+
+    Raises:
+        RunFolderError: For an :class:`OSError` of the block, which is its cause.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be written ({error.strerror or error}){advice}") from error
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -67,6 +67,18 @@ class Plugin:
         except Exception as error:  # the import of a foreign package can raise anything
             raise self.refusal("cannot be imported", error) from error
 
+    def content(self) -> Any:
+        """Import it and, where it is a function, call it.
+
+        Raises:
+            SeSearchError: Of the group's kind, if that fails for whatever reason.
+        """
+        content = self.load()
+        try:
+            return content() if callable(content) else content
+        except Exception as error:  # a foreign function can raise anything
+            raise self.refusal("cannot be read", error) from error
+
     def refusal(self, what: str, error: Exception) -> SeSearchError:
         """Return the error that says in one sentence what is wrong, naming the package and the entry point."""
         reason = f"{type(error).__name__}: {error}".partition("\n")[0].removesuffix(": ")

@@ -24,6 +24,8 @@ from .report.tables import describe_excitation, describe_front, describe_latency
 from .search.record import read_results
 from .words import counted
 
+_SPECIAL_IN_QUOTES = set('"$`\\!')
+
 
 def show_front(folder: Path) -> None:
     """Show the Pareto front of a run folder, what is to be known of it, and what can be done next."""
@@ -224,6 +226,3 @@ def _program() -> str:
         return "se-search"
     script = Path(sysconfig.get_path("scripts"), "se-search")
     return str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)
-
-
-_SPECIAL_IN_QUOTES = set('"$`\\!')

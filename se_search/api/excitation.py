@@ -12,31 +12,25 @@ from typing import Any, Literal
 import timm
 from torch import nn
 
-from ..errors import (
-    ConfigurationError,
-    DataError,
-    RunFolderError,
-    did_you_mean,
-)
+from ..errors import ConfigurationError, DataError, RunFolderError, did_you_mean
 from ..evaluation.data import EMBEDDED, load_data
 from ..evaluation.excitation import SHOWN_CHANNELS, analyze_gates
 from ..evaluation.image_data import ImageData
 from ..evaluation.pretrained import check_pretrained, load_pretrained
 from ..evaluation.training import TrainingRecipe
 from ..export.loading import load_exported
-from ..files import write_text
+from ..files import refusing_unwritable, write_text
 from ..network.backbones import default_input_size, network_options
 from ..network.config import SEConfig
 from ..progress import progress_bar
 from ..report.excitation_page import render_excitation
 from ..search.evaluators import training_recipe
 from ..search.excitation import ANALYSIS_FILE, EXCITATION, PAGE_FILE, analysis_folder
-from ..search.run_folder import (
-    STUDY_FILE,
-    read_definition,
-)
+from ..search.run_folder import STUDY_FILE, read_definition
 from ..words import by
 from .run import Run, load_run
+
+_ANOTHER = ": choose another folder with --to"
 
 
 @dataclass(frozen=True)
@@ -113,11 +107,9 @@ def analyze_excitation(
         analysis |= {"model": found.name, "backbone": found.backbone or analysis["backbone"], "source": found.source}
         # All that takes time comes before the first file, so that an interruption leaves no half of a result.
         text, page = json.dumps(analysis, indent=2, allow_nan=False), render_excitation(analysis)
-        try:
+        with refusing_unwritable(target, _ANOTHER):
             write_text(target / ANALYSIS_FILE, text)
             write_text(target / PAGE_FILE, page)
-        except OSError as error:
-            raise _not_written(target, error) from error
     return Excitation(target, analysis)
 
 
@@ -128,21 +120,15 @@ def _made(target: Path) -> Iterator[None]:
         raise RunFolderError(f"{target} is not a folder: choose another with --to")
     new = [folder for folder in (target, *target.parents) if not folder.exists()]
     try:
-        try:
+        with refusing_unwritable(target, _ANOTHER):
             target.mkdir(parents=True, exist_ok=True)
             TemporaryFile(dir=target).close()
-        except OSError as error:
-            raise _not_written(target, error) from error
         yield
     except BaseException:
         with suppress(OSError):  # one that holds something by now stays
             for folder in new:
                 folder.rmdir()
         raise
-
-
-def _not_written(target: Path, error: OSError) -> RunFolderError:
-    return RunFolderError(f"{target} cannot be written ({error.strerror}): choose another folder with --to")
 
 
 @dataclass(frozen=True)

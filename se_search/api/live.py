@@ -5,22 +5,12 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from ..errors import (
-    DefinitionError,
-    RunFolderError,
-    SeSearchError,
-)
+from ..errors import DefinitionError, RunFolderError, SeSearchError
+from ..files import refusing_unwritable, write_text
 from ..progress import say
 from ..report.page import render_report
 from ..search.record import read_results
-from ..search.run_folder import (
-    REPORT_FILE,
-    STORAGE_FILE,
-    STUDY_FILE,
-    load_trials,
-    read_definition,
-)
-from .run import Run
+from ..search.run_folder import REPORT_FILE, STORAGE_FILE, STUDY_FILE, load_trials, read_definition
 
 
 def follow_run(path: str | os.PathLike[str], every: int = 10) -> Path:
@@ -41,11 +31,11 @@ def follow_run(path: str | os.PathLike[str], every: int = 10) -> Path:
     """
     if every < 1:
         raise DefinitionError(f"--every is {every}: it must be at least 1 second")
-    run = Run(Path(path))
+    folder = Path(path)
     told = ""
     try:
         while True:
-            state, finished = _write_live(run, every)
+            state, finished = _write_live(folder, every)
             if state != told:
                 say(told := state)
             if finished:
@@ -53,37 +43,42 @@ def follow_run(path: str | os.PathLike[str], every: int = 10) -> Path:
             time.sleep(every)
     except KeyboardInterrupt:
         with suppress(SeSearchError):  # of a folder that is gone or damaged by now
-            _write_last(run)
+            _write_last(folder)
         raise
-    _write_last(run)
-    return run.folder / REPORT_FILE
+    _write_last(folder)
+    return folder / REPORT_FILE
 
 
-def _write_last(run: Run) -> None:
+def _write_last(folder: Path) -> None:
     """Write the report of a run, where it has begun, as a page that does not read itself anew."""
-    if _has_begun(run.folder):
-        run._write(REPORT_FILE, render_report(*read_results(run.folder)))
+    if _has_begun(folder):
+        _write(folder, render_report(*read_results(folder)))
 
 
-def _write_live(run: Run, every: int) -> tuple[str, bool]:
+def _write(folder: Path, page: str) -> None:
+    with refusing_unwritable(folder / REPORT_FILE):
+        write_text(folder / REPORT_FILE, page)
+
+
+def _write_live(folder: Path, every: int) -> tuple[str, bool]:
     """Write the report of a run that is under way; a line about it, and whether it is finished."""
-    waiting = f"Waiting for a run in {run.folder}; Ctrl-C ends this.", False
+    waiting = f"Waiting for a run in {folder}; Ctrl-C ends this.", False
     try:
-        if not _has_begun(run.folder):
+        if not _has_begun(folder):
             return waiting
-        trials, description = read_results(run.folder)
+        trials, description = read_results(folder)
     except RunFolderError:
-        if _has_begun(run.folder):  # else it was deleted while it was read
+        if _has_begun(folder):  # else it was deleted while it was read
             raise
         return waiting
     try:
-        run._write(REPORT_FILE, render_report(trials, description, live=every))
+        _write(folder, render_report(trials, description, live=every))
     except RunFolderError as error:
         # A run that goes on clears away the unfinished files of killed processes, and with them this one's.
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
     done = int((trials["state"] != "failed").sum())
-    return f"{done} of {description['budget']}: {run.folder / REPORT_FILE}", bool(description["finished"])
+    return f"{done} of {description['budget']}: {folder / REPORT_FILE}", bool(description["finished"])
 
 
 def _has_begun(folder: Path) -> bool:

@@ -11,14 +11,11 @@ import pandas as pd
 import plotly.graph_objects as go
 from torch import nn
 
-from ..errors import (
-    DefinitionError,
-    RunFolderError,
-)
+from ..errors import DefinitionError, RunFolderError
 from ..evaluation.image_data import ImageData
 from ..export.exporters import find_exporter
 from ..export.timm_folder import Exported, check_target, export_timm
-from ..files import write_text
+from ..files import refusing_unwritable, write_text
 from ..network.config import SEConfig
 from ..report.figures import report_figures
 from ..report.images import write_images
@@ -29,12 +26,7 @@ from ..search.evaluators import EvaluatorFactory
 from ..search.loop import load_network
 from ..search.record import read_results, write_results
 from ..search.results import PICKS, front_of
-from ..search.run_folder import (
-    PARETO_FILE,
-    REPORT_FILE,
-    TRIALS_FILE,
-    read_definition,
-)
+from ..search.run_folder import PARETO_FILE, REPORT_FILE, TRIALS_FILE, read_definition
 from ..search.verification import load_verified, run_verification
 from ..words import counted
 from .origin import origin_of_trial, published_name
@@ -273,17 +265,13 @@ class Run:
         return list(written)
 
     def _write_results(self) -> tuple[pd.DataFrame, dict[str, Any]]:
-        try:
+        with refusing_unwritable(self.folder):
             return write_results(self.folder)
-        except OSError as error:
-            raise RunFolderError(f"{self.folder} cannot be written ({error.strerror})") from error
 
     def _write(self, name: str, text: str) -> Path:
         file = self.folder / name
-        try:
+        with refusing_unwritable(file):
             write_text(file, text)
-        except OSError as error:
-            raise RunFolderError(f"{file} cannot be written ({error.strerror})") from error
         return file
 
 

@@ -17,7 +17,6 @@ from .image_data import ImageStream, Unreadable, UnreadableImages
 # Among PIL's others are some that run programs.
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
-
 Transform = Callable[[Image.Image], torch.Tensor]
 
 

@@ -13,14 +13,11 @@ from .statistics import Estimate
 CLASS_SPECIFIC = 0.25
 """Blocks are called class-agnostic where a smaller share of the variance lies between classes, else class-specific."""
 
-
 SAME_PATTERN = 0.9
 """Classes have the same pattern where one factor per class explains at least this share of their differences."""
 
-
 MOST = 0.5
 """A block is saturated where more than this share of its gates is constant near one."""
-
 
 TOLERANCE = 0.01
 """Log-loss in nats by which a network may be worse without what is called idle.
@@ -28,9 +25,7 @@ TOLERANCE = 0.01
 The probability that it gives to the right class then falls by less than 1 % in the geometric mean over images.
 """
 
-
 Verdict = Literal["idle", "works", "cannot be told"]
-
 
 Found = Literal["seen", "not seen", "cannot be told"]
 

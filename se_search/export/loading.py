@@ -1,6 +1,5 @@
 """Exported folders: what they are, and reading them as untrusted input."""
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -10,19 +9,14 @@ import timm
 from torch import nn
 
 from ..errors import ExportError, SeSearchError
-from ..files import is_name, read_text
+from ..files import digest_of, is_name, read_text
 from ..network.config import SEConfig
 from .registry import NOT_FOR_NETWORKS, se_search
 
-CONFIG = "config.json"
-
-
-WEIGHTS = "model.safetensors"
-
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 RECORD = "se_search"
 """Key of ``config.json`` under which an export says what it is; timm leaves it alone."""
-
 
 _ELSEWHERE = ("file", "url", "hf_hub_id", "hf_hub_filename", "source", "state_dict", "custom_load")
 """Keys of ``pretrained_cfg`` by which timm would look for weights outside the folder, or load them in another way."""
@@ -115,12 +109,3 @@ def _check_config(folder: Path, config: dict[str, Any]) -> None:
                 f"{file} has pretrained_cfg.{key} ({config['pretrained_cfg'][key]!r}): the weights of an exported "
                 f"folder are its own {WEIGHTS}"
             )
-
-
-def digest_of(file: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while part := stream.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()

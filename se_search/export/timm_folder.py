@@ -16,7 +16,7 @@ from torch import nn
 
 from .. import __version__
 from ..errors import ConfigurationError, ExportError, RunFolderError
-from ..files import draft_beside, move_into_place
+from ..files import digest_of, draft_beside, move_into_place, refusing_unwritable
 from ..network.backbones import default_input_size
 from ..network.config import SEConfig
 from ..network.graph import compare, export_onnx, export_openvino, export_program
@@ -26,7 +26,7 @@ from ..words import counted
 from .card import Files, Origin, render_card, title_of, unknown_origin
 from .exporters import Exporter
 from .hub import check_upload, upload
-from .loading import CONFIG, RECORD, WEIGHTS, digest_of, is_export, recorded_formats
+from .loading import CONFIG, RECORD, WEIGHTS, is_export, recorded_formats
 from .registry import se_search
 from .standalone import check_standalone, render_standalone
 from .twin import bare_arguments, find_twin, load_twin, outputs
@@ -186,56 +186,51 @@ def export_timm(
     writers = writers or {}
     folders = tuple(f"{name}/" for name in writers)
     extra = (*([_STANDALONE] if standalone else []), *(file for _, file in graphs))
-    try:
-        with draft_beside(target) as draft:
-            write_weights(model, draft / WEIGHTS)
-            written = _write_config(
-                load_twin(twin, model) if plain and twin else model,
-                twin if plain and twin else se_search.__name__,
-                {} if plain else {"se_config": config.to_dict()},
-                draft,
-                data,
-                description,
-                label_names,
-                list(writers),
-            )
-            if plain:
-                _check_plain(draft, single, size)
-            source = f"hf-hub:{push_to_hub}" if push_to_hub else f"local-dir:{target.absolute().name}"
-            card = render_card(
-                config,
-                origin or unknown_origin(model, description),
-                Files(source, twin, plain, extra, folders, optimized),
-                title_of(config, target),
-                written["pretrained_cfg"],
-                label_names,
-            )
-            (draft / _CARD).write_text(card, encoding="utf-8")
-            if standalone:
-                (draft / _STANDALONE).write_text(render_standalone(model, config), encoding="utf-8")
-                check_standalone(draft, single, size)
-            deployed = _optimize(single, size) if optimized else model
-            for export, file in graphs:
-                export(deployed, draft / file, size)
-            for name, write in writers.items():
-                (draft / name).mkdir()
-                write(model, draft / name, size)
-            files = tuple(name for name in _FILES if (draft / name).exists())
-            earlier = recorded_formats(target)
-            target.mkdir(parents=True, exist_ok=True)
-            # The configuration first: a folder that holds it is known as an export, also when the rest is missing.
-            for name in files:
-                move_into_place(draft / name, target / name)
-            for name in set(_FILES).difference(files):
-                (target / name).unlink(missing_ok=True)
-            for name in {*earlier, *writers}:
-                shutil.rmtree(target / name, ignore_errors=True)
-            for name in writers:
-                (draft / name).rename(target / name)
-    except OSError as error:
-        raise RunFolderError(
-            f"{target} cannot be written ({error.strerror or error}): choose another folder with --to"
-        ) from error
+    with refusing_unwritable(target, ": choose another folder with --to"), draft_beside(target) as draft:
+        write_weights(model, draft / WEIGHTS)
+        written = _write_config(
+            load_twin(twin, model) if plain and twin else model,
+            twin if plain and twin else se_search.__name__,
+            {} if plain else {"se_config": config.to_dict()},
+            draft,
+            data,
+            description,
+            label_names,
+            list(writers),
+        )
+        if plain:
+            _check_plain(draft, single, size)
+        source = f"hf-hub:{push_to_hub}" if push_to_hub else f"local-dir:{target.absolute().name}"
+        card = render_card(
+            config,
+            origin or unknown_origin(model, description),
+            Files(source, twin, plain, extra, folders, optimized),
+            title_of(config, target),
+            written["pretrained_cfg"],
+            label_names,
+        )
+        (draft / _CARD).write_text(card, encoding="utf-8")
+        if standalone:
+            (draft / _STANDALONE).write_text(render_standalone(model, config), encoding="utf-8")
+            check_standalone(draft, single, size)
+        deployed = _optimize(single, size) if optimized else model
+        for export, file in graphs:
+            export(deployed, draft / file, size)
+        for name, write in writers.items():
+            (draft / name).mkdir()
+            write(model, draft / name, size)
+        files = tuple(name for name in _FILES if (draft / name).exists())
+        earlier = recorded_formats(target)
+        target.mkdir(parents=True, exist_ok=True)
+        # The configuration first: a folder that holds it is known as an export, also when the rest is missing.
+        for name in files:
+            move_into_place(draft / name, target / name)
+        for name in set(_FILES).difference(files):
+            (target / name).unlink(missing_ok=True)
+        for name in {*earlier, *writers}:
+            shutil.rmtree(target / name, ignore_errors=True)
+        for name in writers:
+            (draft / name).rename(target / name)
     if push_to_hub is not None:
         upload(target, push_to_hub, [*files, *(f"{name}*" for name in folders)])
     return Exported(target, (*files, *folders), twin, push_to_hub)

@@ -12,7 +12,7 @@ from timm.utils import natural_key
 
 from ..errors import ConfigurationError, did_you_mean
 from .se_block import check_gate, check_ratio, check_start, hidden_channels
-from .sites import Site, default_position, find_sites
+from .sites import Site, check_site, default_position, find_sites
 
 MOST_ROUNDING = 1024
 """Largest multiple that hidden widths are rounded to; a larger one makes networks that no machine holds."""
@@ -155,7 +155,7 @@ class SEConfig:
     def block_count(self) -> int:
         """Number of SE blocks in the network, with the attention of the backbone's own that is kept."""
         own = find_sites(self.backbone, position="existing")
-        return len(self.placed) + sum(site not in self.sites for site in own)
+        return len(self.placed) + len(set(own).difference(self.sites))
 
     def with_site(
         self, site: Site, ratio: int = 16, gate: str = "sigmoid", bias: bool = True, rounding: int = 8
@@ -165,8 +165,7 @@ class SEConfig:
         Raises:
             ConfigurationError: If the backbone has no such site or a value is impossible.
         """
-        if site not in find_sites(self.backbone):
-            raise ConfigurationError(f"{site} is not a site of {self.backbone}: `find_sites` lists them")
+        check_site(site, self.backbone, find_sites(self.backbone))
         others = [placed for placed in self.placed if placed.site != site]
         removed = tuple(other for other in self.removed if other != site)
         return replace(self, placed=(*others, PlacedSE(site, ratio, gate, bias, rounding)), removed=removed)

@@ -22,11 +22,7 @@ def load_config(name: str) -> SEConfig:
         raise ConfigurationError(
             f"configuration {name!r} is unknown: plugins bring {', '.join(known) or 'none'}{did_you_mean(name, known)}"
         )
-    config = plugin.load()
-    try:
-        config = config() if callable(config) else config
-    except Exception as error:  # a foreign function can raise anything
-        raise plugin.refusal("cannot be read", error) from error
+    config = plugin.content()
     if not isinstance(config, SEConfig):
         raise plugin.refusal("cannot be used", TypeError(f"an SEConfig is needed, not {type(config).__name__}"))
     return config

@@ -11,12 +11,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..errors import ConfigurationError
 from .backbones import copy_on_meta, create_on_meta, default_input_size, network_options
 from .config import SEConfig
 from .discovery import Place
 from .insertion import attach, count_parameters, create_model_on_meta
-from .sites import Site, find_places, find_places_once
+from .sites import Site, check_site, find_places, find_places_once
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,7 @@ def _replaced(config: SEConfig) -> list[tuple[Site, Place]]:
     existing = [site for site in config.sites if site.position == "existing"]
     places = find_places(config.backbone) if existing else {}
     for site in existing:
-        if site not in places:
-            raise ConfigurationError(f"{site} is not a site of {config.backbone}: `find_sites` lists them")
+        check_site(site, config.backbone, places)
     return [(site, places[site]) for site in existing]
 
 
@@ -142,8 +140,7 @@ def added_flops(config: SEConfig, input_size: tuple[int, int, int] | None = None
     positions = {site.position for site in config.sites}
     known = {site: one for name in positions for site, one in _site_flops(config.backbone, input_size, name).items()}
     for site in config.sites:
-        if site not in known:
-            raise ConfigurationError(f"{site} is not a site of {config.backbone}: `find_sites` lists them")
+        check_site(site, config.backbone, known)
     total = -sum(known[site].attention for site in config.sites)
     for placed in config.placed:
         total += 2 * known[placed.site].elements + 2 * placed.site.channels * placed.hidden

@@ -2,7 +2,7 @@
 
 import functools
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,6 +137,21 @@ def check_position(position: str) -> str:
             f"position {position!r} is unknown: choose one of {', '.join(POSITIONS)}{did_you_mean(position, POSITIONS)}"
         )
     return position
+
+
+def check_site(site: Site, backbone: str, known: Container[Site]) -> None:
+    """Check that a site is one of a backbone's.
+
+    Args:
+        site: The site.
+        backbone: A timm architecture name.
+        known: Its sites.
+
+    Raises:
+        ConfigurationError: If it is not among them.
+    """
+    if site not in known:
+        raise ConfigurationError(f"{site} is not a site of {backbone}: `find_sites` lists them")
 
 
 def default_position(backbone: str) -> str:

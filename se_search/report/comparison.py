@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from ..errors import RunFolderError
-from ..files import write_text
+from ..files import refusing_unwritable, write_text
 from ..search.comparison import ComparedRun, Comparison
 from ..words import counted
 from .groups import connect_front
@@ -190,10 +190,8 @@ def write_comparison(comparison: Comparison, to: str | os.PathLike[str] = "compa
         RunFolderError: If the file is another one or cannot be written.
     """
     file = Path(to)
-    try:
+    with refusing_unwritable(file, ": choose another with --to"):
         if file.exists() and MARK not in file.read_text(encoding="utf-8", errors="replace"):
             raise RunFolderError(f"{file} exists and is no comparison of runs: choose another file with --to")
         write_text(file, render_comparison(comparison))
-    except OSError as error:
-        raise RunFolderError(f"{file} cannot be written ({error.strerror}): choose another with --to") from error
     return file

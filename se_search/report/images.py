@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 import plotly.graph_objects as go
 import plotly.io
 
-from ..errors import DefinitionError, RunFolderError
-from ..files import write_atomically
+from ..errors import DefinitionError
+from ..files import refusing_unwritable, write_atomically
 
 _IMAGE_WIDTH = 1000
 
@@ -36,7 +36,5 @@ def write_images(figures: Mapping[Path, go.Figure]) -> None:
             needs = 'the format png needs Chrome or Chromium and the package kaleido: pip install "se-search[png]"'
             raise DefinitionError(needs) from error
         for file, image in zip(figures, drawn, strict=True):
-            try:
+            with refusing_unwritable(file):
                 write_atomically(file, partial(shutil.copyfile, image))
-            except OSError as error:
-                raise RunFolderError(f"{file} cannot be written ({error.strerror})") from error

@@ -23,7 +23,7 @@ def describe_front(trials: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame
     picks: dict[int, list[str]] = {}
     for pick, number in run["picks"].items():
         picks.setdefault(number, []).append(pick)
-    rows = []
+    columns, rows = columns_of_run(run), []
     for row in front_of(trials).to_dict("records"):
         remarks = [*picks.get(row["number"], []), *([row["name"]] if row["name"] else [])]
         if not pd.isna(row["tied_with"]):
@@ -31,7 +31,7 @@ def describe_front(trials: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame
         rows.append(
             {
                 "trial": str(row["number"]),
-                **{column.heading: value_in_words(row, column) for column in columns_of_run(run)},
+                **{column.heading: value_in_words(row, column) for column in columns},
                 "SE blocks": str(row["se_blocks"]),
                 "": ", ".join(remarks),
             }

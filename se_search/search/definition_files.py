@@ -155,11 +155,10 @@ def _read(name: str, kind: _Kind, word: str) -> Any:
 
 
 def _read_plugin(plugin: Plugin) -> Any:
-    content = plugin.load()
+    content = plugin.content()
     try:
-        content = content() if callable(content) else content
         # Files that travel in a package are Path objects or, in an archive, of another class that reads alike.
         text = content.read_text(encoding="utf-8") if hasattr(content, "read_text") else content
-    except Exception as error:  # a foreign function can raise anything
+    except Exception as error:  # a foreign class can raise anything
         raise plugin.refusal("cannot be read", error) from error
     return read_yaml(text, str(plugin)) if isinstance(text, str) else text

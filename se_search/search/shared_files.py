@@ -1,6 +1,5 @@
 """Files that a search and its workers hand to each other through a store of Optuna's, checked by their hashes."""
 
-import hashlib
 import warnings
 from collections.abc import Iterable
 from contextlib import suppress
@@ -18,10 +17,9 @@ from optuna.artifacts import (
 from optuna.exceptions import ExperimentalWarning
 
 from ..errors import DefinitionError, RunFolderError
-from ..files import write_atomically
+from ..files import digest_of, write_atomically
 
 _S3, _GCS = "s3://", "gs://"
-
 
 ArtifactStore = Boto3ArtifactStore | FileSystemArtifactStore | GCSArtifactStore
 """Where files are handed over."""
@@ -67,7 +65,7 @@ def share_files(study: optuna.Study, store: ArtifactStore, folder: Path, files: 
     return [
         {
             "path": file.relative_to(folder).as_posix(),
-            "sha256": _hash(file),
+            "sha256": digest_of(file),
             "artifact": upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=study),
         }
         for file in files
@@ -89,7 +87,7 @@ def fetch_files(store: ArtifactStore, shared: Iterable[dict[str, str]], folder: 
         target = folder / one["path"]
         if not target.resolve().is_relative_to(folder.resolve()):
             raise RunFolderError(f"the shared file {one['path']!r} would not be in {folder}: it is not taken")
-        if target.exists() and _hash(target) == one["sha256"]:
+        if target.exists() and digest_of(target) == one["sha256"]:
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -106,7 +104,7 @@ def fetch_files(store: ArtifactStore, shared: Iterable[dict[str, str]], folder: 
 def _fetch(store: ArtifactStore, one: dict[str, str], file: Path) -> None:
     file.unlink()  # Optuna writes over nothing
     download_artifact(artifact_store=store, artifact_id=one["artifact"], file_path=str(file))
-    if _hash(file) != one["sha256"]:
+    if digest_of(file) != one["sha256"]:
         raise RunFolderError(f"the shared file {one['path']} is not what was handed over: its hash differs")
 
 
@@ -120,11 +118,3 @@ def remove_files(store: ArtifactStore, shared: Iterable[dict[str, str]]) -> None
     for one in shared:
         with suppress(Exception):  # every store has errors of its own; a file too many does no harm
             store.remove(one["artifact"])
-
-
-def _hash(file: Path) -> str:
-    with file.open("rb") as content:
-        digest = hashlib.sha256()
-        while block := content.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -1,11 +1,11 @@
 """Inserted networks against timm's own SE networks, and what users do with a timm model."""
 
 import copy
-import resource
 
 import pytest
 import timm
 import torch
+from full_disk import files_no_larger_than
 from safetensors.torch import load_file
 
 from se_search import PlacedSE, SEConfig, create_model, find_sites, insert
@@ -289,13 +289,8 @@ def test_what_timm_refuses_is_told_in_a_sentence(monkeypatch):
 
 def test_weights_that_cannot_be_written_leave_no_file(tmp_path):
     model = create_model(SEConfig("test_resnet"))
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # as a full disk
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            write_weights(model, tmp_path / "model.safetensors")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with files_no_larger_than(10_000), pytest.raises(OSError, match="File too large"):
+        write_weights(model, tmp_path / "model.safetensors")
     assert list(tmp_path.iterdir()) == []
     write_weights(model, tmp_path / "model.safetensors")
     written = load_file(tmp_path / "model.safetensors")

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import resource
 import signal
 import sqlite3
 import threading
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from full_disk import files_no_larger_than
 from own_evaluators import Quick
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
@@ -207,17 +207,6 @@ def test_a_configuration_that_kills_its_process_thrice_is_given_up(tmp_path):
     complete = trials[trials["state"] == "complete"]
     assert len(complete) == 4
     assert complete["config_id"].is_unique
-
-
-@contextmanager
-def files_no_larger_than(size):
-    """What a full disk does to a file that grows, for this process alone."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_disk_that_is_full_is_told_and_nothing_finished_is_lost(tmp_path):

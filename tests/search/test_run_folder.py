@@ -50,7 +50,7 @@ def test_what_changes_no_result_may_change(tmp_path):
     changed = STUDY.model_copy(update={"data_workers": 4, "trial_limit": 60.0, "description": "again", "budget": 99})
     with open_folder(tmp_path / "run", changed):
         pass
-    assert load_study(str(tmp_path / "run" / "study.yaml")).data_workers == 4
+    assert read_definition(tmp_path / "run").data_workers == 4
 
 
 @pytest.mark.parametrize(
