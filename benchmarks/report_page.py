@@ -2,7 +2,8 @@
 
 python benchmarks/report_page.py runs/resnet50-digits --trials 50 1000
 
-The trials are those of a finished run, repeated with random configurations of its space and values moved at random.
+The trials are those of a finished run, repeated with random configurations of its space and values moved at random;
+baselines, whose names stand in the figures, are not repeated.
 Opening is timed in a fresh window of headless Chromium (Playwright, no graphics card), from the file's address to the
 first two figures being drawn and the page answering to a click.
 """
@@ -72,6 +73,7 @@ def write_page(folder: Path, count: int) -> str:
             row
             | {
                 "number": number,
+                "name": row["name"] if number < len(complete) else "",
                 "config": config.to_json(),
                 "config_id": config.id,
                 "se_blocks": config.block_count,

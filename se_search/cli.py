@@ -361,8 +361,9 @@ def report(
     if len(folders) > 1:
         if live or formats not in (None, ["html"]):
             raise DefinitionError("several runs are compared in one HTML page: give --live or --format with one run")
-        comparison = compare_runs(folders)
-        page = write_comparison(comparison, to or "comparison.html")
+        with console.status("Comparing the runs"):
+            comparison = compare_runs(folders)
+            page = write_comparison(comparison, to or "comparison.html")
         for folder in folders:
             say(f"Report: {load_run(folder).report()}", to_copy=True)
         for sentence in (*describe_ratios(comparison), *comparison.cautions):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
+from rich.status import Status
 from torch import nn
 
 from ..errors import DefinitionError, RunFolderError
@@ -17,6 +18,7 @@ from ..export.exporters import find_exporter
 from ..export.timm_folder import Exported, check_target, export_timm
 from ..files import refusing_unwritable, write_text
 from ..network.config import SEConfig
+from ..progress import console
 from ..report.figures import report_figures
 from ..report.images import write_images
 from ..report.page import render_report
@@ -224,8 +226,9 @@ class Run:
             RunFolderError: If there is nothing to verify or the folder is in use.
         """
         run_verification(self.folder, str(members), seeds, epochs)
-        trials, run = self._write_results()
-        self._write(REPORT_FILE, render_report(trials, run))
+        with _writing():
+            trials, run = self._write_results()
+            self._write(REPORT_FILE, render_report(trials, run))
         return trials[trials["verified_seeds"].notna()]
 
     def report(self) -> Path:
@@ -234,7 +237,8 @@ class Run:
         Raises:
             RunFolderError: If the folder cannot be read or written.
         """
-        return self._write(REPORT_FILE, render_report(*self._write_results()))
+        with _writing():
+            return self._write(REPORT_FILE, render_report(*self._write_results()))
 
     def report_as(self, *forms: str) -> tuple[Path, ...]:
         """Write the report in other forms and return the paths of what was written.
@@ -253,15 +257,18 @@ class Run:
         return tuple(file for form in dict.fromkeys(forms) for file in _FORMS[form](self))
 
     def _write_markdown(self) -> list[Path]:
-        return [self._write("report.md", render_markdown(*read_results(self.folder)))]
+        with _writing():
+            return [self._write("report.md", render_markdown(*read_results(self.folder)))]
 
     def _write_tables(self) -> list[Path]:
-        self._write_results()
+        with _writing():
+            self._write_results()
         return [self.folder / TRIALS_FILE, self.folder / PARETO_FILE]
 
     def _write_images(self) -> list[Path]:
-        written = {self.folder / f"report-{name}.png": figure for name, figure in self.figures.items()}
-        write_images(written)
+        with _writing():
+            written = {self.folder / f"report-{name}.png": figure for name, figure in self.figures.items()}
+            write_images(written)
         return list(written)
 
     def _write_results(self) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -273,6 +280,11 @@ class Run:
         with refusing_unwritable(file):
             write_text(file, text)
         return file
+
+
+def _writing() -> Status:
+    """A line of a terminal while the report is written: with thousands of trials that takes half a minute."""
+    return console.status("Writing the report")
 
 
 _FORMS: Mapping[str, Callable[[Run], list[Path]]] = {

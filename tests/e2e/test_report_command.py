@@ -1,5 +1,7 @@
 """`se-search report` as a user starts it: several runs, other formats, beside a search; and Optuna's dashboard."""
 
+import importlib
+import io
 import json
 import os
 import shutil
@@ -13,6 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import TINY_STUDY
+from rich.console import Console
 from typer.testing import CliRunner
 
 from se_search import load_run
@@ -48,6 +51,15 @@ def test_several_runs_have_a_page_and_a_report_each(directory):
     assert all((directory / name / "report.html").is_file() for name in ("run", "other"))
     assert invoke("run", "other", "--to", "again.html").exit_code == 0
     assert (directory / "again.html").is_file()
+
+
+@pytest.mark.parametrize("form", ["html", "md", "csv"])
+def test_a_terminal_is_told_while_the_report_is_written(finished_run, form, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=80)
+    monkeypatch.setattr(importlib.import_module("se_search.api.run"), "console", terminal)
+    load_run(finished_run / "run").report_as(form)
+    assert "Writing the report" in terminal.file.getvalue()
 
 
 @pytest.mark.parametrize(
