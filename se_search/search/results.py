@@ -26,7 +26,8 @@ from ..network.config import SEConfig
 from ..words import counted
 
 _MOST_BYTES = 2**25  # a study of somebody else's may hold a text that grows without end
-_MOST_LOSSES = 4096  # a trial's note of them stays below 25 kB
+_MOST_LOSSES = 4096  # of one training: a trial's note of them stays below 25 kB
+_MOST_LOSSES_OF_ALL = 10_000  # seeds together: the note stays below 50 kB, where MySQL's text holds 64
 
 FOREIGN = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What reading a study of somebody else's may raise."""
@@ -95,7 +96,7 @@ def pack_losses(losses: npt.NDArray[np.float32]) -> str:
     Args:
         losses: One row for each training seed, one column for each image.
     """
-    block = -(-losses.shape[1] // _MOST_LOSSES)
+    block = max(-(-losses.shape[1] // _MOST_LOSSES), -(-losses.size // _MOST_LOSSES_OF_ALL))
     whole = losses.shape[1] // block * block
     return pack(losses[:, :whole].reshape(len(losses), -1, block).mean(2).astype(np.float32))
 

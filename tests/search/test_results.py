@@ -278,6 +278,15 @@ def test_losses_of_very_many_images_are_kept_as_means_of_blocks_that_tell_the_sa
     assert (unpack(pack_losses(few)) == few).all()
 
 
+@pytest.mark.parametrize("seeds", [1, 3, 5])
+def test_notes_of_an_evaluation_fit_into_a_text_of_mysql(seeds):
+    """A column of type TEXT holds 65,535 bytes; longer ones are refused."""
+    losses = np.random.default_rng(0).exponential(size=(seeds, 50_000)).astype(np.float32)
+    assert len(pack_losses(losses)) < 65_000
+    assert unpack(pack_losses(losses)).mean() == pytest.approx(losses.mean(), rel=0.01)
+    assert len(pack(losses < 1)) < 65_000
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "no base64", b64encode(zlib.compress(pickle.dumps([1]))).decode(), b64encode(b"x").decode()],
