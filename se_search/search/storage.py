@@ -3,13 +3,14 @@
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError, StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalRedisBackend
 from optuna.trial import TrialState, create_trial
@@ -58,7 +59,9 @@ def open_storage(url: str) -> BaseStorage:
     """
     shown = without_password(url)
     try:
-        storage = _open(url)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # of Redis and gRPC
+            storage = _open(url)
         storage.get_all_studies()
     except ImportError as error:
         missing = getattr(error, "name", None) or getattr(error.__cause__, "name", None)

@@ -3,11 +3,12 @@
 import logging
 import sqlite3
 import sys
+import warnings
 
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState, create_trial
 from sqlalchemy.exc import OperationalError, ProgrammingError
@@ -77,6 +78,18 @@ def test_the_extra_that_brings_a_missing_driver_is_named(url, package, extra, mo
         open_storage(url)
     told = f'--storage {url} needs the package {package}, which is not installed: pip install "se-search[{extra}]"'
     assert str(refusal.value) == told
+
+
+def test_what_optuna_calls_experimental_is_no_warning_to_the_user(monkeypatch, recwarn):
+    """Redis and gRPC are."""
+
+    def open_it(url):
+        warnings.warn("JournalRedisBackend is experimental", ExperimentalWarning, stacklevel=2)
+        return InMemoryStorage()
+
+    monkeypatch.setattr(storage_module, "_open", open_it)
+    open_storage("redis://host:6379")
+    assert not recwarn.list
 
 
 class Interrupted(InMemoryStorage):
