@@ -22,7 +22,7 @@ from .progress import console, say
 from .report.summary import describe_evaluation
 from .report.tables import describe_excitation, describe_front, describe_latency, describe_verified
 from .search.record import read_results
-from .words import counted
+from .words import counted, percent
 
 _SPECIAL_IN_QUOTES = set('"$`\\!')
 
@@ -129,7 +129,7 @@ def show_sites(backbone: str, position: str | None, skipped: bool) -> None:
     for offered in dict.fromkeys(site.position for site in places):
         total = sum(formula_by_stage(SEConfig.uniform(backbone, 16, position=offered)).values())
         number = counted(sum(site.position == offered for site in places), "site")
-        added = f"adds {total:,.0f} to {parameters:,} parameters ({total / parameters:+.2%})"
+        added = f"adds {total:,.0f} to {parameters:,} parameters ({percent(total / parameters, sign='+')})"
         say(f"{offered}: {number}; r=16 at all {added}.")
     if skipped:
         _show_skipped(backbone, position)
@@ -184,7 +184,7 @@ def show_paper(figures: Sequence[CountedFigure]) -> None:
                 "" if millions is None else f"{one.counted - millions:+.2f}",
                 "" if giga_flops is None else f"{giga_flops:.4g}",
                 f"{one.giga_flops:.3f}",
-                "" if giga_flops is None else f"{one.giga_flops / giga_flops - 1:+.1%}",
+                "" if giga_flops is None else percent(one.giga_flops / giga_flops - 1, 1, "+"),
             )
         console.print(table)
         say("")

@@ -13,6 +13,17 @@ def counted(number: int, word: str) -> str:
     return f"{number} {word}" + ("" if number == 1 else "s")
 
 
+def percent(share: float, decimals: int = 2, sign: str = "") -> str:
+    """Return a share as 74.75 %; with ``+`` for its sign also where it is positive."""
+    return f"{100 * share:{sign}.{decimals}f} %"
+
+
+def percent_with_interval(share: float, low: float, high: float, *, decimals: int = 2, sign: str = "") -> str:
+    """Return a share with the ends of its interval as 74.75 % [70.27, 78.76]."""
+    form = f"{sign}.{decimals}f"
+    return f"{percent(share, decimals, sign)} [{100 * low:{form}}, {100 * high:{form}}]"
+
+
 def some_of(names: Collection[str]) -> str:
     """Return the first three names, and how many more there are."""
     shown = [repr(name) for name in sorted(names)[:3]]

@@ -16,8 +16,8 @@ from se_search.export.timm_folder import Exported
 FRONT = pd.DataFrame(
     {
         "trial": ["0", "11"],
-        "accuracy": ["93.1% [90.2%, 95.2%]", "94.0% [91.1%, 95.9%]"],
-        "parameters": ["+0.00%", "+1.25%"],
+        "accuracy": ["93.10 % [90.20, 95.20]", "94.00 % [91.10, 95.90]"],
+        "parameters": ["+0.00 %", "+1.25 %"],
         "latency": ["×1.000 [0.995, 1.005]", "×1.021 [1.016, 1.026]"],
         "SE blocks": ["0", "8"],
         "": ["small, fast, no SE", "knee, accurate, log-loss not distinguishable from trial 0's"],

@@ -8,6 +8,7 @@ from timm.models import get_pretrained_cfg_value
 
 from ..evaluation.image_files import PREFIXES
 from ..export.card import Origin, Result
+from ..report.measures import MEASURED, interval_of, with_interval, write_value
 from ..search.results import PREDICTED
 from ..words import by, counted
 
@@ -53,15 +54,16 @@ def origin_of_trial(trial: Mapping[Any, Any], run: Mapping[str, Any], verified: 
     else:
         how = f"{counted(int(trial['latency_pairs']), 'pair')} of calls, 95 % interval"
     timed = f"time over that of the bare backbone, {how}; {latency['description']}"
+    added = write_value(trial["flops_overhead"], MEASURED["flops_overhead"])
     published = run["evaluator"]["name"] == "finetune" and run["evaluator"]["pretrained"] == "timm"
     return Origin(
         _say_weights(data, run["evaluator"], int(trial["verified_epochs"]) if verified else None),
         get_pretrained_cfg_value(run["backbone"], "license") if published else None,
         results=(
-            Result("accuracy", _interval(trial, f"{prefix}accuracy", "{:.2%}"), images),
-            Result("log-loss", _interval(trial, f"{prefix}log_loss", "{:.4f}"), f"the same {judged}"),
-            Result("latency ratio", _interval(trial, "latency", "{:.3f}", "latency_ratio"), timed),
-            Result("multiply-additions", f"{trial['flops_overhead']:+.2%}", f"counted at {size}, over the backbone's"),
+            Result("accuracy", _estimate(trial, "accuracy", prefix), images),
+            Result("log-loss", _estimate(trial, "log_loss", prefix), f"the same {judged}"),
+            Result("latency ratio", _estimate(trial, "latency_ratio"), timed),
+            Result("multiply-additions", added, f"counted at {size}, over the backbone's"),
         ),
     )
 
@@ -90,6 +92,5 @@ def _say_weights(data: Mapping[str, Any], evaluator: Mapping[str, Any], verified
     return f"Trained by themselves: the network started from {start}, with SE blocks without an effect, and {seen}."
 
 
-def _interval(trial: Mapping[Any, Any], name: str, form: str, value: str | None = None) -> str:
-    low, high = (form.format(trial[f"{name}_{end}"]) for end in ("low", "high"))
-    return f"{form.format(trial[value or name])} [{low}, {high}]"
+def _estimate(trial: Mapping[Any, Any], name: str, prefix: str = "") -> str:
+    return with_interval(interval_of(trial, MEASURED[name], prefix), MEASURED[name])

@@ -17,6 +17,7 @@ from torch.utils.data import Subset, TensorDataset
 
 from ..errors import ConfigurationError, DataError, did_you_mean
 from ..network.config import SEConfig
+from ..words import percent
 from .evaluator import Evaluation, ProgressBar, evaluate_network, no_progress
 from .gate_statistics import CONSTANT, LEAST_IMAGES, NEAR_ONE, comparable_classes, gate_statistics
 from .gates import find_blocks, find_gates, mean_gates, read_gates, replaced_gates
@@ -299,8 +300,8 @@ def _change(changed: Evaluation, intact: Evaluation, confidence: float) -> GateC
 def _cautions(intact: Evaluation, data: ImageData) -> list[str]:
     return [
         f"The network only guesses: its accuracy of {in_words(intact.accuracy)} is not surely above "
-        f"{1 / data.classes:.1%}, that of guessing among {data.classes} classes. What its blocks are worth cannot be "
-        "told."
+        f"{percent(1 / data.classes, 1)}, that of guessing among {data.classes} classes. What its blocks are worth "
+        "cannot be told."
     ]
 
 

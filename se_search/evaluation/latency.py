@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from ..errors import DefinitionError
-from ..words import by
+from ..words import by, percent
 from .memory import memory_told
 from .runtimes import Deployment, Prepared, check, describe, prepare, using_threads
 from .statistics import rounds_needed, two_stage_mean
@@ -342,8 +342,8 @@ def remarks(measured: pd.DataFrame, target: float, limit: float) -> list[str]:
     wide = int((np.log(measured["latency_high"] / measured["latency_low"]) / 2 > target * (1 + 1e-6)).sum())
     if wide:
         said.append(
-            f"{wide} of {len(measured)} latencies are less certain than ±{target:.2%}; each was measured for up to "
-            f"{limit:g} s."
+            f"{wide} of {len(measured)} latencies are less certain than ±{percent(target)}; each was measured for up "
+            f"to {limit:g} s."
         )
     busy = measured["latency_interruptions"].astype(float) > BUSY
     if busy.any():

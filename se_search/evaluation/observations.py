@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..words import percent, percent_with_interval
 from .gate_statistics import GateStatistics, Replicated
 from .gates import ExcitedBlock
 from .statistics import Estimate
@@ -116,7 +117,7 @@ def _deep(blocks: Sequence[ExcitedBlock], statistics: Sequence[GateStatistics]) 
     found = _where_gates_vary(statistics, lambda first, others: _compare(others.estimate(), CLASS_SPECIFIC))
     return found, (
         f"Behind the first third, {in_words(others.estimate())} of the variance lies between classes; blocks are "
-        f"called class-specific from {CLASS_SPECIFIC:.0%} on{_constant_behind(statistics)}."
+        f"called class-specific from {percent(CLASS_SPECIFIC, 0)} on{_constant_behind(statistics)}."
     )
 
 
@@ -193,7 +194,7 @@ def _any_of_the_last_two(
     told = "; ".join(
         f"{block.block}: {in_words(share)} {what}" for block, share in zip(blocks[-2:], shares[-2:], strict=True)
     )
-    evidence = f"{told} (from {limit:.0%} on it is called so)."
+    evidence = f"{told} (from {percent(limit, 0)} on it is called so)."
     if "seen" in found:
         return "seen", evidence
     return ("cannot be told" if "cannot be told" in found else "not seen"), evidence
@@ -226,8 +227,8 @@ def _named(blocks: Sequence[ExcitedBlock]) -> str:
 
 
 def in_words(share: Estimate, sign: str = "") -> str:
-    """Return a share with its interval: 12.0% [10.0%, 14.0%]."""
-    return f"{share.value:{sign}.1%} [{share.low:{sign}.1%}, {share.high:{sign}.1%}]"
+    """Return a share with its interval: 12.0 % [10.0, 14.0]."""
+    return percent_with_interval(share.value, share.low, share.high, decimals=1, sign=sign)
 
 
 def listed(estimate: Estimate) -> list[float]:

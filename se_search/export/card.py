@@ -19,7 +19,7 @@ from ..markdown import escape_code, escape_text
 from ..network.config import PlacedSE, SEConfig
 from ..network.overhead import parameter_overhead
 from ..network.sites import Site, default_position, find_sites
-from ..words import counted
+from ..words import counted, percent
 
 _NONE, _KEPT, _REMOVED = "·", "o", "x"
 
@@ -127,7 +127,7 @@ def render_card(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"text": escape_text, "code": escape_code, "python": _python_string}
+    environment.filters |= {"text": escape_text, "code": escape_code, "python": _python_string, "percent": percent}
     return environment.get_template("card.md.jinja").render(
         front_matter=yaml.safe_dump(front, sort_keys=False, allow_unicode=True),
         title=title,

@@ -6,7 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from ..words import counted
+from ..words import counted, percent
 from .excitation_figures import (
     NEUTRAL,
     activation_range,
@@ -109,8 +109,8 @@ def _by_class(analysis: dict[str, Any]) -> str:
     verb = "recalibrates" if number < 2 else "recalibrate"
     return (
         f"Of {counted(len(blocks), 'SE block')} in {analysis['model']}, {number or 'none'} surely {verb} by class "
-        f"(at least {thresholds['class_specific']:.0%} of the gates’ variance between classes, "
-        f"and at most {thresholds['most']:.0%} of the gates constant)."
+        f"(at least {percent(thresholds['class_specific'], 0)} of the gates’ variance between classes, "
+        f"and at most {percent(thresholds['most'], 0)} of the gates constant)."
     )
 
 
@@ -152,7 +152,7 @@ def describe_criteria(analysis: dict[str, Any]) -> list[tuple[str, str]]:
             "Class specificity",
             "variance between class means over all variance, summed over channels, the noise of the class means taken "
             f"out; classes with {limits['least_images']:g} images or more count; class-specific from "
-            f"{limits['class_specific']:.0%} on",
+            f"{percent(limits['class_specific'], 0)} on",
         ),
         (
             "Constant",
@@ -162,18 +162,18 @@ def describe_criteria(analysis: dict[str, Any]) -> list[tuple[str, str]]:
         (
             "Near 1",
             f"a constant gate whose mean is at most {limits['near_one']:g} from 1; a block is saturated with more "
-            f"than {limits['most']:.0%} of such gates",
+            f"than {percent(limits['most'], 0)} of such gates",
         ),
         (
             "Similarity up to scale",
             "share of the variance between classes that is one factor per class; the same pattern from "
-            f"{limits['same_pattern']:.0%} on",
+            f"{percent(limits['same_pattern'], 0)} on",
         ),
         (
             "Without recalibration",
             "the block’s gates replaced by their means over images that were not judged; differences are paired on "
-            f"the same images, their intervals hold at {limits['removal_confidence']:.4%} for each block and so at "
-            f"{limits['confidence']:.0%} for all together",
+            f"the same images, their intervals hold at {percent(limits['removal_confidence'], 4)} for each block and "
+            f"so at {percent(limits['confidence'], 0)} for all together",
         ),
         (
             "Idle",

@@ -14,6 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..search.results import front_of
+from ..words import percent_with_interval
 from .configuration import draw_configuration, shade
 from .groups import add_texts, complete_trials, group_trials, trial_data
 from .measures import column_of, quality_of_run, with_interval
@@ -243,7 +244,7 @@ def _notes(factor: dict[str, Any]) -> list[str]:
     if factor["reference"] not in ("", "no SE"):
         parts.append(f"against {factor['reference']}")
     if factor["importance"] is not None:
-        parts.append("explains {:.0%} [{:.0%}, {:.0%}]".format(*factor["importance"]))
+        parts.append(f"explains {percent_with_interval(*factor['importance'], decimals=0)}")
     if factor["why"]:
         parts.append(("" if factor["told"] else "cannot be told: ") + factor["why"])
     return [escape(line) for part in parts for line in textwrap.wrap(part, _WIDTH_OF_NOTES)]

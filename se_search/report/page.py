@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ..search.results import PREDICTED, front_of
-from ..words import counted
+from ..words import counted, percent
 from .configuration import describe_stages, draw_configuration, shade
 from .figures import report_figures
 from .groups import complete_trials
@@ -109,7 +109,7 @@ def _row(row: dict[Any, Any], run: dict[str, Any]) -> dict[str, Any]:
 def _limits(constraints: dict[str, Any]) -> str:
     parts = []
     if constraints["max_params"] is not None:
-        parts.append(f"parameters at most +{constraints['max_params']:.2%}")
+        parts.append(f"parameters at most {percent(constraints['max_params'], sign='+')}")
     if constraints["max_latency"] is not None:
         parts.append(f"latency at most ×{constraints['max_latency']:g}")
     return ", ".join(parts)

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from ..search.results import front_of
+from ..words import percent_with_interval
 from .measures import MEASURED, columns_of_run, interval_of, value_in_words, with_interval, write_value
 
 _ACCURACY, _LOG_LOSS, _LATENCY = (MEASURED[name] for name in ("accuracy", "log_loss", "latency_ratio"))
@@ -69,7 +70,7 @@ def describe_excitation(analysis: Mapping[str, Any]) -> pd.DataFrame:
     rows = []
     for block in analysis["blocks"]:
         shares = {
-            word: f"{block[name][0]:.1%} [{block[name][1]:.1%}, {block[name][2]:.1%}]"
+            word: percent_with_interval(*block[name], decimals=1)
             for name, word in (
                 ("specificity", "class-specific"),
                 ("near_one", "near one"),

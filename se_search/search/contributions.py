@@ -13,8 +13,9 @@ import pandas as pd
 from optuna.trial import TrialState
 from scipy import optimize, stats
 
-from ..evaluation.statistics import CONFIDENCE
-from .results import refusing_foreign_trials, unpack
+from ..evaluation.statistics import CONFIDENCE, Estimate
+from ..words import percent
+from .results import difference_in_words, refusing_foreign_trials, unpack
 
 _Values = npt.NDArray[np.float64]
 
@@ -361,13 +362,11 @@ def _sentence(factors: list[dict[str, Any]], fit: _Fit, quality: str, word: str)
     told = [(factor["name"], one["level"], one["effect"]) for factor in factors for one in factor["levels"]]
     known = [one for one in told if one[2] is not None]
     clear = sorted((one for one in known if one[2][1] > 0 or one[2][2] < 0), key=lambda one: -abs(one[2][0]))
-    start = f"By an additive model that explains {fit.explained:.0%} of the variance of {word} between trials"
+    start = f"By an additive model that explains {percent(fit.explained, 0)} of the variance of {word} between trials"
     if not clear:
         return f"{start}, none of {len(known)} choices differs measurably: what they contribute cannot be told."
-    digits = "+.2%" if quality == "accuracy" else "+.4f"
     named = ", ".join(
-        f"{name} {level} ({value:{digits}} [{low:{digits}}, {high:{digits}}])"
-        for name, level, (value, low, high) in clear[:3]
+        f"{name} {level} ({difference_in_words(quality, Estimate(*effect))})" for name, level, effect in clear[:3]
     )
     more = f" and {len(clear) - 3} more" if len(clear) > 3 else ""
     rest = len(known) - len(clear)

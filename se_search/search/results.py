@@ -23,7 +23,7 @@ from ..errors import RunFolderError
 from ..evaluation.latency import describe_conditions
 from ..evaluation.statistics import CONFIDENCE, Estimate, confidence_of_each, crossed_difference
 from ..network.config import SEConfig
-from ..words import counted
+from ..words import counted, percent, percent_with_interval
 
 _MOST_BYTES = 2**25  # a study of somebody else's may hold a text that grows without end
 _MOST_LOSSES = 4096  # of one training: a trial's note of them stays below 25 kB
@@ -246,16 +246,23 @@ def gain_over_none(study: optuna.Study) -> Gain | None:
         word, sign = ("accuracy", 1) if quality == "accuracy" else ("log-loss", -1)
         best = max(others, key=lambda trial: sign * trial.user_attrs[quality])
         difference = _difference(best, none, quality, confidence_of_each(len(others)))
-    digits = "+.2%" if quality == "accuracy" else "+.4f"
     told = (
-        f"trial {best.number}'s {word} differs from that of the network without SE by {difference.value:{digits}} "
-        f"[{difference.low:{digits}}, {difference.high:{digits}}] "
+        f"trial {best.number}'s {word} differs from that of the network without SE by "
+        f"{difference_in_words(quality, difference)} "
         f"(paired on the same images, corrected for {counted(len(others), 'comparison')})"
     )
     if sign * difference.value > 0 and not _contains_zero(difference):
         return Gain(True, f"SE helps measurably by the search's estimates: {told}.")
     with_se = counted(len(others), "configuration")
     return Gain(False, f"No measurable difference: of {with_se} with SE none is measurably better; {told}.")
+
+
+def difference_in_words(quality: str, difference: Estimate) -> str:
+    """Return a difference of accuracies or log-losses with its interval."""
+    value, low, high = difference.value, difference.low, difference.high
+    if quality == "accuracy":
+        return percent_with_interval(value, low, high, sign="+")
+    return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def front_of(table: pd.DataFrame) -> pd.DataFrame:
@@ -305,7 +312,7 @@ def cautions(table: pd.DataFrame, chance: float) -> list[str]:
     said = []
     if front["accuracy_low"].max() <= chance:
         said.append(
-            f"No member of the front is better than guessing ({chance:.0%}): the networks have not learned. "
+            f"No member of the front is better than guessing ({percent(chance, 0)}): the networks have not learned. "
             "Train for more epochs or with a lower learning_rate."
         )
     tied = int(front["tied_with"].notna().sum())

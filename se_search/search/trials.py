@@ -20,6 +20,7 @@ from ..network.overhead import (
     parameter_share,
 )
 from ..progress import say
+from ..words import percent, percent_with_interval
 from .definitions import StudyDefinition
 from .exact import exact_objectives
 from .halving import is_worth_going_on
@@ -345,10 +346,10 @@ def _enqueue_priors(
 def _line(number: int, measured: Mapping[str, Any], own: Iterable[str]) -> str:
     name = f" ({measured['name']})" if "name" in measured else ""
     predicted = " predicted" if measured["latency_stopped"] == PREDICTED else ""
+    interval = (measured[part] for part in ("accuracy", "accuracy_low", "accuracy_high"))
     return (
-        f"trial {number}{name}: accuracy {measured['accuracy']:.1%} "
-        f"[{measured['accuracy_low']:.1%}, {measured['accuracy_high']:.1%}], "
-        f"parameters {measured['parameter_overhead']:+.2%}, latency ×{measured['latency_ratio']:.3f} "
+        f"trial {number}{name}: accuracy {percent_with_interval(*interval)}, "
+        f"parameters {percent(measured['parameter_overhead'], sign='+')}, latency ×{measured['latency_ratio']:.3f} "
         f"[{measured['latency_low']:.3f}, {measured['latency_high']:.3f}]{predicted}"
         + "".join(f", {one} {measured[one]:.4g}" for one in own if one in measured)
     )

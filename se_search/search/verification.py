@@ -17,7 +17,7 @@ from ..files import write_text
 from ..network.config import SEConfig
 from ..network.insertion import write_weights
 from ..progress import progress_bar, say
-from ..words import counted
+from ..words import counted, percent
 from .definitions import StudyDefinition
 from .evaluators import study_data, tell_if_busy, training_recipe, use_device
 from .record import note_data, note_unreadable
@@ -160,6 +160,6 @@ def _verify(folder: Path, trainer: Scratch, name: str, config: SEConfig, seed: i
     write_text(result, json.dumps(content))
     checkpoint.unlink(missing_ok=True)
     return (
-        f"{name}, seed {seed}: accuracy {evaluation.accuracy.value:.1%}, log-loss {evaluation.log_loss.value:.4f} "
+        f"{name}, seed {seed}: accuracy {percent(evaluation.accuracy.value)}, log-loss {evaluation.log_loss.value:.4f} "
         "on the test images"
     )

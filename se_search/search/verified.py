@@ -23,7 +23,7 @@ from ..evaluation.statistics import (
 from ..files import read_text
 from ..network.config import SEConfig
 from ..words import counted
-from .results import unpack
+from .results import difference_in_words, unpack
 
 VERIFICATION = "verification"
 
@@ -219,7 +219,7 @@ def _finding(
     difference = crossed_difference(losses[best], losses[without_se], confidence_of_each(len(others)))
     comparisons = counted(len(others), "comparison")
     told = (
-        f"{called[best]} has a log-loss {difference.value:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}] "
+        f"{called[best]} has a log-loss {difference_in_words('log_loss', difference)} "
         f"against the network without SE (paired on test images and seeds, corrected for {comparisons})"
     )
     if seeds == 1:

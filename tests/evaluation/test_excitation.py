@@ -199,10 +199,10 @@ def test_the_papers_observations_are_judged_by_what_was_found(analysis):
     shallow, deep, saturated, alike, last = analysis["observations"]
     # A block that is always one, then two that only the class decides.
     assert (shallow["found"], deep["found"]) == ("seen", "seen")
-    assert "0.0% [0.0%, 0.0%]" in shallow["evidence"]
+    assert "0.0 % [0.0, 0.0]" in shallow["evidence"]
     assert saturated["found"] == "not seen"
     assert alike["found"] == "seen"
-    assert "copies: 100.0% [100.0%, 100.0%]" in alike["evidence"]
+    assert "copies: 100.0 % [100.0, 100.0]" in alike["evidence"]
     assert "specific" in analysis["last_stage"]["blocks"]  # without which the network guesses
     assert last["found"] == "not seen"
 
@@ -309,8 +309,8 @@ def test_of_a_network_that_guesses_no_block_is_called_idle(known):
     assert found["idle"] == []
     assert found["observations"][-1]["found"] == "cannot be told"
     (caution,) = found["cautions"]
-    assert caution.startswith("The network only guesses: its accuracy of 20.0% [")
-    assert "not surely above 20.0%" in caution
+    assert caution.startswith("The network only guesses: its accuracy of 20.0 % [")
+    assert "not surely above 20.0 %" in caution
 
 
 def test_spaces_around_a_class_do_not_count(known):
@@ -340,7 +340,7 @@ def test_blocks_of_mostly_constant_gates_are_not_class_specific(known):
     assert [one["constant"] for one in found["blocks"]] == [[1, 1, 1]] * 3
     shallow, deep = found["observations"][:2]
     assert deep["found"] == "not seen"
-    assert "100.0% [100.0%, 100.0%] of these gates are constant" in deep["evidence"]
+    assert "100.0 % [100.0, 100.0] of these gates are constant" in deep["evidence"]
     assert shallow["found"] == "cannot be told"  # there is no difference to the others
 
 

@@ -104,8 +104,8 @@ def test_the_card_tells_overhead_by_formula_and_counted(tmp_path):
     export_timm(create_model(SEConfig.uniform("resnet50", 16)), tmp_path / "exported", input_size=(3, 32, 32))
     card = (tmp_path / "exported" / "README.md").read_text()
     assert "| backbone as timm publishes it | 25,557,032 |" in card
-    assert "| added, by the formula Σ 2C²/r | +2,514,944 (+9.84%) |" in card
-    assert "| added, counted | +2,530,992 (+9.90%) |" in card
+    assert "| added, by the formula Σ 2C²/r | +2,514,944 (+9.84 %) |" in card
+    assert "| added, counted | +2,530,992 (+9.90 %) |" in card
     assert "timm builds the same network by itself as `seresnet50`" in card
 
 

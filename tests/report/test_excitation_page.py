@@ -181,8 +181,8 @@ def test_the_summary_counts_blocks_and_says_what_leaving_them_out_costs(analysis
     analysis["last_stage"]["accuracy_change"] = [-0.012, -0.03, 0.001]
     first, second = summarize_excitation(analysis)
     assert first == (
-        "Of 8 SE blocks in seresnet18, 3 surely recalibrate by class (at least 25% of the gates’ variance between "
-        "classes, and at most 50% of the gates constant)."
+        "Of 8 SE blocks in seresnet18, 3 surely recalibrate by class (at least 25 % of the gates’ variance between "
+        "classes, and at most 50 % of the gates constant)."
     )
     assert second == (
         "2 are idle (without the recalibration of any one of them the log-loss rises by at most 0.0020), 5 work, "

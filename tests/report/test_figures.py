@@ -304,7 +304,7 @@ def test_contributions_are_drawn_with_their_intervals(results):
     np.testing.assert_allclose((unclear.x[0], unclear.error_x.array[0], unclear.error_x.arrayminus[0]), (0.5, 1.5, 1.5))
     assert len(clear.y) == len(unclear.y) == 1
     notes = {ticks[int(one.y)]: one.text for one in figure.layout.annotations}
-    assert notes["<b>stage 4</b>"].startswith("explains 40% [20%, 60%]")
+    assert notes["<b>stage 4</b>"].startswith("explains 40 % [20, 60]")
     assert "r=4: too few trials" in notes["<b>stage 4</b>"]
     assert notes["<b>stage 5</b>"] == "cannot be told: none"
 

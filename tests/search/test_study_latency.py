@@ -136,7 +136,7 @@ def test_a_member_that_turns_out_slow_leaves_the_front_and_others_are_measured_i
     assert not trials["on_front"].any()
     assert len(measured) == 16 + 8
     assert run["hypervolume_history"][-1] == 0.0
-    assert any(line.startswith("8 of 24 latencies are less certain than ±0.50%") for line in run["cautions"])
+    assert any(line.startswith("8 of 24 latencies are less certain than ±0.50 %") for line in run["cautions"])
     with pytest.raises(RunFolderError, match="limits"):
         run_verification(tmp_path / "run")
 
