@@ -452,7 +452,7 @@ def test_the_card_of_a_found_network_has_the_accuracy_that_a_validation_with_tim
             top1.update(accuracy(outputs, labels)[0].item(), len(labels))
 
     card = Path("exported", "README.md").read_text()
-    (shown,) = re.findall(r"^\| accuracy \| ([\d.]+)% \\\[([\d.]+)%, ([\d.]+)%\\\] \|", card, re.MULTILINE)
+    (shown,) = re.findall(r"^\| accuracy \| ([\d.]+) % \\\[([\d.]+), ([\d.]+)\\\] \|", card, re.MULTILINE)
     assert float(shown[0]) == pytest.approx(top1.avg, abs=0.005)
     assert f"Trial {with_se} is in" in result.output
     row = pd.read_csv("run/trials.csv").set_index("number").loc[with_se]
@@ -460,7 +460,7 @@ def test_the_card_of_a_found_network_has_the_accuracy_that_a_validation_with_tim
     assert [float(one) / 100 for one in shown] == pytest.approx(
         [row["accuracy"], row["accuracy_low"], row["accuracy_high"]], abs=5e-5
     )
-    assert f"| latency ratio | {row['latency_ratio']:.3f} \\[{row['latency_low']:.3f}, " in card
+    assert f"| latency ratio | ×{row['latency_ratio']:.3f} \\[{row['latency_low']:.3f}, " in card
     assert f"{row['latency_pairs']} pairs of calls, 95 % interval; batch 1, 3×32×32, float32, PyTorch" in card
     assert "400 validation images of digits" in card
     assert "not trained on their own" in card

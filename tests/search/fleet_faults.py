@@ -38,7 +38,7 @@ class Obedient(Quick):
 
 
 class Orders:
-    """The package, and what its evaluator shall do: hold ``seconds`` each, and for some configurations die."""
+    """The package, and what its evaluator shall do: take ``seconds`` each, and for some configurations die."""
 
     def __init__(self, folder, seconds):
         self.folder = folder
@@ -48,10 +48,16 @@ class Orders:
         (packages / "obedient.py").write_text(_MODULE)
         (about / "METADATA").write_text("Metadata-Version: 2.1\nName: obedient\nVersion: 1.0\n")
         (about / "entry_points.txt").write_text("[se_search.evaluators]\nobedient = obedient:Obedient\n")
-        (folder / "seconds").write_text(str(seconds))
+        self.take(seconds)
         self.packages = packages
         paths = [str(packages), str(TESTS), os.environ.get("PYTHONPATH", "")]
         self.environment = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "SE_SEARCH_TEST_ORDERS": str(folder)}
+
+    def take(self, seconds):
+        """For each evaluation that begins from now on."""
+        draft = self.folder / "seconds.draft"
+        draft.write_text(str(seconds))
+        draft.replace(self.folder / "seconds")
 
     def kill(self, config, how):
         (self.folder / f"kill-{how}-{config.id}").touch()

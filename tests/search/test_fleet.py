@@ -267,7 +267,10 @@ def test_with_postgresql_restarts_and_killed_processes_lose_nothing_and_do_nothi
     first = start("first.log", *run, **secret)
     wait_until(lambda: len(finished()) >= 2)
     workers[0].kill()
+    orders.take(10)  # the replacement must come before the last trial, and before the server is gone
     workers.append(work("3.log"))
+    wait_until(lambda: "works for run" in (tmp_path / "3.log").read_text())
+    orders.take(0.2)
     wait_until(lambda: len(finished()) >= 4)
     server.stop()
     wait_until(lambda: "The storage does not answer" in (tmp_path / "first.log").read_text())
