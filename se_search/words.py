@@ -24,6 +24,11 @@ def percent_with_interval(share: float, low: float, high: float, *, decimals: in
     return f"{percent(share, decimals, sign)} [{100 * low:{form}}, {100 * high:{form}}]"
 
 
+def points_with_interval(difference: float, low: float, high: float) -> str:
+    """Return a difference of shares with the ends of its interval as +2.00 points [-0.39, +4.37]."""
+    return f"{100 * difference:+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}]"
+
+
 def some_of(names: Collection[str]) -> str:
     """Return the first three names, and how many more there are."""
     shown = [repr(name) for name in sorted(names)[:3]]

@@ -6,7 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from ..words import counted, percent
+from ..words import counted, percent, points_with_interval
 from .excitation_figures import (
     NEUTRAL,
     activation_range,
@@ -132,11 +132,8 @@ def _without(analysis: dict[str, Any]) -> str:
     text = ", ".join(parts)
     last = analysis["last_stage"]
     if last is not None:
-        value, low, high = (100 * one for one in last["accuracy_change"])
-        text += (
-            f"; without the recalibration of all of stage {last['stage']} the accuracy changes by {value:+.2f} points "
-            f"[{low:+.2f}, {high:+.2f}]"
-        )
+        change = points_with_interval(*last["accuracy_change"])
+        text += f"; without the recalibration of all of stage {last['stage']} the accuracy changes by {change}"
     return text[0].upper() + text[1:] + "."
 
 

@@ -23,7 +23,7 @@ from ..errors import RunFolderError
 from ..evaluation.latency import describe_conditions
 from ..evaluation.statistics import CONFIDENCE, Estimate, confidence_of_each, crossed_difference
 from ..network.config import SEConfig
-from ..words import counted, percent, percent_with_interval
+from ..words import counted, percent, points_with_interval
 
 _MOST_BYTES = 2**25  # a study of somebody else's may hold a text that grows without end
 _MOST_LOSSES = 4096  # of one training: a trial's note of them stays below 25 kB
@@ -261,7 +261,7 @@ def difference_in_words(quality: str, difference: Estimate) -> str:
     """Return a difference of accuracies or log-losses with its interval."""
     value, low, high = difference.value, difference.low, difference.high
     if quality == "accuracy":
-        return percent_with_interval(value, low, high, sign="+")
+        return points_with_interval(value, low, high)
     return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 

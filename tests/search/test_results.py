@@ -316,7 +316,7 @@ def test_a_gain_is_told_with_its_corrected_interval(study, comparisons):
     margin = quantile * math.sqrt(((16 + 1) / (IMAGES + 2) - centre**2) / (IMAGES + 2))
     assert gain_over_none(study).sentence == (
         "SE helps measurably by the search's estimates: trial 1's accuracy differs from that of the network without "
-        f"SE by +4.00 % [{100 * (centre - margin):+.2f}, {100 * (centre + margin):+.2f}] "
+        f"SE by +4.00 points [{100 * (centre - margin):+.2f}, {100 * (centre + margin):+.2f}] "
         f"(paired on the same images, corrected for {counted(comparisons, 'comparison')})."
     )
 
@@ -329,7 +329,7 @@ def test_a_gain_is_claimed_only_where_it_is_no_chance_of_many_comparisons(study)
     assert gain_over_none(study).sentence.startswith(
         "SE helps measurably by the search's estimates: trial 1's accuracy"
     )
-    assert "+2.00 %" in gain_over_none(study).sentence
+    assert "+2.00 points" in gain_over_none(study).sentence
     for _ in range(59):
         add(study, 379, 0.02, 1.0, **with_blocks())
     assert gain_over_none(study).sentence.startswith("No measurable difference: of 60 configurations with SE")
@@ -347,7 +347,7 @@ def test_only_complete_trials_are_compared_with_the_network_without(study):
     attributes = study.trials[0].user_attrs | {"accuracy": 1.0}
     study.add_trial(optuna.trial.create_trial(state=TrialState.PRUNED, user_attrs=attributes))
     assert "trial 0's accuracy differs" in gain_over_none(study).sentence
-    assert "by +4.00 %" in gain_over_none(study).sentence
+    assert "by +4.00 points" in gain_over_none(study).sentence
     assert "corrected for 1 comparison)" in gain_over_none(study).sentence
 
 
@@ -355,7 +355,7 @@ def test_equal_networks_are_no_gain(study):
     add(study, 390, 0.0, 1.0)
     add(study, 390, 0.01, 1.0, **with_blocks())
     assert not gain_over_none(study).measurable
-    assert "without SE by +0.00 % [-" in gain_over_none(study).sentence
+    assert "without SE by +0.00 points [-" in gain_over_none(study).sentence
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
