@@ -212,11 +212,8 @@ class SEConfig:
             _check_keys(one, _SITE_KEYS | _OPTIONS, "a site of an SE configuration")
         for one in data["removed"]:
             _check_keys(one, _SITE_KEYS, "a site that an SE configuration removes")
-        try:
-            placed = tuple(PlacedSE(_site(one), **{key: one[key] for key in _OPTIONS}) for one in data["sites"])
-            return cls(data["backbone"], placed, tuple(_site(one) for one in data["removed"]))
-        except TypeError as error:  # a value of another kind than it must be
-            raise ConfigurationError(f"this is not an SE configuration: {error}") from error
+        placed = tuple(PlacedSE(_site(one), **{key: one[key] for key in _OPTIONS}) for one in data["sites"])
+        return cls(data["backbone"], placed, tuple(_site(one) for one in data["removed"]))
 
     def to_json(self) -> str:
         """Return the canonical JSON: sorted keys, no spaces."""

@@ -1,6 +1,8 @@
 """The frozen configuration: identity, order, JSON."""
 
+import contextlib
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -203,6 +205,15 @@ def test_a_site_with_a_value_of_another_kind_is_refused(change):
     data["sites"][0] |= change
     with pytest.raises(ConfigurationError):
         SEConfig.from_dict(data)
+
+
+@pytest.mark.parametrize("value", [None, [], {}, "", 1.5, -1, math.nan, 10**400, [[]], {"a": 1}], ids=str)
+@pytest.mark.parametrize("where", ["sites", "removed"])
+def test_no_value_of_a_site_is_anything_but_read_or_refused(where, value):
+    data = SEConfig.without_attention("regnety_002").with_site(find_sites("regnety_002")[0], 4).to_dict()
+    for key in data[where][0]:
+        with contextlib.suppress(ConfigurationError):
+            SEConfig.from_dict(data | {where: [data[where][0] | {key: value}]})
 
 
 @pytest.mark.parametrize("backbone", [None, 18, ["resnet18"]])

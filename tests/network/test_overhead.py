@@ -12,7 +12,14 @@ from se_search import PlacedSE, SEConfig, create_model, find_sites, parameter_ov
 from se_search.errors import ConfigurationError
 from se_search.network.backbones import network_options
 from se_search.network.insertion import count_parameters, create_model_on_meta
-from se_search.network.overhead import added_flops, added_parameters, count_flops, flops_overhead, formula_by_stage
+from se_search.network.overhead import (
+    added_flops,
+    added_parameters,
+    count_flops,
+    flops_overhead,
+    formula_by_stage,
+    parameter_share,
+)
 from se_search.network.paper import count_figure, published_figures
 from se_search.network.sites import find_places
 
@@ -39,6 +46,7 @@ def test_uniform_ratios_cost_what_the_paper_says(ratio, added, with_biases, pape
     exact = parameter_overhead(SEConfig.uniform("resnet50", ratio, bias=False, rounding=1))
     assert exact.formula == exact.counted == added == formula(ratio)
     assert exact.backbone == BACKBONE
+    assert exact.ratio == parameter_share(SEConfig.uniform("resnet50", ratio, bias=False, rounding=1))
     assert exact.ratio == added / BACKBONE
     # The paper's table gives millions with one digit after the point and rounds up in places.
     assert round((exact.backbone + added) / 1e6, 1) == pytest.approx(papers_total, abs=0.1001)
