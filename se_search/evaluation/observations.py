@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..words import percent, percent_with_interval, points_with_interval
+from ..words import percent, percent_with_interval
 from .gate_statistics import GateStatistics, Replicated
 from .gates import ExcitedBlock
-from .statistics import Estimate
+from .statistics import Estimate, difference_in_words
 
 CLASS_SPECIFIC = 0.25
 """Blocks are called class-agnostic where a smaller share of the variance lies between classes, else class-specific."""
@@ -206,8 +206,7 @@ def _left_out(last: Sequence[ExcitedBlock], change: GateChange | None, guesses: 
     loss, accuracy = change.log_loss, change.accuracy
     evidence = (
         f"With the gates of stage {last[0].stage} ({_named(last)}) replaced by their means, the log-loss changes by "
-        f"{loss.value:+.4f} [{loss.low:+.4f}, {loss.high:+.4f}] and the accuracy by "
-        f"{points_with_interval(accuracy.value, accuracy.low, accuracy.high)}; "
+        f"{difference_in_words('log_loss', loss)} and the accuracy by {difference_in_words('accuracy', accuracy)}; "
         f"a rise of the log-loss below {TOLERANCE} is called little."
     )
     if guesses:

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special, stats
 
+from ..words import points_with_interval
+
 CONFIDENCE = 0.95
 
 _Values = npt.NDArray[np.float64]
@@ -25,6 +27,14 @@ class Estimate:
     value: float
     low: float
     high: float
+
+
+def difference_in_words(quality: str, difference: Estimate) -> str:
+    """Return a difference of accuracies or log-losses with its interval."""
+    value, low, high = difference.value, difference.low, difference.high
+    if quality == "accuracy":
+        return points_with_interval(value, low, high)
+    return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def normal_quantile(confidence: float) -> float:

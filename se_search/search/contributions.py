@@ -13,9 +13,9 @@ import pandas as pd
 from optuna.trial import TrialState
 from scipy import optimize, stats
 
-from ..evaluation.statistics import CONFIDENCE, Estimate
+from ..evaluation.statistics import CONFIDENCE, Estimate, difference_in_words
 from ..words import percent
-from .results import difference_in_words, refusing_foreign_trials, unpack
+from .results import refusing_foreign_trials, unpack
 
 _Values = npt.NDArray[np.float64]
 

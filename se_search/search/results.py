@@ -21,9 +21,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ..errors import RunFolderError
 from ..evaluation.latency import describe_conditions
-from ..evaluation.statistics import CONFIDENCE, Estimate, confidence_of_each, crossed_difference
+from ..evaluation.statistics import CONFIDENCE, Estimate, confidence_of_each, crossed_difference, difference_in_words
 from ..network.config import SEConfig
-from ..words import counted, percent, points_with_interval
+from ..words import counted, percent
 
 _MOST_BYTES = 2**25  # a study of somebody else's may hold a text that grows without end
 _MOST_LOSSES = 4096  # of one training: a trial's note of them stays below 25 kB
@@ -255,14 +255,6 @@ def gain_over_none(study: optuna.Study) -> Gain | None:
         return Gain(True, f"SE helps measurably by the search's estimates: {told}.")
     with_se = counted(len(others), "configuration")
     return Gain(False, f"No measurable difference: of {with_se} with SE none is measurably better; {told}.")
-
-
-def difference_in_words(quality: str, difference: Estimate) -> str:
-    """Return a difference of accuracies or log-losses with its interval."""
-    value, low, high = difference.value, difference.low, difference.high
-    if quality == "accuracy":
-        return points_with_interval(value, low, high)
-    return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def front_of(table: pd.DataFrame) -> pd.DataFrame:

@@ -17,13 +17,14 @@ from ..evaluation.statistics import (
     confidence_of_each,
     crossed_difference,
     crossed_mean,
+    difference_in_words,
     noise_ceiling,
     rank_agreement,
 )
 from ..files import read_text
 from ..network.config import SEConfig
 from ..words import counted
-from .results import difference_in_words, unpack
+from .results import unpack
 
 VERIFICATION = "verification"
 
