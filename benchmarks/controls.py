@@ -18,11 +18,11 @@ import torch
 from torch.utils.data import ConcatDataset
 
 from se_search import SEConfig
-from se_search.evaluation.data import EMBEDDED, load_data
-from se_search.evaluation.evaluator import evaluate_network
-from se_search.evaluation.image_data import ImageData
-from se_search.evaluation.stand_alone import Scratch
-from se_search.evaluation.training import TrainingRecipe
+from se_search.data.image_data import ImageData
+from se_search.data.load import EMBEDDED, load_data
+from se_search.training.evaluator import evaluate_network
+from se_search.training.recipe import TrainingRecipe
+from se_search.training.stand_alone import Scratch
 
 DEFAULTS = {
     "digits": ("resnet10t", "standard", 8, 0.002),

@@ -22,16 +22,17 @@ import numpy as np
 import torch
 
 from se_search import SEConfig
-from se_search.evaluation.data import load_data
-from se_search.evaluation.evaluator import evaluate_network, no_progress
-from se_search.evaluation.image_data import ImageData
-from se_search.evaluation.stand_alone import Scratch
-from se_search.evaluation.statistics import Estimate, noise_ceiling, rank_agreement
-from se_search.evaluation.supernet import Supernet
-from se_search.evaluation.training import TrainingRecipe
+from se_search.data.image_data import ImageData
+from se_search.data.load import load_data
 from se_search.files import write_text
-from se_search.search.definitions import SpaceDefinition
-from se_search.search.space import SearchSpace
+from se_search.statistics import Estimate, noise_ceiling, rank_agreement
+from se_search.study.definitions import SpaceDefinition
+from se_search.study.space import SearchSpace
+from se_search.training.evaluator import evaluate_network
+from se_search.training.protocols import no_progress
+from se_search.training.recipe import TrainingRecipe
+from se_search.training.stand_alone import Scratch
+from se_search.training.supernet import Supernet
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from se_search.evaluation.statistics import (
+from se_search.statistics import (
     Estimate,
     crossed_difference,
     mean_estimate,

@@ -19,10 +19,10 @@ import torch
 from scipy import stats
 
 from se_search import SEConfig, create_model
-from se_search.evaluation.latency import LatencyMeter
-from se_search.evaluation.runtimes import Deployment, prepare, using_threads
-from se_search.evaluation.statistics import median_estimate
+from se_search.deployment.runtimes import Deployment, prepare, using_threads
+from se_search.latency.meter import LatencyMeter
 from se_search.network.backbones import network_options
+from se_search.statistics import median_estimate
 
 BUSY = "import numpy as np\na = np.ones((500, 500))\nwhile True:\n    a @ a"
 

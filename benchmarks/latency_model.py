@@ -16,15 +16,15 @@ import numpy as np
 import torch
 
 from se_search import SEConfig, create_model
-from se_search.evaluation.latency import LIMIT, TARGET, LatencyMeter, Ratio
-from se_search.evaluation.latency_model import MeasuredLatency, fit_latency_model, measurements_to_json
-from se_search.evaluation.runtimes import RUNTIMES, Deployment
-from se_search.evaluation.statistics import Estimate, rank_agreement
+from se_search.deployment.runtimes import RUNTIMES, Deployment
+from se_search.latency.additive import MeasuredLatency, fit_latency_model, measurements_to_json
+from se_search.latency.meter import LIMIT, TARGET, LatencyMeter, Ratio
 from se_search.network.backbones import network_options
 from se_search.progress import progress_bar
-from se_search.search.definition_files import load_space
-from se_search.search.space import SearchSpace
-from se_search.search.study_latency import configurations_to_measure
+from se_search.statistics import Estimate, rank_agreement
+from se_search.study.files import load_space
+from se_search.study.space import SearchSpace
+from se_search.trials.latency import configurations_to_measure
 
 
 def main() -> None:

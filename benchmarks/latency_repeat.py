@@ -13,11 +13,11 @@ import sys
 from scipy import stats
 
 from se_search import SEConfig, create_model
-from se_search.evaluation.latency import LatencyMeter
-from se_search.evaluation.runtimes import Deployment
+from se_search.deployment.runtimes import Deployment
+from se_search.latency.meter import LatencyMeter
 from se_search.network.backbones import network_options
-from se_search.search.definition_files import load_space
-from se_search.search.space import SearchSpace
+from se_search.study.files import load_space
+from se_search.study.space import SearchSpace
 
 
 def main() -> None:

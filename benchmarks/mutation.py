@@ -57,13 +57,13 @@ class Part:
 
 CORE = {
     "overhead": Part("se_search/network/overhead.py", ("tests/network/test_overhead.py",)),
-    "halving": Part("se_search/search/halving.py", ("tests/search/test_halving.py", "-k", "not users_own")),
-    "statistics": Part("se_search/evaluation/statistics.py", ("tests/evaluation/test_statistics.py",)),
+    "halving": Part("se_search/sampling/fronts.py", ("tests/search/test_halving.py", "-k", "not users_own")),
+    "statistics": Part("se_search/statistics.py", ("tests/evaluation/test_statistics.py",)),
     "insertion": Part("se_search/network/insertion.py", ("tests/network/test_insertion.py",)),
     "config": Part("se_search/network/config.py", ("tests/network/test_config.py",)),
-    "se_block": Part("se_search/network/se_block.py", ("tests/network/test_se_block.py",)),
+    "se_block": Part("se_search/network/attention/se.py", ("tests/network/test_se_block.py",)),
     "results": Part(
-        "se_search/search/results.py",
+        "se_search/results/table.py",
         ("tests/search/test_results.py",),
         (
             "trials_table",

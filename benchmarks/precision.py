@@ -13,10 +13,10 @@ import torch
 from torch.utils.data import TensorDataset
 
 from se_search import SEConfig, create_model
-from se_search.evaluation.image_data import ImageData
-from se_search.evaluation.statistics import median_estimate
-from se_search.evaluation.training import Training, TrainingRecipe, classification_losses
+from se_search.data.image_data import ImageData
 from se_search.network.backbones import network_options
+from se_search.statistics import median_estimate
+from se_search.training.recipe import Training, TrainingRecipe, classification_losses
 
 BATCH = 64
 SETTINGS = {

@@ -22,10 +22,10 @@ from playwright.sync_api import Browser, sync_playwright
 
 from se_search.network.overhead import added_parameters, backbone_parameters
 from se_search.report.page import render_report
-from se_search.search.record import read_results
-from se_search.search.results import pick_trials
-from se_search.search.run_folder import read_definition
-from se_search.search.space import SearchSpace
+from se_search.results.record import read_results
+from se_search.results.table import pick_trials
+from se_search.study.space import SearchSpace
+from se_search.trials.folder import read_definition
 
 
 def main() -> None:

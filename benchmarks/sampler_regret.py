@@ -45,12 +45,12 @@ from tabular import load_table
 from se_search import SEConfig
 from se_search.files import write_text
 from se_search.network.overhead import added_parameters, backbone_parameters
-from se_search.search.definition_files import load_space
-from se_search.search.definitions import SpaceDefinition
-from se_search.search.exact import exact_objectives
-from se_search.search.halving import is_on_front
-from se_search.search.samplers import DistinctSampler
-from se_search.search.space import SearchSpace
+from se_search.sampling.distinct import DistinctSampler
+from se_search.sampling.exact import exact_objectives
+from se_search.sampling.fronts import is_on_front
+from se_search.study.definitions import SpaceDefinition
+from se_search.study.files import load_space
+from se_search.study.space import SearchSpace
 
 Values = dict[str, tuple[float, ...]]
 """Objectives by configuration, all to be minimised."""

@@ -20,9 +20,9 @@ import torch
 from torch import nn
 
 from se_search import SEConfig, create_model, optimize_for_inference
-from se_search.evaluation.runtimes import MEMORY_FORMATS, Deployment, Prepared, prepare, using_threads
-from se_search.evaluation.statistics import Estimate, two_stage_mean
-from se_search.network.inference import PooledLinear
+from se_search.deployment.inference import PooledLinear
+from se_search.deployment.runtimes import MEMORY_FORMATS, Deployment, Prepared, prepare, using_threads
+from se_search.statistics import Estimate, two_stage_mean
 
 PAIRS = {
     "A/A": ("bare copy", "bare"),

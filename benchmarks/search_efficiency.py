@@ -48,14 +48,15 @@ from sampler_regret import cost as overhead
 from sampler_regret import create_study, mean
 
 from se_search import SEConfig
-from se_search.evaluation.data import load_data
-from se_search.evaluation.evaluator import evaluate_network, no_progress
-from se_search.evaluation.stand_alone import Scratch
-from se_search.evaluation.supernet import SUMMARY, Supernet
-from se_search.evaluation.training import TrainingRecipe
+from se_search.data.load import load_data
 from se_search.files import write_text
-from se_search.search.definition_files import load_space
-from se_search.search.space import SearchSpace
+from se_search.study.files import load_space
+from se_search.study.space import SearchSpace
+from se_search.training.evaluator import evaluate_network
+from se_search.training.protocols import no_progress
+from se_search.training.recipe import TrainingRecipe
+from se_search.training.stand_alone import Scratch
+from se_search.training.supernet import SUMMARY, Supernet
 
 OURS, BY_HAND = "se-search", "hand-written"
 FIRST_VERIFICATION_SEED = 1000

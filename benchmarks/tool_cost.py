@@ -35,18 +35,19 @@ from optuna.distributions import distribution_to_json
 from optuna.trial import FrozenTrial
 
 from se_search import SEConfig
-from se_search.evaluation.evaluator import Evaluation, ProgressBar, Space
-from se_search.evaluation.image_data import ImageData
-from se_search.evaluation.statistics import accuracy_estimate, mean_estimate
+from se_search.data.image_data import ImageData
+from se_search.driver.loop import run_search
 from se_search.files import write_text
 from se_search.network.overhead import added_parameters, backbone_parameters
 from se_search.progress import console
-from se_search.search.definition_files import load_study
-from se_search.search.definitions import FROM_PYTHON, StudyDefinition
-from se_search.search.loop import run_search
-from se_search.search.results import pack, pack_losses, unpack
-from se_search.search.run_folder import STORAGE_FILE, STUDY_FILE, load_trials
-from se_search.search.space import SearchSpace
+from se_search.statistics import accuracy_estimate, mean_estimate
+from se_search.study.definitions import FROM_PYTHON, StudyDefinition
+from se_search.study.files import load_study
+from se_search.study.space import SearchSpace
+from se_search.training.evaluator import Evaluation
+from se_search.training.protocols import ProgressBar, Space
+from se_search.trials.folder import STORAGE_FILE, STUDY_FILE, load_trials
+from se_search.trials.notes import pack, pack_losses, unpack
 
 PARTS = {
     "ask": ("study.py", "ask"),

@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 
 import se_search
-from se_search.search.run_folder import load_trials
+from se_search.trials.folder import load_trials
 
 
 def seconds_of_a_search(workers: int, arguments: argparse.Namespace) -> float:

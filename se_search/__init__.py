@@ -6,8 +6,6 @@ architecture ``se_search`` with timm as soon as timm is imported, so that export
 """
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from wrapt import register_post_import_hook
@@ -16,40 +14,40 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .api import Excitation, Run, analyze_excitation, load_run, search, work
+    from .api.latency import compare_latency
+    from .deployment.inference import optimize_for_inference
     from .errors import SeSearchError
-    from .evaluation.latency import Ratio, measure_latency
     from .export.loading import load_exported
     from .export.timm_folder import export_timm
+    from .latency.meter import Ratio, measure_latency
     from .network.config import PlacedSE, SEConfig
-    from .network.inference import optimize_for_inference
     from .network.insertion import create_model, insert
     from .network.overhead import Overhead, parameter_overhead
     from .network.sites import Site, find_sites
-    from .search.comparison import compare_runs
-    from .search.ehvi import EHVISampler
-    from .search.latency_table import compare_latency
+    from .results.comparison import compare_runs
+    from .sampling.ehvi import EHVISampler
 
 _HOMES = {
-    "EHVISampler": ".search.ehvi",
+    "EHVISampler": ".sampling.ehvi",
     "Excitation": ".api",
     "Overhead": ".network.overhead",
-    "Ratio": ".evaluation.latency",
+    "Ratio": ".latency.meter",
     "Run": ".api",
     "PlacedSE": ".network.config",
     "SEConfig": ".network.config",
     "SeSearchError": ".errors",
     "Site": ".network.sites",
     "analyze_excitation": ".api",
-    "compare_latency": ".search.latency_table",
-    "compare_runs": ".search.comparison",
+    "compare_latency": ".api.latency",
+    "compare_runs": ".results.comparison",
     "create_model": ".network.insertion",
     "export_timm": ".export.timm_folder",
     "find_sites": ".network.sites",
     "insert": ".network.insertion",
     "load_exported": ".export.loading",
     "load_run": ".api",
-    "measure_latency": ".evaluation.latency",
-    "optimize_for_inference": ".network.inference",
+    "measure_latency": ".latency.meter",
+    "optimize_for_inference": ".deployment.inference",
     "parameter_overhead": ".network.overhead",
     "search": ".api",
     "work": ".api",
@@ -83,17 +81,6 @@ __all__ = [
 ]
 
 
-class _Package(ModuleType):
-    """Keeps ``se_search.search`` the function: importing a module of the package of that name would put that there."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name == "search" and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
-
-
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -101,7 +88,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return list(__all__)
 
 
 def _register_with_timm(timm: Any) -> None:

@@ -252,7 +252,7 @@ def run(
     show_front(found.folder)
 
 
-@_command(loads=".search.worker")
+@_command(loads=".cluster.worker")
 def worker(
     study: Annotated[
         str, typer.Option(help="Name of the study in the storage: that of the run folder, if none was given.")
@@ -290,7 +290,7 @@ def worker(
       se-search worker --storage journal:/shared/study.log \\
         --study resnet50-digits --device cuda:1
     """
-    from .search.worker import WorkerOptions, run_worker
+    from .cluster.worker import WorkerOptions, run_worker
 
     run_worker(
         WorkerOptions(storage, study, artifacts, data, data_root, device, threads, patience, name, run_folder, parent)
@@ -356,7 +356,7 @@ def report(
     """
     from .api import follow_run, load_run, write_comparison
     from .report.comparison import describe_ratios
-    from .search.comparison import compare_runs
+    from .results.comparison import compare_runs
 
     if len(folders) > 1:
         if live or formats not in (None, ["html"]):
@@ -602,7 +602,7 @@ def latency(
       se-search latency resnet18 --config my_config.json --batch 8 \\
         --memory-format channels_last
     """
-    from .search.latency_table import compare_latency
+    from .api.latency import compare_latency
     from .terminal import show_latency
 
     measured = compare_latency(

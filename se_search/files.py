@@ -1,11 +1,13 @@
 """Reading files of others, and writing so that a killed process leaves the last whole version."""
 
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .errors import RunFolderError
 
@@ -112,3 +114,12 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object; empty where there is none or it is damaged."""
+    try:
+        content = json.loads(read_text(file))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

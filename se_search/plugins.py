@@ -28,7 +28,7 @@ SPACES = Group("se_search.spaces", "space", DefinitionError)
 """A path object, YAML text, a mapping, or a function without arguments that returns one of them."""
 
 EVALUATORS = Group("se_search.evaluators", "evaluator", DefinitionError)
-"""A function ``(study, space, data)`` that returns an :class:`se_search.evaluation.evaluator.Evaluator`."""
+"""A function ``(study, space, data)`` that returns an :class:`se_search.training.evaluator.Evaluator`."""
 
 EXPORTERS = Group("se_search.exporters", "export format", ExportError)
 """A function ``(model, folder, input_size)`` that writes ``model`` into ``folder``."""

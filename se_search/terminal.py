@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from .api import Excitation
-from .evaluation.latency import remarks
 from .export.timm_folder import Exported
+from .latency.meter import remarks
 from .network.config import SEConfig
 from .network.overhead import backbone_parameters, formula_by_stage
 from .network.paper import CountedFigure
@@ -21,7 +21,7 @@ from .network.sites import find_places, trace_backbone
 from .progress import console, say
 from .report.summary import describe_evaluation
 from .report.tables import describe_excitation, describe_front, describe_latency, describe_verified
-from .search.record import read_results
+from .results.record import read_results
 from .words import counted, percent
 
 _SPECIAL_IN_QUOTES = set('"$`\\!')

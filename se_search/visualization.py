@@ -13,7 +13,7 @@ from .api import Run
 from .errors import RunFolderError
 from .report import figures, parallel, scatter
 from .report.groups import add_texts
-from .search.record import read_results
+from .results.record import read_results
 
 
 def plot_quality_against_overhead(run: Run) -> go.Figure:

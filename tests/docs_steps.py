@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from se_search.cli import main
-from se_search.search.definition_files import load_space, load_study
+from se_search.study.files import load_space, load_study
 
 
 def take(step: dict[str, Any], session: dict[str, Any]) -> None:

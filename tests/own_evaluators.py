@@ -3,8 +3,8 @@
 import numpy as np
 
 from se_search import create_model
-from se_search.evaluation.evaluator import Evaluation
-from se_search.evaluation.statistics import accuracy_estimate, mean_estimate
+from se_search.statistics import accuracy_estimate, mean_estimate
+from se_search.training.evaluator import Evaluation
 
 
 class Quick:

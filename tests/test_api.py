@@ -22,14 +22,14 @@ from typer.testing import CliRunner
 from se_search import PlacedSE, SEConfig, find_sites, insert, load_exported, load_run, parameter_overhead
 from se_search.api import search, spaces, studies
 from se_search.cli import app
+from se_search.data.load import load_data
+from se_search.driver.loop import load_network
 from se_search.errors import DefinitionError, RunFolderError
-from se_search.evaluation.data import load_data
-from se_search.evaluation.evaluator import evaluate_network
 from se_search.report.tables import describe_front
-from se_search.search.loop import load_network
-from se_search.search.record import read_results
-from se_search.search.results import front_of
-from se_search.search.run_folder import load_trials
+from se_search.results.record import read_results
+from se_search.results.table import front_of
+from se_search.training.evaluator import evaluate_network
+from se_search.trials.folder import load_trials
 
 TINY = {"backbone": "test_resnet", "budget": 3, "latency": {"limit": 0.05}}
 SUPERNET = {"epochs": 1, "recalibration_images": 64}
@@ -336,8 +336,8 @@ def test_what_a_gpu_has_trained_is_exported_without_one(finished_run):
 
 def test_search_is_the_function_whatever_has_been_imported():
     code = (
-        "import se_search; se_search.load_run; from se_search.search.definition_files import load_study;"
-        "from se_search.search import loop; import se_search.search.space;"
+        "import se_search; se_search.load_run; from se_search.study.files import load_study;"
+        "from se_search.search import loop; import se_search.study.space;"
         "print(callable(se_search.search), callable(loop.run_search))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True True\n"

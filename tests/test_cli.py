@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from se_search import SEConfig, __version__, parameter_overhead
 from se_search.cli import app
 from se_search.network.insertion import whole_state
-from se_search.search.record import read_results
+from se_search.results.record import read_results
 
 COMMANDS = sorted(typer.main.get_command(app).commands)
 

@@ -70,12 +70,13 @@ def files_below(folder: str) -> set[str]:
 
 def test_the_wheel_holds_the_package_with_its_data_and_nothing_else(built):
     inside = {name for name in built.wheel_files if ".dist-info/" not in name}
-    assert inside == files_below("se_search")
+    beside = {f"se_search/{name}" for folder in ("search_spaces", "studies") for name in files_below(folder)}
+    assert inside == files_below("se_search") | beside
     assert inside >= {"se_search/py.typed", "se_search/studies/digits.yaml", "se_search/report/page.html.jinja"}
 
 
 def test_the_source_distribution_holds_tests_documentation_and_benchmarks(built):
-    for folder in ("se_search", "tests", "docs", "benchmarks"):
+    for folder in ("se_search", "search_spaces", "studies", "tests", "docs", "benchmarks"):
         assert files_below(folder) <= built.source_files
     alone = {"README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", "Makefile", "pyproject.toml"}
     assert alone <= built.source_files
@@ -108,7 +109,7 @@ def test_the_installed_wheel_searches_and_exports_away_from_the_checkout(built, 
     where = "import se_search; print(se_search.__file__)"
     assert run(sys.executable, "-c", where, folder=elsewhere, PYTHONPATH=str(site)).startswith(str(site))
     assert command("--version") == f"se-search {se_search.__version__}\n"
-    spaces = {file.stem for file in (ROOT / "se_search" / "search_spaces").glob("*.yaml")}
+    spaces = {file.stem for file in (ROOT / "search_spaces").glob("*.yaml")}
     assert spaces <= set(re.findall(r"^([\w-]+):", command("spaces"), re.MULTILINE))
 
     (elsewhere / "tiny.yaml").write_text(yaml.safe_dump(TINY_STUDY))
@@ -116,6 +117,32 @@ def test_the_installed_wheel_searches_and_exports_away_from_the_checkout(built, 
     assert "</html>" in (elsewhere / "run" / "report.html").read_text()
     command("export", "run", "--to", "exported")
     assert (elsewhere / "exported" / "model.safetensors").stat().st_size > 0
+
+
+def test_an_editable_install_finds_the_spaces_and_studies_of_the_checkout(tmp_path):
+    """Setuptools maps the two folders outside se_search/ only where they are packages."""
+    checkout, site = tmp_path / "checkout", tmp_path / "site"
+    shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(*NOT_TRACKED))
+    (checkout / "search_spaces" / "mine.yaml").write_text("{placement: stage, ratios: [8], gates: [sigmoid]}\n")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+    run(*pip, "--target", site, "--editable", checkout, folder=tmp_path)
+    shown = (
+        "import site; site.addsitedir({!r}); import se_search.api as api; print(*(one.name for one in api.spaces()))"
+    )
+    names = run(
+        sys.executable,
+        "-S",
+        "-c",
+        shown.format(str(site)),
+        folder=tmp_path,
+        PYTHONPATH=f"{site}{os.pathsep}{dependencies()}",
+    )
+    assert "mine" in names.split()
+
+
+def dependencies() -> str:
+    """The folder of installed packages, searched without what its .pth files add: the checkout under test."""
+    return str(Path(yaml.__file__).parents[1])
 
 
 def test_the_licence_is_apache_2():

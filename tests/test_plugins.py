@@ -16,13 +16,13 @@ from typer.testing import CliRunner
 from se_search import SEConfig, create_model, export_timm, load_run
 from se_search.api import configurations, exporters, load_config
 from se_search.cli import app
+from se_search.data.load import load_data
 from se_search.errors import ConfigurationError, DefinitionError, ExportError, RunFolderError
-from se_search.evaluation.data import load_data
 from se_search.export.exporters import find_exporter
 from se_search.plugins import EXPORTERS, SPACES, find_plugin, find_plugins
-from se_search.search.definition_files import load_space
-from se_search.search.definitions import SpaceDefinition
-from se_search.search.evaluators import create_supernet, find_evaluator
+from se_search.study.definitions import SpaceDefinition
+from se_search.study.files import load_space
+from se_search.trials.evaluators import create_supernet, find_evaluator
 
 SPACE = {"description": "From a plugin.", "placement": "stage", "ratios": [4, 16], "gates": ["sigmoid"]}
 
@@ -34,7 +34,7 @@ from torch import nn
 
 import se_search
 from se_search.errors import DefinitionError, RunFolderError
-from se_search.evaluation.evaluator import Evaluation, evaluate_network
+from se_search.training.evaluator import Evaluation, evaluate_network
 
 SPACE = {SPACE!r}
 FILE = Path(__file__).with_name("space.yaml")

@@ -7,7 +7,7 @@ import pytest
 import se_search
 from se_search import visualization
 from se_search.report.figures import report_figures
-from se_search.search.record import read_results
+from se_search.results.record import read_results
 
 NAMES = {
     "plot_quality_against_overhead": "overhead",

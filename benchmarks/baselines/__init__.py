@@ -11,8 +11,8 @@ import numpy as np
 import optuna
 
 from se_search import SEConfig
-from se_search.search.halving import is_on_front
-from se_search.search.space import SearchSpace
+from se_search.sampling.fronts import is_on_front
+from se_search.study.space import SearchSpace
 
 Values = tuple[float, float]
 Evaluate = Callable[[SEConfig], Values]

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from baselines import Evaluate, optimize
 from se_search import SEConfig, create_model
-from se_search.evaluation.image_data import ImageData
-from se_search.search.space import SearchSpace
+from se_search.data.image_data import ImageData
+from se_search.study.space import SearchSpace
 
 
 def search(evaluate: Evaluate, space: SearchSpace, budget: int, seed: int) -> list[SEConfig]:

@@ -8,7 +8,7 @@ import optuna
 
 from baselines import Evaluate, optimize
 from se_search import SEConfig
-from se_search.search.space import SearchSpace
+from se_search.study.space import SearchSpace
 
 
 def search(evaluate: Evaluate, space: SearchSpace, budget: int, seed: int) -> list[SEConfig]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from baselines import Evaluate, Values, draw_new, pareto_front, spread
 from se_search import SEConfig
-from se_search.search.space import SearchSpace
+from se_search.study.space import SearchSpace
 
 MUTATION_PROBABILITY = 0.1
 PARENT_RATIO = 0.25

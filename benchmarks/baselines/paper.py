@@ -6,7 +6,7 @@ holds them. Who follows the paper trains them by themselves.
 
 from baselines import Evaluate
 from se_search import SEConfig
-from se_search.search.space import SearchSpace
+from se_search.study.space import SearchSpace
 
 
 def search(evaluate: Evaluate, space: SearchSpace, budget: int, seed: int) -> list[SEConfig]:

@@ -4,7 +4,7 @@ import random
 
 from baselines import Evaluate, draw_new
 from se_search import SEConfig
-from se_search.search.space import SearchSpace
+from se_search.study.space import SearchSpace
 
 
 def search(evaluate: Evaluate, space: SearchSpace, budget: int, seed: int) -> list[SEConfig]:

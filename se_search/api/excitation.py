@@ -12,21 +12,21 @@ from typing import Any, Literal
 import timm
 from torch import nn
 
+from ..data.image_data import ImageData
+from ..data.load import EMBEDDED, load_data
 from ..errors import ConfigurationError, DataError, RunFolderError, did_you_mean
-from ..evaluation.data import EMBEDDED, load_data
-from ..evaluation.excitation import SHOWN_CHANNELS, analyze_gates
-from ..evaluation.image_data import ImageData
-from ..evaluation.pretrained import check_pretrained, load_pretrained
-from ..evaluation.training import TrainingRecipe
+from ..excitation.analysis import SHOWN_CHANNELS, analyze_gates
 from ..export.loading import load_exported
 from ..files import refusing_unwritable, write_text
 from ..network.backbones import default_input_size, network_options
 from ..network.config import SEConfig
 from ..progress import progress_bar
 from ..report.excitation_page import render_excitation
-from ..search.evaluators import training_recipe
-from ..search.excitation import ANALYSIS_FILE, EXCITATION, PAGE_FILE, analysis_folder
-from ..search.run_folder import STUDY_FILE, read_definition
+from ..results.excitation import analysis_folder
+from ..training.pretrained import check_pretrained, load_pretrained
+from ..training.recipe import TrainingRecipe
+from ..trials.evaluators import training_recipe
+from ..trials.folder import ANALYSIS_FILE, EXCITATION, PAGE_FILE, STUDY_FILE, read_definition
 from ..words import by
 from .run import Run, load_run
 

@@ -9,8 +9,8 @@ from ..errors import DefinitionError, RunFolderError, SeSearchError
 from ..files import refusing_unwritable, write_text
 from ..progress import say
 from ..report.page import render_report
-from ..search.record import read_results
-from ..search.run_folder import REPORT_FILE, STORAGE_FILE, STUDY_FILE, load_trials, read_definition
+from ..results.record import read_results
+from ..trials.folder import REPORT_FILE, STORAGE_FILE, STUDY_FILE, load_trials, read_definition
 
 
 def follow_run(path: str | os.PathLike[str], every: int = 10) -> Path:

@@ -6,10 +6,10 @@ from typing import Any
 
 from timm.models import get_pretrained_cfg_value
 
-from ..evaluation.image_files import PREFIXES
+from ..data.image_files import PREFIXES
 from ..export.card import Origin, Result
 from ..report.measures import MEASURED, interval_of, with_interval, write_value
-from ..search.results import PREDICTED
+from ..trials.notes import PREDICTED
 from ..words import by, counted
 
 

@@ -12,8 +12,10 @@ import plotly.graph_objects as go
 from rich.status import Status
 from torch import nn
 
+from ..data.image_data import ImageData
+from ..driver.loop import load_network
+from ..driver.verification import load_verified, run_verification
 from ..errors import DefinitionError, RunFolderError
-from ..evaluation.image_data import ImageData
 from ..export.exporters import find_exporter
 from ..export.timm_folder import Exported, check_target, export_timm
 from ..files import refusing_unwritable, write_text
@@ -24,12 +26,10 @@ from ..report.images import write_images
 from ..report.page import render_report
 from ..report.tables import describe_front
 from ..report.text import render_markdown
-from ..search.evaluators import EvaluatorFactory
-from ..search.loop import load_network
-from ..search.record import read_results, write_results
-from ..search.results import PICKS, front_of
-from ..search.run_folder import PARETO_FILE, REPORT_FILE, TRIALS_FILE, read_definition
-from ..search.verification import load_verified, run_verification
+from ..results.record import read_results, write_results
+from ..results.table import PICKS, front_of
+from ..trials.evaluators import EvaluatorFactory
+from ..trials.folder import PARETO_FILE, REPORT_FILE, TRIALS_FILE, read_definition
 from ..words import counted
 from .origin import origin_of_trial, published_name
 

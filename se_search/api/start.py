@@ -5,17 +5,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import (
-    DefinitionError,
-)
+from ..cluster.fleet_search import Spread
+from ..cluster.worker import WorkerOptions, run_worker
+from ..driver.loop import run_search
+from ..errors import DefinitionError
 from ..report.excitation_page import render_excitation
-from ..search.definition_files import ListedSpace, list_spaces, load_study, shipped_names
-from ..search.definitions import FROM_PYTHON, OBJECTIVES, StudyDefinition
-from ..search.evaluators import EvaluatorFactory
-from ..search.fleet_search import Spread
-from ..search.loop import run_search
-from ..search.trials import Measure
-from ..search.worker import WorkerOptions, run_worker
+from ..study.definitions import FROM_PYTHON, StudyDefinition
+from ..study.files import ListedSpace, list_spaces, load_study, shipped_names
+from ..study.objectives import OBJECTIVES
+from ..trials.evaluators import EvaluatorFactory
+from ..trials.trials import Measure
 from .run import Run
 
 
@@ -47,7 +46,7 @@ def search(
         out: Run folder; ``runs/<backbone>-<study>`` by default, or with the last part of the name of ``data`` where
             that is given.
         evaluator: Name of a shipped evaluator or of a plugin's; the keys of a study's ``evaluator``; or a class or
-            function ``(study, space, data)`` that returns a :class:`se_search.evaluation.evaluator.Evaluator`.
+            function ``(study, space, data)`` that returns a :class:`se_search.training.evaluator.Evaluator`.
         objectives: Two or three. Names as in a study file, or a mapping from each name to its direction
             (``"maximize"`` or ``"minimize"``) or, for an objective of your own, to a function and its direction. The
             function takes the configuration and the network that was evaluated and returns a finite number.

@@ -10,10 +10,10 @@ from torch import nn
 
 from .. import __version__
 from ..errors import ExportError
+from ..network.attention.se import LAYOUTS, GateFromOne
 from ..network.backbones import create_on_meta
 from ..network.config import SEConfig
 from ..network.insertion import attach, create_block
-from ..network.se_block import LAYOUTS, GateFromOne
 from ..network.sites import find_places
 from .twin import bare_arguments, outputs
 

@@ -15,12 +15,12 @@ from timm.models._hub import save_config_for_hf  # timm.models leaves it out of 
 from torch import nn
 
 from .. import __version__
+from ..deployment.graph import compare, export_onnx, export_openvino, export_program
+from ..deployment.inference import optimize_for_inference
 from ..errors import ConfigurationError, ExportError, RunFolderError
 from ..files import digest_of, draft_beside, move_into_place, refusing_unwritable
 from ..network.backbones import default_input_size
 from ..network.config import SEConfig
-from ..network.graph import compare, export_onnx, export_openvino, export_program
-from ..network.inference import optimize_for_inference
 from ..network.insertion import create_model_on_meta, write_weights
 from ..words import counted
 from .card import Files, Origin, render_card, title_of, unknown_origin

@@ -11,7 +11,7 @@ from typing import Any
 from timm.utils import natural_key
 
 from ..errors import ConfigurationError, did_you_mean
-from .se_block import check_gate, check_ratio, check_start, hidden_channels
+from .attention.se import check_gate, check_ratio, check_start, hidden_channels
 from .sites import Site, check_site, default_position, find_sites
 
 MOST_ROUNDING = 1024
@@ -27,7 +27,7 @@ class PlacedSE:
     Attributes:
         site: Where it stands.
         ratio: Reduction ratio r, an integer of at least 1.
-        gate: One of :data:`se_search.network.se_block.GATES`.
+        gate: One of :data:`se_search.network.attention.se.GATES`.
         bias: Whether both layers have a bias.
         rounding: The hidden width is a multiple of this, as in timm's ``make_divisible``; 1 rounds to integers only.
         start: ``"paper"``, or ``"identity"``: the block starts without an effect.

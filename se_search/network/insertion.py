@@ -12,10 +12,10 @@ from torch import nn
 
 from ..errors import ConfigurationError
 from ..files import write_atomically
+from .attention.se import create_se_block
 from .backbones import create_backbone, create_on_meta
 from .config import PlacedSE, SEConfig
 from .discovery import Place
-from .se_block import create_se_block
 from .sites import Site, find_places, find_places_once
 
 
@@ -45,7 +45,7 @@ def attach(model: nn.Module, site: Site, place: Place, block: nn.Module) -> None
 
 
 def create_block(placed: PlacedSE) -> nn.Module:
-    """Create the SE block of a configuration, as :func:`se_search.network.se_block.create_se_block` does."""
+    """Create the SE block of a configuration, as :func:`se_search.network.attention.se.create_se_block` does."""
     site = placed.site
     return create_se_block(
         site.channels, placed.ratio, placed.gate, placed.bias, placed.rounding, site.layout, placed.start

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from ..errors import RunFolderError
 from ..files import refusing_unwritable, write_text
-from ..search.comparison import ComparedRun, Comparison
+from ..results.comparison import ComparedRun, Comparison
 from ..words import counted
 from .groups import connect_front
 from .html import render_page

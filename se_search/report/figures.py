@@ -1,4 +1,4 @@
-"""The report's Plotly figures: what :func:`se_search.search.record.read_results` returns, drawn.
+"""The report's Plotly figures: what :func:`se_search.results.record.read_results` returns, drawn.
 
 Each takes all trials and the description of the run. Traces of trials carry the trials' numbers as ``customdata``, by
 which a page selects one trial in all figures; :func:`~se_search.report.groups.add_texts` adds what the pointer shows.
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..search.results import front_of
+from ..results.table import front_of
 from ..words import percent_with_interval
 from .configuration import draw_configuration, shade
 from .groups import add_texts, complete_trials, group_trials, trial_data
@@ -166,7 +166,7 @@ def stage_contributions(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure:
 
     Args:
         trials: As :func:`report_figures` takes it, like ``run``.
-        run: See there; :func:`se_search.search.contributions.describe_contributions` has found its ``contributions``.
+        run: See there; :func:`se_search.results.contributions.describe_contributions` has found its ``contributions``.
     """
     factors = run["contributions"]["factors"]
     if not any(factor["told"] or factor["importance"] for factor in factors):

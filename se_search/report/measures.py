@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..search.results import PREDICTED
+from ..trials.notes import PREDICTED
 from .configuration import draw_configuration, draw_squares
 from .style import cut, error_bars
 

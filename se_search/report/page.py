@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from ..search.results import PREDICTED, front_of
+from ..results.table import front_of
+from ..trials.notes import PREDICTED
 from ..words import counted, percent
 from .configuration import describe_stages, draw_configuration, shade
 from .figures import report_figures

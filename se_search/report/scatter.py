@@ -6,22 +6,10 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..search.results import PREDICTED
+from ..trials.notes import PREDICTED
 from .groups import MANY, Group, complete_trials, connect_front, group_trials, trial_data
 from .measures import MEASURED, Column, bars_of, quality_of_run
-from .style import (
-    BARS,
-    EDGE,
-    FAINT_BARS,
-    INK,
-    PAPER,
-    SCALE,
-    SELECTABLE,
-    cut,
-    empty_figure,
-    short_numbers,
-    style_figure,
-)
+from .style import BARS, EDGE, FAINT_BARS, INK, PAPER, SCALE, SELECTABLE, cut, empty_figure, short_numbers, style_figure
 
 _VERIFIED = "#d55e00"
 _LIMIT = "#cc79a7"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..search.results import front_of
+from ..results.table import front_of
 from ..words import percent_with_interval
 from .measures import MEASURED, columns_of_run, interval_of, value_in_words, with_interval, write_value
 

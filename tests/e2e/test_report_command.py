@@ -22,8 +22,8 @@ from se_search import load_run
 from se_search.api import follow_run
 from se_search.cli import app
 from se_search.errors import DefinitionError, RunFolderError
-from se_search.search.record import read_results
-from se_search.search.run_folder import open_folder, read_definition
+from se_search.results.record import read_results
+from se_search.trials.folder import open_folder, read_definition
 
 COMMAND = [sys.executable, "-m", "se_search"]
 

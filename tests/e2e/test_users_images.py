@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import se_search  # noqa: F401  # registers the architecture of exports
 from se_search.cli import app
-from se_search.evaluation.data import load_data
+from se_search.data.load import load_data
 
 COMMAND = [sys.executable, "-m", "se_search"]
 PER_CLASS = 40

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from se_search import PlacedSE, SEConfig, create_model, find_sites
+from se_search.network.attention.se import GATES
 from se_search.network.backbones import default_input_size
-from se_search.network.se_block import GATES
 
 
 def drawn_configuration(backbone: str, seed: int, most: int = 5) -> SEConfig:

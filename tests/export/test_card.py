@@ -13,7 +13,7 @@ from se_search import PlacedSE, SEConfig, create_model, export_timm, find_sites
 from se_search.api.origin import origin_of_trial
 from se_search.export.card import Origin, Result, draw_configuration
 from se_search.markdown import escape_code, escape_text
-from se_search.search.record import read_results
+from se_search.results.record import read_results
 
 NASTY = [
     "a\n---\nlicense: stolen\n---\n# Title",

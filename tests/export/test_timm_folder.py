@@ -24,8 +24,8 @@ from typer.testing import CliRunner
 
 from se_search import PlacedSE, SEConfig, create_model, export_timm, find_sites, insert
 from se_search.cli import app
+from se_search.data.load import load_data
 from se_search.errors import ConfigurationError, ExportError, RunFolderError, SeSearchError
-from se_search.evaluation.data import load_data
 from se_search.export.loading import load_exported
 
 TEN_FAMILIES = (

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 
 from se_search.network.overhead import backbone_parameters
-from se_search.search.contributions import describe_contributions
-from se_search.search.definition_files import load_space
-from se_search.search.results import COLUMNS, pick_trials
-from se_search.search.space import SearchSpace
-from se_search.search.verified import VERIFIED_COLUMNS
+from se_search.results.contributions import describe_contributions
+from se_search.results.table import pick_trials
+from se_search.study.files import load_space
+from se_search.study.objectives import COLUMNS, VERIFIED_COLUMNS
+from se_search.study.space import SearchSpace
 
 
 def made_up_results(count, backbone="resnet18", space="blocks", objectives=None, seed=0):

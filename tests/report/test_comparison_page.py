@@ -8,9 +8,9 @@ from made_up_results import made_up_results
 
 from se_search.api import write_comparison
 from se_search.errors import RunFolderError
-from se_search.evaluation.statistics import Estimate
 from se_search.report.comparison import comparison_figures, describe_ratios, render_comparison, verdict
-from se_search.search.comparison import ComparedRun, Comparison
+from se_search.results.comparison import ComparedRun, Comparison
+from se_search.statistics import Estimate
 
 HOSTILE = "<script>document.title='taken'</script>"
 

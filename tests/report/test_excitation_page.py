@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from se_search import SEConfig, create_model
-from se_search.evaluation.data import load_data
-from se_search.evaluation.excitation import analyze_gates
+from se_search.data.load import load_data
+from se_search.excitation.analysis import analyze_gates
 from se_search.report.excitation_figures import (
     activation_range,
     block_activations,

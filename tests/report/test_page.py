@@ -13,10 +13,10 @@ from se_search.network.overhead import backbone_parameters, formula_by_stage
 from se_search.report.configuration import draw_configuration
 from se_search.report.page import render_report
 from se_search.report.summary import summarize
-from se_search.search.definition_files import load_space
-from se_search.search.record import read_results
-from se_search.search.results import cautions, pick_trials
-from se_search.search.space import SearchSpace
+from se_search.results.record import read_results
+from se_search.results.table import cautions, pick_trials
+from se_search.study.files import load_space
+from se_search.study.space import SearchSpace
 
 HOSTILE = "</script><img src=x onerror=\"document.title='taken'\"><script>alert(1)</script>"
 LONG = "a" * 300

@@ -5,7 +5,7 @@ from made_up_results import made_up_results
 
 from se_search.report.measures import hover_text
 from se_search.report.tables import describe_front, describe_latency
-from se_search.search.results import front_of
+from se_search.results.table import front_of
 
 SHOWN = ["accuracy", "parameters", "latency"]
 

@@ -7,7 +7,7 @@ from markdown_it import MarkdownIt
 
 from se_search.report.tables import describe_front
 from se_search.report.text import render_markdown
-from se_search.search.record import read_results
+from se_search.results.record import read_results
 
 HOSTILE = (
     "a | b ``` `c` *d* <script>alert(1)</script> [e](f) ![g](h) &amp; \\ #1 @all ~~i~~ $j$ https://k.l www.m.n\n\n# o"

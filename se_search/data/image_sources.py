@@ -1,0 +1,192 @@
+"""Images of folders, datasets and streams, read when they are asked for."""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import create_dataset
+from torch.utils.data import Dataset
+
+from ..errors import DataError, first_reason, printable
+from .image_data import ImageStream, Unreadable, UnreadableImages
+
+# Among PIL's others are some that run programs.
+_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+
+Transform = Callable[[Image.Image], torch.Tensor]
+
+
+class ImageFiles(Dataset[Any]):
+    """Images that are read when they are asked for: an :class:`~se_search.data.image_data.ImageSet`."""
+
+    def __init__(
+        self,
+        source: "Source",
+        indices: Sequence[int],
+        transform: Transform,
+        unreadable: UnreadableImages,
+    ) -> None:
+        self.source = source
+        self.indices = indices
+        self.transform = transform
+        self.unreadable = unreadable
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int] | Unreadable:
+        place = self.indices[index]
+        try:
+            image = self.source.read(place)
+        except MemoryError:
+            raise
+        except Exception:  # PIL's readers raise many kinds for damaged files
+            return Unreadable(self.source.name(place))
+        return self.transform(image), self.source.labels[place]
+
+
+class StreamedImages(ImageStream):
+    """Images of a dataset that timm reads from its start to its end only."""
+
+    def __init__(
+        self,
+        name: str,
+        root: str | None,
+        split: str,
+        classes: int,
+        transform: Transform,
+        unreadable: UnreadableImages,
+    ) -> None:
+        self.name = name
+        self.root = root
+        self.split = split
+        self.classes = classes
+        self.transform = transform
+        self.unreadable = unreadable
+
+    def __len__(self) -> int:
+        return self.unreadable.total
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._pass(create_dataset(self.name, self.root, self.split, batch_size=1))
+
+    def shuffled(self, seed: int) -> Iterator[Any]:
+        """Yield the images in an order that ``seed`` fixes, as far as the reader's shuffling goes."""
+        return self._pass(create_dataset(self.name, self.root, self.split, batch_size=1, is_training=True, seed=seed))
+
+    def _pass(self, dataset: Any) -> Iterator[Any]:
+        given, reason = 0, "left out by timm's reader"
+        stream = iter(dataset)
+        while True:
+            try:
+                image, label = next(stream)
+            except StopIteration:
+                break
+            except Exception as error:  # each kind of dataset raises its own
+                reason = first_reason(error)
+                break
+            given += 1
+            if not 0 <= int(label) < self.classes:
+                raise DataError(
+                    f"data {self.name!r} have the label {label} in the split {self.split!r}, beyond their "
+                    f"{self.classes} classes: an _info.json that names the classes tells them all"
+                )
+            yield self.transform(image), int(label)
+        for place in range(given, len(self)):
+            yield Unreadable(f"image {place + 1} of {self.split} ({reason})")
+
+
+class Source(Protocol):
+    """Images that can be read in any order, and their labels."""
+
+    @property
+    def split(self) -> str:
+        """Name of the part of the data set."""
+
+    @property
+    def labels(self) -> Sequence[int]:
+        """Class of each image."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; empty where they are unknown."""
+
+    def read(self, index: int) -> Image.Image:
+        """Return an image in RGB."""
+
+    def name(self, index: int) -> str:
+        """Return where an image is, in words that a user knows."""
+
+
+class TimmSource:
+    """Images of timm's ``ImageDataset``."""
+
+    def __init__(self, split: str, dataset: Any, labels: Sequence[int]) -> None:
+        self.split = split
+        self.labels = labels
+        self.classes = tuple(map(printable_name, dataset.reader.class_to_idx))
+        self._reader = dataset.reader
+
+    def read(self, index: int) -> Image.Image:
+        """Return an image in RGB."""
+        file, _ = self._reader[index]
+        with file, warnings.catch_warnings():
+            # PIL reads up to twice the pixels at which it warns.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return _rgb(Image.open(file, formats=_FORMATS))
+
+    def name(self, index: int) -> str:
+        """Return where an image is, in words that a user knows."""
+        return f"{self.split}[{index}]"
+
+
+class FolderSource(TimmSource):
+    """Images of a folder."""
+
+    def read(self, index: int) -> Image.Image:
+        """Return an image in RGB."""
+        file = self._reader.samples[index][0]
+        if not os.path.isfile(file):  # to open a pipe waits for ever
+            raise DataError(f"{file} is no file")
+        return super().read(index)
+
+    def name(self, index: int) -> str:
+        """Return where an image is, in words that a user knows."""
+        return printable_name(os.path.join(self.split, self._reader.filename(index)))
+
+
+class TorchSource:
+    """Images of one of torchvision's datasets."""
+
+    def __init__(self, split: str, dataset: Any) -> None:
+        self.split = split
+        targets = getattr(dataset, "targets", None)
+        if targets is None or np.ndim(targets) != 1:
+            targets = [target for _, target in dataset]
+        self.labels = [int(target) for target in targets]
+        names = getattr(dataset, "classes", ())
+        self.classes = tuple(names) if all(isinstance(one, str) for one in names) else ()
+        self._dataset = dataset
+
+    def read(self, index: int) -> Image.Image:
+        """Return an image in RGB."""
+        return _rgb(self._dataset[index][0])
+
+    def name(self, index: int) -> str:
+        """Return where an image is, in words that a user knows."""
+        return f"{self.split}[{index}]"
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits of grey, which PIL would clip to 8
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def printable_name(name: str) -> str:
+    """A file's name with what is not text written out, so that it can be kept in JSON and shown on one line."""
+    return printable(os.fsencode(name).decode("utf-8", "backslashreplace"))

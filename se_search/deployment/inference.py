@@ -1,0 +1,423 @@
+"""Rewriting an evaluated network for deployment: the same outputs, with SE blocks that cost less.
+
+The network is traced by ``torch.export``, and its graph of ATen operations is rewritten by exact algebra.
+"""
+
+import copy
+import math
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from ..errors import ExportError, first_reason
+from ..network.backbones import default_input_size
+from ..words import by
+from .aten import arguments_of, is_elementwise, is_function, is_written, shape_of, storage_of, written_by
+from .graph import trace
+
+_ATEN = torch.ops.aten
+_CONV, _LINEAR, _MEAN = _ATEN.conv2d.default, _ATEN.linear.default, _ATEN.mean.dim
+_SAME_ELEMENTS = {
+    _ATEN.flatten.using_ints,
+    _ATEN.reshape.default,
+    _ATEN.slice.Tensor,
+    _ATEN.squeeze.dim,
+    _ATEN.squeeze.dims,
+    _ATEN.unsqueeze.default,
+    _ATEN.view.default,
+}
+"""Operations that keep the order of the elements; a slice may leave some out."""
+
+
+def optimize_for_inference(model: nn.Module, input_size: tuple[int, int, int] | None = None) -> nn.Module:
+    """Return a network for deployment that computes what ``model`` does in evaluation mode, with cheaper SE blocks.
+
+    Outputs agree to 1e-5 of the largest one in single precision. The graph is rewritten so:
+
+    - What depends on no image is computed once; batch norm is folded into the convolution before it.
+    - Where an SE block squeezes the output of a 1×1 convolution (or linear layer) that has fewer input than output
+      channels, the input is averaged instead: averages commute with an affine map, which the first layer of the
+      excitation takes up.
+    - The layers of the excitation work on vectors; where one image is compiled, as sums that a compiler fuses.
+    - Where that 1×1 convolution has fewer weights than outputs for one image, and no compiler or exporter is at work,
+      the gate of a single image scales the weights instead of the output.
+
+    The network takes images of one size in batches of any size, on the device and in the precision of ``model``:
+    convert that before, ``optimize_for_inference(model.bfloat16())``. Its weights are copies that take no gradients.
+
+    Args:
+        model: A network, plain or with SE blocks, that returns one tensor; it is not changed.
+        input_size: ``(channels, height, width)`` of the images; timm's own size by default.
+
+    Raises:
+        ExportError: If ``torch.export`` cannot trace the network; and from the returned network, if images have
+            another size.
+    """
+    channels, height, width = input_size or _optimized_size(model) or default_input_size(model)
+    size = (channels, height, width)
+    try:
+        with torch.no_grad():
+            module = trace(copy.deepcopy(model).eval(), size).module()
+            return _rewrite(module, size)
+    # A network may fail in any way where it is traced.
+    except Exception as error:
+        raise ExportError(
+            f"this {type(model).__name__} cannot be optimized for inference: {first_reason(error)}"
+        ) from error
+
+
+class FixedSize(nn.Module):
+    """Lets images of one size pass.
+
+    Args:
+        input_size: ``(channels, height, width)``.
+    """
+
+    def __init__(self, input_size: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.input_size = input_size
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return ``images``.
+
+        Raises:
+            ExportError: If they have another size.
+        """
+        if tuple(images.shape[1:]) != self.input_size:
+            raise ExportError(
+                f"images of {by(images.shape[1:])} cannot be taken: this network was optimized for "
+                f"{by(self.input_size)}"
+            )
+        return images
+
+
+class PooledLinear(nn.Module):
+    """A linear layer of an excitation.
+
+    Args:
+        weight: Shape ``(outputs, inputs)``.
+        bias: Shape ``(outputs,)``, or ``None``.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map ``x`` of shape ``(N, inputs)`` to ``(N, outputs)``."""
+        if torch.compiler.is_compiling() and not torch.compiler.is_exporting() and x.shape[0] == 1:
+            # Inductor fuses a sum with what stands around it, where a matrix product is a call of its own.
+            product = (self.weight[None] * x[:, None, :]).sum(-1)
+            return product if self.bias is None else product + self.bias
+        return F.linear(x, self.weight, self.bias)
+
+
+class GatedConv(nn.Module):
+    """A 1×1 convolution whose outputs are scaled, by way of its weights for a single image.
+
+    Args:
+        weight: Shape ``(outputs, inputs, 1, 1)``.
+        bias: Shape ``(outputs,)``, or ``None``.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    def forward(self, x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+        """Convolve ``x`` of shape ``(N, inputs, H, W)`` and scale by ``gate`` of shape ``(N, outputs, 1, 1)``."""
+        # Compilers and runtimes prepare constant weights, which costs far more than the scaling if they vary.
+        if x.shape[0] == 1 and not torch.compiler.is_compiling():
+            bias = None if self.bias is None else self.bias * gate.flatten()
+            return F.conv2d(x, self.weight * gate.reshape(-1, 1, 1, 1), bias)
+        return F.conv2d(x, self.weight, self.bias) * gate
+
+
+def _optimized_size(model: nn.Module) -> tuple[int, int, int] | None:
+    return next((module.input_size for module in model.modules() if isinstance(module, FixedSize)), None)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A convolution or linear layer with constant weights.
+
+    Attributes:
+        name: What it is called in the network, with underscores.
+        weight: Its weights in double precision.
+        bias: Its biases in double precision, or ``None``.
+        like: Its weights as they are.
+    """
+
+    name: str
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    like: torch.Tensor
+
+
+def _rewrite(module: fx.GraphModule, size: tuple[int, int, int]) -> fx.GraphModule:
+    _take_one_tensor(module, size)
+    _drop_idle(module.graph)
+    _fold_constants(module)
+    _fold_norms(module)
+    _squeeze_narrow(module)
+    _drop_unused(module.graph)
+    _gate_weights(module)
+    _drop_unused(module.graph)
+    graph = fx.Graph()  # without the ways of torch.export, which keep a module from being pickled
+    graph.output(graph.graph_copy(module.graph, {}))
+    for node in graph.nodes:
+        node.meta.clear()
+    return fx.GraphModule(module, graph, "OptimizedNetwork").eval().requires_grad_(False)
+
+
+def _take_one_tensor(module: fx.GraphModule, size: tuple[int, int, int]) -> None:
+    """Make it a function of one tensor that returns one and checks the size."""
+    graph = module.graph
+    (images,), output = graph.find_nodes(op="placeholder"), graph.output_node()
+    output.args = (output.all_input_nodes[0],)
+    for guards in graph.find_nodes(op="call_module", target="_guards_fn"):
+        graph.erase_node(guards)
+    name = _free_name(module, "fixed_size")
+    module.add_module(name, FixedSize(size))
+    with graph.inserting_after(images):
+        checked = graph.call_module(name, (images,))
+    checked.meta = dict(images.meta)
+    images.replace_all_uses_with(checked, lambda user: user is not checked)
+
+
+def _drop_idle(graph: fx.Graph) -> None:
+    """Take out what does nothing in evaluation mode."""
+    for node in list(graph.nodes):
+        idle = (node.target is _ATEN.dropout.default and not node.args[2]) or (
+            node.target is _ATEN.to.dtype
+            and not arguments_of(node)["copy"]
+            and arguments_of(node)["self"].meta["val"].dtype == arguments_of(node)["dtype"]
+        )
+        if idle:
+            node.replace_all_uses_with(node.args[0])
+        if idle or node.target is _ATEN._assert_tensor_metadata.default:
+            graph.erase_node(node)
+
+
+def _drop_unused(graph: fx.Graph) -> None:
+    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or any(written_by(node)))
+
+
+def _fold_constants(module: fx.GraphModule) -> None:
+    """Compute once what follows from the weights alone."""
+    written = {storage_of(one) for node in module.graph.nodes for one in written_by(node)}
+    values: dict[fx.Node, Any] = {}
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            value = operator.attrgetter(node.target)(module)
+            if isinstance(value, torch.Tensor):
+                values[node] = value
+        elif (
+            is_function(node) and all(one in values for one in node.all_input_nodes) and storage_of(node) not in written
+        ):
+            args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+            values[node] = node.target(*args, **kwargs)
+    for node, value in values.items():
+        if node.op != "get_attr" and isinstance(value, torch.Tensor) and not all(one in values for one in node.users):
+            with module.graph.inserting_before(node):
+                constant = _add_constant(module, node.name, value.clone())
+            constant.meta = dict(node.meta)
+            node.replace_all_uses_with(constant)
+
+
+def _fold_norms(module: fx.GraphModule) -> None:
+    """Let convolutions do what the batch norm after them does."""
+    graph = module.graph
+    for norm in graph.find_nodes(op="call_function", target=_ATEN.batch_norm.default):
+        given = arguments_of(norm)
+        conv, affine = given["input"], [given[name] for name in ("running_mean", "running_var", "weight", "bias")]
+        if (
+            given["training"]
+            or len(conv.users) > 1
+            or not _is_layer(module, conv, _CONV)
+            or not all(one is None or _is_constant(module, one) for one in affine)
+        ):
+            continue
+        layer = _layer(module, conv)
+        mean, variance, scale, shift = (one and _exactly(_value(module, one)) for one in affine)
+        folded = fuse_conv_bn_weights(layer.weight, layer.bias, mean, variance, given["eps"], scale, shift)
+        with graph.inserting_before(conv):
+            constants = [
+                _add_constant(module, f"{layer.name}_{name}", value.to(layer.like))
+                for name, value in zip(("weight", "bias"), folded, strict=True)
+            ]
+        conv.args = (conv.args[0], *constants, *conv.args[3:])
+        norm.replace_all_uses_with(conv)
+        graph.erase_node(norm)
+
+
+def _squeeze_narrow(module: fx.GraphModule) -> None:
+    """Let the layers of excitations map vectors, the first one the average of the narrower tensor."""
+    graph = module.graph
+    vectors: dict[fx.Node, fx.Node] = {}  # of shape (N, C), for tensors of shape (N, C, 1, 1) that hold the same
+    for node in list(graph.nodes):
+        source: Any = node.args[0] if node.args else None
+        if _is_pointwise(module, node) and shape_of(source)[2:] == (1, 1):
+            layer, vector = _layer(module, node), vectors.get(source)
+            if vector is None:
+                layer, vector = _squeeze(module, layer, source)
+            with graph.inserting_before(node):
+                result = graph.call_module(_add_layer(module, PooledLinear, layer, layer.weight.flatten(1)), (vector,))
+        elif source in vectors and node.all_input_nodes == [source] and is_elementwise(node):
+            with graph.inserting_before(node):
+                result = graph.call_function(node.target, (vectors[source], *node.args[1:]), node.kwargs)
+        else:
+            continue
+        with graph.inserting_before(node):
+            shaped = graph.call_function(_ATEN.reshape.default, (result, [-1, *shape_of(node)[1:]]))
+        shaped.meta = dict(node.meta)
+        node.replace_all_uses_with(shaped)
+        graph.erase_node(node)
+        vectors[shaped] = result
+
+
+def _squeeze(module: fx.GraphModule, excitation: _Layer, pooled: fx.Node) -> tuple[_Layer, fx.Node]:
+    """Return the first layer of an excitation and the vector that it maps, both of the narrower tensor if there is one.
+
+    Args:
+        module: The network.
+        excitation: The first layer as it is.
+        pooled: What it takes, of shape ``(N, C, 1, 1)``.
+    """
+    graph = module.graph
+    mean: Any = pooled
+    while mean.target in _SAME_ELEMENTS and len(mean.users) == 1:
+        mean = mean.args[0]
+    wide, axes = _averaged(mean)
+    whole = shape_of(mean)[:1] == shape_of(pooled)[:1] and math.prod(shape_of(mean)[1:]) == math.prod(
+        shape_of(pooled)[1:]
+    )
+    if wide is None or len(mean.users) > 1 or not whole:
+        with graph.inserting_after(pooled):
+            return excitation, graph.call_function(_ATEN.flatten.using_ints, (pooled, 1))
+    by_conv = _is_pointwise(module, wide) and axes == (2, 3)
+    by_linear = _is_layer(module, wide, _LINEAR) and axes == tuple(range(1, len(shape_of(wide)) - 1))
+    if by_conv or by_linear:
+        layer = _layer(module, wide)
+        if layer.weight.shape[1] < layer.weight.shape[0] and not is_written(wide, wide, mean):
+            with graph.inserting_before(wide):
+                vector = graph.call_function(_MEAN, (wide.args[0], list(axes)))
+            return _compose(excitation, layer), vector
+    with graph.inserting_before(mean):
+        return excitation, graph.call_function(_MEAN, (wide, list(axes)))
+
+
+def _compose(second: _Layer, first: _Layer) -> _Layer:
+    matrix = second.weight.flatten(1)
+    bias = second.bias
+    if first.bias is not None:
+        bias = matrix @ first.bias + (0 if bias is None else bias)
+    return _Layer(second.name, matrix @ first.weight.flatten(1), bias, second.like)
+
+
+def _averaged(node: fx.Node) -> tuple[fx.Node | None, tuple[int, ...]]:
+    """Return what ``node`` averages, and over which dimensions, if these are all but the batch and one more."""
+    if node.target is _MEAN and arguments_of(node)["dtype"] is None:
+        given = arguments_of(node)
+        source = given["self"]
+        rank = len(shape_of(source))
+        axes = tuple(sorted(axis % rank for axis in given["dim"] or range(rank)))
+    elif node.target is _ATEN.adaptive_avg_pool2d.default and set(arguments_of(node)["output_size"]) == {1}:
+        source = arguments_of(node)["self"]
+        rank = len(shape_of(source))
+        axes = (rank - 2, rank - 1)
+    else:
+        return None, ()
+    return (source, axes) if len(axes) == rank - 2 and 0 not in axes else (None, ())
+
+
+def _gate_weights(module: fx.GraphModule) -> None:
+    """Let 1×1 convolutions with fewer weights than outputs apply the gate themselves."""
+    graph = module.graph
+    for scaled in graph.find_nodes(op="call_function", target=_ATEN.mul.Tensor):
+        for conv, gate in (scaled.args, scaled.args[::-1]):
+            if not _is_pointwise(module, conv) or len(conv.users) > 1:
+                continue
+            _, inputs, height, width = shape_of(conv.args[0])
+            if (
+                shape_of(gate)[1:] == (shape_of(conv)[1], 1, 1)
+                and height * width > inputs
+                and not is_written(conv.args[0], conv, scaled)
+            ):
+                layer = _layer(module, conv)
+                with graph.inserting_before(scaled):
+                    gated = graph.call_module(_add_layer(module, GatedConv, layer, layer.weight), (conv.args[0], gate))
+                gated.meta = dict(scaled.meta)
+                scaled.replace_all_uses_with(gated)
+                graph.erase_node(scaled)
+                graph.erase_node(conv)
+                break
+
+
+def _is_pointwise(module: fx.GraphModule, node: Any) -> bool:
+    """Whether ``node`` is a 1×1 convolution that maps the channels at each place."""
+    if not _is_layer(module, node, _CONV):
+        return False
+    given = arguments_of(node)
+    return (
+        tuple(_value(module, given["weight"]).shape[2:]) == (1, 1)
+        and given["groups"] == 1
+        and set(given["stride"]) == {1}
+        and set(given["padding"]) == {0}
+    )
+
+
+def _is_layer(module: fx.GraphModule, node: Any, kind: Any) -> bool:
+    if not isinstance(node, fx.Node) or node.target is not kind:
+        return False
+    given = arguments_of(node)
+    return _is_constant(module, given["weight"]) and (given["bias"] is None or _is_constant(module, given["bias"]))
+
+
+def _layer(module: fx.GraphModule, node: fx.Node) -> _Layer:
+    given = arguments_of(node)
+    weight, bias = _value(module, given["weight"]), given["bias"]
+    return _Layer(
+        given["weight"].name.removesuffix("_weight"),
+        _exactly(weight),
+        None if bias is None else _exactly(_value(module, bias)),
+        weight,
+    )
+
+
+def _add_layer(module: fx.GraphModule, kind: type[nn.Module], layer: _Layer, weight: torch.Tensor) -> str:
+    name = _free_name(module, layer.name)
+    bias = None if layer.bias is None else layer.bias.to(layer.like)
+    module.add_module(name, kind(weight.to(layer.like), bias))
+    return name
+
+
+def _add_constant(module: fx.GraphModule, name: str, value: torch.Tensor) -> fx.Node:
+    name = _free_name(module, name)
+    module.register_parameter(name, nn.Parameter(value, requires_grad=False))
+    return module.graph.get_attr(name)
+
+
+def _free_name(module: nn.Module, name: str) -> str:
+    while hasattr(module, name):
+        name += "_"
+    return name
+
+
+def _is_constant(module: fx.GraphModule, node: fx.Node) -> bool:
+    return node.op == "get_attr" and isinstance(_value(module, node), torch.Tensor)
+
+
+def _value(module: fx.GraphModule, node: fx.Node) -> Any:
+    return operator.attrgetter(str(node.target))(module)
+
+
+def _exactly(value: torch.Tensor) -> torch.Tensor:
+    return value.detach().cpu().double()

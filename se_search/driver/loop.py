@@ -1,0 +1,318 @@
+"""The study loop: prepare the evaluator once, then evaluate configurations until the budget is spent."""
+
+import errno
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage
+from sqlalchemy.exc import SQLAlchemyError
+from torch import nn
+
+from ..cluster.exchange import ARTIFACTS, DEFINITION, SEARCH, SHARED_FILES, State, beating, refuse_second_search
+from ..cluster.fleet import Fleet
+from ..cluster.fleet_search import FleetSearch, Spread, check_spread
+from ..cluster.shared_files import ArtifactStore, open_artifacts, remove_files, share_files
+from ..cluster.storage import check_same_search, check_same_study, copy_finished, open_shared, open_storage
+from ..data.image_data import ImageData
+from ..devices import is_there
+from ..errors import RunFolderError
+from ..network.backbones import network_options
+from ..network.config import SEConfig
+from ..progress import progress_bar
+from ..study.definitions import FROM_PYTHON, StudyDefinition
+from ..study.space import SearchSpace
+from ..time_limit import time_limit
+from ..training.distributed import take_part
+from ..training.evaluator import Evaluator
+from ..training.pretrained import check_pretrained
+from ..training.stand_alone import BACKBONE_WEIGHTS
+from ..trials.evaluators import EvaluatorFactory, find_evaluator, study_data, tell_if_busy, use_device
+from ..trials.folder import STUDY_FILE, RunStudy, check_folder, open_folder, read_definition, storage_url
+from ..trials.latency import StudyLatency, latency_size
+from ..trials.notes import note_data, note_ended, note_unreadable
+from ..trials.priors import check_priors, priors_from_excitation
+from ..trials.provenance import record_start
+from ..trials.search_study import SearchStudy
+from ..trials.trials import Measure, Trials, check_same_images, costs_of, end_unfinished, measured_by, worth_of
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+def run_search(
+    study: StudyDefinition,
+    folder: Path,
+    evaluator: EvaluatorFactory | None = None,
+    measures: Mapping[str, Measure] | None = None,
+    render: Callable[[dict[str, Any]], str] | None = None,
+    spread: Spread | None = None,
+) -> None:
+    """Search, or go on searching, until ``study.budget`` distinct configurations are complete in ``folder``.
+
+    Afterwards the folder holds the study and what its evaluator keeps there; :mod:`se_search.results.record` writes the
+    tables.
+
+    Args:
+        study: A resolved study: its space is in it.
+        folder: The run folder; created where it does not exist.
+        evaluator: Creates the evaluator, where the study's is given from Python.
+        measures: Measure the study's ``custom_objectives``.
+        render: Gives the page of the supernet's excitation, where priors are taken from that.
+        spread: Who takes part besides this process.
+
+    Raises:
+        SeSearchError: If something the user gave is wrong; nothing is written then.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    measures = measures or {}
+    spread = spread or Spread()
+    if (folder / STUDY_FILE).is_file():
+        there = read_definition(folder)
+        _check_given(str(folder), there, evaluator, measures)
+        if study.threads is None:  # PyTorch's choice depends on the process: the same command goes on all the same
+            study = study.model_copy(update={"threads": there.threads})
+    _check_given("the study", study, evaluator, measures)
+    check_priors(study)
+    check_spread(spread, study, measures)
+    use_device(study)
+    study = study.model_copy(update={"threads": torch.get_num_threads()})
+    space = SearchSpace(study.backbone, study.resolved_space)
+    data = study_data(study)
+    network_options(study.backbone, data.input_size)
+    network_options(study.backbone, latency_size(study, data.input_size))
+    used = (evaluator or find_evaluator(study.evaluator.name))(study, space, data)
+    # The other processes of torchrun's end here: the folder is the first one's.
+    take_part(used, space, data, study.device)
+    tell_if_busy()
+    check_folder(folder, study)
+    if study.evaluator.pretrained is not None and not (folder / BACKBONE_WEIGHTS).exists():
+        check_pretrained(study.evaluator.pretrained)
+    # It tries the backbone in its runtime: hours of training shall not end with a refusal.
+    latency = StudyLatency(study, space, data.input_size, data.classes)
+    storage = None if spread.storage is None else open_storage(spread.storage)
+
+    with (
+        closing(latency),
+        _told_if_unwritable(folder),
+        open_folder(folder, study) as own,
+        _shared(own, folder, study, storage, spread.study_name) as (optuna_study, tell_workers),
+    ):
+        note_data(folder, optuna_study, data)
+        record_start(folder, study)
+        latency.go_on_from(folder, optuna_study, spread.latency_device)
+        try:
+            used.prepare(folder, space, progress_bar)
+            further = {}
+            if study.priors == "excitation":
+                further = priors_from_excitation(folder, study, space, data, used, render)
+            latency.learn(folder)
+            size = latency_size(study, data.input_size)
+            trials = Trials(study, space, size, optuna_study, further, measures, parallel=spread.is_needed)
+            if spread.is_needed:
+                shared_files = getattr(used, "shared_files", ())
+                _search_with_workers(
+                    study, trials, latency, size, own, optuna_study, folder, spread, shared_files, tell_workers
+                )
+            else:
+                _search(study, trials, used, measures, latency, size, optuna_study)
+            latency.measure_front(optuna_study)
+            note_ended(optuna_study, study)
+        finally:
+            note_unreadable(optuna_study, data.unreadable)
+
+
+@contextmanager
+def _told_if_unwritable(folder: Path) -> Iterator[None]:
+    """Say in a sentence that a run folder can no longer be written: its disk is full, or has become read-only."""
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        reason = str(getattr(cause, "orig", None) or cause or error)
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        reason = str(error.strerror)
+    else:
+        return
+    raise RunFolderError(
+        f"{folder} cannot be written any more ({reason}): what is finished is kept; make it writable and give the same "
+        "command again"
+    )
+
+
+def load_network(
+    folder: Path, config: SEConfig, evaluator: EvaluatorFactory | None = None
+) -> tuple[nn.Module, ImageData]:
+    """Load the network of ``config`` with the weights that were evaluated, and the data that it was trained on.
+
+    Args:
+        folder: A run folder.
+        config: A configuration of its space.
+        evaluator: Creates the run's evaluator, where that was given from Python.
+
+    Raises:
+        RunFolderError: If what the evaluator keeps in the folder is missing or damaged, or the evaluator is not given.
+    """
+    study = read_definition(folder)
+    if evaluator is None:
+        _check_evaluator_given(str(folder), study)
+        evaluator = find_evaluator(study.evaluator.name)
+    data = study_data(study)
+    if not is_there(study.device):  # what a GPU has trained can be used without one
+        study = study.model_copy(update={"device": "cpu"})
+    used = evaluator(study, SearchSpace(study.backbone, study.resolved_space), data)
+    used.load(folder)
+    return used.network(config), data
+
+
+def _check_given(
+    whose: str, study: StudyDefinition, evaluator: EvaluatorFactory | None, measures: Mapping[str, Measure]
+) -> None:
+    missing = [name for name in study.custom_objectives if name not in measures]
+    if missing:
+        raise RunFolderError(
+            f"{whose} has an objective that a Python function measures ({', '.join(missing)}): "
+            "go on from Python, with se_search.search(objectives=…)"
+        )
+    if evaluator is None:
+        _check_evaluator_given(whose, study)
+
+
+def _check_evaluator_given(whose: str, study: StudyDefinition) -> None:
+    if study.evaluator.name.startswith(FROM_PYTHON):
+        raise RunFolderError(
+            f"{whose} has an evaluator given from Python ({study.evaluator.name.removeprefix(FROM_PYTHON)}): "
+            "go on from Python, with evaluator=… of se_search.search or se_search.load_run"
+        )
+
+
+def _search(
+    study: StudyDefinition,
+    trials: Trials,
+    evaluator: Evaluator,
+    measures: Mapping[str, Measure],
+    latency: StudyLatency,
+    size: tuple[int, int, int],
+    optuna_study: SearchStudy,
+) -> None:
+    """Evaluate in this process, one trial after the other."""
+    with progress_bar("Evaluating configurations", study.budget, min(trials.done, study.budget)) as advance:
+        while trials.left:
+            proposal = trials.propose()
+            if proposal is None:
+                trials.tell_that_none_is_left()
+                return
+            config = proposal.config
+            try:
+                with time_limit(study.trial_limit):
+                    notes = costs_of(config, size) | latency.of(config)
+                    worth, stopped = worth_of(study, config, evaluator, notes, optuna_study, bool(proposal.named))
+                    check_same_images(worth, optuna_study)
+                    notes |= worth | ({} if stopped else measured_by(measures, config, evaluator))
+                line = trials.complete(proposal, notes, stopped)
+            except (RunFolderError, KeyboardInterrupt):
+                trials.interrupt(proposal)
+                raise
+            except Exception as error:  # whatever goes wrong in one trial must not end the search
+                advance(0, trials.fail(proposal, error))
+            else:
+                advance(1, line)
+
+
+@contextmanager
+def _shared(
+    own: RunStudy, folder: Path, study: StudyDefinition, storage: BaseStorage | None, name: str | None
+) -> Iterator[tuple[SearchStudy, Callable[[State], None]]]:
+    """Give the Optuna study that the search and its workers share, and a function that tells them its state.
+
+    In a storage of several machines it begins with what the run folder holds, and either gets what it lacks: the search
+    may have gone on in one of them without the other.
+    """
+    if storage is None:
+        yield own, lambda state: own.set_user_attr(SEARCH, {"state": state})
+        return
+    shared = open_shared(storage, name or folder.resolve().name, study)
+    check_same_study(shared, study)
+    refuse_second_search(shared)
+    check_same_search(folder, own, shared)
+    shared.set_user_attr(DEFINITION, study.model_dump_json())
+    for one in (own, shared):  # what is unfinished in one may be finished in the other, and is not copied
+        end_unfinished(one)
+    copy_finished(own, shared)
+    copy_finished(shared, own)
+    with beating(shared, SEARCH, {"state": "preparing"}) as beat:
+        try:
+            yield shared, lambda state: beat({"state": state})
+        except BaseException:
+            beat({"state": "stopped"})
+            raise
+        else:
+            beat({"state": "ended"})
+        finally:
+            copy_finished(shared, own)
+
+
+def _search_with_workers(
+    study: StudyDefinition,
+    trials: Trials,
+    latency: StudyLatency,
+    size: tuple[int, int, int],
+    own: RunStudy,
+    optuna_study: SearchStudy,
+    folder: Path,
+    spread: Spread,
+    shared_files: Iterable[str],
+    tell_workers: Callable[[State], None],
+) -> None:
+    """Let workers evaluate: several trials at once."""
+
+    def keep() -> None:
+        if optuna_study is not own:
+            copy_finished(optuna_study, own)
+
+    if optuna_study is own:
+        own.set_user_attr(DEFINITION, study.model_dump_json())
+    store = None if spread.storage is None else open_artifacts(spread.artifacts or _own_artifacts(folder))
+    url = spread.storage or storage_url(folder)
+    with (
+        _handed_over(optuna_study, folder, store, shared_files, spread.artifacts),
+        closing(Fleet(optuna_study, url, folder, spread.workers, spread.worker_timeout)) as fleet,
+        progress_bar("Evaluating configurations", study.budget, min(trials.done, study.budget)) as advance,
+    ):
+        tell_workers("searching")
+        device = spread.latency_device
+        FleetSearch(study, trials, fleet, latency, size, optuna_study, folder, store, device).run(advance, keep)
+        tell_workers("ended")
+
+
+@contextmanager
+def _handed_over(
+    optuna_study: SearchStudy,
+    folder: Path,
+    store: ArtifactStore | None,
+    names: Iterable[str],
+    where: str | None,
+) -> Iterator[None]:
+    """Hand files of the run folder to workers on other machines while the block runs."""
+    if store is None:
+        yield
+        return
+    optuna_study.set_user_attr(ARTIFACTS, where or _own_artifacts(folder))
+    shared = share_files(optuna_study, store, folder, [folder / name for name in names])
+    optuna_study.set_user_attr(SHARED_FILES, shared)
+    try:
+        yield
+    finally:
+        remove_files(store, shared)
+        with suppress(OSError):  # another one, or one that still holds something
+            os.rmdir(_own_artifacts(folder))
+
+
+def _own_artifacts(folder: Path) -> str:
+    return str((folder / ARTIFACTS).resolve())

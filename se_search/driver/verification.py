@@ -1,0 +1,165 @@
+"""Verification: members of a front trained by themselves, beside the bare backbone and the paper's uniform network."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from ..data.image_data import ImageData
+from ..errors import DefinitionError, EvaluationError, RunFolderError
+from ..files import write_text
+from ..network.config import SEConfig
+from ..network.insertion import write_weights
+from ..progress import progress_bar, say
+from ..results.table import front_of, pick_trials, trials_table
+from ..results.verified import VERIFICATION, result_file, weights_file
+from ..study.definitions import StudyDefinition
+from ..study.space import SearchSpace
+from ..training.evaluator import evaluate_network
+from ..training.recipe import load_weights
+from ..training.stand_alone import Finetune, Scratch
+from ..trials.evaluators import study_data, tell_if_busy, training_recipe, use_device
+from ..trials.folder import load_trials, open_folder, read_definition
+from ..trials.notes import note_data, note_unreadable, pack, pack_losses, quality_of, with_measured_latency
+from ..words import counted, percent
+
+
+def run_verification(folder: Path, members: str = "front", seeds: int = 3, epochs: int | None = None) -> None:
+    """Train members of a run's front, the bare backbone and the uniform r=16 network by themselves.
+
+    All see the same batches in the same order and start from the same weights of the backbone, for each seed, and are
+    judged on the test images, which the search has never seen. What is done already is kept; an interrupted training
+    goes on from its last epoch.
+
+    Args:
+        folder: A run folder.
+        members: ``"front"``, ``"all"`` (every complete trial) or a number: so many of the front, those picked by name
+            first and then the most accurate.
+        seeds: Trainings of each network.
+        epochs: Epochs of each training; by default those of the study.
+
+    Raises:
+        RunFolderError: If the folder is no run folder, is in use, or has nothing to verify.
+        SeSearchError: If something else given is wrong.
+    """
+    study = read_definition(folder)
+    for option, value in (("--seeds", seeds), ("--epochs", epochs)):
+        if value is not None and value < 1:
+            raise DefinitionError(f"{option} is {value}: it must be at least 1")
+    searched = with_measured_latency(load_trials(folder))
+    chosen = _choose(folder, trials_table(searched), quality_of(searched), members)
+    networks: dict[tuple[Any, ...], tuple[str, SEConfig]] = {}
+    for name, config in [*_baselines(study).items(), *chosen.items()]:
+        known = networks.get(config.structure)
+        networks[config.structure] = (known[0] if known else name, config)
+    use_device(study)
+    tell_if_busy()
+    data = study_data(study)
+    trainer = _trainer(study, data, folder, epochs)
+    recipe = trainer.recipe
+    plan = [(*network, recipe.seed + number) for number in range(seeds) for network in networks.values()]
+    with open_folder(folder, study) as optuna_study:
+        note_data(folder, optuna_study, data)
+        (folder / VERIFICATION).mkdir(exist_ok=True)
+        left = [one for one in plan if not result_file(folder, one[1], recipe.epochs, one[2]).exists()]
+        what = f"{counted(len(networks), 'network')}, {counted(seeds, 'seed')}, {counted(recipe.epochs, 'epoch')}"
+        say(f"{what}: {len(left)} of {counted(len(plan), 'training')} left.")
+        begun = time.perf_counter()
+        try:
+            with progress_bar("Verifying", len(plan), len(plan) - len(left)) as advance:
+                for done, (name, config, seed) in enumerate(left, start=1):
+                    try:
+                        line = _verify(folder, trainer, name, config, seed)
+                    except EvaluationError as error:  # of one network: the others are worth knowing
+                        line = f"{name}, seed {seed} failed: {error}"
+                    remaining = (time.perf_counter() - begun) / done * (len(left) - done)
+                    if remaining:
+                        line += f"; about {max(remaining / 60, 1):.0f} min left"
+                    advance(1, line)
+        finally:
+            note_unreadable(optuna_study, data.unreadable)
+
+
+def load_verified(folder: Path, config: SEConfig, epochs: int) -> tuple[nn.Module, ImageData]:
+    """Load the network of ``config`` as verification trained it with the first seed, and the data.
+
+    Args:
+        folder: A run folder.
+        config: A configuration that was verified.
+        epochs: Epochs of that verification.
+
+    Raises:
+        RunFolderError: If its weights are missing or damaged.
+    """
+    study = read_definition(folder)
+    data = study_data(study)
+    trainer = _trainer(study, data, folder, epochs)
+    network = trainer.start(config, trainer.recipe.seed)
+    load_weights(network, weights_file(folder, config, epochs), "verify it again")
+    return network.eval(), data
+
+
+def _choose(folder: Path, table: pd.DataFrame, quality: str, members: str) -> dict[str, SEConfig]:
+    front = front_of(table)
+    if members == "all":
+        rows = table[table["state"] == "complete"]
+    elif members == "front":
+        rows = front
+    elif members.isdecimal() and int(members) > 0:
+        picked = list(dict.fromkeys(pick_trials(table, quality).values()))
+        by_quality = front.sort_values(quality, ascending=quality == "log_loss")["number"]
+        numbers = list(dict.fromkeys([*picked, *by_quality]))[: int(members)]
+        rows = front[front["number"].isin(numbers)]
+    else:
+        raise DefinitionError(f"--members {members!r} is not possible: give front, all or a number of at least 1")
+    if rows.empty:
+        raise RunFolderError(f"{folder} has no complete trial within its limits yet: run the search first")
+    return {
+        f"trial {number}": SEConfig.from_json(text) for number, text in zip(rows["number"], rows["config"], strict=True)
+    }
+
+
+def _baselines(study: StudyDefinition) -> dict[str, SEConfig]:
+    answers = SearchSpace(study.backbone, study.resolved_space).known_answers()
+    uniform = {name: config for name, config in answers.items() if name == "uniform r=16"}
+    return {"no SE": SEConfig.without_attention(study.backbone), **uniform}
+
+
+def _trainer(study: StudyDefinition, data: ImageData, folder: Path, epochs: int | None) -> Scratch:
+    recipe = training_recipe(study, epochs)
+    if study.evaluator.name != "finetune":
+        return Scratch(study.backbone, data, recipe, study.device)
+    trainer = Finetune(study.backbone, data, recipe, study.device)
+    trainer.load(folder)
+    return trainer
+
+
+def _verify(folder: Path, trainer: Scratch, name: str, config: SEConfig, seed: int) -> str:
+    """Train and judge one network, keep the result, and say it in a line."""
+    recipe = trainer.recipe
+    result = result_file(folder, config, recipe.epochs, seed)
+    checkpoint = result.with_suffix(".checkpoint.pt")
+    training = trainer.training(config, seed, checkpoint)
+    total, done = recipe.epochs * training.steps, len(training.history) * training.steps
+    with progress_bar(f"Training {name}, seed {seed}", total, done) as advance:
+        network = training.finish(advance)
+    evaluation = evaluate_network(network, trainer.data.test, recipe.batch, trainer.device, recipe)
+    weights = weights_file(folder, config, recipe.epochs)
+    if not weights.exists():
+        write_weights(network, weights)
+    content = {
+        "config": config.id,
+        "seed": seed,
+        "epochs": training.history,
+        "correct": pack(evaluation.correct),
+        "losses": pack_losses(evaluation.losses),
+    }
+    write_text(result, json.dumps(content))
+    checkpoint.unlink(missing_ok=True)
+    return (
+        f"{name}, seed {seed}: accuracy {percent(evaluation.accuracy.value)}, log-loss {evaluation.log_loss.value:.4f} "
+        "on the test images"
+    )

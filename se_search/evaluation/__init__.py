@@ -1,1 +1,0 @@
-"""What a network is worth: data, the weight-sharing evaluator, latency and their intervals."""

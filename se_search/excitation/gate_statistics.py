@@ -1,0 +1,175 @@
+"""What the gates of an SE block do over images, as numbers with intervals."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from ..errors import DataError
+from ..statistics import CONFIDENCE, Estimate, normal_quantile, t_quantile
+
+CONSTANT = 0.02
+"""A gate is constant where its standard deviation over images is below this; above 1, below this share of its mean."""
+
+NEAR_ONE = 0.1
+"""A constant gate is near one where its mean is no further from 1 than this."""
+
+LEAST_IMAGES = 3
+"""Images that a class needs to be compared with others."""
+
+_GROUPS = 25
+_ROUNDING = 1e-6
+
+_Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Replicated:
+    """A statistic of images, and what it is when one of 25 groups of them is left out (the jackknife's replicates)."""
+
+    value: float
+    replicates: _Values
+
+    def estimate(self, confidence: float = CONFIDENCE) -> Estimate:
+        """Return the statistic with Student's interval of the jackknife (Tukey 1958)."""
+        count = self.replicates.size
+        spread = float(np.sum((self.replicates - self.replicates.mean()) ** 2))
+        margin = t_quantile(confidence, count - 1) * np.sqrt((count - 1) / count * spread)
+        return Estimate(self.value, float(self.value - margin), float(self.value + margin))
+
+
+@dataclass(frozen=True)
+class GateStatistics:
+    """What the gates of one block do over images.
+
+    Attributes:
+        specificity: Share of the variance over images, summed over channels, that lies between classes. Within-class
+            noise of the class means is taken out (as in ω²), so a block that ignores classes has 0 in expectation and
+            may fall a little below.
+        near_one: Share of channels whose gate is constant near one, see :data:`CONSTANT` and :data:`NEAR_ONE`.
+        constant: Share of channels whose gate is constant at any level.
+        similarity: Share of the variance between classes that one factor per class explains, by which the class
+            multiplies the mean over all images. Noise is taken out as above. It is 1 where classes are scaled
+            copies or equal; where no difference between classes can be measured, its interval is all from 0 to 1.
+        replicated_specificity: The same as :attr:`specificity`, to be averaged over blocks.
+    """
+
+    specificity: Estimate
+    near_one: Estimate
+    constant: Estimate
+    similarity: Estimate
+    replicated_specificity: Replicated
+
+
+def comparable_classes(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the classes that have enough images to be compared.
+
+    Raises:
+        DataError: If they are fewer than two.
+    """
+    enough = np.flatnonzero(np.bincount(labels) >= LEAST_IMAGES)
+    if enough.size < 2:
+        raise DataError(
+            f"classes cannot be compared: at least two need {LEAST_IMAGES} images or more, {enough.size} do"
+        )
+    return enough
+
+
+def gate_statistics(gates: npt.NDArray[Any], labels: npt.NDArray[np.int64], seed: int = 0) -> GateStatistics:
+    """Describe the gates of one block.
+
+    With classes k of a share πₖ of the images, class means mₖ, overall mean m and within-class variances vₖ (both
+    summed over channels), the variance between classes is Σ πₖ|mₖ − m|² − Σ πₖ(1 − πₖ)vₖ/nₖ, which is unbiased, and
+    that within is Σ πₖvₖ. Intervals of specificity and similarity are Student's of a jackknife over 25 groups of
+    images that hold all classes alike. Those of shares of channels count, at their lower end, the channels whose
+    standard deviation is surely below the limit, and at their upper end those that are not surely above.
+
+    Args:
+        gates: One row for each image, one column for each channel.
+        labels: Class of each image. Classes with fewer than :data:`LEAST_IMAGES` images do not count for specificity
+            and similarity.
+        seed: Fixes the groups.
+
+    Raises:
+        DataError: If fewer than two classes have enough images.
+    """
+    values = gates.astype(np.float64)
+    constant, near_one = _constant_shares(values)
+    enough = comparable_classes(labels)
+    kept = np.isin(labels, enough)
+    specificity, similarity, differs = _between_classes(values[kept], np.searchsorted(enough, labels[kept]), seed)
+    share = specificity.estimate()
+    # No share is negative: an interval that chance has put below 0 holds 0.
+    share = Estimate(share.value, share.low, max(share.high, 0.0))
+    alike = similarity.estimate()
+    told = share.low > 0 or not differs
+    alike = Estimate(
+        min(max(alike.value, 0.0), 1.0),
+        min(max(alike.low, 0.0), 1.0) if told else 0.0,
+        min(max(alike.high, 0.0), 1.0) if told else 1.0,
+    )
+    return GateStatistics(share, near_one, constant, alike, specificity)
+
+
+def _constant_shares(gates: _Values) -> tuple[Estimate, Estimate]:
+    """Return the shares of channels that are constant, and constant near one."""
+    mean, deviation = gates.mean(0), gates.std(0, ddof=1)
+    limit = CONSTANT * np.maximum(1.0, np.abs(mean))
+    margin = normal_quantile(CONFIDENCE) / np.sqrt(2 * (len(gates) - 1))
+    near = np.abs(mean - 1) <= NEAR_ONE
+
+    def share(which: npt.NDArray[np.bool_]) -> Estimate:
+        value, surely, perhaps = ((deviation * part < limit) & which for part in (1.0, 1 + margin, 1 - margin))
+        return Estimate(float(value.mean()), float(surely.mean()), float(perhaps.mean()))
+
+    return share(np.ones_like(near)), share(near)
+
+
+def _between_classes(gates: _Values, labels: npt.NDArray[np.int64], seed: int) -> tuple[Replicated, Replicated, bool]:
+    """Return specificity and similarity, and whether gates differ between images at all."""
+    images, classes = len(gates), int(labels.max()) + 1
+    order = np.lexsort((np.random.default_rng(seed).random(images), labels))
+    group = np.empty(images, np.int64)
+    group[order] = np.arange(images) % _GROUPS  # so that each group has its part of every class
+    mean = gates.mean(0)
+    gates = gates - mean
+    square = np.sum(gates**2, 1)
+    # Values in single precision differ by rounding alone, also where they are equal.
+    if square.mean() <= gates.shape[1] * (_ROUNDING * max(1.0, float(np.abs(mean).max()))) ** 2:
+        return Replicated(0.0, np.zeros(_GROUPS)), Replicated(1.0, np.ones(_GROUPS)), False
+
+    def by_class(which: npt.NDArray[np.bool_], columns: _Values) -> _Values:
+        ones = np.ones(int(which.sum()))
+        chosen = sparse.csr_array((ones, (labels[which], np.arange(ones.size))), shape=(classes, ones.size))
+        return np.asarray(chosen @ columns[which])
+
+    everything = np.ones(images, np.bool_)
+    left_out = [~everything, *(group == one for one in range(_GROUPS))]
+    columns = np.column_stack([gates, square, np.ones(images)])
+    totals = by_class(everything, columns)
+    profiles = np.stack([mean + gates[~out].mean(0) for out in left_out])
+    profiles /= np.maximum(np.linalg.norm(profiles, axis=1, keepdims=True), np.finfo(float).tiny)
+    along = gates @ profiles.T
+    found = []
+    for out, profile, component in zip(left_out, profiles, along.T, strict=True):
+        left = totals - by_class(out, columns)
+        count, means = left[:, -1], left[:, :-2] / left[:, -1:]
+        part = count / count.sum()
+        centre = part @ means
+        within = (left[:, -2] - count * np.sum(means**2, 1)) / (count - 1)
+        between = part @ np.sum((means - centre) ** 2, 1) - np.sum(part * (1 - part) * within / count)
+        squares = np.bincount(labels[~out], component[~out] ** 2, minlength=classes)
+        within_along = (squares - count * (means @ profile) ** 2) / (count - 1)
+        scaled = part @ ((means - centre) @ profile) ** 2 - np.sum(part * (1 - part) * within_along / count)
+        found.append((between, part @ within, scaled))
+    between, within, scaled = np.array(found).T
+    specificity = between / (between + within)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        similarity = np.where(between > 0, scaled / between, 1.0)
+    return (
+        Replicated(float(specificity[0]), specificity[1:]),
+        Replicated(float(similarity[0]), similarity[1:]),
+        True,
+    )

@@ -1,0 +1,181 @@
+"""Latency of configurations that were not measured, from an additive model of those that were."""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import optimize
+
+from ..errors import ConfigurationError
+from ..network.config import SEConfig
+from ..network.sites import Site
+from ..statistics import CONFIDENCE, Estimate, t_quantile
+from .meter import PILOT, LatencyConditions, Ratio
+
+_NEGLIGIBLE = 1e-12  # part of the largest singular value below which one is the rounding error of zero
+
+_Matrix = npt.NDArray[np.float64]
+
+
+class Kind(NamedTuple):
+    """Sites that cost the same: a stage is one resolution.
+
+    Attributes:
+        stage: As :attr:`se_search.network.sites.Site.stage`, like all others.
+        position: Where the SE block stands.
+        channels: What it scales.
+        layout: Order of the dimensions.
+    """
+
+    stage: int
+    position: str
+    channels: int
+    layout: str
+
+
+@dataclass(frozen=True)
+class MeasuredLatency:
+    """A configuration with its measured latency ratio."""
+
+    config: SEConfig
+    ratio: Ratio
+
+
+@dataclass(frozen=True, eq=False)
+class LatencyModel:
+    """Latency ratio of a configuration as one plus the costs of its sites.
+
+    An SE block of hidden width h at a site of a kind with C channels costs a + b·h/C, in parts of the backbone's
+    latency; attention of the backbone's own that is taken out costs c, which is usually negative. Gates are not told
+    apart.
+
+    Attributes:
+        terms: What has a coefficient: a kind and ``"block"`` (a), ``"width"`` (b) or ``"removed"`` (c).
+        coefficients: The costs, in the order of the terms.
+        covariance: Of the coefficients.
+        misfit: Standard deviation of what the model leaves unexplained beyond the noise of the measurements.
+        freedom: Measurements beyond those that determine the coefficients.
+    """
+
+    terms: tuple[tuple[Kind, str], ...]
+    coefficients: _Matrix
+    covariance: _Matrix
+    misfit: float
+    freedom: int
+
+    def predict(self, config: SEConfig) -> Estimate:
+        """Predict the ratio of a configuration with the 95 % interval of what endless measuring would find.
+
+        Raises:
+            ConfigurationError: If the measured configurations do not tell what one of its sites costs.
+        """
+        amounts = count_terms(config)
+        row = np.array([amounts.get(term, 0.0) for term in self.terms])
+        known = self.covariance @ np.linalg.pinv(self.covariance, rcond=_NEGLIGIBLE, hermitian=True)
+        if not amounts.keys() <= set(self.terms) or not np.allclose(known @ row, row):
+            raise ConfigurationError(
+                f"the latency model cannot tell what configuration {config.id} costs: none measured has such SE blocks"
+            )
+        value = 1 + float(row @ self.coefficients)
+        variance = self.misfit**2 + float(row @ self.covariance @ row)
+        margin = t_quantile(CONFIDENCE, self.freedom) * math.sqrt(variance)
+        return Estimate(value, value - margin, value + margin)
+
+
+def kind_of(site: Site) -> Kind:
+    """Return the kind of a site."""
+    return Kind(site.stage, site.position, site.channels, site.layout)
+
+
+def count_terms(config: SEConfig) -> dict[tuple[Kind, str], float]:
+    """Return how often each term of the model counts for a configuration."""
+    amounts: defaultdict[tuple[Kind, str], float] = defaultdict(float)
+    for placed in config.placed:
+        amounts[kind_of(placed.site), "block"] += 1
+        amounts[kind_of(placed.site), "width"] += placed.hidden / placed.site.channels
+    for site in config.removed:
+        amounts[kind_of(site), "removed"] += 1
+    return dict(amounts)
+
+
+def fit_latency_model(measured: Sequence[MeasuredLatency]) -> LatencyModel:
+    """Fit the costs to measured configurations by weighted least squares.
+
+    It is a random-effects regression: a ratio's variance is that of its measurement, which its interval tells, plus one
+    of the misfit, common to all and as large as makes the weighted squares of the residuals what they are on average
+    (Paule and Mandel 1982; DerSimonian and Kacker 2007). Student's quantile with the regression's degrees of freedom
+    makes intervals of it (Higgins et al. 2009).
+
+    Args:
+        measured: More configurations than terms; one may be there twice.
+
+    Raises:
+        ConfigurationError: If they are too few.
+    """
+    counted = [count_terms(one.config) for one in measured]
+    terms = tuple(sorted({term for amounts in counted for term in amounts}))
+    rows = np.array([[amounts.get(term, 0.0) for term in terms] for amounts in counted])
+    extra = np.array([one.ratio.median - 1 for one in measured])
+    noise = np.array([_variance(one.ratio) for one in measured])
+    freedom = len(measured) - (int(np.linalg.matrix_rank(rows)) if terms else 0)
+    if freedom < 1 or not terms:
+        raise ConfigurationError(f"{len(measured)} measured configurations do not determine {len(terms)} costs")
+
+    def excess(misfit: float) -> float:
+        return _fit(rows, extra, noise + misfit)[2] - freedom
+
+    largest = float(np.sum(extra**2)) + float(noise.max())
+    misfit = float(optimize.brentq(excess, 0.0, largest)) if excess(0.0) > 0 else 0.0
+    coefficients, covariance, _ = _fit(rows, extra, noise + misfit)
+    return LatencyModel(terms, coefficients, covariance, math.sqrt(misfit), freedom)
+
+
+def measurements_to_json(measured: Iterable[MeasuredLatency]) -> str:
+    """Return JSON that :func:`measurements_from_json` reads."""
+    plain = [
+        {
+            "config": one.config.to_dict(),
+            "ratio": asdict(one.ratio) | {"conditions": one.ratio.conditions.to_dict()},
+        }
+        for one in measured
+    ]
+    return json.dumps(plain, indent=1, allow_nan=False)
+
+
+def measurements_from_json(text: str) -> list[MeasuredLatency]:
+    """Read what :func:`measurements_to_json` wrote.
+
+    Raises:
+        ConfigurationError: If ``text`` is anything else.
+    """
+    try:
+        return [MeasuredLatency(SEConfig.from_dict(one["config"]), _ratio(one["ratio"])) for one in json.loads(text)]
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ConfigurationError(f"these are not measured latencies: {type(error).__name__} {error}") from error
+
+
+def _ratio(data: dict[str, Any]) -> Ratio:
+    conditions = data["conditions"]
+    tuples = {"affinity": tuple(conditions["affinity"]), "size": tuple(conditions["size"])}
+    return Ratio(**data | {"conditions": LatencyConditions(**conditions | tuples)})
+
+
+def _variance(ratio: Ratio) -> float:
+    """Return the squared standard error of a measured ratio, taken back from its interval."""
+    freedom = (PILOT if ratio.stopped == "target" else ratio.rounds) - 1
+    error = (ratio.high - ratio.low) / 2 / t_quantile(CONFIDENCE, freedom)
+    return max(error**2, np.finfo(float).tiny)
+
+
+def _fit(rows: _Matrix, values: _Matrix, variances: _Matrix) -> tuple[_Matrix, _Matrix, float]:
+    """Return the coefficients of a weighted regression, their covariance, and the weighted sum of squared residuals."""
+    roots = np.sqrt(variances)
+    inverse = np.linalg.pinv(rows / roots[:, None], rcond=math.sqrt(_NEGLIGIBLE))
+    coefficients = inverse @ (values / roots)
+    residuals = (values - rows @ coefficients) / roots
+    return coefficients, inverse @ inverse.T, float(residuals @ residuals)

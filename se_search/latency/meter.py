@@ -1,0 +1,446 @@
+"""Latency of a searched network as a ratio to its backbone's, measured in pairs."""
+
+import gc
+import math
+import os
+import platform
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from ..deployment.runtimes import Deployment, Prepared, check, describe, prepare, using_threads
+from ..errors import DefinitionError
+from ..memory import memory_told
+from ..statistics import rounds_needed, two_stage_mean
+from ..words import by, percent
+
+try:
+    import resource
+except ImportError:  # there is none on Windows
+    resource = None  # type: ignore[assignment]
+
+TARGET = 0.005
+"""Half-width of the interval at which a measurement stops, as a share of the ratio."""
+
+LIMIT = 5.0
+"""Seconds after which it stops."""
+
+BUSY = 60.0
+"""Interruptions in a second above which a machine is called busy: a quiet one has up to 35, one busy core 200."""
+
+PILOT = 8
+"""Rounds that decide how many are needed."""
+
+_FEWEST_ROUNDS = 4
+_MOST_PAIRS = 10  # of a round: more copies of the networks tell more than more pairs of the same ones
+_WARM = 0.95  # a network still warms up while a call takes less than this part of the fastest before
+_WARM_UP = 3  # calls that it usually takes
+_MOST_WARM_UP = 50
+
+_TimeOfCall = Callable[[Prepared], float]
+
+
+@dataclass(frozen=True)
+class LatencyConditions:
+    """Under which conditions a latency was measured.
+
+    Attributes:
+        device: A torch device.
+        processor: What the device calls itself.
+        threads: Threads of a CPU operation.
+        affinity: Numbers of the CPUs that this process may use; empty where the platform does not tell.
+        dtype: Of weights and images.
+        memory_format: Of both: ``"contiguous"`` (NCHW) or ``"channels_last"``.
+        runtime: What ran the networks, with its version.
+        optimized: Whether both went through :func:`se_search.optimize_for_inference`.
+        cuda_graph: Whether a CUDA graph was replayed.
+        copies: Whether every round had new copies of both networks.
+        clock_mhz: Clock of the GPU's multiprocessors when the measurement began, where it can be read.
+        batch: Images in a forward pass.
+        size: ``(channels, height, width)`` of an image.
+        target: Half-width of the interval that was asked for.
+        limit: Seconds that it might take.
+    """
+
+    device: str
+    processor: str
+    threads: int
+    affinity: tuple[int, ...]
+    dtype: str
+    memory_format: str
+    runtime: str
+    optimized: bool
+    cuda_graph: bool
+    copies: bool
+    clock_mhz: int | None
+    batch: int
+    size: tuple[int, int, int]
+    target: float
+    limit: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return asdict(self) | {"affinity": list(self.affinity), "size": list(self.size)}
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Latency of a network over that of its backbone with its 95 % interval; 1.05 is 5 % slower.
+
+    Attributes:
+        median: The geometric mean, over the rounds, of the median of each round's paired ratios.
+        low: Lower end of the interval.
+        high: Upper end.
+        pairs: Paired calls of both networks.
+        rounds: Rounds of pairs.
+        stopped: Whether the measurement ended with the rounds that its pilot asked for (``"target"``) or by its time
+            limit (``"limit"``).
+        interruptions: How often in a second another process took this one's place on a CPU; ``None`` where the platform
+            does not tell.
+        conditions: How it was measured.
+    """
+
+    median: float
+    low: float
+    high: float
+    pairs: int
+    rounds: int
+    stopped: Literal["target", "limit"]
+    interruptions: float | None
+    conditions: LatencyConditions
+
+    def to_columns(self) -> dict[str, Any]:
+        """Return the values by the names that they have in tables; the conditions are not among them."""
+        return {
+            "latency_ratio": self.median,
+            "latency_low": self.low,
+            "latency_high": self.high,
+            "latency_pairs": self.pairs,
+            "latency_stopped": self.stopped,
+            "latency_interruptions": self.interruptions,
+        }
+
+
+class LatencyMeter:
+    """Measures networks against one backbone, which it prepares once.
+
+    The unit of a measurement is a round: both networks are copied to a new place in memory where the runtime makes that
+    cheap, called until calls no longer get faster, and then called in pairs, in random order within each, so that what
+    slows the machine down slows both. A round's value is the median of the logarithms of its ratios. Where a network
+    lies in memory alone changes its speed by up to one per cent: pairs of one copy agree on a ratio that those of
+    another copy contradict, so the interval is Student's over rounds, not a bootstrap over pairs.
+
+    The first :data:`PILOT` rounds tell how many are needed for the target (Stein 1945). To stop as soon as the interval
+    looks narrow would make it wrong too often.
+
+    Args:
+        baseline: What to compare with, usually the bare backbone; it is not changed.
+        deployment: How both are run.
+        target: Half-width of the interval at which a measurement stops, as a share of the ratio.
+        limit: Seconds after which it stops, but not before four rounds.
+        seed: Fixes the order within pairs.
+
+    Raises:
+        SeSearchError: If the networks cannot be run in this way here.
+    """
+
+    @memory_told()
+    def __init__(
+        self,
+        baseline: nn.Module,
+        deployment: Deployment,
+        target: float = TARGET,
+        limit: float = LIMIT,
+        seed: int = 0,
+    ) -> None:
+        for name, value in (("target", target), ("limit", limit)):
+            if not 0 < value < math.inf:
+                raise DefinitionError(f"a {name} of {value} is impossible: it must be a finite number above 0")
+        check(deployment)
+        self._deployment = replace(deployment, threads=deployment.threads or torch.get_num_threads())
+        self._target = target
+        self._limit = limit
+        self._seed = seed
+        self._own_stream: torch.cuda.Stream | None = None
+        with using_threads(self._deployment.threads), self._stream():
+            self._baseline = prepare(baseline, self._deployment)
+            self.conditions = _conditions(self._deployment, self._baseline.copies, target, limit)
+
+    @memory_told()
+    def measure(self, model: nn.Module) -> Ratio:
+        """Measure how much slower ``model`` is than the baseline; it is not changed.
+
+        Raises:
+            SeSearchError: If it cannot be run in this way here.
+        """
+        with using_threads(self._deployment.threads), self._stream():
+            networks = [self._baseline, prepare(model, self._deployment)]
+            with _undisturbed():
+                return self._compare(networks)
+
+    @contextmanager
+    def _stream(self) -> Iterator[None]:
+        """Let a GPU run the networks in a stream of their own, which nothing else waits for."""
+        if not self._deployment.device.startswith("cuda"):
+            yield
+            return
+        with torch.cuda.device(self._deployment.device):
+            if self._own_stream is None:
+                self._own_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            with torch.cuda.stream(self._own_stream):
+                yield
+
+    def _compare(self, networks: list[Prepared]) -> Ratio:
+        order = random.Random(self._seed)
+        time_of_call = _call_on_gpu if self._deployment.device.startswith("cuda") else _call
+        rounds: list[float] = []
+        pairs = each = 0
+        longest = 0.0
+        needed = math.inf
+        interrupted, begin = _interruptions(), time.perf_counter()
+        while True:
+            began = time.perf_counter()
+            # The copies of the last round are still there: the new ones get another place.
+            networks = _fresh(networks, order)
+            copied = time.perf_counter()
+            warm = sum(_warm_up(network, time_of_call) for network in order.sample(networks, 2))
+            each = each or max(1, min(_MOST_PAIRS, int(self._limit / (PILOT + 1) / warm) - _WARM_UP))
+            longest = longest or 2 * (each + _WARM_UP) * warm
+            ratios: list[float] = []
+            # Where other processes make calls slow, short rounds: few long ones would tell too little of their spread.
+            while len(ratios) < each and (not ratios or time.perf_counter() - copied < longest):
+                seconds = {which: time_of_call(networks[which]) for which in order.sample((0, 1), 2)}
+                ratios.append(math.log(seconds[1] / seconds[0]))
+            rounds.append(float(np.median(ratios)))
+            pairs += len(ratios)
+            now = time.perf_counter()
+            if len(rounds) == PILOT:
+                needed = rounds_needed(np.array(rounds), self._target)
+            if len(rounds) >= needed or (len(rounds) >= _FEWEST_ROUNDS and 2 * now - began > begin + self._limit):
+                break
+        interruptions = (_interruptions() - interrupted) / (now - begin) if resource else None
+        reached = len(rounds) >= needed
+        estimate = two_stage_mean(np.array(rounds), PILOT if reached else len(rounds))
+        return Ratio(
+            math.exp(estimate.value),
+            math.exp(estimate.low),
+            math.exp(estimate.high),
+            pairs,
+            len(rounds),
+            "target" if reached else "limit",
+            interruptions,
+            self.conditions,
+        )
+
+
+def measure_latency(
+    model: nn.Module,
+    baseline: nn.Module,
+    input_size: tuple[int, int, int] = (3, 224, 224),
+    batch: int = 1,
+    device: str = "cpu",
+    runtime: str = "eager",
+    optimized: bool = False,
+    dtype: str = "float32",
+    memory_format: str = "contiguous",
+    threads: int | None = None,
+    cuda_graph: bool = False,
+    target: float = TARGET,
+    limit: float = LIMIT,
+    seed: int = 0,
+) -> Ratio:
+    """Measure how much slower ``model`` is than ``baseline``, both in evaluation mode.
+
+    In rounds both networks are copied to a new place in memory, called until calls no longer get faster, and called in
+    pairs in random order. The ratio is the mean over rounds, with Student's interval.
+
+    Args:
+        model: The searched network.
+        baseline: What to compare with, usually the bare backbone.
+        input_size: ``(channels, height, width)``.
+        batch: Images in one forward pass.
+        device: A torch device.
+        runtime: ``"eager"``, ``"compile"``, ``"onnxruntime"`` or ``"openvino"``.
+        optimized: Whether both go through :func:`se_search.optimize_for_inference` first.
+        dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        memory_format: ``"contiguous"`` or ``"channels_last"``.
+        threads: Threads of a CPU operation; PyTorch's present number by default.
+        cuda_graph: Whether a CUDA graph is replayed.
+        target: Half-width of the interval at which the measurement stops, as a share of the ratio.
+        limit: Seconds after which it stops.
+        seed: Fixes the order within pairs.
+
+    Raises:
+        SeSearchError: If the networks cannot be run in this way here.
+    """
+    deployment = Deployment(
+        runtime=runtime,
+        optimized=optimized,
+        device=device,
+        dtype=dtype,
+        memory_format=memory_format,
+        batch=batch,
+        size=input_size,
+        threads=threads,
+        cuda_graph=cuda_graph,
+    )
+    return LatencyMeter(baseline, deployment, target, limit, seed).measure(model)
+
+
+def describe_conditions(conditions: Mapping[str, Any]) -> str:
+    """Say in words how a latency was measured.
+
+    Args:
+        conditions: From :meth:`LatencyConditions.to_dict`.
+    """
+    threads, affinity = conditions["threads"], conditions["affinity"]
+    parts = [
+        f"batch {conditions['batch']}",
+        by(conditions["size"]),
+        conditions["dtype"],
+        *(["channels last"] if conditions["memory_format"] == "channels_last" else []),
+        conditions["runtime"],
+        *(["optimized for inference"] if conditions["optimized"] else []),
+        *(["CUDA graph"] if conditions["cuda_graph"] else []),
+        *([] if conditions["copies"] else ["one copy of each network"]),
+        f"{conditions['device']} ({conditions['processor']})",
+        *([f"{conditions['clock_mhz']} MHz"] if conditions["clock_mhz"] else []),
+        f"{threads} thread" if threads == 1 else f"{threads} threads",
+        *([f"on CPU {_ranges(affinity)}"] if affinity else []),
+    ]
+    return ", ".join(parts)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Write sorted numbers as ranges: 0–3, 6."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][-1] + 1:
+            ranges[-1].append(number)
+        else:
+            ranges.append([number])
+    return ", ".join(f"{one[0]}–{one[-1]}" if len(one) > 1 else str(one[0]) for one in ranges)
+
+
+def remarks(measured: pd.DataFrame, target: float, limit: float) -> list[str]:
+    """Say in sentences what was wrong with measurements; empty where nothing was.
+
+    Args:
+        measured: A row for each, with ``latency_low``, ``latency_high`` and ``latency_interruptions``.
+        target: Half-width of the interval that was asked for.
+        limit: Seconds that each might take.
+    """
+    said = []
+    wide = int((np.log(measured["latency_high"] / measured["latency_low"]) / 2 > target * (1 + 1e-6)).sum())
+    if wide:
+        said.append(
+            f"{wide} of {len(measured)} latencies are less certain than ±{percent(target)}; each was measured for up "
+            f"to {limit:g} s."
+        )
+    busy = measured["latency_interruptions"].astype(float) > BUSY
+    if busy.any():
+        said.append(
+            f"The machine was busy during {busy.sum()} of {len(measured)} measurements: other work took the CPU away "
+            f"up to {measured['latency_interruptions'].max():.0f} times a second, which widens their intervals. "
+            "Measure when it is quiet, with no more threads than CPUs."
+        )
+    return said
+
+
+def _fresh(networks: list[Prepared], order: random.Random) -> list[Prepared]:
+    copies = list(networks)
+    for which in order.sample((0, 1), 2):
+        copies[which] = networks[which].fresh()
+    return copies
+
+
+def _warm_up(network: Prepared, time_of_call: _TimeOfCall) -> float:
+    """Call a network until a call is not clearly faster than all before, and return the fastest one's seconds."""
+    fastest = time_of_call(network)
+    for _ in range(_MOST_WARM_UP):
+        seconds = time_of_call(network)
+        if seconds > _WARM * fastest:
+            return min(fastest, seconds)
+        fastest = seconds
+    return fastest
+
+
+def _call(network: Prepared) -> float:
+    start = time.perf_counter()
+    network.run()
+    return time.perf_counter() - start
+
+
+def _call_on_gpu(network: Prepared) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    start.record()
+    network.run()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1000
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keep Python's garbage collector from running in the middle of a pair."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _interruptions() -> int:
+    """How often this process has lost a CPU to another one although it had work to do."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if resource else 0
+
+
+def _conditions(deployment: Deployment, copies: bool, target: float, limit: float) -> LatencyConditions:
+    return LatencyConditions(
+        device=deployment.device,
+        processor=processor_name(deployment.device),
+        threads=torch.get_num_threads(),
+        affinity=tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else (),
+        dtype=deployment.dtype,
+        memory_format=deployment.memory_format,
+        runtime=describe(deployment),
+        optimized=deployment.optimized,
+        cuda_graph=deployment.cuda_graph,
+        copies=copies,
+        clock_mhz=_clock_mhz(deployment.device),
+        batch=deployment.batch,
+        size=deployment.size,
+        target=target,
+        limit=limit,
+    )
+
+
+def _clock_mhz(device: str) -> int | None:
+    if not device.startswith("cuda"):
+        return None
+    try:
+        return int(torch.cuda.clock_rate(device))
+    except Exception:  # NVIDIA's management library need not be there, nor tell it for a part of a GPU
+        return None
+
+
+def processor_name(device: str) -> str:
+    """Return the name of the processor or GPU that a torch device is."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        models = []
+    return models[0] if models else platform.processor() or platform.machine()

@@ -1,0 +1,188 @@
+"""Proposing configurations: Optuna's samplers, kept from repeating themselves and from breaking exact limits."""
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from ..network.config import SEConfig
+from ..study.space import SearchSpace
+from .ehvi import EHVISampler
+
+Structure = tuple[tuple[Any, ...], ...]
+
+_PROPOSALS = 20
+_RANDOM_DRAWS = 200
+_POINTS_LOOKED_AT = 200_000
+
+
+def create_sampler(
+    name: str,
+    seed: int,
+    exact: Mapping[int, Callable[[dict[str, Any]], float]],
+    limits: Mapping[int, float],
+    accepts: Callable[[dict[str, Any]], bool],
+    parallel: bool,
+) -> BaseSampler:
+    """Create a sampler by the name used in study files.
+
+    Args:
+        name: ``"ehvi"``, or ``"tpe"``, ``"nsga2"`` or ``"random"`` for Optuna's.
+        seed: Fixes its proposals.
+        exact: As in :class:`~se_search.sampling.ehvi.EHVISampler`, the only one that uses it.
+        limits: The same.
+        accepts: The same.
+        parallel: Whether several trials are under way at once.
+    """
+    if name == "ehvi":
+        return EHVISampler(exact, limits=limits, seed=seed, accepts=accepts)
+    if name == "tpe":
+        # Without the liar Optuna does not look for other trials under way before each parameter.
+        return TPESampler(seed=seed, constant_liar=parallel)
+    return {"nsga2": NSGAIISampler, "random": RandomSampler}[name](seed=seed)
+
+
+class DistinctSampler(BaseSampler):
+    """Asks a sampler until it proposes a configuration that is new and allowed.
+
+    After some vain proposals it draws at random, then takes the first point of the space that is left.
+
+    Args:
+        space: The space to sample.
+        name: The sampler to ask.
+        seed: Fixes all proposals, together with the number of trials finished or under way: a search that was killed
+            goes on as it would have done.
+        is_allowed: Whether a configuration keeps the limits that are known before it is tried.
+        exact: Computes objectives that are known before a trial from its parameters, by their place in the study.
+        limits: Worst values of objectives that count, by their place.
+        parallel: Whether several trials are under way at once; which one ends first then depends on the machines.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        name: str,
+        seed: int,
+        is_allowed: Callable[[SEConfig], bool],
+        exact: Mapping[int, Callable[[dict[str, Any]], float]],
+        limits: Mapping[int, float],
+        parallel: bool = False,
+    ) -> None:
+        self._space = space
+        self._seed = seed
+        self._is_allowed = is_allowed
+        self._trials = _Tried(space)
+        self._tried: set[Structure] = set()
+        self._create = partial(
+            create_sampler, name, exact=exact, limits=limits, accepts=self._is_new_and_allowed, parallel=parallel
+        )
+        self._base = self._create(seed)
+        self._left = self._space.enumerate()
+        self._next: dict[str, Any] | None = None
+        self._looked_at = 0
+
+    def is_exhausted(self, study: Study) -> bool:
+        """Whether no new allowed configuration is left (or none was found among the space's first points)."""
+        self._tried = self._trials.structures(study.get_trials(deepcopy=False))
+        return self._first_left() is None
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Look at what was tried, and give the sampler a seed of its own for each trial."""
+        trials = study.get_trials(deepcopy=False)
+        self._tried = self._trials.structures(trials)
+        # That one draws by the number of finished trials itself, and keeps what it has computed of the space.
+        if not isinstance(self._base, EHVISampler):
+            counted = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+            before = sum(one.state in counted and one.number != trial.number for one in trials)
+            self._base = self._create(self._seed * 1_000_003 + before)
+        self._base.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return the whole space: all parameters are proposed together."""
+        return dict(self._space.distributions)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Propose the parameters of a new, allowed configuration."""
+        for _ in range(_PROPOSALS):
+            joint = self._base.infer_relative_search_space(study, trial)
+            proposal = self._base.sample_relative(study, trial, joint)
+            for name, distribution in search_space.items():
+                if name not in proposal:
+                    proposal[name] = self._base.sample_independent(study, trial, name, distribution)
+            if self._is_new_and_allowed(proposal):
+                return proposal
+            if isinstance(self._base, EHVISampler) and joint.keys() == search_space.keys():
+                break  # it has looked for a new one itself, and would find the same again
+
+        drawing = random.Random(self._seed * 1_000_003 + trial.number)
+        for _ in range(_RANDOM_DRAWS):
+            proposal = {name: drawing.choice(one.choices) for name, one in self._space.distributions.items()}
+            if self._is_new_and_allowed(proposal):
+                return proposal
+        # Nothing is left only where an enqueued trial is asked for, which does not use the proposal.
+        return self._first_left() or next(self._space.enumerate())
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Sample one parameter; used only for what an enqueued trial leaves open."""
+        return self._base.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Pass the result on."""
+        self._base.after_trial(study, trial, state, values)
+
+    def _is_new_and_allowed(self, parameters: dict[str, Any]) -> bool:
+        config = self._space.to_config(parameters)
+        return config.structure not in self._tried and self._is_allowed(config)
+
+    def _first_left(self) -> dict[str, Any] | None:
+        # A point that was tried or is not allowed stays so: the enumeration never has to go back.
+        while self._looked_at < _POINTS_LOOKED_AT:
+            if self._next is not None and self._is_new_and_allowed(self._next):
+                return self._next
+            self._next = next(self._left, None)
+            if self._next is None:
+                return None
+            self._looked_at += 1
+        return None
+
+
+def is_interrupted(trial: FrozenTrial) -> bool:
+    """Whether a trial ended without a result or a reason, because its process was killed."""
+    return trial.state == TrialState.FAIL and "error" not in trial.user_attrs
+
+
+def tried_structures(study: Study, space: SearchSpace) -> set[Structure]:
+    """Return what is done, under way or waiting, or has failed for a reason of its own, as network structures."""
+    return _Tried(space).structures(study.get_trials(deepcopy=False))
+
+
+class _Tried:
+    """What has been tried of a space, each finished trial looked at once."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self._space = space
+        self._finished: set[int] = set()
+        self._structures: set[Structure] = set()
+
+    def structures(self, trials: Iterable[FrozenTrial]) -> set[Structure]:
+        """Return those of all trials of a study, always the same one."""
+        unfinished: set[Structure] = set()
+        for trial in trials:
+            if trial.number in self._finished:
+                continue
+            into = self._structures if trial.state.is_finished() else unfinished
+            if trial.state.is_finished():
+                self._finished.add(trial.number)
+            parameters = trial.system_attrs.get("fixed_params") if trial.state == TrialState.WAITING else trial.params
+            if not is_interrupted(trial) and parameters and set(self._space.distributions) <= set(parameters):
+                into.add(self._space.to_config(parameters).structure)
+        return self._structures | unfinished

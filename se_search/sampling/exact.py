@@ -1,0 +1,48 @@
+"""Objectives that follow from a configuration exactly, before anything is spent on it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from ..network.config import PlacedSE, SEConfig
+from ..network.overhead import flops_overhead, parameter_share
+from ..network.sites import Site
+from ..study.space import SearchSpace
+
+
+def exact_objectives(
+    space: SearchSpace, objectives: Sequence[str], size: tuple[int, int, int]
+) -> dict[int, Callable[[Mapping[str, Any]], float]]:
+    """Return how to compute objectives from the parameters of a trial, by their place among the study's.
+
+    Parameters and FLOPs of SE blocks add up, so a configuration costs what its blocks cost one by one; that is worked
+    out once for each site and ratio.
+
+    Args:
+        space: The space.
+        objectives: Names of the study's objectives.
+        size: Input size ``(channels, height, width)`` at which FLOPs are counted.
+    """
+    known: dict[str, Callable[[SEConfig], float]] = {
+        "parameter_overhead": parameter_share,
+        "flops_overhead": lambda config: flops_overhead(config, size),
+    }
+    return {place: _additive(space, known[name]) for place, name in enumerate(objectives) if name in known}
+
+
+def _additive(space: SearchSpace, cost: Callable[[SEConfig], float]) -> Callable[[Mapping[str, Any]], float]:
+    definition, gate = space.definition, space.definition.gates[0]
+
+    @cache
+    def of_block(site: Site, ratio: int) -> float:
+        return cost(SEConfig(space.backbone, (PlacedSE(site, ratio, gate, definition.bias, definition.rounding),)))
+
+    @cache
+    def of_removal(site: Site) -> float:
+        return cost(SEConfig(space.backbone, removed=(site,)))
+
+    def total(parameters: Mapping[str, Any]) -> float:
+        placed, removed = space.chosen(parameters)
+        return sum(of_block(site, ratio) for site, ratio in placed) + sum(map(of_removal, removed))
+
+    return total

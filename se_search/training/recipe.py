@@ -1,0 +1,340 @@
+"""One way to train for all evaluators, on timm's optimizers, schedules, mixup, clipping and averages."""
+
+import io
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.data import Mixup
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3, dispatch_clip_grad
+from torch import nn
+
+from ..data.image_data import ImageData, ImageSet, batches
+from ..errors import EvaluationError, RunFolderError
+from ..files import write_atomically
+from ..memory import memory_told
+from .distributed import Share, Team
+
+Losses = Callable[[torch.Tensor, torch.Tensor], Iterable[torch.Tensor]]
+"""Gives the losses of one step, whose gradients are added: from images and targets (class indices, or a share of each
+class where images are mixed)."""
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """How a network is trained.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch: Images in one step.
+        optimizer: An optimizer of ``timm.optim``.
+        learning_rate: Peak learning rate.
+        weight_decay: Weight decay of the weights; biases and norms have none, as in timm.
+        scheduler: A schedule of ``timm.scheduler`` that needs no more than the number of epochs.
+        warm_up: Part of the training in which the learning rate rises linearly to its peak.
+        clip_gradient: Largest norm of the gradient; ``None`` does not clip.
+        label_smoothing: Share of each label that is spread over all classes.
+        mixup: Alpha of mixup; 0 for none.
+        cutmix: Alpha of CutMix; 0 for none.
+        ema_decay: Decay of an exponential moving average of the weights, which is then what is evaluated; ``None``
+            evaluates the weights themselves.
+        precision: ``"float32"``, or ``"bfloat16"`` for automatic mixed precision in training and evaluation.
+        channels_last: Whether tensors keep their channels last in memory.
+        compile: Whether ``torch.compile`` compiles the network that is trained.
+        workers: Processes that load images; 0 loads them in this one.
+        seed: Fixes batches, augmentation and whatever else is drawn in training.
+    """
+
+    epochs: int
+    batch: int
+    learning_rate: float
+    weight_decay: float = 0.05
+    optimizer: str = "adamw"
+    scheduler: str = "cosine"
+    warm_up: float = 0.1
+    clip_gradient: float | None = None
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    ema_decay: float | None = None
+    precision: str = "float32"
+    channels_last: bool = False
+    compile: bool = False
+    workers: int = 0
+    seed: int = 0
+
+
+class Training:
+    """The training of one network, epoch by epoch, which a killed process can go on with.
+
+    Args:
+        model: The network; it is moved to ``device``.
+        recipe: How to train.
+        data: What to train on.
+        device: A torch device.
+        checkpoint: Where the state is kept after each epoch; an earlier one there is gone on from.
+        team: The processes that train together, each on its share of every batch. All go on from the checkpoint of the
+            first, the only one to give one. Norms see the shares, and the first one's statistics are kept.
+
+    Attributes:
+        history: ``loss`` (mean of the steps' losses) and ``seconds`` of every epoch so far, of several processes their
+            number as ``processes`` too.
+        steps: Steps of an epoch.
+        step: The step that is being taken, counted from the first of the training.
+
+    Raises:
+        RunFolderError: If the checkpoint is damaged.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: TrainingRecipe,
+        data: ImageData,
+        device: torch.device | str,
+        checkpoint: Path | None = None,
+        team: Team | None = None,
+    ) -> None:
+        self.model = prepare_network(model, recipe, device)
+        self.recipe = recipe
+        self.history: list[dict[str, float]] = []
+        self.steps = math.ceil(len(data.train) / recipe.batch)
+        self.step = 0
+        self._data = data
+        self._images: ImageSet = data.train if team is None else Share(data.train, team)
+        self._checkpoint = checkpoint
+        self._team = team
+        self._device = torch.device(device)
+        self._optimizer = create_optimizer_v2(
+            self.model, opt=recipe.optimizer, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        self._scheduler, _ = create_scheduler_v2(
+            self._optimizer,
+            sched=recipe.scheduler,
+            num_epochs=recipe.epochs,
+            warmup_epochs=recipe.warm_up * recipe.epochs,
+            warmup_lr=recipe.learning_rate / 100,
+            step_on_epochs=False,
+            updates_per_epoch=self.steps,
+        )
+        self._average = None if recipe.ema_decay is None else ModelEmaV3(self.model, recipe.ema_decay, use_warmup=True)
+        self._mixup = None
+        if recipe.mixup or recipe.cutmix:
+            self._mixup = Mixup(
+                mixup_alpha=recipe.mixup,
+                cutmix_alpha=recipe.cutmix,
+                label_smoothing=recipe.label_smoothing,
+                num_classes=data.classes,
+            )
+        if checkpoint is not None and checkpoint.exists():
+            self._load(checkpoint)
+        if team is not None:
+            self._begin_as_first(team)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network to evaluate: the average of the weights where there is one."""
+        return self.model if self._average is None else self._average.module
+
+    def epochs(self, losses: Losses, advance: Callable[..., None] = lambda steps: None) -> Iterator[int]:
+        """Train on to the end of the recipe, and give the number of epochs done after each.
+
+        Args:
+            losses: The losses of one step.
+            advance: Called with 1 after each step.
+
+        Raises:
+            EvaluationError: If a loss is not finite, or a process of the team does not answer.
+        """
+        for epoch in range(len(self.history), self.recipe.epochs):
+            start = time.perf_counter()
+            loss = self._train_epoch(epoch, losses, advance)
+            self.history.append({"loss": loss, "seconds": time.perf_counter() - start})
+            if self._team is not None:
+                self._compare_notes(self._team)
+            if self._checkpoint is not None:
+                write_atomically(self._checkpoint, lambda path: path.write_bytes(self._packed_state()))
+            yield epoch + 1
+
+    def finish(self, advance: Callable[..., None] = lambda steps: None) -> nn.Module:
+        """Train a classifier on to the end of the recipe and return the network to evaluate, in evaluation mode.
+
+        Args:
+            advance: Called with 1 after each step.
+
+        Raises:
+            EvaluationError: If a loss is not finite.
+        """
+        for _ in self.epochs(classification_losses(self.model, self.recipe), advance):
+            pass
+        return self.evaluated.eval()
+
+    def describe(self, epoch: int) -> str:
+        """Say in one line what an epoch (the first is 1) has brought."""
+        one = self.history[epoch - 1]
+        return f"epoch {epoch}/{self.recipe.epochs}: training loss {one['loss']:.4f}, {one['seconds']:.1f} s"
+
+    @memory_told()
+    def _train_epoch(self, epoch: int, losses: Losses, advance: Callable[..., None]) -> float:
+        recipe = self.recipe
+        # Randomness depends on seed and epoch only, so that a resumed training takes the same steps.
+        seed = recipe.seed * 1_000_003 + epoch
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # timm's mixup draws from NumPy's global generator
+        self.model.train()
+        seen: list[float] = []
+        drawn = batches(self._images, recipe.batch, seed, recipe.workers)
+        # A share can be empty where a batch is small or not readable: all take the same steps nevertheless.
+        for step, batch in zip(range(self.steps), itertools.chain(drawn, itertools.repeat(None)), strict=False):
+            self.step = epoch * self.steps + step
+            if self._team is not None:
+                self._team.keep_in_step()
+            self._optimizer.zero_grad()
+            values, images = self._add_gradients(batch, losses)
+            if self._team is not None:
+                values = self._team.average(self.model, values, images)
+            advance(1)
+            if not values:
+                continue
+            seen += values
+            for value in values:
+                if not math.isfinite(value):
+                    raise EvaluationError(
+                        f"the training loss is {value} in epoch {epoch + 1}, step {step + 1}: "
+                        "lower the study's learning_rate or set its clip_gradient"
+                    )
+            if recipe.clip_gradient is not None:
+                dispatch_clip_grad(self.model.parameters(), recipe.clip_gradient)
+            self._optimizer.step()
+            done = self.step + 1
+            self._scheduler.step_update(done)
+            if self._average is not None:
+                self._average.update(self.model, step=done)
+        return float(np.mean(seen))
+
+    def _add_gradients(
+        self, batch: tuple[torch.Tensor, torch.Tensor] | None, losses: Losses
+    ) -> tuple[list[float], int]:
+        """Return the losses of one step, whose gradients are added, and the number of images; none where there are few.
+
+        Normalisation over a batch needs two.
+        """
+        if batch is None or len(batch[0]) < 2:
+            return [], 0
+        images, targets = to_device(batch[0], self.recipe, self._device), batch[1].to(self._device)
+        if self._mixup is not None:
+            even = len(images) // 2 * 2
+            images, targets = self._mixup(images[:even], targets[:even])
+        values = []
+        for loss in losses(images, targets):
+            loss.backward()  # type: ignore[no-untyped-call]
+            values.append(float(loss.detach()))
+        return values, len(images)
+
+    def _begin_as_first(self, team: Team) -> None:
+        """Take over weights, optimizer and history of the first process."""
+        state = team.from_first(self._packed_state() if team.rank == 0 else b"")
+        if team.rank > 0:
+            self._set_state(torch.load(io.BytesIO(state), map_location=self._device, weights_only=True))
+
+    def _compare_notes(self, team: Team) -> None:
+        """Make the last epoch in the history the first process's, and note what any of them could not read."""
+        unreadable = getattr(self._data.train, "unreadable", None)
+        notes = team.gather((self.history[-1], [] if unreadable is None else sorted(unreadable.names)))
+        self.history[-1] = notes[0][0] | {"processes": team.size}
+        if unreadable is not None:
+            unreadable.add([name for _, names in notes for name in names])
+
+    def _packed_state(self) -> bytes:
+        """State as ``torch.save`` writes it, which to a full disk would fail with another kind of error."""
+        held = io.BytesIO()
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "average": None if self._average is None else self._average.module.state_dict(),
+            "history": self.history,
+        }
+        torch.save(state, held)
+        return held.getvalue()
+
+    def _set_state(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        if self._average is not None:
+            self._average.module.load_state_dict(state["average"])
+        self.history = list(state["history"])
+
+    def _load(self, checkpoint: Path) -> None:
+        try:
+            self._set_state(torch.load(checkpoint, map_location=self._device, weights_only=True))
+        except Exception as error:  # torch.load and load_state_dict raise many kinds for a damaged file
+            raise RunFolderError(
+                f"{checkpoint} is damaged ({type(error).__name__}): delete it to train again"
+            ) from error
+
+
+def classification_losses(model: nn.Module, recipe: TrainingRecipe) -> Losses:
+    """Return the usual loss of a classifier: cross-entropy, with the recipe's label smoothing and precision."""
+    trained = torch.compile(model) if recipe.compile else model
+    smoothing = label_smoothing(recipe)
+
+    def losses(images: torch.Tensor, targets: torch.Tensor) -> Iterator[torch.Tensor]:
+        with autocast(recipe, images.device):
+            logits = trained(images)
+        yield F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+
+    return losses
+
+
+def label_smoothing(recipe: TrainingRecipe) -> float:
+    """Smoothing that the loss has to do: none where mixup has smoothed the targets already."""
+    return 0.0 if recipe.mixup or recipe.cutmix else recipe.label_smoothing
+
+
+@memory_told()
+def prepare_network(model: nn.Module, recipe: TrainingRecipe, device: torch.device | str) -> nn.Module:
+    """Move a network to the device and into the memory format of the recipe, in place, and return it."""
+    model = model.to(device)
+    return model.to(memory_format=torch.channels_last) if recipe.channels_last else model
+
+
+def to_device(images: torch.Tensor, recipe: TrainingRecipe, device: torch.device) -> torch.Tensor:
+    """Move images to the device and into the memory format of the recipe."""
+    return images.to(device, memory_format=torch.channels_last if recipe.channels_last else torch.preserve_format)
+
+
+def autocast(recipe: TrainingRecipe, device: torch.device) -> torch.autocast:
+    """Return the context in which a network runs in the recipe's precision."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
+
+
+def load_weights(model: nn.Module, file: Path, otherwise: str) -> None:
+    """Load weights that were kept in a run folder.
+
+    Args:
+        model: The network.
+        file: A safetensors file.
+        otherwise: What to do where it is missing.
+
+    Raises:
+        RunFolderError: If it is missing, damaged or of another network.
+    """
+    if not file.is_file():
+        raise RunFolderError(f"{file.parent} has no {file.name}: {otherwise}")
+    try:
+        model.load_state_dict(load_file(file))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise RunFolderError(
+            f"{file} is damaged or of another network ({type(error).__name__}): delete it to train again"
+        ) from error

@@ -1,0 +1,1 @@
+"""One trial and where it is kept."""

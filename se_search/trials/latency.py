@@ -1,0 +1,317 @@
+"""How a study measures latency, or predicts it: one backbone, prepared once, for all of its configurations."""
+
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from ..deployment.runtimes import Deployment
+from ..errors import EvaluationError, RunFolderError, first_reason
+from ..files import read_text, write_text
+from ..latency.additive import (
+    Kind,
+    LatencyModel,
+    MeasuredLatency,
+    fit_latency_model,
+    kind_of,
+    measurements_from_json,
+    measurements_to_json,
+)
+from ..latency.isolated import IsolatedMeter
+from ..latency.meter import LatencyConditions, LatencyMeter, Ratio
+from ..network.backbones import network_options
+from ..network.config import PlacedSE, SEConfig
+from ..network.insertion import create_model
+from ..network.sites import Site
+from ..progress import progress_bar
+from ..study.definitions import StudyDefinition
+from ..study.space import SearchSpace
+from .notes import MEASURED_LATENCY, PREDICTED, latency_conditions, with_measured_latency
+
+LATENCY_MODEL_FILE = "latency_model.json"
+
+_FEWEST_DRAWN = 8
+# What has to be the same for values to be compared. Which CPUs are used and for how long may differ.
+_COMPARABLE = (
+    "device",
+    "processor",
+    "threads",
+    "dtype",
+    "memory_format",
+    "runtime",
+    "optimized",
+    "cuda_graph",
+    "batch",
+    "size",
+)
+
+
+def latency_size(study: StudyDefinition, input_size: Sequence[int]) -> tuple[int, int, int]:
+    """Input size ``(channels, height, width)`` at which the study measures latency and counts FLOPs.
+
+    Args:
+        study: The study.
+        input_size: That of the data.
+    """
+    channels, height, width = input_size
+    side = study.latency.size
+    return (channels, height, width) if side is None else (channels, side, side)
+
+
+def deployment_of(study: StudyDefinition, input_size: Sequence[int]) -> Deployment:
+    """How the study runs the networks whose latency it measures.
+
+    Args:
+        study: The study.
+        input_size: That of the data.
+    """
+    latency = study.latency
+    return Deployment(
+        runtime=latency.runtime,
+        optimized=latency.optimized,
+        device=study.device,
+        dtype=latency.dtype,
+        memory_format=latency.memory_format,
+        batch=latency.batch,
+        size=latency_size(study, input_size),
+        threads=latency.threads,
+        cuda_graph=latency.cuda_graph,
+    )
+
+
+class StudyLatency:
+    """Latencies of a study's configurations: measured, or predicted by an additive model.
+
+    Runtimes other than PyTorch's own run in a process of their own, which :meth:`close` ends.
+
+    Args:
+        study: The study.
+        space: Its space.
+        input_size: That of the data.
+        classes: Outputs of the networks.
+
+    Raises:
+        SeSearchError: If the backbone cannot be run in the way of the study here.
+    """
+
+    def __init__(self, study: StudyDefinition, space: SearchSpace, input_size: Sequence[int], classes: int) -> None:
+        self._study = study
+        self._space = space
+        self._options = network_options(study.backbone, latency_size(study, input_size)) | {"num_classes": classes}
+        latency = study.latency
+        # PyTorch does not crash over a network; where it does, the evaluation crashes too.
+        kind = LatencyMeter if latency.runtime == "eager" else IsolatedMeter
+        self._meter = kind(
+            create_model(SEConfig(study.backbone), **self._options),
+            deployment_of(study, input_size),
+            latency.target,
+            latency.limit,
+            study.seed,
+        )
+        self._model: LatencyModel | None = None
+        self._first: Mapping[str, Any] = {}
+
+    def close(self) -> None:
+        """End what runs beside this process."""
+        if isinstance(self._meter, IsolatedMeter):
+            self._meter.close()
+
+    @property
+    def is_predicted(self) -> bool:
+        """Whether latencies come from the additive model."""
+        return self._study.latency.source == "model"
+
+    def is_on(self, device: str) -> bool:
+        """Whether the device that this process measures on has ``device`` in its name."""
+        return device.casefold() in self._meter.conditions.processor.casefold()
+
+    def check_comparable(self, conditions: Mapping[str, Any]) -> None:
+        """Check that a latency may be compared with those of the trials before it.
+
+        Args:
+            conditions: How it was measured, as a trial notes it. The first to be checked are the measure of all others.
+
+        Raises:
+            EvaluationError: If it was measured on another device or in another way.
+        """
+        first = self._first = self._first or conditions
+        for name in _COMPARABLE:
+            if conditions[name] != first[name]:
+                raise EvaluationError(
+                    f"latency was measured with {name} {first[name]!r} before and with {conditions[name]!r} now"
+                )
+
+    def go_on_from(self, folder: Path, optuna_study: optuna.Study, device: str | None = None) -> None:
+        """Check that what is measured from now on may be compared with what a run has.
+
+        Args:
+            folder: The run folder.
+            optuna_study: Its trials.
+            device: Part of the name of the device that measures, where that is not this process's.
+
+        Raises:
+            RunFolderError: If the run was begun on another device or in another way.
+        """
+        there = latency_conditions(optuna_study)
+        if not there:
+            return
+        self._first = there
+        if device is None or self.is_on(device):
+            try:
+                self.check_comparable(self._meter.conditions.to_dict())
+            except EvaluationError as error:
+                raise RunFolderError(
+                    f"{folder} was begun elsewhere: {error}; go on where it was, or choose another folder with --out"
+                ) from error
+
+    def learn(self, folder: Path) -> None:
+        """Fit the additive model, where the study wants one, before any latency is asked for.
+
+        Args:
+            folder: The run folder. It keeps what the model is fitted to: a killed run measures what is missing.
+
+        Raises:
+            RunFolderError: If the measurements there are damaged or were made under other conditions.
+            EvaluationError: If a configuration cannot be timed.
+        """
+        if self._study.latency.source == "model":
+            self._model = fit_latency_model(self._measure_once(folder / LATENCY_MODEL_FILE))
+
+    def of(self, config: SEConfig) -> dict[str, Any]:
+        """Return what a trial notes of its latency: from the model where there is one, else measured now."""
+        if self._model is None:
+            return self.measured(config)
+        predicted = self._model.predict(config)
+        return {
+            "latency_ratio": predicted.value,
+            "latency_low": predicted.low,
+            "latency_high": predicted.high,
+            "latency_stopped": PREDICTED,
+            "latency_conditions": self._meter.conditions.to_dict(),
+        }
+
+    def measured(self, config: SEConfig) -> dict[str, Any]:
+        """Return the same, measured now."""
+        ratio = self._measure(config)
+        return ratio.to_columns() | {"latency_conditions": ratio.conditions.to_dict()}
+
+    def measure_front(self, optuna_study: optuna.Study) -> None:
+        """Measure the members of the front that are predicted, until every member of the front is measured.
+
+        A measured value takes the place of the predicted one (:func:`se_search.trials.notes.with_measured_latency`):
+        some leave the front then, and others come onto it. One that cannot be measured stays predicted.
+        """
+        if self._model is None:
+            return
+        failed: set[int] = set()
+        while predicted := [
+            trial
+            for trial in with_measured_latency(optuna_study).best_trials
+            if trial.user_attrs["latency_stopped"] == PREDICTED and trial.number not in failed
+        ]:
+            with progress_bar("Measuring the latency of the front", len(predicted)) as advance:
+                for trial in predicted:
+                    try:
+                        measured = self.measured(SEConfig.from_json(trial.user_attrs["config"]))
+                    except Exception as error:  # of one network: the others are worth knowing
+                        failed.add(trial.number)
+                        advance(1, f"trial {trial.number} cannot be measured: {type(error).__name__}: {error}")
+                        continue
+                    optuna_study.set_user_attr(f"{MEASURED_LATENCY}{trial.number}", measured)
+                    advance(
+                        1,
+                        f"trial {trial.number}: latency ×{measured['latency_ratio']:.3f} "
+                        f"[{measured['latency_low']:.3f}, {measured['latency_high']:.3f}] measured, "
+                        f"×{trial.user_attrs['latency_ratio']:.3f} [{trial.user_attrs['latency_low']:.3f}, "
+                        f"{trial.user_attrs['latency_high']:.3f}] predicted",
+                    )
+
+    def _measure(self, config: SEConfig) -> Ratio:
+        return self._meter.measure(create_model(config, **self._options))
+
+    def _measure_once(self, file: Path) -> list[MeasuredLatency]:
+        wanted = configurations_to_measure(self._space, self._study.seed)
+        measured = learned_latencies(file.parent)
+        _check_learned(measured, file, wanted, self._meter.conditions)
+        with progress_bar("Measuring what SE costs", len(wanted), len(measured)) as advance:
+            for config in wanted[len(measured) :]:
+                try:
+                    measured.append(MeasuredLatency(config, self._measure(config)))
+                except Exception as error:  # a network may fail in any way in a runtime
+                    reason = first_reason(error)
+                    raise EvaluationError(f"configuration {config.id} cannot be timed: {reason}") from error
+                write_text(file, measurements_to_json(measured))
+                advance()
+        return measured
+
+
+def configurations_to_measure(space: SearchSpace, seed: int) -> list[SEConfig]:
+    """Return the configurations from which the additive model learns what a space's sites cost.
+
+    They are, for each kind of sites, SE at all of them, with the widest and with the narrowest blocks of the space, and
+    none where the backbone has attention; and as many configurations drawn from the space, eight at least, which tell
+    by how much the costs of whole networks differ from the sums. A drawn one may come twice in a small space: its
+    second measurement tells as much of the noise.
+
+    Args:
+        space: The space.
+        seed: Fixes the draws.
+    """
+    kinds: dict[Kind, list[Site]] = {}
+    for site in space.sites:
+        kinds.setdefault(kind_of(site), []).append(site)
+    definition = space.definition
+    ratios = dict.fromkeys((min(definition.ratios), max(definition.ratios)))
+
+    def place(site: Site, ratio: int) -> PlacedSE:
+        return PlacedSE(site, ratio, definition.gates[0], definition.bias, definition.rounding)
+
+    alone = [
+        SEConfig(space.backbone, tuple(place(site, ratio) for site in sites))
+        for sites in kinds.values()
+        for ratio in ratios
+    ]
+    alone += [
+        SEConfig(space.backbone, removed=tuple(sites)) for kind, sites in kinds.items() if kind.position == "existing"
+    ]
+    different = {config.structure: config for config in alone}
+    rng = random.Random(seed)
+    drawn: list[SEConfig] = []
+    while len(drawn) < max(len(different), _FEWEST_DRAWN):
+        config = space.draw(rng)
+        if config != SEConfig(space.backbone):
+            drawn.append(config)
+    return [*different.values(), *drawn]
+
+
+def learned_latencies(folder: Path) -> list[MeasuredLatency]:
+    """Return what a run folder's additive model was fitted to, or is going to be; empty where there is none.
+
+    Raises:
+        RunFolderError: If the file is damaged.
+    """
+    file = folder / LATENCY_MODEL_FILE
+    try:
+        return measurements_from_json(read_text(file))
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:  # a ConfigurationError is one too
+        raise RunFolderError(f"{file} is damaged: remove it to measure anew") from error
+
+
+def _check_learned(
+    measured: Sequence[MeasuredLatency], file: Path, wanted: Sequence[SEConfig], conditions: LatencyConditions
+) -> None:
+    if [one.config for one in measured] != wanted[: len(measured)]:
+        raise RunFolderError(f"{file} is of another space: remove it to measure anew")
+    here = conditions.to_dict()
+    for one in measured:
+        there = one.ratio.conditions.to_dict()
+        for name in _COMPARABLE:
+            if there[name] != here[name]:
+                raise RunFolderError(
+                    f"{file} was measured with {name} {there[name]!r} and not {here[name]!r}: go on where it was, or "
+                    "choose another folder with --out"
+                )

@@ -1,0 +1,352 @@
+"""The trials of a search: proposed, noted and counted, whoever evaluates them."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.trial import Trial, TrialState
+from torch import nn
+
+from ..errors import EvaluationError, RunFolderError
+from ..network.config import SEConfig
+from ..network.overhead import added_parameters, backbone_parameters, flops_overhead, formula_by_stage, parameter_share
+from ..progress import say
+from ..sampling.distinct import DistinctSampler, tried_structures
+from ..sampling.exact import exact_objectives
+from ..sampling.fronts import is_worth_going_on
+from ..study.definitions import StudyDefinition
+from ..study.space import SearchSpace
+from ..training.evaluator import Evaluation, Evaluator, RungEvaluator
+from ..words import percent, percent_with_interval
+from .notes import PREDICTED, pack, pack_losses, unpack
+from .search_study import SearchStudy
+
+MOST_ATTEMPTS = 3
+"""How often a configuration is evaluated whose process or machine ends each time."""
+
+_FAILURES_IN_A_ROW = 5
+
+Measure = Callable[[SEConfig, nn.Module], float]
+"""Measures an objective of the user's on a configuration and the network that was evaluated."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A trial under way.
+
+    Attributes:
+        trial: Optuna's trial.
+        config: The configuration to evaluate.
+        named: Its ``name``, where it is one of those that everybody knows; empty otherwise.
+    """
+
+    trial: Trial
+    config: SEConfig
+    named: Mapping[str, str]
+
+
+class Trials:
+    """The trials of one search, until as many distinct ones are complete as its budget says.
+
+    Args:
+        study: The study.
+        space: Its space.
+        size: Input size at which FLOPs are counted.
+        optuna_study: Where the trials are.
+        further: Configurations to try first besides the known answers, with their names.
+        measures: Names of what the user's own functions measure.
+        parallel: Whether several trials are under way at once.
+    """
+
+    def __init__(
+        self,
+        study: StudyDefinition,
+        space: SearchSpace,
+        size: tuple[int, int, int],
+        optuna_study: SearchStudy,
+        further: Mapping[SEConfig, str],
+        measures: Iterable[str] = (),
+        parallel: bool = False,
+    ) -> None:
+        self._study = study
+        self._space = space
+        self._optuna_study = optuna_study
+        self._measures = tuple(measures)
+        self._failures = 0
+        max_params, max_latency = study.constraints.max_params, study.constraints.max_latency
+
+        def is_allowed(config: SEConfig) -> bool:
+            return max_params is None or parameter_share(config) <= max_params
+
+        _fail_killed(optuna_study)
+        self._names = _enqueue_priors(space, further, is_allowed, optuna_study)
+        exact = exact_objectives(space, study.objectives, size)
+        limits = {}
+        if max_latency is not None and "latency_ratio" in study.objectives:
+            limits[study.objectives.index("latency_ratio")] = max_latency
+        self._sampler = DistinctSampler(space, study.sampler, study.seed, is_allowed, exact, limits, parallel)
+        optuna_study.sampler = self._sampler
+        self.done = _count(optuna_study, TrialState.COMPLETE, TrialState.PRUNED)
+
+    @property
+    def left(self) -> int:
+        """How many trials the budget still asks for, those under way among them."""
+        return max(0, self._study.budget - self.done)
+
+    def tell_that_none_is_left(self) -> None:
+        """Say that the space ended the search before its budget did."""
+        say(
+            "No new configuration is left within the limits: the search ends after "
+            f"{self.done} of {self._study.budget}."
+        )
+
+    def propose(self) -> Proposal | None:
+        """Begin a trial of a new configuration; ``None`` where the space has none left within the limits."""
+        if self._sampler.is_exhausted(self._optuna_study) and not _count(self._optuna_study, TrialState.WAITING):
+            return None
+        with self._optuna_study.at_once() as note:
+            trial = self._optuna_study.ask(dict(self._space.distributions))
+            config = self._space.to_config(trial.params)
+            named = {"name": self._names[config]} if config in self._names else {}
+            blocks = config.block_count
+            note(trial.number, {"config": config.to_json(), "config_id": config.id, "se_blocks": blocks} | named)
+        return Proposal(trial, config, named)
+
+    def complete(self, proposal: Proposal, notes: Mapping[str, Any], stopped: bool) -> str:
+        """Note what was measured on a trial and end it; a line about it.
+
+        Args:
+            proposal: The trial.
+            notes: From :func:`costs_of` and :func:`worth_of`, and what is measured besides.
+            stopped: Whether successive halving has stopped it.
+        """
+        trial = proposal.trial
+        with self._optuna_study.at_once() as note:
+            note(trial.number, notes)
+            _set_constraints(self._study, trial, notes)
+            if stopped:
+                self._optuna_study.tell(trial, state=TrialState.PRUNED)
+            else:
+                self._optuna_study.tell(trial, [notes[name] for name in self._study.objectives])
+        self._failures = 0
+        self.done += 1
+        line = _line(trial.number, {**notes, **proposal.named}, self._measures)
+        return f"{self.done}/{self._study.budget} {line}"
+
+    def fail(self, proposal: Proposal, error: Exception | str) -> str:
+        """Note why a trial has failed and end it; a line about it.
+
+        Args:
+            proposal: The trial.
+            error: What was raised, or what a worker has told of it.
+
+        Raises:
+            EvaluationError: If it is one of too many in a row.
+        """
+        number = proposal.trial.number
+        reason = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+        with self._optuna_study.at_once() as note:
+            note(number, {"error": reason[:500]})
+            self._optuna_study.tell(number, state=TrialState.FAIL)
+        self._failures += 1
+        if self._failures == _FAILURES_IN_A_ROW:
+            raise EvaluationError(f"{self._failures} trials in a row failed, the last with: {error}")
+        return f"trial {number} failed: {reason}"
+
+    def interrupt(self, proposal: Proposal) -> None:
+        """End a trial for which nobody can be blamed: its configuration may be tried again."""
+        self._optuna_study.tell(proposal.trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
+
+def costs_of(config: SEConfig, size: tuple[int, int, int]) -> dict[str, Any]:
+    """Return what is known of a configuration's costs without running it, by the names of a trial's notes.
+
+    Args:
+        config: The configuration.
+        size: Input size at which FLOPs are counted.
+    """
+    added = added_parameters(config)
+    return {
+        "formula_parameters": math.fsum(formula_by_stage(config).values()),
+        "counted_parameters": added,
+        "total_parameters": backbone_parameters(config.backbone) + added,
+        "parameter_overhead": parameter_share(config),
+        "flops_overhead": flops_overhead(config, size),
+    }
+
+
+def worth_of(
+    study: StudyDefinition,
+    config: SEConfig,
+    evaluator: Evaluator,
+    costs: Mapping[str, float],
+    optuna_study: SearchStudy,
+    known: bool,
+) -> tuple[dict[str, Any], bool]:
+    """Evaluate a configuration, by successive halving where the study wants it and it is not a known answer.
+
+    Args:
+        study: The study.
+        config: The configuration.
+        evaluator: Prepared.
+        costs: From :func:`costs_of`, and the latency.
+        optuna_study: Has the trials that it is compared with.
+        known: Whether it is one of the known answers. All others are compared with them: they are trained to the end.
+
+    Returns:
+        What is noted on the trial, and whether halving has stopped it.
+    """
+    reached: dict[str, list[float]] = {}
+    stopped = False
+    epochs: int | None = None
+    if isinstance(evaluator, RungEvaluator):
+        factor = study.evaluator.halving
+        for epochs, evaluation in evaluator.rungs(config):
+            if factor is None:
+                continue
+            rung = str(epochs)
+            reached[rung] = _halving_values(study, evaluation, costs)
+            others = [
+                one.user_attrs["rungs"][rung]
+                for one in optuna_study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+                if rung in one.user_attrs.get("rungs", {})
+            ]
+            if epochs < study.evaluator.epochs and not known and not is_worth_going_on(reached[rung], others, factor):
+                stopped = True
+                break
+    else:
+        evaluation = evaluator.evaluate(config)
+    rungs = {"rungs": reached} if reached else {}
+    return rungs | {
+        "epochs": epochs,
+        "accuracy": evaluation.accuracy.value,
+        "accuracy_low": evaluation.accuracy.low,
+        "accuracy_high": evaluation.accuracy.high,
+        "log_loss": evaluation.log_loss.value,
+        "log_loss_low": evaluation.log_loss.low,
+        "log_loss_high": evaluation.log_loss.high,
+        "correct": pack(evaluation.correct),
+        "losses": pack_losses(evaluation.losses),
+    }, stopped
+
+
+def measured_by(measures: Mapping[str, Measure], config: SEConfig, evaluator: Evaluator) -> dict[str, float]:
+    """Measure the objectives of the user's own.
+
+    Raises:
+        EvaluationError: If a value is not finite.
+    """
+    network = evaluator.network(config) if measures else nn.Identity()
+    values = {name: float(measure(config, network)) for name, measure in measures.items()}
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise EvaluationError(f"objective {name} is {value}: it must be a finite number")
+    return values
+
+
+def check_same_images(notes: Mapping[str, Any], optuna_study: SearchStudy) -> None:
+    """Refuse to compare networks on different images.
+
+    Raises:
+        RunFolderError: If ``notes``, from :func:`worth_of`, are on others than those of earlier trials.
+    """
+    difference = difference_of_images(notes, optuna_study)
+    if difference:
+        raise RunFolderError(f"{difference}: restore them as they were, or choose another folder with --out")
+
+
+def difference_of_images(notes: Mapping[str, Any], optuna_study: SearchStudy) -> str:
+    """Say in what the images of ``notes`` differ from those of earlier trials: some may be unreadable now, or no more.
+
+    Where they are the first, they are noted as the images of the run.
+    """
+    now = unpack(notes["correct"]).shape[1]
+    before = optuna_study.user_attrs.get("validation_images")
+    if before is None:
+        optuna_study.set_user_attr("validation_images", now)
+    if before in (None, now):
+        return ""
+    return f"{before} validation images could be read when the run began and {now} can now"
+
+
+def end_unfinished(optuna_study: SearchStudy) -> None:
+    """End what a search has left under way or waiting, where nobody goes on with it: it may be tried again."""
+    _fail_killed(optuna_study)
+    for trial in optuna_study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        optuna_study._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)  # Optuna ends no other
+        optuna_study.tell(trial.number, state=TrialState.FAIL)
+
+
+def _fail_killed(optuna_study: SearchStudy) -> None:
+    """Fail the trials whose process was killed; all but one that took its process with it again and again come back."""
+    trials = optuna_study.get_trials(deepcopy=False)
+    kills = Counter(one.user_attrs.get("config") for one in trials if "killed" in one.user_attrs)
+    for trial in trials:
+        if trial.state == TrialState.RUNNING:  # this process holds the lock
+            notes: dict[str, Any] = {"killed": True}
+            config = trial.user_attrs.get("config")
+            attempts = 1 + kills[config]
+            if attempts == MOST_ATTEMPTS and config is not None:
+                notes["error"] = f"the process was killed each of the {attempts} times that it evaluated this"
+                say(f"trial {trial.number} failed: {notes['error']}")
+            with optuna_study.at_once() as note:
+                note(trial.number, notes)
+                optuna_study.tell(trial.number, state=TrialState.FAIL)
+
+
+def _set_constraints(study: StudyDefinition, trial: Trial, notes: Mapping[str, Any]) -> None:
+    if study.constraints.max_params is not None:
+        trial.set_constraint("max_params", notes["parameter_overhead"] - study.constraints.max_params)
+    if study.constraints.max_latency is not None:
+        trial.set_constraint("max_latency", notes["latency_ratio"] - study.constraints.max_latency)
+
+
+def _halving_values(study: StudyDefinition, evaluation: Evaluation, costs: Mapping[str, float]) -> list[float]:
+    """What successive halving compares, each to be minimised: what the study asks for, as far as it is known."""
+    known = {"accuracy": -evaluation.accuracy.value, "log_loss": evaluation.log_loss.value}
+    exact: list[str] = [name for name in ("parameter_overhead", "flops_overhead") if name in study.objectives]
+    # Nearly every training would stand on the first front of a cost that is measured with noise.
+    known |= {name: costs[name] for name in exact or ["latency_ratio"]}
+    judged = {"accuracy", "log_loss"} & set(study.objectives)
+    return [known[name] for name in (*study.objectives, *(() if judged else ("accuracy",))) if name in known]
+
+
+def _enqueue_priors(
+    space: SearchSpace,
+    further: Mapping[SEConfig, str],
+    is_allowed: Callable[[SEConfig], bool],
+    optuna_study: SearchStudy,
+) -> dict[SEConfig, str]:
+    """Enqueue the known answers and further configurations, as far as they are new.
+
+    Returns:
+        Their names, and those of the paper's variants, which are marked where the search comes upon them.
+    """
+    names = {config: name for name, config in space.known_answers().items()}
+    names |= {config: name for config, name in further.items() if config not in names}
+    tried = tried_structures(optuna_study, space)
+    for config, name in names.items():
+        if not is_allowed(config):
+            say(f"{name} is left out: it exceeds --max-params.")
+        elif config.structure not in tried:
+            optuna_study.enqueue_trial(space.to_parameters(config))
+            tried.add(config.structure)
+    return {config: name for name, config in space.paper_variants().items()} | names
+
+
+def _line(number: int, measured: Mapping[str, Any], own: Iterable[str]) -> str:
+    name = f" ({measured['name']})" if "name" in measured else ""
+    predicted = " predicted" if measured["latency_stopped"] == PREDICTED else ""
+    interval = (measured[part] for part in ("accuracy", "accuracy_low", "accuracy_high"))
+    return (
+        f"trial {number}{name}: accuracy {percent_with_interval(*interval)}, "
+        f"parameters {percent(measured['parameter_overhead'], sign='+')}, latency ×{measured['latency_ratio']:.3f} "
+        f"[{measured['latency_low']:.3f}, {measured['latency_high']:.3f}]{predicted}"
+        + "".join(f", {one} {measured[one]:.4g}" for one in own if one in measured)
+    )
+
+
+def _count(optuna_study: SearchStudy, *states: TrialState) -> int:
+    return len(optuna_study.get_trials(deepcopy=False, states=states))

@@ -1,0 +1,1 @@
+"""Search spaces that travel with the package."""

@@ -1,0 +1,1 @@
+"""Studies that travel with the package."""

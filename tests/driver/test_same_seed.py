@@ -1,0 +1,56 @@
+"""One seed fixes everything but what is measured with a clock."""
+
+import pytest
+
+from se_search import load_run
+from se_search.driver.loop import run_search
+from se_search.study.files import load_study
+
+CLOCKED = [
+    "latency_ratio",
+    "latency_low",
+    "latency_high",
+    "latency_pairs",
+    "latency_stopped",
+    "latency_interruptions",
+    "seconds",
+    "tied_with",
+]
+
+
+def trials_of(tmp_path, name, budget=10, **settings):
+    study = load_study(
+        "digits",
+        backbone="test_resnet",
+        budget=budget,  # the sampler's model proposes from the ninth trial on
+        objectives=["accuracy", "parameter_overhead"],
+        latency={"limit": 0.05},
+        threads=1,
+        **settings,
+    )
+    run_search(study, tmp_path / name)
+    return load_run(tmp_path / name).trials.drop(columns=CLOCKED)
+
+
+@pytest.mark.parametrize(
+    "evaluator",
+    [
+        {"name": "supernet", "epochs": 2, "recalibration_images": 64},
+        pytest.param({"name": "finetune", "epochs": 1, "halving": 2, "mixup": 0.2}, marks=pytest.mark.slow),
+        pytest.param({"name": "scratch", "epochs": 2, "halving": 2, "ema_decay": 0.9}, marks=pytest.mark.slow),
+    ],
+    ids=lambda evaluator: evaluator["name"],
+)
+def test_two_runs_with_one_seed_give_the_same_trials_and_values(tmp_path, evaluator):
+    first = trials_of(tmp_path, "first", evaluator=evaluator)
+    second = trials_of(tmp_path, "second", evaluator=evaluator)
+    assert first.equals(second)
+    assert first["log_loss"].nunique() > 5
+
+
+def test_another_seed_gives_other_values(tmp_path):
+    evaluator = {"name": "supernet", "epochs": 1, "recalibration_images": 64}
+    first = trials_of(tmp_path, "first", budget=5, evaluator=evaluator)
+    other = trials_of(tmp_path, "other", budget=5, evaluator=evaluator, seed=1)
+    assert first["log_loss"].iloc[0] != other["log_loss"].iloc[0]
+    assert list(first["config_id"]) != list(other["config_id"])

@@ -1,0 +1,95 @@
+"""Proposals are new, allowed, and the same for the same seed."""
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from se_search import SEConfig
+from se_search.sampling.distinct import DistinctSampler, tried_structures
+from se_search.sampling.ehvi import EHVISampler
+from se_search.study.definitions import SpaceDefinition
+from se_search.study.files import load_space
+from se_search.study.space import SearchSpace
+
+SMALL = SearchSpace("resnet10t", SpaceDefinition(placement="stage", ratios=(16,), gates=("sigmoid",)))
+
+
+def parameters_of(config: SEConfig) -> int:
+    return sum(placed.parameters for placed in config.placed)
+
+
+def search(space, name="ehvi", seed=0, trials=1000, is_allowed=lambda config: True):
+    """Ask and tell until the trials are done or nothing is left; return what was proposed."""
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    exact = {1: lambda parameters: parameters_of(space.to_config(parameters))}
+    study.sampler = sampler = DistinctSampler(space, name, seed, is_allowed, exact, {})
+    proposed = []
+    while len(proposed) < trials and not sampler.is_exhausted(study):
+        trial = study.ask(dict(space.distributions))
+        config = space.to_config(trial.params)
+        proposed.append(config)
+        study.tell(trial, [len(config.placed) % 3, parameters_of(config)])
+    return proposed
+
+
+@pytest.mark.parametrize("name", ["ehvi", "tpe", "nsga2", "random"])
+def test_a_small_space_is_gone_through_without_a_repeat(name):
+    proposed = search(SMALL, name)
+    assert len(proposed) == 2**4
+    assert len(set(proposed)) == 2**4
+
+
+def test_the_same_network_under_another_ratio_is_not_proposed():
+    # With timm's rounding, 64 channels have 8 hidden units at r=8 and at r=16, the others two widths each.
+    space = SearchSpace("resnet10t", SpaceDefinition(placement="stage", ratios=(8, 16), gates=("sigmoid",)))
+    assert len(search(space)) == 2 * 3 * 3 * 3
+
+
+@pytest.mark.parametrize("name", ["ehvi", "tpe", "nsga2", "random"])
+def test_no_proposal_breaks_a_limit_and_all_that_keep_it_are_found(name):
+    limit = 20_000
+    proposed = search(SMALL, name, is_allowed=lambda config: parameters_of(config) <= limit)
+    possible = {SMALL.to_config(parameters) for parameters in SMALL.enumerate()}
+    assert set(proposed) == {config for config in possible if parameters_of(config) <= limit}
+    assert 0 < len(proposed) < len(possible)
+
+
+def test_the_seed_fixes_the_proposals():
+    space = SearchSpace("resnet18", load_space("blocks"))
+    first, again, other = (search(space, seed=seed, trials=25) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_a_killed_trial_is_proposed_again_and_a_failed_one_is_not():
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    points = list(SMALL.enumerate())
+    for parameters, attributes in ((points[1], {}), (points[2], {"error": "RuntimeError: out of memory"})):
+        trial = optuna.trial.create_trial(
+            state=TrialState.FAIL, params=parameters, distributions=dict(SMALL.distributions), user_attrs=attributes
+        )
+        study.add_trial(trial)
+    study.enqueue_trial(points[3])
+    tried = tried_structures(study, SMALL)
+    assert tried == {SMALL.to_config(points[number]).structure for number in (2, 3)}
+
+
+def test_a_waiting_trial_keeps_its_own_parameters():
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    study.sampler = DistinctSampler(SMALL, "tpe", 0, lambda config: True, {}, {})
+    wanted = list(SMALL.enumerate())[7]
+    study.enqueue_trial(wanted)
+    assert study.ask(dict(SMALL.distributions)).params == wanted
+
+
+def test_a_sampler_that_looks_for_a_new_configuration_itself_is_asked_once(monkeypatch):
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    exact = {1: lambda parameters: parameters_of(SMALL.to_config(parameters))}
+    study.sampler = DistinctSampler(SMALL, "ehvi", 0, lambda config: False, exact, {})
+    point = next(SMALL.enumerate())
+    distributions = dict(SMALL.distributions)
+    study.add_trial(optuna.trial.create_trial(values=[0.5, 0], params=point, distributions=distributions))
+    asked = []
+    sample = EHVISampler.sample_relative
+    monkeypatch.setattr(EHVISampler, "sample_relative", lambda *given: asked.append(1) or sample(*given))
+    study.ask(distributions)
+    assert len(asked) == 1
