@@ -26,8 +26,8 @@ from se_search.data.image_data import ImageData
 from se_search.data.load import load_data
 from se_search.files import write_text
 from se_search.statistics import Estimate, noise_ceiling, rank_agreement
-from se_search.study.definitions import SpaceDefinition
 from se_search.study.space import SearchSpace
+from se_search.study.space_definition import SpaceDefinition
 from se_search.training.evaluator import evaluate_network
 from se_search.training.protocols import no_progress
 from se_search.training.recipe import TrainingRecipe

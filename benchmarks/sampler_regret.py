@@ -48,9 +48,9 @@ from se_search.network.overhead import added_parameters, backbone_parameters
 from se_search.sampling.distinct import DistinctSampler
 from se_search.sampling.exact import exact_objectives
 from se_search.sampling.fronts import is_on_front
-from se_search.study.definitions import SpaceDefinition
 from se_search.study.files import load_space
 from se_search.study.space import SearchSpace
+from se_search.study.space_definition import SpaceDefinition
 
 Values = dict[str, tuple[float, ...]]
 """Objectives by configuration, all to be minimised."""

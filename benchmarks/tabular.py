@@ -27,8 +27,8 @@ from se_search.data.image_data import ImageData
 from se_search.data.load import load_data
 from se_search.files import write_text
 from se_search.network.overhead import added_parameters, backbone_parameters
-from se_search.study.definitions import SpaceDefinition
 from se_search.study.space import SearchSpace
+from se_search.study.space_definition import SpaceDefinition
 from se_search.training.evaluator import evaluate_network
 from se_search.training.recipe import TrainingRecipe
 from se_search.training.stand_alone import Scratch

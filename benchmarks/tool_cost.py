@@ -41,7 +41,8 @@ from se_search.files import write_text
 from se_search.network.overhead import added_parameters, backbone_parameters
 from se_search.progress import console
 from se_search.statistics import accuracy_estimate, mean_estimate
-from se_search.study.definitions import FROM_PYTHON, StudyDefinition
+from se_search.study.definitions import StudyDefinition
+from se_search.study.evaluator_definition import FROM_PYTHON
 from se_search.study.files import load_study
 from se_search.study.space import SearchSpace
 from se_search.training.evaluator import Evaluation

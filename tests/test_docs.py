@@ -30,7 +30,8 @@ from typer.main import get_command
 import se_search
 from se_search.cli import app
 from se_search.plugins import CONFIGURATIONS, EVALUATORS, EXPORTERS, SPACES
-from se_search.study.definitions import SpaceDefinition, StudyDefinition
+from se_search.study.definitions import StudyDefinition
+from se_search.study.space_definition import SpaceDefinition
 
 if sys.version_info >= (3, 11):
     import tomllib

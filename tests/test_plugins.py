@@ -20,8 +20,8 @@ from se_search.data.load import load_data
 from se_search.errors import ConfigurationError, DefinitionError, ExportError, RunFolderError
 from se_search.export.exporters import find_exporter
 from se_search.plugins import EXPORTERS, SPACES, find_plugin, find_plugins
-from se_search.study.definitions import SpaceDefinition
 from se_search.study.files import load_space
+from se_search.study.space_definition import SpaceDefinition
 from se_search.trials.evaluators import create_supernet, find_evaluator
 
 SPACE = {"description": "From a plugin.", "placement": "stage", "ratios": [4, 16], "gates": ["sigmoid"]}

@@ -10,7 +10,8 @@ from ..cluster.worker import WorkerOptions, run_worker
 from ..driver.loop import run_search
 from ..errors import DefinitionError
 from ..report.excitation_page import render_excitation
-from ..study.definitions import FROM_PYTHON, StudyDefinition
+from ..study.definitions import StudyDefinition
+from ..study.evaluator_definition import FROM_PYTHON
 from ..study.files import ListedSpace, list_spaces, load_study, shipped_names
 from ..study.objectives import OBJECTIVES
 from ..trials.evaluators import EvaluatorFactory

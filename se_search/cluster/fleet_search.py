@@ -9,7 +9,8 @@ from typing import Any
 
 from ..errors import DefinitionError, EvaluationError, RunFolderError
 from ..progress import say
-from ..study.definitions import FROM_PYTHON, StudyDefinition
+from ..study.definitions import StudyDefinition
+from ..study.evaluator_definition import FROM_PYTHON
 from ..time_limit import time_limit
 from ..trials.latency import StudyLatency
 from ..trials.notes import FOREIGN, note_unreadable

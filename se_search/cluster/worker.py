@@ -25,7 +25,8 @@ from ..errors import DataError, DefinitionError, RunFolderError
 from ..latency.meter import processor_name
 from ..network.config import SEConfig
 from ..progress import progress_bar, say
-from ..study.definitions import COMMAND_LINE, StudyDefinition, check_definition
+from ..study.checking import COMMAND_LINE, check_definition
+from ..study.definitions import StudyDefinition
 from ..study.files import parse_definition
 from ..study.space import SearchSpace
 from ..time_limit import time_limit

@@ -25,7 +25,8 @@ from ..errors import RunFolderError
 from ..network.backbones import network_options
 from ..network.config import SEConfig
 from ..progress import progress_bar
-from ..study.definitions import FROM_PYTHON, StudyDefinition
+from ..study.definitions import StudyDefinition
+from ..study.evaluator_definition import FROM_PYTHON
 from ..study.space import SearchSpace
 from ..time_limit import time_limit
 from ..training.distributed import take_part

@@ -9,15 +9,10 @@ from typing import Any, Literal
 from ..errors import DefinitionError, SeSearchError, did_you_mean
 from ..files import read_text
 from ..plugins import SPACES, Plugin, find_plugin, find_plugins
-from .definitions import (
-    COMMAND_LINE,
-    ConstraintsDefinition,
-    LatencyDefinition,
-    SpaceDefinition,
-    StudyDefinition,
-    check_definition,
-)
+from .checking import COMMAND_LINE, check_definition
+from .definitions import ConstraintsDefinition, LatencyDefinition, StudyDefinition
 from .safe_yaml import read_yaml
+from .space_definition import SpaceDefinition
 
 MOST_BYTES = 2**18
 """Size of the largest space or study file that is read."""

@@ -11,7 +11,7 @@ from ..errors import BackboneError, ConfigurationError
 from ..network.attention.se import hidden_channels
 from ..network.config import PlacedSE, SEConfig
 from ..network.sites import Site, default_position, find_sites
-from .definitions import SpaceDefinition
+from .space_definition import SpaceDefinition
 
 OFF = "none"
 """Choice of a stage's ratio that leaves the stage without SE."""

@@ -14,7 +14,8 @@ from ..devices import check_device
 from ..errors import DefinitionError, did_you_mean
 from ..plugins import EVALUATORS, find_plugin, find_plugins
 from ..progress import say
-from ..study.definitions import EvaluatorDefinition, StudyDefinition
+from ..study.definitions import StudyDefinition
+from ..study.evaluator_definition import EvaluatorDefinition
 from ..study.space import SearchSpace
 from ..training.distributed import use_own_device
 from ..training.evaluator import Evaluator

@@ -10,7 +10,7 @@ from own_evaluators import answer
 
 from se_search.driver.loop import run_search
 from se_search.latency.meter import LatencyMeter
-from se_search.study.definitions import FROM_PYTHON
+from se_search.study.evaluator_definition import FROM_PYTHON
 from se_search.study.files import load_study
 from se_search.study.space import SearchSpace
 from se_search.trials.folder import load_trials

@@ -24,8 +24,8 @@ from se_search.report.parallel import parallel_coordinates
 from se_search.report.scatter import quality_against_latency, quality_against_overhead
 from se_search.report.style import DARK
 from se_search.results.record import read_results
-from se_search.study.definitions import SpaceDefinition
 from se_search.study.space import SearchSpace
+from se_search.study.space_definition import SpaceDefinition
 
 NAMES = ["overhead", "latency", "objectives", "parallel", "hypervolume", "contributions", "heat_map"]
 HOSTILE = "<b>x</b><script>alert(1)</script>"

@@ -7,9 +7,9 @@ from optuna.trial import TrialState
 from se_search import SEConfig
 from se_search.sampling.distinct import DistinctSampler, tried_structures
 from se_search.sampling.ehvi import EHVISampler
-from se_search.study.definitions import SpaceDefinition
 from se_search.study.files import load_space
 from se_search.study.space import SearchSpace
+from se_search.study.space_definition import SpaceDefinition
 
 SMALL = SearchSpace("resnet10t", SpaceDefinition(placement="stage", ratios=(16,), gates=("sigmoid",)))
 

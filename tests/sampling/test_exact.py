@@ -9,9 +9,9 @@ from se_search.network.backbones import network_options
 from se_search.network.insertion import create_model_on_meta
 from se_search.network.overhead import count_flops, parameter_overhead
 from se_search.sampling.exact import exact_objectives
-from se_search.study.definitions import SpaceDefinition
 from se_search.study.files import load_space
 from se_search.study.space import SearchSpace
+from se_search.study.space_definition import SpaceDefinition
 
 SIZE = (3, 64, 64)
 THINNING = SpaceDefinition(placement="block", ratios=(4, 16), gates=("sigmoid", "tanh"), positions=("existing",))

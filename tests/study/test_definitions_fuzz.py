@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from se_search.errors import SeSearchError
-from se_search.study.definitions import SpaceDefinition, StudyDefinition
+from se_search.study.definitions import StudyDefinition
 from se_search.study.files import load_space, load_study
+from se_search.study.space_definition import SpaceDefinition
 
 SHIPPED = tuple(
     (folder, file.read_bytes())

@@ -6,9 +6,9 @@ import pytest
 
 from se_search import SEConfig, find_sites
 from se_search.errors import BackboneError, ConfigurationError
-from se_search.study.definitions import SpaceDefinition
 from se_search.study.files import load_space
 from se_search.study.space import SearchSpace
+from se_search.study.space_definition import SpaceDefinition
 
 
 def test_the_stage_space_has_as_many_configurations_as_it_must():

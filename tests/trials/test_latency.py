@@ -17,9 +17,9 @@ from se_search.latency.meter import LatencyMeter, Ratio
 from se_search.report.page import render_report
 from se_search.results.record import read_results
 from se_search.statistics import accuracy_estimate, mean_estimate
-from se_search.study.definitions import SpaceDefinition
 from se_search.study.files import load_space, load_study
 from se_search.study.space import SearchSpace
+from se_search.study.space_definition import SpaceDefinition
 from se_search.training.evaluator import Evaluation
 from se_search.trials.latency import LATENCY_MODEL_FILE, configurations_to_measure
 
