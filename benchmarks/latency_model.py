@@ -18,7 +18,8 @@ import torch
 from se_search import SEConfig, create_model
 from se_search.deployment.runtimes import RUNTIMES, Deployment
 from se_search.latency.additive import MeasuredLatency, fit_latency_model, measurements_to_json
-from se_search.latency.meter import LIMIT, TARGET, LatencyMeter, Ratio
+from se_search.latency.meter import LatencyMeter, Ratio
+from se_search.latency.stopping import LIMIT, TARGET
 from se_search.network.backbones import network_options
 from se_search.progress import progress_bar
 from se_search.statistics import Estimate, rank_agreement

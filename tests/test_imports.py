@@ -124,7 +124,7 @@ def test_the_order_names_every_part():
     assert parts == set(ORDER)
 
 
-@pytest.mark.parametrize("module", ["se_search", "se_search.cli"])
+@pytest.mark.parametrize("module", ["se_search", "se_search.cli", "se_search.study.files"])
 def test_importing_is_light(module):
     heavy = {"torch", "timm", "optuna", "pandas", "plotly", "sklearn"}
     code = f"import sys, {module}; print(' '.join(sys.modules))"

@@ -9,7 +9,8 @@ import pandas as pd
 from ..deployment.runtimes import Deployment, check
 from ..errors import ConfigurationError
 from ..files import read_text
-from ..latency.meter import LIMIT, TARGET, LatencyMeter, describe_conditions
+from ..latency.meter import LatencyMeter, describe_conditions
+from ..latency.stopping import LIMIT, TARGET
 from ..network.backbones import create_on_meta, default_input_size, network_options
 from ..network.config import SEConfig
 from ..network.insertion import create_model

@@ -10,7 +10,8 @@ from torch import nn
 
 from .. import __version__
 from ..errors import ExportError
-from ..network.attention.se import LAYOUTS, GateFromOne
+from ..network.attention.options import LAYOUTS
+from ..network.attention.se import GateFromOne
 from ..network.backbones import create_on_meta
 from ..network.config import SEConfig
 from ..network.insertion import attach, create_block

@@ -21,17 +21,12 @@ from ..errors import DefinitionError
 from ..memory import memory_told
 from ..statistics import rounds_needed, two_stage_mean
 from ..words import by, percent
+from .stopping import LIMIT, TARGET
 
 try:
     import resource
 except ImportError:  # there is none on Windows
     resource = None  # type: ignore[assignment]
-
-TARGET = 0.005
-"""Half-width of the interval at which a measurement stops, as a share of the ratio."""
-
-LIMIT = 5.0
-"""Seconds after which it stops."""
 
 BUSY = 60.0
 """Interruptions in a second above which a machine is called busy: a quiet one has up to 35, one busy core 200."""

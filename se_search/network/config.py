@@ -11,11 +11,9 @@ from typing import Any
 from timm.utils import natural_key
 
 from ..errors import ConfigurationError, did_you_mean
-from .attention.se import check_gate, check_ratio, check_start, hidden_channels
+from .attention.options import MOST_ROUNDING, check_gate, check_ratio, check_start
+from .attention.se import hidden_channels
 from .sites import Site, check_site, default_position, find_sites
-
-MOST_ROUNDING = 1024
-"""Largest multiple that hidden widths are rounded to; a larger one makes networks that no machine holds."""
 
 _MOST_CHARACTERS = 2**20
 

@@ -25,7 +25,7 @@ def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 class Definition(BaseModel):
     """Plain data that is checked, frozen, and has no keys but its fields."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
 MOST_PIXELS, MOST_IMAGES = 2**14, 2**20  # what is beyond is a slip, or meant to use up a machine

@@ -11,7 +11,7 @@ from pydantic import (
 )
 
 from ..errors import DefinitionError, did_you_mean
-from ..latency.meter import LIMIT, TARGET
+from ..latency.stopping import LIMIT, TARGET
 from .base import MOST_IMAGES, MOST_PIXELS, Definition, Listed, Threads, distinct
 from .evaluator_definition import EvaluatorDefinition
 from .objectives import OBJECTIVES, RESERVED, Direction
@@ -64,59 +64,63 @@ Share = Annotated[float | None, BeforeValidator(_share_or_none)]
 
 
 class ConstraintsDefinition(Definition):
-    """Limits; ``None`` is no limit.
-
-    Attributes:
-        max_params: Greatest parameter overhead, as a share of the backbone's parameters.
-        max_latency: Greatest latency ratio.
-    """
+    """Limits; ``None`` is no limit."""
 
     max_params: Share = None
+    """Greatest parameter overhead, as a share of the backbone's parameters."""
+
     max_latency: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Greatest latency ratio."""
 
 
 class SplitsDefinition(Definition):
-    """Names of the parts of a folder or dataset; what is not named is found or cut from the training images.
-
-    Attributes:
-        train: The part to train on.
-        validation: The part that the search compares configurations on.
-        test: The part kept for verification.
-    """
+    """Names of the parts of a folder or dataset; what is not named is found or cut from the training images."""
 
     train: str | None = None
+    """The part to train on."""
+
     validation: str | None = None
+    """The part that the search compares configurations on."""
+
     test: str | None = None
+    """The part kept for verification."""
 
 
 class LatencyDefinition(Definition):
-    """How latency is measured.
-
-    Attributes:
-        source: ``"measured"`` for each configuration, or by the additive ``"model"``, and measured on the front only.
-        runtime: What runs the networks.
-        optimized: Whether networks go through :func:`se_search.optimize_for_inference` first.
-        batch: Images in a forward pass.
-        size: Height and width of the images; the data's own by default.
-        threads: Threads of a CPU operation; the study's own by default.
-        dtype: Of weights and images.
-        memory_format: Of both.
-        cuda_graph: Whether a CUDA graph is replayed.
-        target: Half-width of the interval at which a measurement stops, as a share of the ratio.
-        limit: Seconds after which it stops.
-    """
+    """How latency is measured."""
 
     source: Literal["measured", "model"] = "measured"
+    """``"measured"`` for each configuration, or by the additive ``"model"``, and measured on the front only."""
+
     runtime: Literal["eager", "compile", "onnxruntime", "openvino"] = "eager"
+    """What runs the networks."""
+
     optimized: bool = False
+    """Whether networks go through :func:`se_search.optimize_for_inference` first."""
+
     batch: Annotated[int, Field(ge=1, le=MOST_IMAGES)] = 1
+    """Images in a forward pass."""
+
     size: Annotated[int, Field(ge=1, le=MOST_PIXELS)] | None = None
+    """Height and width of the images; the data's own by default."""
+
     threads: Threads | None = None
+    """Threads of a CPU operation; the study's own by default."""
+
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of weights and images."""
+
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    """Of both."""
+
     cuda_graph: bool = False
+    """Whether a CUDA graph is replayed."""
+
     target: Annotated[float, Field(gt=0, le=1)] = TARGET
+    """Half-width of the interval at which a measurement stops, as a share of the ratio."""
+
     limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] = LIMIT
+    """Seconds after which it stops."""
 
 
 def _device(value: str) -> str:
@@ -126,42 +130,35 @@ def _device(value: str) -> str:
 
 
 class StudyDefinition(Definition):
-    """How a space is searched.
-
-    Attributes:
-        description: One sentence for ``se-search studies``.
-        backbone: A timm architecture name.
-        data: Name of embedded data, folder of images, or name of a timm dataset.
-        data_root: Where a timm dataset is.
-        image_size: Height and width at which images of a folder or dataset are shown; the backbone's own by default.
-        splits: Names of the parts of such data.
-        data_workers: Processes that load images.
-        space: Name of a shipped space, path of a file, or the space itself.
-        custom_objectives: Directions of objectives that functions given from Python measure.
-        objectives: Two or three of :data:`OBJECTIVES` and of ``custom_objectives``, whose every one is among them.
-        sampler: ``"ehvi"`` (expected hypervolume improvement, :class:`~se_search.sampling.ehvi.EHVISampler`), or
-            Optuna's multi-objective ``"tpe"``, ``"nsga2"`` or ``"random"``.
-        priors: Which configurations are tried first: the ``"known"`` answers, or with ``"excitation"`` also those
-            without the SE blocks that idle in the trained supernet.
-        budget: Distinct configurations to complete.
-        trial_limit: Seconds after which a trial fails; none by default.
-        seed: Fixes the supernet, the sampler and the order of measurements.
-        device: A torch device: ``"cpu"``, ``"cuda"`` or ``"cuda:0"``.
-        threads: Threads of a CPU operation; PyTorch's own choice by default.
-        constraints: Limits on what a configuration may cost.
-        evaluator: How accuracy is estimated.
-        latency: How latency is measured.
-    """
+    """How a space is searched."""
 
     description: str = ""
+    """One sentence for ``se-search studies``."""
+
     backbone: str
+    """A timm architecture name."""
+
     data: str = "digits"
+    """Name of embedded data, folder of images, or name of a timm dataset."""
+
     data_root: str | None = None
+    """Where a timm dataset is."""
+
     image_size: Annotated[int, Field(ge=8, le=MOST_PIXELS)] | None = None
+    """Height and width at which images of a folder or dataset are shown; the backbone's own by default."""
+
     splits: SplitsDefinition = SplitsDefinition()
+    """Names of the parts of such data."""
+
     data_workers: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Processes that load images."""
+
     space: str | SpaceDefinition = "stages"
+    """Name of a shipped space, path of a file, or the space itself."""
+
     custom_objectives: dict[Annotated[str, AfterValidator(_objective_name)], Direction] = Field(default_factory=dict)
+    """Directions of objectives that functions given from Python measure."""
+
     objectives: Annotated[
         tuple[Annotated[str, AfterValidator(_objective)], ...],
         Listed,
@@ -169,16 +166,39 @@ class StudyDefinition(Definition):
         AfterValidator(distinct),
         AfterValidator(_all_custom_ones),
     ] = ("accuracy", "parameter_overhead", "latency_ratio")
+    """Two or three of :data:`OBJECTIVES` and of ``custom_objectives``, whose every one is among them."""
+
     sampler: Literal["ehvi", "tpe", "nsga2", "random"] = "ehvi"
+    """``"ehvi"`` (expected hypervolume improvement, :class:`~se_search.sampling.ehvi.EHVISampler`), or Optuna's
+    multi-objective ``"tpe"``, ``"nsga2"`` or ``"random"``."""
+
     priors: Literal["known", "excitation"] = "known"
+    """Which configurations are tried first: the ``"known"`` answers, or with ``"excitation"`` also those without the SE
+    blocks that idle in the trained supernet."""
+
     budget: Annotated[int, Field(ge=1)] = 50
+    """Distinct configurations to complete."""
+
     trial_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Seconds after which a trial fails; none by default."""
+
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Fixes the supernet, the sampler and the order of measurements."""
+
     device: Annotated[str, AfterValidator(_device)] = "cpu"
+    """A torch device: ``"cpu"``, ``"cuda"`` or ``"cuda:0"``."""
+
     threads: Threads | None = None
+    """Threads of a CPU operation; PyTorch's own choice by default."""
+
     constraints: ConstraintsDefinition = ConstraintsDefinition()
+    """Limits on what a configuration may cost."""
+
     evaluator: EvaluatorDefinition = EvaluatorDefinition()
+    """How accuracy is estimated."""
+
     latency: LatencyDefinition = LatencyDefinition()
+    """How latency is measured."""
 
     @property
     def directions(self) -> tuple[Direction, ...]:

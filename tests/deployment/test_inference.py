@@ -16,7 +16,8 @@ from se_search import PlacedSE, SEConfig, find_sites, insert, optimize_for_infer
 from se_search.deployment.graph import export_onnx
 from se_search.deployment.inference import GatedConv, PooledLinear
 from se_search.errors import ExportError
-from se_search.network.attention.se import GATES, create_se_block
+from se_search.network.attention.options import GATES
+from se_search.network.attention.se import create_se_block
 from se_search.network.backbones import default_input_size
 
 TOLERANCE = 1e-5

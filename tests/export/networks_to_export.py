@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from se_search import PlacedSE, SEConfig, create_model, find_sites
-from se_search.network.attention.se import GATES
+from se_search.network.attention.options import GATES
 from se_search.network.backbones import default_input_size
 
 

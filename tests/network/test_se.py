@@ -8,7 +8,8 @@ import torch
 from timm.layers import SEModule
 
 from se_search.errors import ConfigurationError
-from se_search.network.attention.se import GATES, LAYOUTS, ElasticSE, create_se_block, hidden_channels
+from se_search.network.attention.options import GATES, LAYOUTS
+from se_search.network.attention.se import ElasticSE, create_se_block, hidden_channels
 
 GATE_FUNCTIONS = {
     "sigmoid": lambda z: 1 / (1 + torch.exp(-z)),

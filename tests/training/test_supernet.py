@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from se_search import PlacedSE, SEConfig, create_model, find_sites
 from se_search.data.load import load_data
 from se_search.errors import EvaluationError, RunFolderError
-from se_search.network.attention.se import GATES, hidden_channels
+from se_search.network.attention.options import GATES
+from se_search.network.attention.se import hidden_channels
 from se_search.network.backbones import network_options
 from se_search.training import supernet as supernet_module
 from se_search.training.recipe import Training, TrainingRecipe
