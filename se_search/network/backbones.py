@@ -1,4 +1,4 @@
-"""timm's architectures by name: whether they exist, what they take, and how to create them without weights."""
+"""Look up timm architectures: validate names, create networks (also without weights), find input sizes."""
 
 import copy
 import functools
@@ -15,10 +15,10 @@ from .tracing import BATCH
 
 
 def check_backbone(backbone: str) -> str:
-    """Return ``backbone`` if timm knows an architecture of that name (with or without a pretrained tag).
+    """Return ``backbone`` if timm has an architecture of that name (with or without a pretrained tag).
 
     Raises:
-        BackboneError: If it does not; the message holds near names.
+        BackboneError: If it does not; the message suggests similar names.
     """
     if not isinstance(backbone, str) or not timm.is_model(backbone):
         near = did_you_mean(get_arch_name(str(backbone)), timm.list_models())
@@ -35,7 +35,7 @@ def create_backbone(backbone: str, pretrained: bool = False, **kwargs: Any) -> n
         **kwargs: Passed to ``timm.create_model``.
 
     Raises:
-        BackboneError: If timm does not know it or its tag, or cannot create it so.
+        BackboneError: If timm does not know the name or its tag, or cannot create the network with these arguments.
     """
     check_backbone(backbone)
     try:
@@ -45,13 +45,13 @@ def create_backbone(backbone: str, pretrained: bool = False, **kwargs: Any) -> n
 
 
 def create_on_meta(backbone: str, **kwargs: Any) -> nn.Module:
-    """As :func:`create_backbone` without memory for weights, in evaluation mode."""
+    """Create a backbone on the meta device, in evaluation mode."""
     with torch.device("meta"):
         return create_backbone(backbone, **kwargs).eval()
 
 
 def copy_on_meta(model: nn.Module) -> nn.Module:
-    """Copy a network without the memory of its weights, in float32 and evaluation mode."""
+    """Copy a network to the meta device, in float32 and evaluation mode."""
     memo: dict[int, torch.Tensor] = {}
     for parameter in model.parameters():
         memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
@@ -61,18 +61,18 @@ def copy_on_meta(model: nn.Module) -> nn.Module:
 
 
 def default_input_size(model: nn.Module) -> tuple[int, int, int]:
-    """Input size ``(channels, height, width)`` that ``model`` takes, or that timm recommends for it."""
+    """Return the input size ``(channels, height, width)`` that ``model`` requires or that timm recommends for it."""
     channels, height, width = get_model_input_config(model)["input_size"]
     return channels, height, width
 
 
 def network_options(backbone: str, input_size: tuple[int, int, int]) -> dict[str, Any]:
-    """Return what ``timm.create_model`` needs besides the name for a network that takes images of ``input_size``.
+    """Return the arguments with which ``timm.create_model`` gives a network for images of ``input_size``.
 
-    It is nothing for networks that take any size, and ``img_size`` for those that are built for one.
+    They are empty for networks that accept any size and contain ``img_size`` for networks with a fixed size.
 
     Raises:
-        BackboneError: If the network cannot take such images.
+        BackboneError: If the network does not accept such images.
     """
     return dict(_network_options(backbone, input_size))
 
@@ -88,6 +88,6 @@ def _network_options(backbone: str, input_size: tuple[int, int, int]) -> tuple[t
             return options
         except BackboneError:
             raise
-        except Exception as error:  # timm's networks raise many kinds for what they do not take
+        except Exception as error:  # timm's networks raise many exception types for inputs of a wrong size
             reason = reason or first_reason(error)
     raise BackboneError(f"backbone {backbone!r} cannot take images of {by(input_size)}: {reason}")

@@ -1,4 +1,4 @@
-"""Configurations that plugins bring."""
+"""Configurations provided by plugins."""
 
 from ..errors import ConfigurationError, did_you_mean
 from ..plugins import CONFIGURATIONS, find_plugin, find_plugins
@@ -6,21 +6,22 @@ from .config import SEConfig
 
 
 def configurations() -> dict[str, str]:
-    """Return the names of the configurations that plugins bring, each with its package."""
+    """Return the package of each configuration that plugins provide, by name."""
     return {plugin.name: plugin.package for plugin in find_plugins(CONFIGURATIONS)}
 
 
 def load_config(name: str) -> SEConfig:
-    """Return a configuration that a plugin brings.
+    """Return a configuration that a plugin provides.
 
     Raises:
-        ConfigurationError: If there is none of that name or it cannot be used.
+        ConfigurationError: If no plugin provides that name, or its object is not an ``SEConfig``.
     """
     plugin = find_plugin(CONFIGURATIONS, name)
     if plugin is None:
         known = configurations()
         raise ConfigurationError(
-            f"configuration {name!r} is unknown: plugins bring {', '.join(known) or 'none'}{did_you_mean(name, known)}"
+            f"configuration {name!r} is unknown: plugins provide {', '.join(known) or 'none'}"
+            f"{did_you_mean(name, known)}"
         )
     config = plugin.content()
     if not isinstance(config, SEConfig):

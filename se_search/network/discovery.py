@@ -1,4 +1,4 @@
-"""From a traced network to the places where an SE block can stand in it."""
+"""Find the places for SE blocks in a traced network."""
 
 import math
 from collections import Counter
@@ -11,7 +11,7 @@ from torch import nn
 from .tracing import BATCH, ELEMENTWISE, SLICES, Addition, Call, EmptySlot, Node, Operation, Trace
 
 POSITIONS = ("standard", "pre", "post", "identity", "3x3", "existing")
-"""The paper's positions (section 6.5 of the journal version), and ``existing``: where the backbone has attention."""
+"""The paper's positions (section 6.5 of the journal version), and ``existing`` for the backbone's own attention."""
 
 ATTENTION = frozenset(
     {
@@ -25,7 +25,7 @@ ATTENTION = frozenset(
         "GlobalContext",
     }
 )
-"""timm's classes of channel attention that only scale their input, or add to it, so that they can be taken out."""
+"""timm's channel attention classes that only scale their input or add to it, and so can be removed."""
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _ACTIVATIONS = (nn.ReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.ReLU6, nn.LeakyReLU)
@@ -34,14 +34,14 @@ _LAYOUTS = {(4, 1): "NCHW", (4, 3): "NHWC", (3, 2): "NLC", (3, 1): "NCL"}
 
 @dataclass(frozen=True)
 class Place:
-    """How a site is reached in the network.
+    """Where in the network the SE block of a site is attached.
 
     Attributes:
-        host: Name of a module, or of the slot.
-        side: ``"slot"``: the SE block becomes ``host``; ``"output"`` or ``"input"``: it scales what ``host`` returns or
-            is given first; ``"existing"``: ``host`` is the attention that stands there.
-        parameters: Number of parameters of what stands there in the backbone.
-        weights: The same without biases: 2·C·h for an SE block with hidden width h, which is 2C²/r for r = C/h.
+        host: Name of a module or of an empty slot.
+        side: ``"slot"``: the SE block becomes ``host``. ``"output"`` or ``"input"``: it scales the output or the first
+            input of ``host``. ``"existing"``: ``host`` is the backbone's own attention.
+        parameters: Parameters of the backbone's own attention.
+        weights: The same without biases: 2·C·h for an SE block of hidden width h, or 2C²/r for r = C/h.
     """
 
     host: str
@@ -52,17 +52,17 @@ class Place:
 
 @dataclass(frozen=True)
 class Found:
-    """A place for an SE block, or the reason why there is none.
+    """A candidate site: its place, or the reason why it has none.
 
     Attributes:
-        order: Where it stands in forward order.
-        size: Width and number of pixels of the block's stream.
+        order: Sort key in forward order.
+        size: Channels and number of pixels of the block's stream.
         block: Name of the block.
         position: One of :data:`POSITIONS`.
-        channels: Channels that an SE block would scale.
-        layout: Order of the dimensions there.
-        place: How it is reached; otherwise
-        reason: why no SE block can stand there.
+        channels: Channels that the SE block scales.
+        layout: Order of the dimensions.
+        place: Where the SE block is attached; ``None`` if it cannot be.
+        reason: Why there is no place; empty if there is one.
     """
 
     order: tuple[int, int]
@@ -77,7 +77,7 @@ class Found:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A place with the shape of the tensor there and the dimension of its channels."""
+    """A place with the shape and the channel dimension of its tensor."""
 
     place: Place
     shape: tuple[int, ...]
@@ -85,7 +85,7 @@ class _Tensor:
 
 
 def discover(trace: Trace) -> list[Found]:
-    """Return all places in forward order: at residual additions, at attention, or else at repeated units."""
+    """Return all candidates in forward order: residual additions and attention, or repeated units if neither exists."""
     found = [*_residual_places(trace), *_existing_places(trace)]
     if not any(one.place for one in found):
         found += _unit_places(trace)
@@ -95,15 +95,17 @@ def discover(trace: Trace) -> list[Found]:
         if one.place:
             key = one.position, one.place.side, one.place.host
             if key in taken:
-                found[index] = replace(one, place=None, reason=f"{one.place.host} serves another block")
+                found[index] = replace(one, place=None, reason=f"{one.place.host} is used by another block")
             taken.add(key)
     return found
 
 
 def name_blocks(trace: Trace) -> list[str]:
-    """Name the block of each addition: its module, or where that has several, the module that the branch ends in.
+    """Name the block of each addition.
 
-    Where several branches end in one module, they are told apart as in ``"blocks.0.mlp"`` and ``"blocks.0.mlp#2"``.
+    The name is that of the module whose forward contains the addition. If it contains several, the name is that of the
+    module in which the branch ends. Branches that end in one module are numbered: ``"blocks.0.mlp"`` and
+    ``"blocks.0.mlp#2"``.
     """
     several = Counter(id(addition.frame) for addition in trace.additions)
     names: list[str] = []
@@ -119,7 +121,7 @@ def name_blocks(trace: Trace) -> list[str]:
 
 
 def stream_of(trace: Trace, addition: Addition) -> tuple[int, str] | None:
-    """Return channels and layout of the stream at an addition; ``None`` if they cannot be told."""
+    """Return channels and layout of the stream at an addition; ``None`` if the layout is unknown."""
     shape, axis = trace.shapes[addition.result[0]], _stream_axis(trace, addition)
     layout = None if axis is None else _LAYOUTS.get((len(shape), axis))
     return None if axis is None or layout is None else (shape[axis], layout)
@@ -137,12 +139,12 @@ def _residual_places(trace: Trace) -> Iterator[Found]:
         size = channels, math.prod(shape[1:]) // max(channels, 1)
         reached: dict[str, _Tensor | str] = {}
         if axis is None:
-            reached = dict.fromkeys(POSITIONS[:-1], "which dimension holds the channels cannot be told")
+            reached = dict.fromkeys(POSITIONS[:-1], "the channel dimension is unknown")
         elif trace.runs[frame.name] != 1:
-            reached = dict.fromkeys(POSITIONS[:-1], f"{frame.name} runs {trace.runs[frame.name]} times in one forward")
+            reached = dict.fromkeys(POSITIONS[:-1], f"{frame.name} runs {trace.runs[frame.name]} times per forward")
         else:
             attention = next((name for name in occupied if _is_behind(name, addition.calls)), None)
-            reached["standard"] = f"{attention} stands on the branch" if attention else _standard(trace, addition, axis)
+            reached["standard"] = f"{attention} is on the branch" if attention else _standard(trace, addition, axis)
             reached["pre"] = _pre(trace, addition, axis)
             if last[id(frame)] is addition:
                 reached["post"] = _post(trace, addition, axis)
@@ -155,15 +157,15 @@ def _residual_places(trace: Trace) -> Iterator[Found]:
                 continue
             layout = _LAYOUTS.get((len(there.shape), there.axis))
             if layout is None:
-                yield Found(order, size, name, position, reason=f"a tensor of {len(there.shape)} dimensions is there")
+                yield Found(order, size, name, position, reason=f"its tensor has {len(there.shape)} dimensions")
             elif there.shape[0] != BATCH:
-                yield Found(order, size, name, position, reason="images are cut into parts or mixed there")
+                yield Found(order, size, name, position, reason="images are split or mixed there")
             else:
                 yield Found(order, size, name, position, there.shape[there.axis], layout, there.place)
 
 
 def _stream_axis(trace: Trace, addition: Addition) -> int | None:
-    """Dimension of the channels in a sum: as layers around it read and write it, or the odd one out of three."""
+    """Return the channel dimension of a sum, from adjacent layers or as the one that differs from height and width."""
     shape = trace.shapes[addition.result[0]]
     for node in (addition.result, addition.shortcut, addition.branch):
         if node[0] in trace.channel_axis:
@@ -179,10 +181,10 @@ def _stream_axis(trace: Trace, addition: Addition) -> int | None:
 
 
 def _standard(trace: Trace, addition: Addition, axis: int) -> _Tensor | str:
-    """The module that the branch ends in: an empty slot, or the last one that is more than a dropped or scaled path.
+    """Find the module in which the branch ends: an empty slot, or the last one that does more than drop or scale.
 
-    Between it and the addition only dimensions are moved, all channels are scaled, or channels are left out, and
-    nothing else reads the branch.
+    Between it and the addition, operations only permute dimensions, scale all channels or drop channels, and nothing
+    else reads the branch.
     """
     candidates: list[tuple[Call, int]] = []
     frame, node = addition.frame, addition.branch
@@ -190,7 +192,7 @@ def _standard(trace: Trace, addition: Addition, axis: int) -> _Tensor | str:
     while node not in frame.streams:
         readers = trace.readers.get(node[:2], [])
         if len(readers) > 1 and not all(step.name in SLICES for step in readers):
-            return "something else reads the branch"
+            return "the branch has another reader"
         origin = frame.origins.get(node)
         if isinstance(origin, Call):
             shape = trace.shapes[node[0]]
@@ -207,15 +209,15 @@ def _standard(trace: Trace, addition: Addition, axis: int) -> _Tensor | str:
     for call, channel_axis in candidates:
         if isinstance(trace.modules[call.name], EmptySlot) and trace.runs[call.name] == 1:
             return _Tensor(Place(call.name, "slot"), trace.shapes[call.output[0]], channel_axis)
-    # The branch itself first. Batch norms are replaced where they are frozen or synchronised, and a dropped or scaled
-    # path is scaled before it is dropped.
+    # Prefer the branch's own module. Batch norms come last: freezing or synchronising replaces them. For drop path and
+    # layer scale, the SE block scales their input.
     for call, channel_axis in sorted(candidates, key=lambda one: _preference(trace, one[0])):
         inner = not trace.passes_on(call)
         host = _output_host(trace, call.name) if inner else _input_host(trace, call.name)
         if host is not None:
             place = Place(host, "output" if inner else "input")
             return _Tensor(place, trace.shapes[call.output[0]], channel_axis)
-    return "no module that runs once returns the branch"
+    return "no module that runs exactly once returns the branch"
 
 
 def _preference(trace: Trace, call: Call) -> int:
@@ -226,12 +228,12 @@ def _preference(trace: Trace, call: Call) -> int:
 
 
 def _is_replaced(trace: Trace, name: str) -> bool:
-    """Whether PyTorch and timm put another module in its place to freeze or to synchronise statistics."""
+    """Whether PyTorch or timm replaces the module to freeze or synchronise its statistics."""
     return isinstance(trace.modules[name], nn.modules.batchnorm._BatchNorm)
 
 
 def _before(trace: Trace, node: Node, origin: Operation | None, axis: int) -> tuple[Node, int] | None:
-    """Follow the branch through one operation; ``None`` where a scale for each channel could not move across it."""
+    """Follow the branch back through one operation; ``None`` if that does not commute with a scale per channel."""
     if origin is None or not origin.inputs:
         return None
     if origin.order is not None:
@@ -248,7 +250,7 @@ def _before(trace: Trace, node: Node, origin: Operation | None, axis: int) -> tu
 
 
 def _pre(trace: Trace, addition: Addition, axis: int) -> _Tensor | str:
-    """The one module that reads the stream for the branch, and for nothing else."""
+    """Find the only module through which the branch reads the stream, if the shortcut does not use it."""
     frame = addition.frame
     streams = set(frame.streams)
     for node, origin in frame.origins.items():
@@ -259,13 +261,13 @@ def _pre(trace: Trace, addition: Addition, axis: int) -> _Tensor | str:
         return f"{len(readers)} modules of the branch read the stream"
     ((name, call),) = readers.items()
     if call in addition.skipped:
-        return f"the shortcut reads what {name} returns"
+        return f"the shortcut also uses the output of {name}"
     if trace.leads_around(streams, addition.branch, lambda _, step: _is_inside(step.within, name)):
-        return "the branch reads the stream outside of modules"
+        return "the branch also reads the stream outside that module"
     identity = call.inputs[0][0]
     shape = trace.shapes[identity]
     if len(shape) != len(trace.shapes[addition.result[0]]):
-        return "the branch reads a tensor of another form than the sum"
+        return "the branch's input has another number of dimensions than the sum"
     host = _input_host(trace, name)
     if host is None:
         return f"{name} runs more than once or is merged for inference"
@@ -277,13 +279,13 @@ def _post(trace: Trace, addition: Addition, axis: int) -> _Tensor | str:
     if frame.output is None:
         return "the block returns more than one tensor"
     if not frame.name or _output_host(trace, frame.name) != frame.name:
-        return "the block is no module of its own"
+        return "no module returns the block's output"
     before, shape = trace.shapes[addition.result[0]], trace.shapes[frame.output[0]]
     if shape == before:
         return _Tensor(Place(frame.name, "output"), shape, axis)
     if math.prod(shape) == math.prod(before) and len(shape) in (3, 4) and shape[-1] == before[axis] == before[-1]:
         return _Tensor(Place(frame.name, "output"), shape, len(shape) - 1)
-    return "the block returns a tensor of another form than the sum"
+    return "the block's output has another shape than the sum"
 
 
 def _identity(trace: Trace, addition: Addition, axis: int) -> _Tensor | str:
@@ -295,7 +297,7 @@ def _identity(trace: Trace, addition: Addition, axis: int) -> _Tensor | str:
             return _Tensor(Place(call.name, "slot"), shape, axis)
         if host := _output_host(trace, call.name):
             return _Tensor(Place(host, "output"), shape, axis)
-    return "no module that runs once stands on the shortcut"
+    return "the shortcut has no module that runs exactly once"
 
 
 def _spatial(trace: Trace, addition: Addition) -> _Tensor | str:
@@ -314,7 +316,7 @@ def _spatial(trace: Trace, addition: Addition) -> _Tensor | str:
             if _output_host(trace, call.name) is None:
                 return f"{call.name} runs more than once or is merged for inference"
             return _Tensor(Place(call.name, "output"), trace.shapes[call.output[0]], 1)
-    return "the branch also leads around each of its spatial convolutions"
+    return "the branch has a path around each of its spatial convolutions"
 
 
 def _is_behind(name: str, calls: list[Call]) -> bool:
@@ -334,14 +336,14 @@ def _existing_places(trace: Trace) -> Iterator[Found]:
         block = around[name] if around[name] and shared[around[name]] == 1 else name
         if trace.runs[name] != 1 or name not in outputs:
             order = trace.ends.get(name, len(trace.ends)), 0
-            yield Found(order, (0, 0), block, "existing", reason=f"it runs {trace.runs[name]} times in one forward")
+            yield Found(order, (0, 0), block, "existing", reason=f"it runs {trace.runs[name]} times per forward")
             continue
         shape = trace.shapes[outputs[name].output[0]]
         stream = trace.shapes[outputs[around[name] or name].output[0]]
         axis = 3 if type(trace.modules[name]).__name__ == "SqueezeExciteCl" else 1
         order = trace.ends[around[name] or name], 0
         if len(shape) != 4 or len(stream) != 4:
-            reason = f"a tensor of {min(len(shape), len(stream))} dimensions is there"
+            reason = f"its tensor has {min(len(shape), len(stream))} dimensions"
             yield Found(order, (0, 0), block, "existing", reason=reason)
             continue
         size = stream[axis], math.prod(stream[1:]) // stream[axis]
@@ -352,7 +354,7 @@ def _existing_places(trace: Trace) -> Iterator[Found]:
 
 
 def _block_around(trace: Trace, name: str) -> str:
-    """The innermost module around ``name`` that is no container and returns one tensor; empty if there is none."""
+    """Return the innermost module around ``name`` that returns one tensor and is no container; ``""`` if none does."""
     block = name.rpartition(".")[0]
     while block and (block not in trace.returned_one or isinstance(trace.modules[block], _CONTAINERS)):
         block = block.rpartition(".")[0]
@@ -365,10 +367,10 @@ def _is_attention(trace: Trace, name: str) -> bool:
 
 
 def _unit_places(trace: Trace) -> Iterator[Found]:
-    """Places at the outputs of repeated units, for networks without residual branches.
+    """Yield the outputs of repeated units as places, for networks without residual branches.
 
-    A unit is the innermost module that holds two convolutions or more and whose class occurs twice or more; in networks
-    of single layers it is an activation after a convolution.
+    A unit is an innermost module with at least two convolutions whose class occurs at least twice. Networks without
+    such modules use the activations after convolutions.
     """
     outputs = {
         call.name: call
@@ -396,21 +398,21 @@ def _unit_places(trace: Trace) -> Iterator[Found]:
 
 
 def _output_host(trace: Trace, name: str) -> str | None:
-    """The module whose output hook serves ``name``; ``None`` if there is none."""
+    """Return the module whose output hook sees the output of ``name``; ``None`` if there is none."""
     host = _inner(trace, name, last=True)
     return host if host in trace.returned_one else None
 
 
 def _input_host(trace: Trace, name: str) -> str | None:
-    """The module whose input hook serves ``name``; ``None`` if there is none."""
+    """Return the module whose input hook sees the input of ``name``; ``None`` if there is none."""
     host = _inner(trace, name, last=False)
     return None if host in trace.named_inputs else host
 
 
 def _inner(trace: Trace, name: str, last: bool) -> str | None:
-    """The module that runs whenever ``name`` does, once in a forward pass, and stays when timm merges layers.
+    """Return a module that runs exactly once, whenever ``name`` does, and that timm does not merge; else ``None``.
 
-    timm runs the children of containers one by one in places, so their first or last child serves.
+    Of a container this is the first or last child, because timm sometimes calls the children one by one.
     """
     module = trace.modules[name]
     while isinstance(module, _CONTAINERS):

@@ -1,4 +1,4 @@
-"""The cost tables of the SENet paper (Hu et al., journal version, arXiv:1709.01507v4), and the same counted here."""
+"""Compare the cost tables of the SENet paper (Hu et al., journal version, arXiv:1709.01507v4) with counts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ _MILLION, _GIGA = 1e6, 1e9
 
 @dataclass(frozen=True)
 class PaperFigure:
-    """What the paper publishes about one network.
+    """One network in a table of the paper.
 
     Attributes:
-        table: What its table compares.
+        table: The property that the table compares.
         name: The paper's name for the network.
-        config: The same network here.
-        millions: Parameters in millions, with one digit after the point.
-        giga_flops: Multiply-additions of one image in thousand millions, with two digits after the point or three.
+        config: The equivalent configuration.
+        millions: Parameters in millions, to one decimal place.
+        giga_flops: Multiply-additions per image in 10⁹, to two or three decimal places.
     """
 
     table: str
@@ -31,13 +31,13 @@ class PaperFigure:
 
 @dataclass(frozen=True)
 class CountedFigure:
-    """The same as :class:`PaperFigure`, counted.
+    """Counted costs of a network in the paper.
 
     Attributes:
-        figure: What the paper publishes.
-        formula: Parameters in millions: the backbone's and Σ 2C²/r.
-        counted: Parameters of the network in millions, biases and rounding as timm has them.
-        giga_flops: Multiply-additions of one image at the network's own resolution in thousand millions.
+        figure: The published costs.
+        formula: Parameters in millions: the backbone's plus Σ 2C²/r.
+        counted: Parameters of the network in millions, with timm's biases and rounding.
+        giga_flops: Multiply-additions per image in 10⁹, at the network's default resolution.
     """
 
     figure: PaperFigure
@@ -47,10 +47,7 @@ class CountedFigure:
 
 
 def published_figures() -> Iterator[PaperFigure]:
-    """Yield the figures of the paper's tables whose networks timm has.
-
-    BN-Inception and ShuffleNet are in the paper and not in timm.
-    """
+    """Yield the networks of the paper's tables that timm has; it lacks BN-Inception and ShuffleNet."""
     resnet50 = SEConfig("resnet50")
     table = "reduction ratio"
     yield PaperFigure(table, "ResNet-50", resnet50, 25.6, 3.86)
@@ -83,7 +80,7 @@ def published_figures() -> Iterator[PaperFigure]:
 
 
 def count_figure(figure: PaperFigure) -> CountedFigure:
-    """Count what a published figure is about, on the network."""
+    """Count parameters and FLOPs of a published network."""
     overhead = parameter_overhead(figure.config)
     model = create_model_on_meta(figure.config)
     return CountedFigure(

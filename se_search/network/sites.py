@@ -1,4 +1,4 @@
-"""Where SE blocks can stand in a backbone, found by tracing the network itself."""
+"""Sites for SE blocks in a backbone, found by tracing."""
 
 import functools
 from collections import Counter
@@ -17,25 +17,25 @@ from .discovery import POSITIONS, Found, Place, discover, name_blocks, stream_of
 from .tracing import EmptySlot, Trace
 
 _BRANCH_SLOT, _SHORTCUT_SLOT = "se", "downsample"
-"""Attributes in which timm's blocks keep an optional layer, ``None`` without one."""
+"""Attributes of timm's blocks for an optional layer; ``None`` if the block has none."""
 
 _DEFAULT_POSITIONS = ("existing", "standard", "post", "pre", "identity", "3x3")
 
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """One place where an SE block can stand.
+    """A place for one SE block.
 
     Attributes:
-        block: Name of the block in the backbone, such as ``"layer2.0"``; where a block has several residual branches,
-            of the module that the branch ends in, such as ``"blocks.0.attn"``.
-        stage: Number of its stage as in the SENet paper: the stem is 1, resnet50's ``layer1`` is 2.
+        block: Name of the block in the backbone, such as ``"layer2.0"``. For a block with several residual branches,
+            name of the module in which the branch ends, such as ``"blocks.0.attn"``.
+        stage: Number of the stage as in the SENet paper: the stem is 1, resnet50's ``layer1`` is 2.
         position: One of :data:`se_search.network.discovery.POSITIONS`.
         channels: Channels that the SE block scales.
         layout: Order of the dimensions: ``"NCHW"``, ``"NHWC"`` or, for tokens, ``"NLC"`` or ``"NCL"``.
 
     Raises:
-        ConfigurationError: If a value is of another kind.
+        ConfigurationError: If a value has the wrong type or is out of range.
     """
 
     block: str
@@ -48,23 +48,21 @@ class Site:
         for name in ("block", "position", "layout"):
             value = getattr(self, name)
             if not isinstance(value, str):
-                raise ConfigurationError(f"{name} {value!r} of a site is not possible: it must be a string")
+                raise ConfigurationError(f"{name} {value!r} of a site is invalid: it must be a string")
         for name in ("stage", "channels"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigurationError(
-                    f"{name} {value!r} of a site is not possible: it must be an integer of at least 1"
-                )
+                raise ConfigurationError(f"{name} {value!r} of a site is invalid: it must be an integer of at least 1")
 
 
 @dataclass(frozen=True)
 class SkippedSite:
-    """A place at which no SE block can stand.
+    """A candidate site that cannot carry an SE block.
 
     Attributes:
         block: As :attr:`Site.block`.
         position: As :attr:`Site.position`.
-        reason: Why not, in a few words.
+        reason: Short explanation.
     """
 
     block: str
@@ -74,12 +72,12 @@ class SkippedSite:
 
 @dataclass(frozen=True)
 class ResidualAddition:
-    """An addition that joins a branch to the stream of a block.
+    """A residual addition of a backbone.
 
     Attributes:
         block: As :attr:`Site.block`.
-        channels: Channels of the stream; 0 where they cannot be told.
-        layout: Order of its dimensions, as :attr:`Site.layout`; empty where it cannot be told.
+        channels: Channels of the stream; 0 if unknown.
+        layout: Order of its dimensions, as :attr:`Site.layout`; empty if unknown.
     """
 
     block: str
@@ -89,11 +87,11 @@ class ResidualAddition:
 
 @dataclass(frozen=True)
 class Discovery:
-    """What tracing a backbone has found, everything in forward order.
+    """Result of tracing a backbone, in forward order.
 
     Attributes:
-        places: Sites, with the way to reach each.
-        skipped: Places that are no sites, with the reason.
+        places: Sites and where their SE blocks are attached.
+        skipped: Candidates that are not sites, with the reason.
         additions: Residual additions.
     """
 
@@ -105,21 +103,21 @@ class Discovery:
 def find_sites(
     backbone: str | nn.Module, input_size: tuple[int, int, int] | None = None, position: str | None = None
 ) -> tuple[Site, ...]:
-    """Find the sites of a backbone, all positions of a block together, in forward order.
+    """Find the sites of a backbone in forward order, with all positions of a block together.
 
-    One forward pass on the meta device is traced. A residual addition joins a branch to a block's stream: its input, or
-    the sum of an earlier addition, as it came or through one projection. Networks without any get a site ``post`` at
-    each repeated unit. Stages are the blocks of one output resolution, numbered in forward order; where a resolution
-    has blocks of several widths, two blocks or more of each on average, each width is a stage.
+    The function traces one forward pass on the meta device. A residual addition joins a branch to a block's stream: its
+    input or the sum of an earlier addition, unchanged or through one projection. Networks without residual additions
+    get a ``post`` site at each repeated unit. A stage holds the blocks of one output resolution; stages are numbered in
+    forward order. If a resolution has several widths, with at least two blocks each on average, each width is a stage.
 
     Args:
-        backbone: A timm architecture name, or a model (which stays as it is).
-        input_size: ``(channels, height, width)`` to trace with; timm's own size by default.
+        backbone: A timm architecture name, or a model, which stays unchanged.
+        input_size: ``(channels, height, width)`` for the trace; timm's input size by default.
         position: Return the sites of this position only, one of :data:`se_search.network.discovery.POSITIONS`.
 
     Raises:
-        BackboneError: If the name is unknown, the network cannot be traced, or it has no place at all.
-        ConfigurationError: If the position is unknown. For one that the backbone does not offer nothing is returned.
+        BackboneError: If the name is unknown, or the network cannot be traced or has no site.
+        ConfigurationError: If the position is unknown. A known one that the backbone lacks gives an empty tuple.
     """
     if position is not None:
         check_position(position)
@@ -130,7 +128,7 @@ def check_position(position: str) -> str:
     """Return ``position`` if it is one of :data:`se_search.network.discovery.POSITIONS`.
 
     Raises:
-        ConfigurationError: If it is anything else.
+        ConfigurationError: If it is not.
     """
     if position not in POSITIONS:
         raise ConfigurationError(
@@ -140,22 +138,22 @@ def check_position(position: str) -> str:
 
 
 def check_site(site: Site, backbone: str, known: Container[Site]) -> None:
-    """Check that a site is one of a backbone's.
+    """Check that a backbone has a site.
 
     Args:
         site: The site.
         backbone: A timm architecture name.
-        known: Its sites.
+        known: The backbone's sites.
 
     Raises:
-        ConfigurationError: If it is not among them.
+        ConfigurationError: If the site is not among them.
     """
     if site not in known:
         raise ConfigurationError(f"{site} is not a site of {backbone}: `find_sites` lists them")
 
 
 def default_position(backbone: str) -> str:
-    """Return ``existing`` for a backbone with attention, ``standard`` for others with residual branches, else ``post``.
+    """Return ``existing`` if the backbone has attention, else ``standard`` if it has residual branches, else ``post``.
 
     Raises:
         BackboneError: As :func:`find_sites`.
@@ -165,7 +163,7 @@ def default_position(backbone: str) -> str:
 
 
 def find_places(backbone: str | nn.Module, input_size: tuple[int, int, int] | None = None) -> dict[Site, Place]:
-    """Find sites as :func:`find_sites` does, with the way to reach each.
+    """Find sites as :func:`find_sites` does, and where their SE blocks are attached.
 
     Raises:
         BackboneError: As :func:`find_sites`.
@@ -175,18 +173,18 @@ def find_places(backbone: str | nn.Module, input_size: tuple[int, int, int] | No
     if not places:
         raise BackboneError(
             f"backbone {name!r} has no site for an SE block: it has neither a residual branch nor a repeated unit "
-            "whose channels can be told"
+            "with a known channel dimension"
         )
     return places
 
 
 def find_places_once(model: nn.Module, backbone: str, arguments: Mapping[str, Any]) -> dict[Site, Place]:
-    """Find sites as :func:`find_places` does, once in a process for each architecture and its arguments.
+    """Cached :func:`find_places`: traces each combination of architecture and arguments once per process.
 
     Args:
         model: A bare network.
         backbone: Its architecture.
-        arguments: What it was created with besides.
+        arguments: Its other arguments for ``timm.create_model``.
     """
     if not all(isinstance(value, _PLAIN) for value in arguments.values()):
         return find_places(model)
@@ -201,7 +199,7 @@ _places_of_created: dict[tuple[Any, ...], dict[Site, Place]] = {}
 
 
 def trace_backbone(backbone: str | nn.Module, input_size: tuple[int, int, int] | None = None) -> Discovery:
-    """Trace a backbone and return all that is found; what a name leads to is kept for the rest of the process.
+    """Trace a backbone; results for names are cached.
 
     Raises:
         BackboneError: If the name is unknown or the network cannot be traced.
@@ -235,18 +233,18 @@ def _discover(model: nn.Module, input_size: tuple[int, int, int] | None, name: s
 
 
 def _merge(model: nn.Module) -> set[str]:
-    """Merge layers as timm does for inference, in place, and return the names of the modules that went."""
+    """Merge layers in place as timm does for inference, and return the names of the modules that this removes."""
     before = dict(model.named_modules())
     try:
         with torch.device("meta"), torch.no_grad():
             after = dict(reparameterize_model(model, inplace=True).named_modules())
-    except Exception:  # a network of the user's own may have a method of timm's name that does something else
+    except Exception:  # a user's own network may have an unrelated method with the name that timm calls
         return set(before)
     return {name for name, module in before.items() if after.get(name) is not module}
 
 
 def _number_stages(found: Iterable[Found]) -> dict[str, int]:
-    """Return the stage of each block, numbered from 2."""
+    """Return the stage number of each block; the first is 2."""
     size_of: dict[str, tuple[int, int]] = {}
     for one in found:
         size_of.setdefault(one.block, one.size)
@@ -264,7 +262,7 @@ def _trace(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Tra
     _fill(model, _BRANCH_SLOT)
     try:
         trace = _run(model, input_size)
-    except Exception as error:  # timm's networks raise many kinds for inputs that they do not take
+    except Exception as error:  # timm's networks raise many exception types for inputs of a wrong size
         raise BackboneError(
             f"backbone {name!r} cannot be traced with images of {by(input_size)}: {first_reason(error)}"
         ) from error
@@ -273,7 +271,7 @@ def _trace(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Tra
 
 
 def _fill(model: nn.Module, slot: str) -> list[str]:
-    """Put an :class:`EmptySlot` wherever ``slot`` is ``None`` and return the names of these places."""
+    """Put an :class:`EmptySlot` wherever ``slot`` is ``None`` and return the names of these slots."""
     empty = [(name, module) for name, module in model.named_modules() if getattr(module, slot, module) is None]
     for _, module in empty:
         setattr(module, slot, EmptySlot())
@@ -289,14 +287,13 @@ def _run(model: nn.Module, input_size: tuple[int, int, int]) -> Trace:
 def _run_with_shortcut_slots(
     model: nn.Module, input_size: tuple[int, int, int], slots: list[str], without: Trace
 ) -> Trace | None:
-    """Trace with a layer in every shortcut slot; ``None`` where that changes what the network computes.
+    """Trace with a layer in every shortcut slot; return ``None`` if that changes what the network computes.
 
-    Some blocks put something else than their input through such a layer where they have one, others have no shortcut
-    without one.
+    In some blocks such a layer reads another tensor than the block's input, and others have no shortcut without it.
     """
     try:
         trace = _run(model, input_size)
-    except Exception:  # as above: where shapes no longer fit, the slots are of no use
+    except Exception:  # as above; the slots are unusable if shapes no longer match
         return None
     used = {slot for slot in slots if trace.runs[slot]}
     same = len(trace.additions) == len(without.additions) and used <= trace.reads_stream

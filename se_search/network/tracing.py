@@ -1,4 +1,4 @@
-"""One traced forward pass: which modules ran, what they made, and which additions join a branch to a stream."""
+"""Trace one forward pass: module calls, tensor operations and residual additions."""
 
 import functools
 import itertools
@@ -14,7 +14,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 BATCH = 2
-"""Images in the traced pass: with two, a parameter of batch size 1 is no operand of equal shape."""
+"""Batch size of the traced pass. With two images, a parameter of batch size 1 never has the shape of an activation."""
 
 ADDITIONS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 ELEMENTWISE = {"mul", "mul_", "__mul__", "__rmul__", "__imul__", "div", "div_", "to", "contiguous", "float", "type"}
@@ -30,24 +30,24 @@ _CHANNELS_LAST_NAMES = ("LayerNorm", "RmsNorm", "RMSNorm", "SimpleNorm", "Affine
 
 
 class EmptySlot(nn.Identity):
-    """Stands, while a network is traced, where timm's block has an optional layer and this network has none."""
+    """Placeholder for an optional layer of timm's block that this network lacks; used only while tracing."""
 
 
 Made = tuple[int, int]
-"""A tensor's identity and how often it was made: an operation in place makes it anew."""
+"""A tensor's identity and version; an in-place operation increments the version."""
 
 Node = tuple[int, int, int]
-"""The same, and how often modules of one frame have returned it as they got it."""
+"""A tensor's identity and version, and how many modules of one frame have returned it unchanged."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One run of a module.
+    """One call of a module.
 
     Attributes:
         name: The module's name in the network.
-        inputs: Tensors that it was given.
-        output: Tensor that it returned.
+        inputs: Its input tensors.
+        output: The tensor that it returned.
     """
 
     name: str
@@ -57,12 +57,12 @@ class Call:
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation on tensors outside any child module.
+    """One tensor operation in a module's own forward, outside its child modules.
 
     Attributes:
         name: The function's name.
-        inputs: Its operands, parameters left out.
-        order: How it permutes dimensions, where it does.
+        inputs: Its operands without parameters.
+        order: Permutation of the dimensions, if it permutes them.
     """
 
     name: str
@@ -71,18 +71,18 @@ class Operation:
 
     @property
     def passes_one_on(self) -> bool:
-        """Whether it only reshapes, slices or scales one tensor."""
+        """Whether it only reshapes, slices or scales a single tensor."""
         return len(self.inputs) == 1 and self.name in RESHAPES | SLICES | ELEMENTWISE
 
 
 @dataclass(frozen=True)
 class Step:
-    """One operation anywhere in the network.
+    """One tensor operation anywhere in the network.
 
     Attributes:
         name: The function's name.
-        inputs: Tensors that it reads, parameters left out.
-        within: Name of the innermost module around it.
+        inputs: Its operands without parameters.
+        within: Name of the innermost module that contains it.
     """
 
     name: str
@@ -92,15 +92,15 @@ class Step:
 
 @dataclass
 class Addition:
-    """An addition that joins a branch to the stream of a block.
+    """A residual addition: it joins a branch to the stream of a block.
 
     Attributes:
-        frame: The module in whose forward it stands.
-        branch: What is added.
-        shortcut: What it is added to.
+        frame: The module whose forward contains the addition.
+        branch: The operand that comes through the branch.
+        shortcut: The operand that comes through the shortcut.
         result: The sum.
-        calls: Calls that the branch runs through, the latest first.
-        skipped: Calls that the shortcut runs through, the latest first.
+        calls: Module calls on the branch, latest first.
+        skipped: Module calls on the shortcut, latest first.
     """
 
     frame: "Frame"
@@ -113,15 +113,15 @@ class Addition:
 
 @dataclass
 class Frame:
-    """One run of a module, as it goes on.
+    """A module call in progress.
 
     Attributes:
         name: The module's name in the network.
-        passed: Tensors that it was given, as nodes of the frame around it.
-        streams: The same as its own nodes, and the sums of its residual additions, also reshaped.
-        origins: What made each tensor, in order.
-        returned: How often its modules have returned a tensor as they got it.
-        output: What it returned, if that was one tensor.
+        passed: Its input tensors, as nodes of the calling frame.
+        streams: Its input tensors as its own nodes, the sums of its residual additions, and reshaped versions of these.
+        origins: The call or operation that produced each tensor, in order.
+        returned: How many of its child modules have returned each tensor unchanged.
+        output: The tensor that it returned, if it returned exactly one.
     """
 
     name: str
@@ -132,11 +132,11 @@ class Frame:
     output: Node | None = None
 
     def node(self, made: Made) -> Node:
-        """The tensor as it is at this moment."""
+        """Return the current node of a tensor."""
         return (*made, self.returned[made])
 
     def between(self, starts: Set[Node], end: Node) -> dict[Node, Call | Operation] | None:
-        """Return what stands on all ways from ``starts`` to ``end``, the latest first; ``None`` if there is no way."""
+        """Return the origins on all paths from ``starts`` to ``end``, latest first; ``None`` if there is no path."""
         reached = set(starts)
         for node, origin in self.origins.items():
             if not reached.isdisjoint(origin.inputs):
@@ -151,7 +151,7 @@ class Frame:
         return found
 
     def shortcut_origins(self, node: Node) -> list[Call | Operation] | None:
-        """Return what stands between the stream and a shortcut, the latest first; ``None`` if it is no shortcut."""
+        """Return the origins between a stream and ``node``, latest first; ``None`` if ``node`` is not a shortcut."""
         found: list[Call | Operation] = []
         while node not in self.streams:
             origin = self.origins.get(node)
@@ -163,20 +163,20 @@ class Frame:
 
 
 class Trace(TorchFunctionMode):
-    """Records one forward pass of ``model`` on the meta device.
+    """Record of one forward pass of ``model`` on the meta device.
 
     Attributes:
-        runs: How often each module ran.
-        ends: For each module, its place in the order in which modules ended.
-        calls: Every run of a module that returned one tensor, in order of its end.
-        steps: What made each tensor, anywhere in the network, in order.
-        shapes: Shape of every tensor, by its identity.
+        runs: Number of calls of each module.
+        ends: Rank of each module in the order in which modules returned.
+        calls: Calls that returned exactly one tensor, in the order of their return.
+        steps: The operation that produced each tensor, in order.
+        shapes: Shape of every tensor, by identity.
         additions: Residual additions, in forward order.
-        returned_one: Modules that returned one tensor.
-        named_inputs: Modules whose first tensor was given by its name, which a hook on their input does not see.
-        reads_stream: Modules that were given the stream of the block around them.
-        merged: Modules that go when timm merges layers for inference.
-        channel_axis: For tensors that a layer with known layout has read or written, the dimension of the channels.
+        returned_one: Modules that returned exactly one tensor.
+        named_inputs: Modules that received their first tensor as a keyword argument, which an input hook does not see.
+        reads_stream: Modules that read the stream of the enclosing block.
+        merged: Modules that disappear when timm merges layers for inference.
+        channel_axis: Channel dimension of the tensors that a layer of known layout has read or written.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -196,7 +196,7 @@ class Trace(TorchFunctionMode):
         self._versions: Counter[int] = Counter()
         self._weights = {name: _count_weights(module) for name, module in self.modules.items()}
         self._stack: list[Frame] = []
-        self._alive: list[torch.Tensor] = []  # an identity stays unique only while its tensor lives
+        self._alive: list[torch.Tensor] = []  # a tensor's id is unique only while the tensor is alive
 
     def run(self, model: nn.Module, input_size: tuple[int, int, int]) -> None:
         """Run ``model`` once on images of ``input_size``."""
@@ -213,7 +213,7 @@ class Trace(TorchFunctionMode):
 
     @functools.cached_property
     def readers(self) -> dict[Made, list[Step]]:
-        """What reads each tensor, once the network has run."""
+        """The operations that read each tensor; valid after :meth:`run`."""
         readers: dict[Made, list[Step]] = {}
         for step in self.steps.values():
             for made in step.inputs:
@@ -221,7 +221,7 @@ class Trace(TorchFunctionMode):
         return readers
 
     def leads_around(self, starts: Iterable[Node], end: Node, avoided: Callable[[Made, Step], bool]) -> bool:
-        """Whether a way leads from ``starts`` to ``end`` that takes no avoided step."""
+        """Whether a path from ``starts`` to ``end`` uses no avoided operation."""
         goals, seen, waiting = {start[:2] for start in starts}, {end[:2]}, [end[:2]]
         while waiting:
             made = waiting.pop()
@@ -234,11 +234,11 @@ class Trace(TorchFunctionMode):
         return False
 
     def passes_on(self, call: Call) -> bool:
-        """Whether a module hands a branch on, possibly scaled or dropped: what stands before it is the branch."""
+        """Whether a module returns its input unchanged, scaled or dropped, so that the branch ends before it."""
         return isinstance(self.modules[call.name], _PASSING)
 
     def weights_of(self, calls: Iterable[Call]) -> int:
-        """Number of convolutions and linear layers in the modules of ``calls``."""
+        """Return the number of convolutions and linear layers in the modules of ``calls``."""
         return sum(self._weights[call.name] for call in calls)
 
     def _now(self, tensor: torch.Tensor) -> Made:
@@ -251,7 +251,7 @@ class Trace(TorchFunctionMode):
             passed = tuple(map(self._stack[-1].node, given)) if self._stack else ()
             self._stack.append(Frame(name, passed, {(*made, 0) for made in given}))
             if tensors:
-                self._learn_layout(module, tensors[0])
+                self._record_layout(module, tensors[0])
             if not args or not isinstance(args[0], torch.Tensor):
                 self.named_inputs.add(name)
 
@@ -265,9 +265,9 @@ class Trace(TorchFunctionMode):
             made = self._keep(output)
             if isinstance(output, torch.Tensor):
                 frame.output = frame.node(self._now(output))
-                self._learn_layout(module, output)
+                self._record_layout(module, output)
                 if not any(module.children()):
-                    self._hand_layout_on((args, kwargs), output)
+                    self._propagate_layout((args, kwargs), output)
             if not self._stack:
                 return
             parent = self._stack[-1]
@@ -290,7 +290,7 @@ class Trace(TorchFunctionMode):
         self.shapes.update((id(tensor), tuple(tensor.shape)) for tensor in tensors)
         return tensors
 
-    def _learn_layout(self, module: nn.Module, tensor: torch.Tensor) -> None:
+    def _record_layout(self, module: nn.Module, tensor: torch.Tensor) -> None:
         if tensor.dim() < 3:
             return
         kind = type(module).__name__
@@ -300,7 +300,7 @@ class Trace(TorchFunctionMode):
         elif isinstance(module, nn.Linear) or (leaf and kind.startswith(_CHANNELS_LAST_NAMES)):
             self.channel_axis.setdefault(id(tensor), tensor.dim() - 1)
 
-    def _hand_layout_on(self, given: object, output: torch.Tensor) -> None:
+    def _propagate_layout(self, given: object, output: torch.Tensor) -> None:
         first = next(_tensors(given), None)
         if first is not None and first.shape == output.shape and id(first) in self.channel_axis:
             self.channel_axis.setdefault(id(output), self.channel_axis[id(first)])
@@ -320,7 +320,7 @@ class Trace(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         for tensor in self._keep(result):
             if contents.get(id(tensor)) == tensor._version:
-                continue  # handed back as it was, as by `contiguous` or `float` where nothing is to do
+                continue  # returned unchanged, as by a `contiguous` or `float` that is a no-op
             shape = tuple(tensor.shape)
             order = _order(name, args, kwargs or {}, len(shape))
             self._versions[id(tensor)] += 1
@@ -346,9 +346,9 @@ class Trace(TorchFunctionMode):
             frame.streams.update((addition.result, *([] if addition.skipped else [addition.shortcut])))
 
     def _residual(self, frame: Frame, branch: Node, shortcut: Node, result: Node) -> Addition | None:
-        """Return the addition if ``shortcut`` is a stream and ``branch`` comes from the same stream through more."""
+        """Return the addition if ``shortcut`` is a stream and ``branch`` comes from it through more layers."""
         calls = _calls(frame.between({shortcut}, branch))
-        if self._learn_anything(calls):
+        if self._has_parameters(calls):
             return Addition(frame, branch, shortcut, result, calls, [])
         origins, skipped = frame.between(frame.streams, branch), frame.shortcut_origins(shortcut)
         if origins is None or skipped is None:
@@ -358,17 +358,17 @@ class Trace(TorchFunctionMode):
             return None
         if self.weights_of(calls) <= self.weights_of(projections):
             return None
-        # A shortcut that is normalised only is one of several parallel branches, to be merged for inference (RepVGG).
+        # A shortcut with only a batch norm is one of several parallel branches that are merged for inference (RepVGG).
         if not projections and any(isinstance(self.modules[call.name], nn.BatchNorm2d) for call in _calls(skipped)):
             return None
-        # Two groups of channels of one stream, one of them through a layer (Res2Net's hierarchy of groups).
+        # Both operands are channel groups of one stream (Res2Net's hierarchy of groups).
         if skipped and _is_slice(skipped[-1]):
             reads = [origin for origin in origins.values() if not frame.streams.isdisjoint(origin.inputs)]
             if all(map(_is_slice, reads)):
                 return None
         return Addition(frame, branch, shortcut, result, calls, _calls(skipped))
 
-    def _learn_anything(self, calls: list[Call]) -> bool:
+    def _has_parameters(self, calls: list[Call]) -> bool:
         return any(True for call in calls for _ in self.modules[call.name].parameters())
 
 

@@ -1,4 +1,4 @@
-"""Networks that name the arguments of operations and modules, which the trace sees in another place."""
+"""Tracing of networks that pass keyword arguments to operations and modules."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ SIZE = (8, 16, 16)
 
 
 class Branch(nn.Module):
-    """A residual block of which ``step`` gives the branch."""
+    """A residual block whose branch is ``step``."""
 
     def __init__(self, step):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The frozen configuration: identity, order, JSON."""
+"""``SEConfig``: identity, order, JSON."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ UNIFORM = SEConfig.uniform("resnet18", 16)
 
 
 def test_what_is_not_said_is_as_in_the_paper_and_in_timm():
-    """A ratio of 16 and a sigmoid (section 4), biases and widths rounded to eight (``timm.layers.SEModule``)."""
+    """The paper has ratio 16 and a sigmoid (section 4), timm's ``SEModule`` biases and widths rounded to 8."""
     usual = (16, "sigmoid", True, 8)
     assert PlacedSE(SITES[0]) == PlacedSE(SITES[0], *usual, "paper")
     assert SEConfig.uniform("resnet18") == SEConfig("resnet18", tuple(PlacedSE(site, *usual) for site in SITES))

@@ -1,4 +1,4 @@
-"""What tracing finds, against labels made by hand from timm's source."""
+"""Traced residual additions against labels made by hand from timm's source."""
 
 import pytest
 from truth import ATTENTION, RESIDUAL_ADDITIONS

@@ -1,4 +1,4 @@
-"""Networks with SE blocks at every position, and what users of timm do with a network."""
+"""SE blocks at every position: timm's features, copies, pickles, ``torch.compile``, ``torch.export``."""
 
 import copy
 import functools
@@ -40,7 +40,7 @@ def searched_network(name, position):
 
 
 def options_for(name):
-    """Networks that are built for one resolution are built for a small one."""
+    """Build networks with a fixed input size for a small one."""
     return {"img_size": SIDE} if "224" in name else {}
 
 
@@ -50,7 +50,7 @@ def _small_network(name):
 
 
 def small_network(name):
-    """A network of its own for each caller; creating one takes many times as long as copying it."""
+    """Return a copy of a cached network; copying is many times faster than creating."""
     return copy.deepcopy(_small_network(name))
 
 
@@ -59,7 +59,7 @@ def images_for(name, batch=2):
 
 
 def se_blocks(model):
-    """The inserted blocks, by name: only they have two layers of these names."""
+    """Inserted blocks by name; only they have layers with these two names."""
     return {
         name: module for name, module in model.named_modules() if hasattr(module, "fc1") and hasattr(module, "gate")
     }
@@ -70,7 +70,7 @@ def equal(one, other):
 
 
 def test_every_block_runs_once_and_scales_its_channels():
-    """Where units have no residual branch; every other kind of place is compared with a forward by hand."""
+    """Covers units without a residual branch; test_positions_by_hand covers the other places."""
     name, position = "repvgg_a0", "post"
     model = searched_network(name, position)
     runs, scaled = Counter(), {}
@@ -180,7 +180,7 @@ def test_export_gives_equal_outputs(name, position):
 
 @pytest.mark.parametrize(("name", "position"), PLACED)
 def test_features_are_those_of_timm(name, position):
-    """With an identity start the features equal those that timm extracts from the bare backbone."""
+    """With identity start the features equal those of the bare backbone."""
     config = SEConfig.uniform(name, 4, position=position)
     if position == "existing":
         config = SEConfig(name)
@@ -256,7 +256,7 @@ def test_positions_stand_together_in_one_network():
 
 
 def test_a_slot_for_a_shortcut_layer_that_gets_something_else_stays_empty():
-    """timm's ResNetV2 and NFNet put the activated input through a shortcut layer where they have one."""
+    """In timm's ResNetV2 and NFNet a shortcut layer reads the activated input."""
     for name in ("nf_resnet26", "resnetv2_50"):
         assert not {site.block for site in find_sites(name, position="identity")} & {"stages.0.1", "stages.1.1"}
 

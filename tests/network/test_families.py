@@ -1,4 +1,4 @@
-"""One small member of each of timm's families, from insertion to an exported folder."""
+"""One small architecture of each timm family, from insertion to export."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Inserted networks against timm's own SE networks, and what users do with a timm model."""
+"""Insertion against timm's own SE networks, and timm's operations on the result."""
 
 import copy
 
@@ -22,7 +22,7 @@ SMALL = SEConfig.uniform("resnet18", 16)
 
 
 def branching(config):
-    """Create a network whose branches count: timm starts them at zero, which would hide what SE does."""
+    """Create a network with non-zero branches; timm initialises them to zero, which would hide the effect of SE."""
     return create_model(config, zero_init_last=False)
 
 
@@ -87,14 +87,14 @@ def test_hooks_scale_the_input_and_the_output_of_their_module():
 
 
 class Scaled(torch.nn.Module):
-    """A layer that takes two tensors, as attention with a bias does."""
+    """A layer with two inputs, like attention with a bias."""
 
     def forward(self, x, factor):
         return x * factor
 
 
 class TwoInputs(torch.nn.Module):
-    """A residual branch that begins with a layer of two inputs, in a network without any layer before it."""
+    """A network that starts with a residual branch whose first layer has two inputs."""
 
     def __init__(self):
         super().__init__()
@@ -124,7 +124,7 @@ def test_removed_attention_leaves_nothing_in_its_place():
 
 @pytest.fixture
 def weights(tmp_path):
-    """A file of weights that timm loads for ``test_resnet``, and these weights."""
+    """A checkpoint for ``test_resnet`` and its weights."""
     state = timm.create_model("test_resnet").state_dict()
     torch.save(state, tmp_path / "weights.pth")
     return {"pretrained_cfg_overlay": {"file": str(tmp_path / "weights.pth")}}, state
@@ -198,7 +198,7 @@ def test_a_network_without_sites_takes_a_configuration_without_blocks():
 
 @pytest.mark.parametrize("second", [SMALL, SEConfig.uniform("resnet18", 4), SEConfig.uniform("resnet18", stages=[2])])
 def test_a_second_insertion_is_refused_and_leaves_the_first(second):
-    """Also where no block collides: ``se_config`` would no longer tell what the network holds."""
+    """Refused even without a collision: ``se_config`` would no longer describe the network."""
     first = SEConfig.uniform("resnet18", 16, stages=[4, 5])
     model = insert(timm.create_model("resnet18"), first)
     before = dict(model.named_modules())
@@ -258,7 +258,7 @@ def test_an_unknown_tag_is_refused():
 
 
 class OneSize(torch.nn.Module):
-    """A network of a user's own that takes images of 16×16 only."""
+    """A user's own network with a fixed input size of 16×16."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Costs against the SENet paper's formula and tables, and a count by hand."""
+"""Parameters and FLOPs against the SENet paper's formula and tables, and a count by hand."""
 
 import copy
 from dataclasses import replace
@@ -117,7 +117,7 @@ def test_flops_of_an_se_block_by_hand():
 
 
 def mixed(name, ratio, start="paper"):
-    """Replace every second attention of a backbone and take the others out."""
+    """Replace every second attention block of a backbone and remove the others."""
     own = find_sites(name, position="existing")
     return SEConfig(name, tuple(PlacedSE(site, ratio, start=start) for site in own[1::2]), own[::2])
 
@@ -197,7 +197,7 @@ def test_keeping_all_attention_is_timms_network_to_the_bit():
 
 
 def test_the_equivalent_ratio_of_existing_attention_is_that_of_its_widths():
-    """EfficientNet-B0's block 1.0 squeezes 96 expanded channels to a quarter of the 16 that enter the block."""
+    """EfficientNet-B0's block 1.0 squeezes 96 expanded channels to 4, a quarter of its 16 input channels."""
     places = {site.block: place for site, place in find_places("efficientnet_b0").items() if place.side == "existing"}
     assert places["blocks.1.0"].weights == 2 * 96 * (16 // 4)
     assert places["blocks.1.0"].parameters == 2 * 96 * 4 + 96 + 4
@@ -239,7 +239,7 @@ def test_the_papers_figures_are_met_but_for_its_rounding():
 
 
 def test_the_papers_flops_are_met_where_the_networks_are_the_same():
-    """Not its ResNets, which stride elsewhere than timm's, nor its Inception-ResNet-v2."""
+    """Without the ResNets, whose strides differ from timm's, and Inception-ResNet-v2."""
     same = {"ResNeXt-50", "SE-ResNeXt-50", "ResNeXt-101", "SE-ResNeXt-101", "VGG-16", "MobileNet"}
     for figure in published_figures():
         if figure.name in same:

@@ -1,4 +1,4 @@
-"""Every position against forwards of timm's blocks written by hand, from the source of timm 1.0.31."""
+"""SE blocks at every position against hand-written forwards of timm 1.0.31's blocks."""
 
 import contextlib
 import copy
@@ -12,7 +12,7 @@ from networks import bare_network
 from se_search import PlacedSE, SEConfig, find_sites, insert
 
 NCHW, NHWC, NLC = 1, 3, 2
-"""Dimension of the channels in each layout."""
+"""Channel dimension of each layout."""
 
 SMALL = {
     "vit_tiny_patch16_224": {"img_size": 32, "depth": 3},
@@ -51,7 +51,7 @@ def resnet_bottleneck(b, x, se):
 
 
 def preact_shortcut(b, x):
-    """A projection reads the normalised input, an identity the bare one."""
+    """A projection reads the normalised input, an identity shortcut the raw one."""
     return x if b.downsample is None else b.downsample(b.norm1(x))
 
 
@@ -139,7 +139,7 @@ def norm_free(b, x, se):
 
 
 def rexnet(b, x, se):
-    """The branch is wider than the shortcut: its other channels are handed on, scaled too."""
+    """The branch is wider than the shortcut: its extra channels pass through, scaled too."""
     y = x if b.conv_exp is None else b.conv_exp(se("pre", x, NCHW))
     y = b.conv_dw.bn(se("3x3", b.conv_dw.conv(y), NCHW))
     y = b.conv_pwl(b.act_dw(y if b.se is None else b.se(y)))
@@ -149,7 +149,7 @@ def rexnet(b, x, se):
 
 
 def dual_path(b, x, se):
-    """Of what stands beside the added channels only the branch's own are scaled, where one layer returns both."""
+    """One layer returns branch and shortcut channels: only the branch's are scaled."""
     shortcut = (b.c1x1_w_s1 or b.c1x1_w_s2 or torch.nn.Identity())(x)
     width = b.num_1x1_c
     y = b.c1x1_a(se("pre", x, NCHW))
@@ -198,7 +198,7 @@ def small_network(name):
 
 @functools.cache
 def sites_of(name):
-    """Sites by their block and place."""
+    """Sites by block and place."""
     return {split(name, site): site for site in find_sites(small_network(name))}
 
 
@@ -214,7 +214,7 @@ def images_for(name):
 
 
 def run_watched(model, images, names):
-    """Run ``model`` once and return what each of the modules named was given and what it returned."""
+    """Run ``model`` once and return the inputs and outputs of the named modules."""
     given, returned, handles = {}, {}, []
 
     def watch(name):
@@ -238,7 +238,7 @@ def run_watched(model, images, names):
 
 
 def searched(name, place, remove=False):
-    """A bare network, its twin with SE blocks at ``place``, and the new weights of each block that has one."""
+    """Return a bare network, its copy with SE blocks at ``place``, and the new weights of each block."""
     bare = small_network(name)
     sites = {block: site for (block, here), site in sites_of(name).items() if here == place}
     if remove:
@@ -264,7 +264,7 @@ def searched(name, place, remove=False):
 
 
 def se_at(place, weights):
-    """What applies an SE block of ``weights`` at ``place``, and elsewhere what the backbone has there."""
+    """Return a function that applies SE with ``weights`` at ``place``, and the backbone's own layer elsewhere."""
 
     def se(here, x, axis, kept=None):
         if here == place:
@@ -310,7 +310,7 @@ def test_attention_taken_out_is_gone():
 
 
 def expected_blocks(name, place):
-    """Blocks with a residual addition that have ``place``, read off the source of timm."""
+    """Residual blocks that have ``place``, read off timm's source."""
     blocks = {key: module for key, module in small_network(name).named_modules() if re.fullmatch(CASES[name][1], key)}
     if place == "existing":
         return set(blocks)

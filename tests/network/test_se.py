@@ -20,7 +20,7 @@ GATE_FUNCTIONS = {
 
 
 def by_the_equations(block, x, gate):
-    """Equations 2 to 4 of the SENet paper, written with matrices."""
+    """Equations 2 to 4 of the SENet paper in matrix form."""
     squeezed = x.sum((2, 3)) / (x.shape[2] * x.shape[3])
     w1, w2 = (layer.weight.flatten(1) for layer in (block.fc1, block.fc2))
     hidden = squeezed @ w1.T + (0 if block.fc1.bias is None else block.fc1.bias)
@@ -52,7 +52,7 @@ def test_a_block_of_usual_layout_is_timms_own_with_biases_and_a_sigmoid():
 
 
 def laid_out(x, layout):
-    """Bring a tensor ``(N, C, H, W)`` into another layout, places in the order of rows."""
+    """Convert a tensor ``(N, C, H, W)`` to another layout, tokens in row-major order."""
     return {
         "NCHW": x,
         "NHWC": x.permute(0, 2, 3, 1),

@@ -1,4 +1,4 @@
-"""Sites found by tracing, against what timm's models hold."""
+"""Traced sites against the modules of timm's models."""
 
 import copy
 
@@ -23,7 +23,7 @@ RESNETS = [
 
 
 def sites_by_attribute(name):
-    """The blocks of ``layer1`` to ``layer4`` and the channels of their last norm."""
+    """Blocks of ``layer1`` to ``layer4`` with the channels of their last norm."""
     model = timm.create_model(name)
     return tuple(
         Site(
@@ -65,7 +65,7 @@ def test_parallel_branches_of_different_resolutions_are_different_stages():
 
 
 def test_widths_that_grow_from_block_to_block_make_no_stages():
-    """rexnet_100 has another width in each block: of 27 to 174 channels at four resolutions."""
+    """Each block of rexnet_100 has its own width: 27 to 174 channels at four resolutions."""
     sites = find_sites("rexnet_100", position="pre")
     assert len({site.channels for site in sites}) == 11
     assert len({site.stage for site in sites}) == 4
@@ -83,7 +83,7 @@ def test_a_model_is_traced_without_being_changed():
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet26"])
 def test_a_site_is_on_the_branch_just_before_the_addition(name):
-    """With every gate at zero a block is its shortcut and the activation."""
+    """With all gates at zero a block reduces to its shortcut and activation."""
     model = create_model(SEConfig.uniform(name, gate="relu")).eval()
     for site in find_sites(name, position="standard"):
         block = model.get_submodule(site.block)
@@ -152,7 +152,7 @@ def test_half_precision_and_other_devices_make_no_difference():
 
 @pytest.mark.parametrize("name", ["repvgg_a0", "fastvit_t8", "levit_128s"])
 def test_blocks_stay_when_timm_merges_layers_for_inference(name):
-    """Names of what merging replaces change; those of SE blocks do not, and the outputs stay."""
+    """Merging renames its own modules but no SE block, and keeps the outputs."""
     torch.manual_seed(0)
     config = SEConfig(name, tuple(PlacedSE(site, 4) for site in find_sites(name) if site.position != "existing"))
     model = create_model(config).eval()
@@ -168,7 +168,7 @@ def test_blocks_stay_when_timm_merges_layers_for_inference(name):
 
 
 class HandsBack(torch.nn.Module):
-    """A block whose layer gets its input through calls that return it as it is."""
+    """A block whose layer receives its input through no-op calls."""
 
     def __init__(self):
         super().__init__()

@@ -1,15 +1,15 @@
-"""Where the residual additions stand in some timm architectures, labelled by hand.
+"""Hand-made labels of the residual additions in some timm architectures.
 
-The labels were made by reading the source of timm 1.0.31, not by running any discovery. The rule: an addition inside
-the forward of one block is residual when one summand, the shortcut, is the block's stream (its input, or what an
-earlier addition of the same block left; reshaped or through one projection at most) and the other, the branch, comes
-from that stream through a convolution or linear layer that the shortcut lacks. Not residual: position embedding
+The labels come from reading the source of timm 1.0.31, not from any discovery code. The rule: an addition inside the
+forward of one block is residual if one operand, the shortcut, is the block's stream, and the other, the branch, comes
+from that stream through a convolution or linear layer that the shortcut lacks. The stream is the block's input or the
+sum of an earlier addition in the block, possibly reshaped or through one projection. Not residual: position embedding
 tables, rotary embeddings, attention biases, sums inside attention or another token mixer, parallel branches to be
 reparameterized, fusion of resolutions, handling of the class token, the mean of two heads.
 
-`block` is the module in whose forward the addition stands. Where that module has several, it is instead the direct
-child with a convolution or linear layer that the branch runs through last; norms, layer scales and drop paths behind
-it do not count. `channels` and `layout` belong to the two summands. Additions are in forward order.
+`block` is the module whose forward contains the addition. If that module has several additions, `block` is the last
+direct child on the branch with a convolution or linear layer; norms, layer scales and drop paths after it do not count.
+`channels` and `layout` are those of both operands. Additions are in forward order.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class Addition(NamedTuple):
     layout: str  # NCHW, NHWC, NLC or NCL
 
 
-Children = tuple[tuple[str, str], ...]  # what follows the block's name, and the layout, for each addition of a block
+Children = tuple[tuple[str, str], ...]  # suffix of the block's name and layout, for each addition of a block
 
 ONE: Children = (("", "NCHW"),)
 ATTN_MLP: Children = ((".attn", "NLC"), (".mlp", "NLC"))
@@ -38,7 +38,7 @@ def _stages(
     first_block: int = 0,
     skip: int = 0,
 ) -> tuple[Addition, ...]:
-    """Name the additions of each stage's blocks; the first `skip` blocks of each stage have none."""
+    """List the additions of each stage's blocks; the first `skip` blocks of each stage have none."""
     return tuple(
         Addition(name.format(stage=stage, block=first_block + block) + child, width, layout)
         for stage, (depth, width) in enumerate(zip(depths, channels, strict=True), start=first_stage)
