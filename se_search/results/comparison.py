@@ -21,13 +21,11 @@ from ..statistics import CONFIDENCE, Estimate, confidence_of_each, crossed_diffe
 from ..study.definitions import StudyDefinition
 from ..trials.folder import load_trials, read_definition
 from ..trials.notes import unpack, with_measured_latency
+from .hypervolume import Values, areas_of_the_best, hypervolume_history
 from .record import read_results
-from .table import hypervolume_history
 
 MOST_RUNS = 8
 """How many runs can be compared, as many as there are colours and symbols that can be told apart."""
-
-_Values = npt.NDArray[np.float64]
 
 _DRAWS = 100
 _QUALITIES = {"accuracy": "correct", "log_loss": "losses"}
@@ -85,7 +83,7 @@ class FrontValue:
     """
 
     value: float
-    parts: _Values
+    parts: Values
     optimism: float = 0.0
     spread: float = 0.0
 
@@ -184,7 +182,7 @@ def front_value(study: optuna.Study, trials: pd.DataFrame, reference: dict[str, 
     return FrontValue(value, parts, _optimism(room, arrays) / value, spread)
 
 
-def _latency_spread(kept: pd.DataFrame, room: _Values, gains: _Values, column: int) -> float:
+def _latency_spread(kept: pd.DataFrame, room: Values, gains: Values, column: int) -> float:
     """Return the standard deviation of the logarithm of a front's hypervolume where latencies are measured anew."""
     members = np.flatnonzero(areas_of_the_best(room, gains))
     errors = (kept["latency_high"] - kept["latency_low"]).to_numpy(float)[members] / (2 * normal_quantile(CONFIDENCE))
@@ -197,7 +195,7 @@ def _latency_spread(kept: pd.DataFrame, room: _Values, gains: _Values, column: i
     return float(drawn.std(ddof=1) / drawn.mean()) if drawn.mean() > 0 else math.inf
 
 
-def _optimism(room: _Values, arrays: Sequence[npt.NDArray[Any]]) -> float:
+def _optimism(room: Values, arrays: Sequence[npt.NDArray[Any]]) -> float:
     """Return how much larger a front's hypervolume is for the images that chose it than for all (Efron 1983).
 
     In a bootstrap sample of the images trials are chosen anew. Those have a larger mean there than on the images that
@@ -209,32 +207,6 @@ def _optimism(room: _Values, arrays: Sequence[npt.NDArray[Any]]) -> float:
     weights = random.multinomial(images, np.full(images, 1 / images), _DRAWS).astype(np.float32) / images
     drawn = np.array([weights @ array.mean(axis=0) for array in arrays])
     return float(np.mean([areas_of_the_best(room, gains) @ (gains - means) for gains in drawn.T]))
-
-
-def areas_of_the_best(room: _Values, gains: _Values) -> _Values:
-    """Return for each trial the area of the costs at which it is the best one that costs no more.
-
-    The areas times the gains add up to the hypervolume.
-
-    Args:
-        room: How far below the reference the one or two costs of each trial are: trials x costs.
-        gains: How far each trial is better than the reference.
-    """
-    room = np.column_stack([room, np.ones(len(room))])[:, :2]
-    areas = np.zeros(len(gains))
-    inside = np.flatnonzero((room > 0).all(axis=1) & (gains > 0))
-    order = inside[np.lexsort((*room[inside].T, gains[inside]))]  # the best last; of equal ones the cheapest
-    if order.size == 0:
-        return areas
-    steps, at = zip(*(np.unique(column, return_inverse=True) for column in room[order].T), strict=True)
-    holder = np.full([len(one) for one in steps], -1)
-    np.maximum.at(holder, at, np.arange(order.size))
-    for axis in (0, 1):  # a trial serves all costs above its own, where less room is left
-        holder = np.flip(np.maximum.accumulate(np.flip(holder, axis), axis), axis)
-    sizes = np.multiply.outer(*(np.diff(one, prepend=0.0) for one in steps))
-    held = holder >= 0
-    areas[order] = np.bincount(holder[held], weights=sizes[held], minlength=order.size)
-    return areas
 
 
 def hypervolume_ratio(

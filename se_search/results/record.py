@@ -23,7 +23,8 @@ from ..trials.latency import latency_size, learned_latencies
 from ..trials.notes import ENDED, FOREIGN, latency_conditions, quality_of, with_measured_latency
 from .contributions import describe_contributions, outcomes_by_image
 from .excitation import find_analyses
-from .table import cautions, front_of, gain_over_none, hypervolume_history, pick_trials, trials_table
+from .hypervolume import hypervolume_history
+from .table import cautions, front_of, gain_over_none, pick_trials, trials_table
 from .verified import add_verified, read_verified
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ..network.config import SEConfig
 from ..statistics import CONFIDENCE, Estimate, confidence_of_each, crossed_difference, difference_in_words
 from ..study.objectives import COLUMNS
-from ..trials.notes import errors_of_optuna_only, quality_of, refusing_foreign_trials, unpack
+from ..trials.notes import quality_of, refusing_foreign_trials, unpack
 from ..words import counted, percent
 
 PICKS = ("knee", "accurate", "small", "fast")
@@ -149,20 +149,6 @@ def cautions(table: pd.DataFrame, chance: float) -> list[str]:
     elif front["counted_parameters"].nunique() == 1:
         said.append("All of the front has one cost: no larger network was more accurate on these images.")
     return said
-
-
-def hypervolume_history(study: optuna.Study, reference: Sequence[float]) -> list[float]:
-    """Return the front's hypervolume after each complete trial.
-
-    Args:
-        study: The study.
-        reference: Worst value of each objective that counts.
-    """
-    if not any(trial.state == TrialState.COMPLETE for trial in study.get_trials(deepcopy=False)):
-        return []
-    with errors_of_optuna_only():  # where no trial is better than the reference it says that none keeps the limits
-        figure = optuna.visualization.plot_hypervolume_history(study, reference)
-    return [float(value) for value in figure.data[0].y]
 
 
 def _row(trial: FrozenTrial, columns: Iterable[str], on_front: bool, tied_with: int | None) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from scipy import special
 
 from se_search import compare_runs
 from se_search.errors import RunFolderError
-from se_search.results.comparison import FrontValue, areas_of_the_best, front_value, hypervolume_ratio
-from se_search.results.table import hypervolume_history
+from se_search.results.comparison import FrontValue, front_value, hypervolume_ratio
+from se_search.results.hypervolume import areas_of_the_best
 from se_search.trials.folder import load_trials
 from se_search.trials.notes import pack
 
@@ -61,16 +61,6 @@ def simulate_run(random, difficulty, trials, spread, level, dimensions=2, margin
     return front_value(study, table, reference), float(areas_of_the_best(room[members], gains) @ gains)
 
 
-def test_two_costs_of_a_front_by_hand():
-    # The worse trial is the best one where less than 0.3 of room is left, the better one where there is less than 0.1.
-    assert areas_of_the_best(np.array([[0.3], [0.1]]), np.array([0.5, 0.8])) == pytest.approx([0.2, 0.1])
-    # A dominated trial is nowhere the best, nor is one without room or gain; of two equal ones one counts.
-    room = np.array([[0.3, 0.2], [0.2, 0.1], [-0.1, 0.5], [0.5, 0.5], [0.3, 0.2]])
-    areas = areas_of_the_best(room, np.array([0.5, 0.4, 0.9, -0.1, 0.5]))
-    assert sorted(areas) == pytest.approx([0, 0, 0, 0, 0.06])
-    assert areas_of_the_best(np.empty((0, 2)), np.empty(0)).size == 0
-
-
 @pytest.mark.parametrize("dimensions", [2, 3])
 @pytest.mark.parametrize("trials", [1, 7, 60])
 def test_areas_and_gains_add_up_to_optunas_hypervolume(dimensions, trials):
@@ -78,7 +68,7 @@ def test_areas_and_gains_add_up_to_optunas_hypervolume(dimensions, trials):
     correct = random.random((trials, 200)) < random.uniform(0.05, 0.9, (trials, 1))
     costs = np.column_stack([random.uniform(0, 0.13, trials), random.uniform(1, 2.2, trials)])[:, : dimensions - 1]
     study, table, reference = study_of(correct, costs)
-    expected = hypervolume_history(study, list(reference.values()))[-1]
+    expected = optuna.visualization.plot_hypervolume_history(study, list(reference.values())).data[0].y[-1]
     value = front_value(study, table, reference)
     assert value.value == pytest.approx(expected)
     assert value.parts.mean() == pytest.approx(expected)

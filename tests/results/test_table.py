@@ -16,7 +16,8 @@ from scipy import stats
 
 from se_search import SEConfig
 from se_search.errors import RunFolderError
-from se_search.results.table import cautions, front_of, gain_over_none, hypervolume_history, pick_trials, trials_table
+from se_search.results.hypervolume import hypervolume_history
+from se_search.results.table import cautions, front_of, gain_over_none, pick_trials, trials_table
 from se_search.trials.folder import load_trials
 from se_search.trials.notes import (
     MEASURED_LATENCY,
@@ -400,14 +401,6 @@ def test_a_higher_log_loss_is_no_gain():
     gain = gain_over_none(study)
     assert not gain.measurable
     assert "trial 1's log-loss differs from that of the network without SE by +0.2000" in gain.sentence
-
-
-def test_the_hypervolume_of_a_plane_by_hand():
-    study = optuna.create_study(directions=["maximize", "minimize"])
-    for accuracy, overhead in ((0.5, 0.5), (0.8, 0.8), (0.4, 0.9)):
-        study.add_trial(optuna.trial.create_trial(values=[accuracy, overhead]))
-    # Against (0, 1): 0.5·0.5; then 0.3·0.2 more; then nothing, for the third is dominated.
-    assert hypervolume_history(study, [0.0, 1.0]) == pytest.approx([0.25, 0.31, 0.31])
 
 
 def test_table_rows_and_values_agree(study):
