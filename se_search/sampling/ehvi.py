@@ -24,7 +24,7 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, Whi
 from .fronts import is_on_front
 
 Parameters = dict[str, Any]
-Space = dict[str, tuple[Any, ...]]
+Choices = dict[str, tuple[Any, ...]]
 Array = npt.NDArray[np.float64]
 
 _WHOLE_SPACE = 4096
@@ -83,7 +83,7 @@ class EHVISampler(BaseSampler):
         self._shared = IntersectionSearchSpace()
         self._places = sorted(self._exact)
         self._costs: dict[Hashable, tuple[float, ...]] = {}
-        self._whole: tuple[Space, _Points] | None = None
+        self._whole: tuple[Choices, _Points] | None = None
         self._kernels: dict[tuple[int, int, int], Kernel] = {}
 
     def reseed_rng(self) -> None:
@@ -137,11 +137,11 @@ class EHVISampler(BaseSampler):
     def _may_propose(self, parameters: Parameters) -> bool:
         return self._accepts is None or self._accepts(parameters)
 
-    def _draw(self, space: Space) -> Parameters:
+    def _draw(self, space: Choices) -> Parameters:
         return {name: self._drawing.choice(choices) for name, choices in space.items()}
 
     def _best_first(
-        self, space: Space, trials: list[FrozenTrial], signs: Array, modelled: list[int]
+        self, space: Choices, trials: list[FrozenTrial], signs: Array, modelled: list[int]
     ) -> Iterator[Parameters]:
         """Yield candidates by falling expected improvement; ``trials`` are complete or running."""
         done = [one for one in trials if one.state == TrialState.COMPLETE]
@@ -181,7 +181,7 @@ class EHVISampler(BaseSampler):
         for place in np.lexsort((ties, -gains)):
             yield candidates.parameters[place]
 
-    def _fit(self, space: Space, done: list[FrozenTrial], values: Array, place: int) -> GaussianProcessRegressor:
+    def _fit(self, space: Choices, done: list[FrozenTrial], values: Array, place: int) -> GaussianProcessRegressor:
         """Fit an objective; the kernel only when the trials are a tenth more than at the last time."""
         learned = next(count for count in _growing_numbers() if _GROWTH * count >= len(done))
         key = place, learned, len(space)
@@ -191,7 +191,7 @@ class EHVISampler(BaseSampler):
             self._kernels[key] = _regression(kernel + WhiteKernel(0.1, _NOISES), rows, known).kernel_
         return _regression(self._kernels[key], *_fitted(space, done, values), optimizer=None)
 
-    def _points(self, space: Space, parameters: list[Parameters]) -> "_Points":
+    def _points(self, space: Choices, parameters: list[Parameters]) -> "_Points":
         keys = list(map(_key_of(space), parameters))
         for key, one in zip(keys, parameters, strict=True):
             if key not in self._costs:
@@ -199,7 +199,7 @@ class EHVISampler(BaseSampler):
         exact = np.array([self._costs[key] for key in keys])
         return _Points(parameters, _encode(space, parameters), exact.reshape(len(parameters), -1))
 
-    def _candidates(self, space: Space, done: list[Parameters], values: Array) -> "_Points":
+    def _candidates(self, space: Choices, done: list[Parameters], values: Array) -> "_Points":
         """All points of a small space; else random ones, and those that differ from the front's in one parameter."""
         if math.prod(len(choices) for choices in space.values()) <= _WHOLE_SPACE:
             if self._whole is None or self._whole[0] != space:
@@ -271,7 +271,7 @@ def expected_improvement(
     return ((volumes @ np.eye(len(levels))[level_of]) * improvement).sum(1)
 
 
-def _fitted(space: Space, trials: list[FrozenTrial], values: Array) -> tuple[Array, Array]:
+def _fitted(space: Choices, trials: list[FrozenTrial], values: Array) -> tuple[Array, Array]:
     """Encoded parameters and values of at most so many trials as a model is fitted to, evenly spread."""
     places = np.unique(np.linspace(0, len(trials) - 1, min(len(trials), _MOST_FITTED)).astype(np.int64))
     return _encode(space, [trials[place].params for place in places]), values[places]
@@ -291,7 +291,7 @@ def _growing_numbers() -> Iterator[int]:
         number = math.ceil(_GROWTH * number)
 
 
-def _encode(space: Space, parameters: list[Parameters]) -> Array:
+def _encode(space: Choices, parameters: list[Parameters]) -> Array:
     """Parameters as numbers."""
     columns = []
     for name, choices in space.items():
@@ -321,6 +321,6 @@ def _choices(distribution: BaseDistribution) -> tuple[Any, ...] | None:
     return None
 
 
-def _key_of(space: Space) -> Callable[[Parameters], Hashable]:
+def _key_of(space: Choices) -> Callable[[Parameters], Hashable]:
     """What tells points of the space apart, whatever else their parameters hold."""
     return itemgetter(*space)

@@ -16,7 +16,7 @@ def _gate(value: Any) -> str:
     return as_value_error(check_gate, value)
 
 
-Ratio = Annotated[int, BeforeValidator(_ratio)]
+ReductionRatio = Annotated[int, BeforeValidator(_ratio)]
 
 
 Gate = Annotated[str, BeforeValidator(_gate)]
@@ -43,7 +43,7 @@ class SpaceDefinition(Definition):
     position_per: Literal["network", "stage"] = "network"
     """Whether one position is chosen for the whole ``"network"`` or for each ``"stage"``."""
 
-    ratios: Annotated[tuple[Ratio, ...], Listed, Field(min_length=1), AfterValidator(distinct)]
+    ratios: Annotated[tuple[ReductionRatio, ...], Listed, Field(min_length=1), AfterValidator(distinct)]
     """Reduction ratios that a stage may have."""
 
     gates: Annotated[tuple[Gate, ...], Listed, Field(min_length=1), AfterValidator(distinct)]

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Subset
 
 from ..data.image_data import ImageData, ImageSet, ImageStream
 from ..errors import DataError, DefinitionError, EvaluationError
-from .protocols import Space
+from .protocols import ConfigurationSource
 
 T = TypeVar("T")
 
@@ -184,11 +184,11 @@ def together(device: torch.device | str, needed: bool | None = None) -> Iterator
 class Shared(Protocol):
     """An evaluator whose shared training several processes can do together."""
 
-    def assist(self, space: Space, team: Team) -> None:
+    def assist(self, space: ConfigurationSource, team: Team) -> None:
         """Take part in the training that process 0 does in its ``prepare``, and write nothing."""
 
 
-def take_part(evaluator: object, space: Space, data: ImageData, device: str) -> None:
+def take_part(evaluator: object, space: ConfigurationSource, data: ImageData, device: str) -> None:
     """In each process of torchrun's but the first: take part in the shared training, then end the process.
 
     In the first, or without torchrun, return at once.

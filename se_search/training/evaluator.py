@@ -16,7 +16,7 @@ from ..errors import EvaluationError
 from ..memory import memory_told
 from ..network.config import SEConfig
 from ..statistics import Estimate, accuracy_estimate, crossed_mean, mean_estimate
-from .protocols import ProgressBar, Space
+from .protocols import ConfigurationSource, ProgressBar
 from .recipe import TrainingRecipe, autocast, to_device
 
 
@@ -50,7 +50,7 @@ class Evaluator(Protocol):
     :meth:`evaluate` leaves in folders below comes back to the run folder.
     """
 
-    def prepare(self, folder: Path, space: Space, progress_bar: ProgressBar) -> None:
+    def prepare(self, folder: Path, space: ConfigurationSource, progress_bar: ProgressBar) -> None:
         """Train what all configurations share, go on with it, or load what is trained already.
 
         Args:

@@ -18,7 +18,7 @@ def no_progress(description: str, total: int, completed: int = 0) -> Iterator[Ca
     yield lambda steps=1, line=None: None
 
 
-class Space(Protocol):
+class ConfigurationSource(Protocol):
     """What an evaluator may ask of the space that is searched."""
 
     @property

@@ -17,7 +17,7 @@ from ..network.insertion import create_model, insert, write_weights
 from .distributed import Team, together
 from .evaluator import Evaluation, evaluate_network, pool_seeds
 from .pretrained import load_pretrained
-from .protocols import ProgressBar, Space, no_progress
+from .protocols import ConfigurationSource, ProgressBar, no_progress
 from .recipe import Training, TrainingRecipe, classification_losses, load_weights
 
 NETWORKS = "networks"
@@ -60,7 +60,7 @@ class Scratch:
         self._folder = Path()
         self._progress_bar: ProgressBar = no_progress
 
-    def prepare(self, folder: Path, space: Space, progress_bar: ProgressBar) -> None:
+    def prepare(self, folder: Path, space: ConfigurationSource, progress_bar: ProgressBar) -> None:
         """Note where to keep the networks: nothing is shared, so nothing is trained."""
         self._folder = folder
         self._progress_bar = progress_bar
@@ -175,7 +175,7 @@ class Finetune(Scratch):
         self._pretrained = pretrained
         self._common: nn.Module | None = None
 
-    def prepare(self, folder: Path, space: Space, progress_bar: ProgressBar) -> None:
+    def prepare(self, folder: Path, space: ConfigurationSource, progress_bar: ProgressBar) -> None:
         """Load or train the common backbone, or take the one that ``folder`` holds.
 
         Where torchrun has started several processes, the others :meth:`assist`.
@@ -205,7 +205,7 @@ class Finetune(Scratch):
         torch.manual_seed(seed)
         return insert(copy.deepcopy(self._common), config, identity_start=True, input_size=self.data.input_size)
 
-    def assist(self, space: Space, team: Team) -> None:
+    def assist(self, space: ConfigurationSource, team: Team) -> None:
         """Take part in the training of the backbone that the first process of a team does, and write nothing.
 
         Raises:

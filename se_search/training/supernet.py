@@ -21,7 +21,7 @@ from ..network.insertion import attach, create_model, write_weights
 from ..network.sites import Site, find_places
 from .distributed import Team, together
 from .evaluator import Evaluation, evaluate_network
-from .protocols import ProgressBar, Space, no_progress
+from .protocols import ConfigurationSource, ProgressBar, no_progress
 from .recipe import Losses, Training, TrainingRecipe, autocast, label_smoothing, load_weights, prepare_network
 
 WEIGHTS = "supernet.safetensors"
@@ -97,11 +97,11 @@ class Supernet:
         for placed in config.placed:
             self._elastic[placed.site].select(placed.hidden, placed.gate)
 
-    def prepare(self, folder: Path, space: Space, progress_bar: ProgressBar) -> None:
+    def prepare(self, folder: Path, space: ConfigurationSource, progress_bar: ProgressBar) -> None:
         """Train the shared network on ``space``, see :meth:`train`."""
         self.train(folder, space.draw, space.widen, progress_bar)
 
-    def assist(self, space: Space, team: Team) -> None:
+    def assist(self, space: ConfigurationSource, team: Team) -> None:
         """Take part in the training that the first process of a team does, and write nothing.
 
         Raises:
