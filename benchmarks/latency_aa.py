@@ -19,7 +19,9 @@ import torch
 from scipy import stats
 
 from se_search import SEConfig, create_model
-from se_search.deployment.runtimes import Deployment, prepare, using_threads
+from se_search.deployment.deployment import Deployment
+from se_search.deployment.prepare import prepare
+from se_search.deployment.runtimes.base import using_threads
 from se_search.latency.meter import LatencyMeter
 from se_search.network.backbones import network_options
 from se_search.statistics import median_estimate

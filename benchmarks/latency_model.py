@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from se_search import SEConfig, create_model
-from se_search.deployment.runtimes import RUNTIMES, Deployment
+from se_search.deployment.deployment import RUNTIMES, Deployment
 from se_search.latency.additive import MeasuredLatency, fit_latency_model, measurements_to_json
 from se_search.latency.meter import LatencyMeter, Ratio
 from se_search.latency.stopping import LIMIT, TARGET

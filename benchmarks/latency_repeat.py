@@ -13,7 +13,7 @@ import sys
 from scipy import stats
 
 from se_search import SEConfig, create_model
-from se_search.deployment.runtimes import Deployment
+from se_search.deployment.deployment import Deployment
 from se_search.latency.meter import LatencyMeter
 from se_search.network.backbones import network_options
 from se_search.study.files import load_space

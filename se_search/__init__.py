@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .api import Excitation, Run, analyze_excitation, load_run, search, work
     from .api.latency import compare_latency
+    from .deployment.deployment import Deployment
     from .deployment.inference import optimize_for_inference
     from .errors import SeSearchError
     from .export.loading import load_exported
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .sampling.ehvi import EHVISampler
 
 _HOMES = {
+    "Deployment": ".deployment.deployment",
     "EHVISampler": ".sampling.ehvi",
     "Excitation": ".api",
     "Overhead": ".network.overhead",
@@ -54,6 +56,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Deployment",
     "EHVISampler",
     "Excitation",
     "Overhead",

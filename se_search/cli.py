@@ -602,25 +602,25 @@ def latency(
       se-search latency resnet18 --config my_config.json --batch 8 \\
         --memory-format channels_last
     """
-    from .api.latency import compare_latency
+    from .api.latency import compare_latency, input_size
+    from .deployment.deployment import Deployment
     from .terminal import show_latency
 
-    measured = compare_latency(
-        backbone,
-        config or (),
-        space,
-        runtimes=runtime or ("eager",),
-        optimized=optimized,
-        batch=batch,
-        size=size,
-        threads=threads,
-        dtype=dtype,
-        memory_format=memory_format,
-        device=device,
-        cuda_graph=cuda_graph,
-        target=target,
-        limit=limit,
-    )
+    deployments = [
+        Deployment(
+            runtime=one,
+            optimized=optimized,
+            device=device,
+            dtype=dtype,
+            memory_format=memory_format,
+            batch=batch,
+            size=input_size(backbone, size),
+            threads=threads,
+            cuda_graph=cuda_graph,
+        )
+        for one in runtime or ("eager",)
+    ]
+    measured = compare_latency(backbone, config or (), space, deployments=deployments, target=target, limit=limit)
     show_latency(measured, target, limit)
 
 

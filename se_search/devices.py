@@ -18,7 +18,7 @@ def check_device(device: str) -> None:
         raise DefinitionError(f"device {device!r} is unknown: it must be cpu, cuda or cuda:N")
     if not is_there(device):
         seen = counted(torch.cuda.device_count(), "CUDA device")
-        raise DefinitionError(f"device {device!r} is not there: PyTorch sees {seen}")
+        raise DefinitionError(f"device {device!r} not found; PyTorch sees {seen}")
 
 
 def is_there(device: str) -> bool:

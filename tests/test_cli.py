@@ -106,7 +106,7 @@ SPACES = {
         (["--priors", "best"], ["--priors", "'best'", "'known' or 'excitation'"]),
         (["--priors", "excitation", "--evaluator", "scratch"], ["--priors", "'scratch'", "supernet"]),
         (["--device", "tpu"], ["--device", "'tpu'", "cpu"]),
-        (["--device", "cuda:99"], ["device 'cuda:99' is not there", "CUDA device"]),
+        (["--device", "cuda:99"], ["device 'cuda:99' not found", "CUDA device"]),
         (["--threads", "0"], ["--threads", "0"]),
         (["--out", "a_file"], ["a_file", "--out"]),
         (["--out", "a_file/run"], ["a_file/run", "--out"]),

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..deployment.runtimes import Deployment, check
+from ..deployment.deployment import Deployment
+from ..deployment.prepare import check
 from ..errors import ConfigurationError
 from ..files import read_text
 from ..latency.meter import LatencyMeter, describe_conditions
@@ -25,15 +26,7 @@ def compare_latency(
     configs: Sequence[SEConfig | str | os.PathLike[str]] = (),
     space: str = "stages",
     *,
-    runtimes: Sequence[str] = ("eager",),
-    optimized: bool = False,
-    batch: int = 1,
-    size: int | None = None,
-    threads: int | None = None,
-    dtype: str = "float32",
-    memory_format: str = "contiguous",
-    device: str = "cpu",
-    cuda_graph: bool = False,
+    deployments: Sequence[Deployment] = (),
     target: float = TARGET,
     limit: float = LIMIT,
     seed: int = 0,
@@ -45,64 +38,51 @@ def compare_latency(
         configs: Configurations of it, or files that :meth:`SEConfig.to_json` wrote; by default those of ``space`` that
             everybody knows, the network without SE among them.
         space: Name of a space or path of a space file.
-        runtimes: Any of ``"eager"``, ``"compile"``, ``"onnxruntime"`` and ``"openvino"``.
-        optimized: Whether all networks, the backbone too, go through :func:`se_search.optimize_for_inference` first.
-        batch: Images in one forward pass.
-        size: Height and width of the images; the backbone's own by default.
-        threads: Threads of a CPU operation; PyTorch's present number by default.
-        dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-        memory_format: ``"contiguous"`` or ``"channels_last"``.
-        device: A torch device.
-        cuda_graph: Whether a CUDA graph is replayed.
+        deployments: How all networks, the backbone too, are run; by default in eager mode, one image of the backbone's
+            own size at a time.
         target: Half-width of the interval at which a measurement stops, as a share of the ratio.
         limit: Seconds after which it stops.
         seed: Fixes the order of calls.
 
     Returns:
-        One row for each runtime and configuration.
+        One row for each deployment and configuration.
 
     Raises:
-        SeSearchError: If something given is wrong, which is found before anything is measured, or a runtime refuses a
-            network.
+        SeSearchError: If an argument is invalid, which is checked before anything is measured, or a runtime cannot run
+            a network.
     """
     named = _read(backbone, configs) or SearchSpace(backbone, load_space(space)).known_answers()
-    channels, height, width = default_input_size(create_on_meta(backbone))
-    input_size = (channels, height, width) if size is None else (channels, size, size)
-    options = network_options(backbone, input_size)
-    deployments = [
-        Deployment(
-            runtime=runtime,
-            optimized=optimized,
-            device=device,
-            dtype=dtype,
-            memory_format=memory_format,
-            batch=batch,
-            size=input_size,
-            threads=threads,
-            cuda_graph=cuda_graph,
-        )
-        for runtime in dict.fromkeys(runtimes)
-    ]
-    for deployment in deployments:
+    deployments = deployments or [Deployment(size=input_size(backbone))]
+    options = {deployment: network_options(backbone, deployment.size) for deployment in deployments}
+    for deployment in options:
         check(deployment)
-    costs = {
-        name: {
-            "parameter_overhead": parameter_share(config),
-            "flops_overhead": flops_overhead(config, input_size),
-        }
-        for name, config in named.items()
-    }
     rows = []
-    with progress_bar("Measuring", len(deployments) * len(named)) as advance:
-        for deployment in deployments:
-            meter = LatencyMeter(create_model(SEConfig(backbone), **options), deployment, target, limit, seed)
+    with progress_bar("Measuring", len(options) * len(named)) as advance:
+        for deployment, of_size in options.items():
+            meter = LatencyMeter(create_model(SEConfig(backbone), **of_size), deployment, target, limit, seed)
             for name, config in named.items():
-                ratio = meter.measure(create_model(config, **options))
-                conditions = describe_conditions(ratio.conditions.to_dict())
-                named_row = {"name": name, "runtime": deployment.runtime, "conditions": conditions}
-                rows.append(named_row | costs[name] | ratio.to_columns())
+                ratio = meter.measure(create_model(config, **of_size))
+                row = {
+                    "name": name,
+                    "runtime": deployment.runtime,
+                    "conditions": describe_conditions(ratio.conditions.to_dict()),
+                    "parameter_overhead": parameter_share(config),
+                    "flops_overhead": flops_overhead(config, deployment.size),
+                }
+                rows.append(row | ratio.to_columns())
                 advance()
     return pd.DataFrame(rows)
+
+
+def input_size(backbone: str, side: int | None = None) -> tuple[int, int, int]:
+    """Return ``(channels, height, width)`` of a backbone's images.
+
+    Args:
+        backbone: A timm architecture name.
+        side: Height and width, in place of the backbone's own.
+    """
+    channels, height, width = default_input_size(create_on_meta(backbone))
+    return (channels, height, width) if side is None else (channels, side, side)
 
 
 def _read(backbone: str, configs: Sequence[SEConfig | str | os.PathLike[str]]) -> dict[str, SEConfig]:

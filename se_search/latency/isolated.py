@@ -9,7 +9,8 @@ from loky import ProcessPoolExecutor
 from loky.process_executor import BrokenProcessPool
 from torch import nn
 
-from ..deployment.runtimes import Deployment, describe
+from ..deployment.deployment import Deployment
+from ..deployment.prepare import describe
 from ..errors import EvaluationError
 from .meter import LatencyConditions, LatencyMeter, Ratio
 

@@ -16,7 +16,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ..deployment.runtimes import Deployment, Prepared, check, describe, prepare, using_threads
+from ..deployment.deployment import Deployment
+from ..deployment.prepare import check, describe, prepare
+from ..deployment.runtimes.base import Prepared, using_threads
 from ..errors import DefinitionError
 from ..memory import memory_told
 from ..statistics import rounds_needed, two_stage_mean
@@ -43,41 +45,25 @@ _MOST_WARM_UP = 50
 _TimeOfCall = Callable[[Prepared], float]
 
 
-@dataclass(frozen=True)
-class LatencyConditions:
-    """Under which conditions a latency was measured.
+@dataclass(frozen=True, kw_only=True)
+class LatencyConditions(Deployment):
+    """A deployment as it was found when a latency was measured.
+
+    ``runtime`` is the description of the runtime with its version, and ``threads`` is always a number.
 
     Attributes:
-        device: A torch device.
-        processor: What the device calls itself.
-        threads: Threads of a CPU operation.
+        processor: Name of the processor or GPU.
         affinity: Numbers of the CPUs that this process may use; empty where the platform does not tell.
-        dtype: Of weights and images.
-        memory_format: Of both: ``"contiguous"`` (NCHW) or ``"channels_last"``.
-        runtime: What ran the networks, with its version.
-        optimized: Whether both went through :func:`se_search.optimize_for_inference`.
-        cuda_graph: Whether a CUDA graph was replayed.
         copies: Whether every round had new copies of both networks.
         clock_mhz: Clock of the GPU's multiprocessors when the measurement began, where it can be read.
-        batch: Images in a forward pass.
-        size: ``(channels, height, width)`` of an image.
-        target: Half-width of the interval that was asked for.
-        limit: Seconds that it might take.
+        target: Half-width of the interval at which the measurement stopped.
+        limit: Time limit of the measurement, in seconds.
     """
 
-    device: str
     processor: str
-    threads: int
     affinity: tuple[int, ...]
-    dtype: str
-    memory_format: str
-    runtime: str
-    optimized: bool
-    cuda_graph: bool
     copies: bool
     clock_mhz: int | None
-    batch: int
-    size: tuple[int, int, int]
     target: float
     limit: float
 
@@ -239,15 +225,7 @@ class LatencyMeter:
 def measure_latency(
     model: nn.Module,
     baseline: nn.Module,
-    input_size: tuple[int, int, int] = (3, 224, 224),
-    batch: int = 1,
-    device: str = "cpu",
-    runtime: str = "eager",
-    optimized: bool = False,
-    dtype: str = "float32",
-    memory_format: str = "contiguous",
-    threads: int | None = None,
-    cuda_graph: bool = False,
+    deployment: Deployment = Deployment(),
     target: float = TARGET,
     limit: float = LIMIT,
     seed: int = 0,
@@ -260,15 +238,7 @@ def measure_latency(
     Args:
         model: The searched network.
         baseline: What to compare with, usually the bare backbone.
-        input_size: ``(channels, height, width)``.
-        batch: Images in one forward pass.
-        device: A torch device.
-        runtime: ``"eager"``, ``"compile"``, ``"onnxruntime"`` or ``"openvino"``.
-        optimized: Whether both go through :func:`se_search.optimize_for_inference` first.
-        dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-        memory_format: ``"contiguous"`` or ``"channels_last"``.
-        threads: Threads of a CPU operation; PyTorch's present number by default.
-        cuda_graph: Whether a CUDA graph is replayed.
+        deployment: How both are run.
         target: Half-width of the interval at which the measurement stops, as a share of the ratio.
         limit: Seconds after which it stops.
         seed: Fixes the order within pairs.
@@ -276,17 +246,6 @@ def measure_latency(
     Raises:
         SeSearchError: If the networks cannot be run in this way here.
     """
-    deployment = Deployment(
-        runtime=runtime,
-        optimized=optimized,
-        device=device,
-        dtype=dtype,
-        memory_format=memory_format,
-        batch=batch,
-        size=input_size,
-        threads=threads,
-        cuda_graph=cuda_graph,
-    )
     return LatencyMeter(baseline, deployment, target, limit, seed).measure(model)
 
 
@@ -401,20 +360,13 @@ def _interruptions() -> int:
 
 
 def _conditions(deployment: Deployment, copies: bool, target: float, limit: float) -> LatencyConditions:
+    found = {"runtime": describe(deployment), "threads": torch.get_num_threads()}
     return LatencyConditions(
-        device=deployment.device,
+        **asdict(deployment) | found,
         processor=processor_name(deployment.device),
-        threads=torch.get_num_threads(),
         affinity=tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else (),
-        dtype=deployment.dtype,
-        memory_format=deployment.memory_format,
-        runtime=describe(deployment),
-        optimized=deployment.optimized,
-        cuda_graph=deployment.cuda_graph,
         copies=copies,
         clock_mhz=_clock_mhz(deployment.device),
-        batch=deployment.batch,
-        size=deployment.size,
         target=target,
         limit=limit,
     )

@@ -10,6 +10,7 @@ from pydantic import (
     ValidationInfo,
 )
 
+from ..deployment.deployment import DTYPES, RUNTIMES
 from ..errors import DefinitionError, did_you_mean
 from ..latency.stopping import LIMIT, TARGET
 from .base import MOST_IMAGES, MOST_PIXELS, Definition, Listed, Threads, distinct
@@ -92,7 +93,7 @@ class LatencyDefinition(Definition):
     source: Literal["measured", "model"] = "measured"
     """``"measured"`` for each configuration, or by the additive ``"model"``, and measured on the front only."""
 
-    runtime: Literal["eager", "compile", "onnxruntime", "openvino"] = "eager"
+    runtime: Literal[RUNTIMES] = "eager"  # type: ignore[valid-type]
     """What runs the networks."""
 
     optimized: bool = False
@@ -107,7 +108,7 @@ class LatencyDefinition(Definition):
     threads: Threads | None = None
     """Threads of a CPU operation; the study's own by default."""
 
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal[DTYPES] = "float32"  # type: ignore[valid-type]
     """Of weights and images."""
 
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"

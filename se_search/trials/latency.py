@@ -7,7 +7,8 @@ from typing import Any
 
 import optuna
 
-from ..deployment.runtimes import Deployment
+from ..deployment.deployment import Deployment
+from ..deployment.prepare import runtime_of
 from ..errors import EvaluationError, RunFolderError, first_reason
 from ..files import read_text, write_text
 from ..latency.additive import (
@@ -67,24 +68,14 @@ def deployment_of(study: StudyDefinition, input_size: Sequence[int]) -> Deployme
         study: The study.
         input_size: That of the data.
     """
-    latency = study.latency
-    return Deployment(
-        runtime=latency.runtime,
-        optimized=latency.optimized,
-        device=study.device,
-        dtype=latency.dtype,
-        memory_format=latency.memory_format,
-        batch=latency.batch,
-        size=latency_size(study, input_size),
-        threads=latency.threads,
-        cuda_graph=latency.cuda_graph,
-    )
+    named = study.latency.model_dump(exclude={"source", "target", "limit", "size"})
+    return Deployment(**named, device=study.device, size=latency_size(study, input_size))
 
 
 class StudyLatency:
     """Latencies of a study's configurations: measured, or predicted by an additive model.
 
-    Runtimes other than PyTorch's own run in a process of their own, which :meth:`close` ends.
+    A runtime that may crash runs in a process of its own, which :meth:`close` ends.
 
     Args:
         study: The study.
@@ -101,11 +92,11 @@ class StudyLatency:
         self._space = space
         self._options = network_options(study.backbone, latency_size(study, input_size)) | {"num_classes": classes}
         latency = study.latency
-        # PyTorch does not crash over a network; where it does, the evaluation crashes too.
-        kind = LatencyMeter if latency.runtime == "eager" else IsolatedMeter
+        deployment = deployment_of(study, input_size)
+        kind = LatencyMeter if runtime_of(deployment).in_process else IsolatedMeter
         self._meter = kind(
             create_model(SEConfig(study.backbone), **self._options),
-            deployment_of(study, input_size),
+            deployment,
             latency.target,
             latency.limit,
             study.seed,

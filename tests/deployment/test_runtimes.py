@@ -19,8 +19,10 @@ from torch._dynamo.utils import counters
 from torch._inductor.utils import run_and_get_code
 
 from se_search import SEConfig, create_model
-from se_search.deployment import runtimes
-from se_search.deployment.runtimes import RUNTIMES, Deployment, check, describe, prepare, using_threads
+from se_search.deployment.deployment import RUNTIMES, Deployment
+from se_search.deployment.prepare import check, describe, prepare
+from se_search.deployment.runtimes import compile as compiled_runtime
+from se_search.deployment.runtimes.base import using_threads
 from se_search.errors import BackboneError, DefinitionError, EvaluationError, ExportError
 from se_search.words import counted
 
@@ -246,12 +248,12 @@ def weights_alive():
 def test_memory_of_a_compiled_network_is_freed_with_it(optimized):
     model = Small()
     gc.collect()
-    before = weights_alive(), set(vars(runtimes))
+    before = weights_alive(), set(vars(compiled_runtime))
     prepared = prepare(model, deployment("compile", optimized=optimized))
     assert weights_alive() > before[0]
     del prepared
     gc.collect()
-    assert (weights_alive(), set(vars(runtimes))) == before
+    assert (weights_alive(), set(vars(compiled_runtime))) == before
 
 
 @pytest.mark.parametrize("optimized", [False, True])
@@ -352,15 +354,16 @@ DEVICES = torch.cuda.device_count()
     [
         (
             {"runtime": "openvion"},
-            "runtime 'openvion' is unknown: it is one of eager, compile, onnxruntime, openvino; near names: openvino",
+            "runtime 'openvion' is unknown: it must be one of eager, compile, onnxruntime, openvino; "
+            "near names: openvino",
         ),
         (
             {"dtype": "fp16"},
-            "dtype 'fp16' is unknown: it is one of float32, bfloat16, float16",
+            "dtype 'fp16' is unknown: it must be one of float32, bfloat16, float16",
         ),
         (
             {"memory_format": "NHWC"},
-            "memory format 'NHWC' is unknown: it is one of contiguous, channels_last",
+            "memory format 'NHWC' is unknown: it must be one of contiguous, channels_last",
         ),
         ({"batch": 0}, "a batch of 0 is impossible: it must be at least 1"),
         ({"threads": 0}, "a number of threads of 0 is impossible: it must be at least 1"),
@@ -372,7 +375,7 @@ DEVICES = torch.cuda.device_count()
         ({"device": "gpu"}, "device 'gpu' is unknown: it must be cpu, cuda or cuda:N"),
         (
             {"device": f"cuda:{DEVICES}"},
-            f"device 'cuda:{DEVICES}' is not there: PyTorch sees {counted(DEVICES, 'CUDA device')}",
+            f"device 'cuda:{DEVICES}' not found; PyTorch sees {counted(DEVICES, 'CUDA device')}",
         ),
         ({"cuda_graph": True}, "a CUDA graph needs the runtime eager on a CUDA device, not eager on cpu"),
         (
@@ -381,11 +384,11 @@ DEVICES = torch.cuda.device_count()
         ),
         (
             {"runtime": "onnxruntime", "memory_format": "channels_last"},
-            "the runtime onnxruntime orders memory as it likes: its memory format is contiguous, not 'channels_last'",
+            "the runtime onnxruntime chooses its own memory format: it must be 'contiguous', not 'channels_last'",
         ),
         (
             {"runtime": "openvino", "memory_format": "channels_last"},
-            "the runtime openvino orders memory as it likes: its memory format is contiguous, not 'channels_last'",
+            "the runtime openvino chooses its own memory format: it must be 'contiguous', not 'channels_last'",
         ),
         (
             {"runtime": "onnxruntime", "dtype": "bfloat16"},
@@ -409,7 +412,7 @@ def test_onnx_runtime_and_openvino_are_for_the_cpu(runtime, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(DefinitionError) as caught:
         check(deployment(runtime, device="cuda"))
-    assert str(caught.value) == f"the runtime {runtime} is offered on the device cpu only, not on 'cuda'"
+    assert str(caught.value) == f"the runtime {runtime} runs on the device cpu only, not on 'cuda'"
 
 
 @pytest.mark.parametrize(
@@ -432,7 +435,8 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(runtime, packa
 def test_a_missing_compiler_is_one_sentence():
     program = (
         "from se_search.errors import DefinitionError\n"
-        "from se_search.deployment.runtimes import Deployment, check\n"
+        "from se_search.deployment.deployment import Deployment\n"
+        "from se_search.deployment.prepare import check\n"
         "try:\n    check(Deployment('compile'))\n"
         "except DefinitionError as error:\n    print(error)\n"
     )

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Engine
 import se_search
 from se_search import SEConfig, load_run
 from se_search.data.image_data import batches
-from se_search.deployment.runtimes import Deployment
+from se_search.deployment.deployment import Deployment
 from se_search.errors import EvaluationError, RunFolderError
 from se_search.latency.isolated import IsolatedMeter
 from se_search.network.insertion import create_model

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from se_search import measure_latency
-from se_search.deployment.runtimes import Deployment
+from se_search.deployment.deployment import Deployment
 from se_search.latency import meter as latency
 from se_search.latency.meter import PILOT, LatencyConditions, LatencyMeter, describe_conditions, remarks
 
@@ -133,8 +133,8 @@ def convolutions(number):
 
 def test_a_network_that_does_far_more_has_a_ratio_above_one_and_the_inverse_below():
     little, much = convolutions(2), convolutions(16)
-    slower = measure_latency(much, little, (16, 48, 48), limit=1)
-    faster = measure_latency(little, much, (16, 48, 48), limit=1)
+    slower = measure_latency(much, little, Deployment(size=(16, 48, 48)), limit=1)
+    faster = measure_latency(little, much, Deployment(size=(16, 48, 48)), limit=1)
     assert 1 < slower.low <= slower.median <= slower.high
     assert faster.low <= faster.median <= faster.high < 1
 
@@ -143,11 +143,7 @@ def test_conditions_are_those_of_the_measurement():
     ratio = measure_latency(
         convolutions(1),
         convolutions(1),
-        (16, 8, 12),
-        batch=3,
-        dtype="bfloat16",
-        memory_format="channels_last",
-        threads=1,
+        Deployment(size=(16, 8, 12), batch=3, dtype="bfloat16", memory_format="channels_last", threads=1),
         target=0.5,
         limit=2,
     )
@@ -212,7 +208,8 @@ def test_every_call_runs_in_evaluation_mode_at_the_given_size_and_with_the_given
             return x
 
     threads = torch.get_num_threads()
-    measure_latency(Recording(), Recording(), (3, 5, 7), batch=2, threads=threads + 1, limit=0.1)
+    deployment = Deployment(size=(3, 5, 7), batch=2, threads=threads + 1)
+    measure_latency(Recording(), Recording(), deployment, limit=0.1)
     assert set(Recording.calls) == {((2, 3, 5, 7), threads + 1)}
     assert torch.get_num_threads() == threads
 
@@ -220,6 +217,6 @@ def test_every_call_runs_in_evaluation_mode_at_the_given_size_and_with_the_given
 def test_the_networks_stay_as_they_are():
     model = nn.Sequential(nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16)).train()
     before = copy.deepcopy(model.state_dict())
-    measure_latency(model, model, (16, 8, 8), limit=0.1)
+    measure_latency(model, model, Deployment(size=(16, 8, 8)), limit=0.1)
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -1,0 +1,102 @@
+"""What every runtime offers, and what it makes of a network."""
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ...errors import DefinitionError
+from ..deployment import Deployment
+
+Run = Callable[[], torch.Tensor]
+
+
+class Prepared:
+    """A network that is ready to run.
+
+    Args:
+        run: Does one forward pass.
+        copy: Prepares the same network once more, where that is cheap.
+
+    Attributes:
+        run: Does one forward pass on images that are always the same and returns the outputs, which the next pass may
+            overwrite. On a CPU it returns when they are computed, on a GPU when their computation is queued. Call it
+            within :func:`using_threads`, with the deployment's number.
+        copies: Whether :meth:`fresh` returns a copy at another place in memory.
+    """
+
+    def __init__(self, run: Run, copy: "Callable[[], Prepared] | None" = None) -> None:
+        self.run = run
+        self.copies = copy is not None
+        self._copy = copy
+
+    def fresh(self) -> "Prepared":
+        """Return the same network at another place in memory, or itself where a copy would need another compilation."""
+        return self._copy() if self._copy else self
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A runtime.
+
+    Attributes:
+        describe: Returns its name and version.
+        prepare: Makes a network ready to run. It is given a copy of the network of its own in evaluation mode, images
+            for it, the deployment, and the name of the network's class for messages.
+        check: Raises a ``DefinitionError`` where a deployment is impossible with it, or a package is missing.
+        in_process: Whether it runs in the process of a search. PyTorch in eager mode does: where it crashes over a
+            network, the evaluation crashes too.
+        cuda_graph: Whether it can record a CUDA graph.
+        converts: Whether it takes single precision and converts weights and images itself.
+    """
+
+    describe: Callable[[], str]
+    prepare: Callable[[nn.Module, torch.Tensor, Deployment, str], Prepared]
+    check: Callable[[Deployment], None] = lambda deployment: None
+    in_process: bool = False
+    cuda_graph: bool = False
+    converts: bool = False
+
+
+def check_exported(deployment: Deployment, extra: str, dtypes: tuple[str, ...]) -> None:
+    """Check a deployment of a runtime that reads an exported graph on the CPU.
+
+    Args:
+        deployment: The deployment. Its runtime has the name of a package.
+        extra: The extra of se-search that brings the packages.
+        dtypes: Number formats in which the runtime computes.
+
+    Raises:
+        DefinitionError: If a value is impossible, or a package is missing.
+    """
+    runtime = deployment.runtime
+    for package in ("onnx", "onnxscript", runtime):
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise DefinitionError(
+                f'the runtime {runtime} needs the package {package} ({error}): pip install "se-search[{extra}]"'
+            ) from error
+    if deployment.device != "cpu":
+        raise DefinitionError(f"the runtime {runtime} runs on the device cpu only, not on {deployment.device!r}")
+    if deployment.memory_format != "contiguous":
+        raise DefinitionError(
+            f"the runtime {runtime} chooses its own memory format: it must be 'contiguous', not "
+            f"{deployment.memory_format!r}"
+        )
+    if deployment.dtype not in dtypes:
+        raise DefinitionError(f"the runtime {runtime} computes in {' or '.join(dtypes)}, not in {deployment.dtype}")
+
+
+@contextmanager
+def using_threads(threads: int | None) -> Iterator[None]:
+    """Set PyTorch's number of CPU threads, and its former number afterwards; ``None`` changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
