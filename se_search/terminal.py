@@ -19,7 +19,6 @@ from .network.overhead import backbone_parameters, formula_by_stage
 from .network.paper import CountedFigure
 from .network.sites import find_places, trace_backbone
 from .progress import console, say
-from .report.summary import describe_evaluation
 from .report.tables import describe_excitation, describe_front, describe_latency, describe_verified
 from .results.record import read_results
 from .words import counted, percent
@@ -32,7 +31,7 @@ def show_front(folder: Path) -> None:
 
     results, run = read_results(folder)
     say("")
-    say(f"Pareto front ({run['quality']} estimated by {describe_evaluation(run['evaluator'])}, 95 % intervals):")
+    say(f"Pareto front ({run['quality']} estimated by {run['evaluator'].method}, 95 % intervals):")
     _print_table(describe_front(results, run))
     for sentence in (run["gain"], *run["cautions"]):
         if sentence:

@@ -44,8 +44,8 @@ KEYS = {
 }
 
 STUDIES = {
-    "options that are bytes": ("evaluator: {options: {a: !!binary //8=}}\n", ["options", "JSON"]),
-    "options that are a day": ("evaluator: {options: {a: 2024-01-01}}\n", ["options", "JSON"]),
+    "options that are bytes": ("evaluator: {name: mine, options: {a: !!binary //8=}}\n", ["options", "JSON"]),
+    "options that are a day": ("evaluator: {name: mine, options: {a: 2024-01-01}}\n", ["options", "JSON"]),
     "too many data workers": ("data_workers: 1000000\n", ["data_workers", "1024"]),
     "too many threads": ("threads: 1000000\n", ["threads", "4096"]),
     "too large images": ("image_size: 1000000\n", ["image_size", "16384"]),

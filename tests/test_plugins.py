@@ -22,7 +22,7 @@ from se_search.export.exporters import find_exporter
 from se_search.plugins import EXPORTERS, SPACES, find_plugin, find_plugins
 from se_search.study.files import load_space
 from se_search.study.space_definition import SpaceDefinition
-from se_search.trials.evaluators import create_supernet, find_evaluator
+from se_search.trials.evaluators import create_shipped, find_evaluator
 
 SPACE = {"description": "From a plugin.", "placement": "stage", "ratios": [4, 16], "gates": ["sigmoid"]}
 
@@ -194,7 +194,7 @@ def test_a_shipped_name_stays_what_is_shipped_and_a_warning_says_so(installed):
     with pytest.warns(UserWarning, match="space 'stages' of package example-plugin is not used: se-search ships"):
         assert load_space("stages").ratios == (2, 4, 8, 16, 32)
     with pytest.warns(UserWarning, match="evaluator 'supernet' of package example-plugin is not used"):
-        assert find_evaluator("supernet") is create_supernet
+        assert find_evaluator("supernet") is create_shipped
 
 
 def test_a_name_that_two_packages_offer_is_refused_where_it_is_used(installed):

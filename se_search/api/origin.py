@@ -9,6 +9,7 @@ from timm.models import get_pretrained_cfg_value
 from ..data.image_files import PREFIXES
 from ..export.card import Origin, Result
 from ..report.measures import MEASURED, interval_of, with_interval, write_value
+from ..study.evaluator_definition import EvaluatorDefinition
 from ..trials.notes import PREDICTED
 from ..words import by, counted
 
@@ -55,9 +56,13 @@ def origin_of_trial(trial: Mapping[Any, Any], run: Mapping[str, Any], verified: 
         how = f"{counted(int(trial['latency_pairs']), 'pair')} of calls, 95 % interval"
     timed = f"time over that of the bare backbone, {how}; {latency['description']}"
     added = write_value(trial["flops_overhead"], MEASURED["flops_overhead"])
-    published = run["evaluator"]["name"] == "finetune" and run["evaluator"]["pretrained"] == "timm"
+    evaluator: EvaluatorDefinition = run["evaluator"]
+    epochs = int(trial["verified_epochs"]) if verified else evaluator.epochs
+    seen = f"saw {data['train']} training images of {data['name']} for {counted(epochs, 'epoch')}"
+    weights = evaluator.describe_verified_weights(seen) if verified else evaluator.describe_weights(seen, data["name"])
+    published = evaluator.starts_from_published_weights
     return Origin(
-        _say_weights(data, run["evaluator"], int(trial["verified_epochs"]) if verified else None),
+        weights,
         get_pretrained_cfg_value(run["backbone"], "license") if published else None,
         results=(
             Result("accuracy", _estimate(trial, "accuracy", prefix), images),
@@ -66,30 +71,6 @@ def origin_of_trial(trial: Mapping[Any, Any], run: Mapping[str, Any], verified: 
             Result("multiply-additions", added, f"counted at {size}, over the backbone's"),
         ),
     )
-
-
-def _say_weights(data: Mapping[str, Any], evaluator: Mapping[str, Any], verified_epochs: int | None) -> str:
-    name = evaluator["name"]
-    epochs = verified_epochs or evaluator["epochs"]
-    if verified_epochs and name != "finetune":
-        name = "scratch"
-    if name not in ("supernet", "finetune", "scratch"):
-        return f"Those that the evaluator {name} made on {data['name']}; it knows how."
-    seen = f"saw {data['train']} training images of {data['name']} for {counted(epochs, 'epoch')}"
-    if name == "supernet":
-        return (
-            "A slice of the search's weight-sharing network, not trained on their own. That network started from "
-            f"random weights, not from published ones, and {seen}; normalisation statistics were estimated anew for "
-            "this slice."
-        )
-    if name == "scratch":
-        return f"Trained by themselves: the network started from random weights and {seen} (the first seed's)."
-    start = "a backbone that was trained on the same images before"
-    if evaluator["pretrained"] == "timm":
-        start = "the weights of the backbone that timm publishes, whose licence applies"
-    elif evaluator["pretrained"]:
-        start = "weights of the backbone that the user gave, whose licence applies"
-    return f"Trained by themselves: the network started from {start}, with SE blocks without an effect, and {seen}."
 
 
 def _estimate(trial: Mapping[Any, Any], name: str, prefix: str = "") -> str:

@@ -31,8 +31,6 @@ from ..study.space import SearchSpace
 from ..time_limit import time_limit
 from ..training.distributed import take_part
 from ..training.evaluator import Evaluator
-from ..training.pretrained import check_pretrained
-from ..training.stand_alone import BACKBONE_WEIGHTS
 from ..trials.evaluators import EvaluatorFactory, find_evaluator, study_data, tell_if_busy, use_device
 from ..trials.folder import STUDY_FILE, RunStudy, check_folder, open_folder, read_definition, storage_url
 from ..trials.latency import StudyLatency, latency_size
@@ -91,8 +89,7 @@ def run_search(
     take_part(used, space, data, study.device)
     tell_if_busy()
     check_folder(folder, study)
-    if study.evaluator.pretrained is not None and not (folder / BACKBONE_WEIGHTS).exists():
-        check_pretrained(study.evaluator.pretrained)
+    study.evaluator.check(folder)
     # It tries the backbone in its runtime: hours of training shall not end with a refusal.
     latency = StudyLatency(study, space, data.input_size, data.classes)
     storage = None if spread.storage is None else open_storage(spread.storage)

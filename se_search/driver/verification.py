@@ -20,7 +20,7 @@ from ..study.definitions import StudyDefinition
 from ..study.space import SearchSpace
 from ..training.evaluator import evaluate_network
 from ..training.recipe import load_weights
-from ..training.stand_alone import Finetune, Scratch
+from ..training.stand_alone import Scratch
 from ..trials.evaluators import study_data, tell_if_busy, training_recipe, use_device
 from ..trials.folder import load_trials, open_folder, read_definition
 from ..trials.notes import note_data, note_unreadable, pack, pack_losses, quality_of, with_measured_latency
@@ -58,7 +58,7 @@ def run_verification(folder: Path, members: str = "front", seeds: int = 3, epoch
     use_device(study)
     tell_if_busy()
     data = study_data(study)
-    trainer = _trainer(study, data, folder, epochs)
+    trainer = study.evaluator.create_trainer(study, data, training_recipe(study, epochs), folder)
     recipe = trainer.recipe
     plan = [(*network, recipe.seed + number) for number in range(seeds) for network in networks.values()]
     with open_folder(folder, study) as optuna_study:
@@ -96,7 +96,7 @@ def load_verified(folder: Path, config: SEConfig, epochs: int) -> tuple[nn.Modul
     """
     study = read_definition(folder)
     data = study_data(study)
-    trainer = _trainer(study, data, folder, epochs)
+    trainer = study.evaluator.create_trainer(study, data, training_recipe(study, epochs), folder)
     network = trainer.start(config, trainer.recipe.seed)
     load_weights(network, weights_file(folder, config, epochs), "verify it again")
     return network.eval(), data
@@ -126,15 +126,6 @@ def _baselines(study: StudyDefinition) -> dict[str, SEConfig]:
     answers = SearchSpace(study.backbone, study.resolved_space).known_answers()
     uniform = {name: config for name, config in answers.items() if name == "uniform r=16"}
     return {"no SE": SEConfig.without_attention(study.backbone), **uniform}
-
-
-def _trainer(study: StudyDefinition, data: ImageData, folder: Path, epochs: int | None) -> Scratch:
-    recipe = training_recipe(study, epochs)
-    if study.evaluator.name != "finetune":
-        return Scratch(study.backbone, data, recipe, study.device)
-    trainer = Finetune(study.backbone, data, recipe, study.device)
-    trainer.load(folder)
-    return trainer
 
 
 def _verify(folder: Path, trainer: Scratch, name: str, config: SEConfig, seed: int) -> str:

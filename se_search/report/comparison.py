@@ -16,7 +16,6 @@ from .groups import connect_front
 from .html import render_page
 from .measures import bars_of, column_of, hover_text, quality_of_run
 from .style import DASHES, INK, PALETTE, SOFT, cut, short_numbers, style_figure
-from .summary import describe_evaluation
 
 MARK = 'data-page="se-search comparison"'
 """What tells a page that :func:`render_comparison` wrote from other files."""
@@ -168,7 +167,7 @@ def _row(one: ComparedRun) -> dict[str, Any]:
     return {
         "label": one.label,
         "run": one.run,
-        "how": describe_evaluation(one.run["evaluator"]),
+        "how": one.run["evaluator"].method,
         "evaluated": int((one.trials["state"] != "failed").sum()),
         "front": int(one.trials["on_front"].sum()),
         "hypervolume": one.hypervolume,

@@ -15,7 +15,7 @@ from .figures import report_figures
 from .groups import complete_trials
 from .html import render_page
 from .measures import columns_of_run, hover_text, write_interval, write_value
-from .summary import EVALUATIONS, describe_evaluation, summarize
+from .summary import summarize
 
 _PICK_TITLES = {
     "knee": "best trade of {quality} for parameters, among those not tied with a smaller one",
@@ -85,8 +85,6 @@ def render_report(trials: pd.DataFrame, run: dict[str, Any], live: int | None = 
         counted=counted,
         write_value=write_value,
         write_interval=write_interval,
-        how=describe_evaluation(run["evaluator"]),
-        shipped=run["evaluator"]["name"] in EVALUATIONS,
         pick_titles={name: title.format(quality=run["quality"]) for name, title in _PICK_TITLES.items()},
         captions=_CAPTIONS,
         columns=lambda name: len(figures[name].layout.xaxis.tickvals or ()) if name in figures else 0,

@@ -1,4 +1,4 @@
-"""A run in sentences: what was found and what it costs, how sure that is, and how it was estimated."""
+"""A run in sentences: what was found and what it costs, how sure that is."""
 
 import json
 from typing import Any
@@ -8,13 +8,6 @@ import pandas as pd
 from ..words import counted
 from .configuration import describe_stages
 from .measures import MEASURED, quality_of_run, value_in_words
-
-EVALUATIONS = {
-    "supernet": "weight sharing ({epochs} of the shared network)",
-    "finetune": "finetuning each network ({epochs} from a common backbone)",
-    "scratch": "training each network from scratch ({epochs})",
-}
-"""How each evaluator of this package estimates accuracies."""
 
 
 def summarize(trials: pd.DataFrame, run: dict[str, Any]) -> list[str]:
@@ -28,18 +21,6 @@ def summarize(trials: pd.DataFrame, run: dict[str, Any]) -> list[str]:
         return []
     (row,) = trials[trials["number"] == run["picks"]["knee"]].to_dict("records")
     return [_found(row, run), _how_sure(run)]
-
-
-def describe_evaluation(evaluator: dict[str, Any]) -> str:
-    """Say how accuracies were estimated and after how much training.
-
-    Args:
-        evaluator: Of ``run.json``.
-    """
-    name = evaluator["name"]
-    if name not in EVALUATIONS:
-        return f"the evaluator {name}"
-    return EVALUATIONS[name].format(epochs=counted(evaluator["epochs"], "epoch"))
 
 
 def _found(row: dict[Any, Any], run: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 from ..markdown import escape_text
 from ..words import counted
 from .measures import in_words
-from .summary import describe_evaluation, summarize
+from .summary import summarize
 from .tables import describe_front, describe_verified
 
 
@@ -40,7 +40,7 @@ def _lines(trials: pd.DataFrame, run: dict[str, Any]) -> Iterator[str]:
     front = describe_front(trials, run)
     if len(front):
         yield from ("", "## Pareto front", "")
-        how = escape_text(describe_evaluation(run["evaluator"]))
+        how = escape_text(run["evaluator"].method)
         judged = f"by {how} on {data['validation']} validation images, with 95 % intervals."
         yield f"Values of {run['quality']} are estimates {judged}"
         yield ""
@@ -68,7 +68,7 @@ def _made(run: dict[str, Any]) -> dict[str, Any]:
         ),
         "Study": run["study"],
         "Space": run["space"],
-        "Evaluator": describe_evaluation(run["evaluator"]),
+        "Evaluator": run["evaluator"].method,
         "Objectives": ", ".join(map(in_words, run["objectives"])),
         "Latency": run["latency"].get("description"),
         "Seed": str(run["seed"]),

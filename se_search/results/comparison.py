@@ -300,7 +300,7 @@ def _cautions(sources: Sequence[_Source], runs: Sequence[ComparedRun], paired: b
             f"The backbones differ ({', '.join(backbones)}): overheads and latency ratios are relative to each one's "
             "own, so hypervolumes compare what SE adds to each, not the networks' sizes."
         )
-    ways = _distinct(f"{one.run['evaluator']['name']}, epochs {one.run['evaluator']['epochs']}" for one in sources)
+    ways = _distinct(f"{one.run['evaluator'].name}, epochs {one.run['evaluator'].epochs}" for one in sources)
     if len(ways) > 1:
         said.append(
             f"Accuracies were estimated in different ways ({'; '.join(ways)}): what differs may be these, not the "

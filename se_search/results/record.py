@@ -15,9 +15,6 @@ from ..network.config import SEConfig
 from ..network.overhead import backbone_parameters, flops_overhead, parameter_share
 from ..study.definitions import StudyDefinition
 from ..study.space import SearchSpace
-from ..training.stand_alone import BACKBONE_SUMMARY
-from ..training.supernet import SUMMARY
-from ..trials.evaluators import training_recipe
 from ..trials.folder import PARETO_FILE, RUN_FILE, TRIALS_FILE, load_trials, read_definition
 from ..trials.latency import latency_size, learned_latencies
 from ..trials.notes import ENDED, FOREIGN, latency_conditions, quality_of, with_measured_latency
@@ -54,10 +51,8 @@ def _read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     schedules = read_verified(folder, table, SEConfig.without_attention(study.backbone).id)
     table = add_verified(table, schedules)
     complete = table[table["state"] == "complete"]
-    shared = {
-        "supernet": read_json(folder / SUMMARY).get("epochs", []),
-        "backbone": read_json(folder / BACKBONE_SUMMARY).get("epochs", []),
-    }
+    shared = study.evaluator.shared
+    epochs = read_json(folder / f"{shared}.json").get("epochs", []) if shared else []
     worst = {
         "accuracy": 1 / data["classes"],
         "log_loss": 10.0,
@@ -84,8 +79,7 @@ def _read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         "seed": study.seed,
         "budget": study.budget,
         "device": study.device,
-        "evaluator": study.evaluator.model_dump(exclude={"options"})
-        | {"learning_rate": training_recipe(study).learning_rate},
+        "evaluator": study.evaluator,
         "objectives": list(study.objectives),
         "custom_objectives": list(study.custom_objectives),
         "constraints": study.constraints.model_dump(),
@@ -103,7 +97,7 @@ def _read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         "hypervolume_history": hypervolume_history(optuna_study, [worst[name] for name in study.objectives]),
         "hypervolume_reference": {name: worst[name] for name in study.objectives},
         "timings": {
-            **{name: sum(epoch["seconds"] for epoch in epochs) for name, epochs in shared.items() if epochs},
+            **({shared: sum(epoch["seconds"] for epoch in epochs)} if epochs else {}),
             "trials": float(table["seconds"].sum()),
         },
         "finished": optuna_study.user_attrs.get(ENDED) == study.budget,
@@ -120,7 +114,8 @@ def write_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     table, run = read_results(folder)
     write_text(folder / TRIALS_FILE, table.to_csv(index=False))
     write_text(folder / PARETO_FILE, front_of(table).to_csv(index=False))
-    write_text(folder / RUN_FILE, json.dumps(_finite(run), indent=2, allow_nan=False))
+    plain = run | {"evaluator": run["evaluator"].model_dump(exclude={"options"})}
+    write_text(folder / RUN_FILE, json.dumps(_finite(plain), indent=2, allow_nan=False))
     return table, run
 
 

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from ..errors import DefinitionError, did_you_mean
 from .base import Definition
 from .definitions import StudyDefinition
+from .evaluator_definition import EVALUATOR_TAGS, SHIPPED_EVALUATORS
 from .space_definition import SpaceDefinition
 
 COMMAND_LINE = "the command line"
@@ -40,15 +41,23 @@ def check_definition(kind: type[_D], data: Any, source: str) -> _D:
 
 def _one_sentence(error: ValidationError, kind: type[Definition], source: str) -> str:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in ("str", "[key]"))
+    where = ".".join(str(part) for part in first["loc"] if part not in ("str", "[key]", *EVALUATOR_TAGS))
     if source == COMMAND_LINE:
         option = where.removesuffix(".name").removesuffix(".source").removeprefix("evaluator.")
         where = f"--{option.replace('latency.', 'latency-').replace('_', '-')}"
     else:
         where = f"{source}: {where}"
     if first["type"] == "extra_forbidden":
-        known = _keys(kind, first["loc"][:-1])
-        near = did_you_mean(str(first["loc"][-1]), known)
+        *parents, key = first["loc"]
+        evaluator = EVALUATOR_TAGS.get(str(parents[-1])) if parents else None
+        if evaluator is not None and any(key in one.model_fields for one in EVALUATOR_TAGS.values()):
+            if source == COMMAND_LINE:
+                having = [name for name, one in SHIPPED_EVALUATORS.items() if key in one.model_fields]
+                return f"{where} requires --evaluator {' or '.join(having) or 'of a plugin'}"
+            whose = evaluator.model_fields["name"].default if evaluator.shipped else "an evaluator of a plugin"
+            return f"{where}: {whose} has no such setting; its own are {', '.join(evaluator.own_settings())}"
+        known = _keys(kind, parents)
+        near = did_you_mean(str(key), known)
         return f"{where} is not a known key{near}; known are {', '.join(known)}"
     if first["type"] == "missing":
         return f"{where} is missing"
@@ -56,7 +65,7 @@ def _one_sentence(error: ValidationError, kind: type[Definition], source: str) -
     return f"{where} is {first['input']!r}: {reason}"
 
 
-def _keys(kind: type[Definition], parents: tuple[int | str, ...]) -> list[str]:
+def _keys(kind: type[Definition], parents: list[int | str]) -> list[str]:
     for parent in parents:
-        kind = type(kind.model_fields[str(parent)].default)
+        kind = EVALUATOR_TAGS.get(str(parent)) or type(kind.model_fields[str(parent)].default)
     return list(kind.model_fields)

@@ -14,7 +14,7 @@ from ..deployment.deployment import DTYPES, RUNTIMES
 from ..errors import DefinitionError, did_you_mean
 from ..latency.stopping import LIMIT, TARGET
 from .base import MOST_IMAGES, MOST_PIXELS, Definition, Listed, Threads, distinct
-from .evaluator_definition import EvaluatorDefinition
+from .evaluator_definition import AnyEvaluator, SupernetDefinition
 from .objectives import OBJECTIVES, RESERVED, Direction
 from .space_definition import SpaceDefinition
 
@@ -195,7 +195,7 @@ class StudyDefinition(Definition):
     constraints: ConstraintsDefinition = ConstraintsDefinition()
     """Limits on what a configuration may cost."""
 
-    evaluator: EvaluatorDefinition = EvaluatorDefinition()
+    evaluator: AnyEvaluator = SupernetDefinition()
     """How accuracy is estimated."""
 
     latency: LatencyDefinition = LatencyDefinition()

@@ -101,7 +101,9 @@ def load_study(name: str, **overrides: Any) -> StudyDefinition:
         settings["name"] = given["evaluator"]
     if settings:
         asked = given.get("evaluator")
-        merged["evaluator"] = (asked if isinstance(asked, dict) else study.evaluator.model_dump()) | settings
+        merged["evaluator"] = (
+            asked if isinstance(asked, dict) else study.evaluator.model_dump(exclude_defaults=True)
+        ) | settings
     measuring = {
         key: merged.pop(f"latency_{key}") for key in LatencyDefinition.model_fields if f"latency_{key}" in given
     }

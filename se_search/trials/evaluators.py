@@ -1,7 +1,7 @@
 """Evaluators by name: those shipped, those of plugins, and those given from Python."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -15,13 +15,11 @@ from ..errors import DefinitionError, did_you_mean
 from ..plugins import EVALUATORS, find_plugin, find_plugins
 from ..progress import say
 from ..study.definitions import StudyDefinition
-from ..study.evaluator_definition import EvaluatorDefinition
+from ..study.evaluator_definition import SHIPPED_EVALUATORS, EvaluatorDefinition
 from ..study.space import SearchSpace
 from ..training.distributed import use_own_device
 from ..training.evaluator import Evaluator
 from ..training.recipe import TrainingRecipe
-from ..training.stand_alone import Finetune, Scratch
-from ..training.supernet import Supernet
 from ..words import counted
 
 EvaluatorFactory = Callable[[StudyDefinition, SearchSpace, ImageData], Evaluator]
@@ -71,85 +69,14 @@ def training_recipe(study: StudyDefinition, epochs: int | None = None) -> Traini
         epochs: Epochs in place of the study's.
     """
     settings = study.evaluator.model_dump(include=_OF_TRAINING)
-    if settings["learning_rate"] is None:
-        settings["learning_rate"] = 0.0005 if study.evaluator.name == "finetune" else 0.002
     return TrainingRecipe(
         **settings | {"epochs": epochs or settings["epochs"]}, workers=study.data_workers, seed=study.seed
     )
 
 
-def create_supernet(study: StudyDefinition, space: SearchSpace, data: ImageData) -> Supernet:
-    """Create the untrained network that holds every configuration of ``space``.
-
-    Raises:
-        DefinitionError: If the study's settings do not suit it.
-    """
-    definition, evaluator = space.definition, study.evaluator
-    _check_settings(study, {"recalibration_images", "distillation", "patience"})
-    if evaluator.compile:
-        raise DefinitionError(
-            "evaluator.compile is true: the supernet changes its blocks with every step, which no compiled network can"
-        )
-    return Supernet(
-        study.backbone,
-        space.widest_blocks(),
-        definition.bias,
-        data,
-        training_recipe(study),
-        study.device,
-        evaluator.recalibration_images,
-        evaluator.distillation,
-        evaluator.patience,
-    )
-
-
-def create_scratch(study: StudyDefinition, space: SearchSpace, data: ImageData) -> Scratch:
-    """Create the evaluator that trains each configuration from scratch.
-
-    Raises:
-        DefinitionError: If the study's settings do not suit it.
-    """
-    _check_settings(study, {"seeds", "halving"})
-    evaluator = study.evaluator
-    return Scratch(study.backbone, data, training_recipe(study), study.device, evaluator.seeds, evaluator.halving)
-
-
-def create_finetune(study: StudyDefinition, space: SearchSpace, data: ImageData) -> Finetune:
-    """Create the evaluator that trains each configuration from a common backbone.
-
-    Raises:
-        DefinitionError: If the study's settings do not suit it.
-    """
-    _check_settings(study, {"seeds", "halving", "pretrained"})
-    evaluator = study.evaluator
-    return Finetune(
-        study.backbone,
-        data,
-        training_recipe(study),
-        study.device,
-        evaluator.seeds,
-        evaluator.halving,
-        evaluator.pretrained,
-    )
-
-
-def _check_settings(study: StudyDefinition, own: set[str]) -> None:
-    """Refuse settings of other evaluators, which would have no effect."""
-    given = study.evaluator.model_dump(exclude_defaults=True)
-    foreign = given.keys() - _OF_TRAINING - own - {"name"}
-    if foreign:
-        raise DefinitionError(
-            f"evaluator.{sorted(foreign)[0]} is set: {study.evaluator.name} has no such setting; "
-            f"its own are {', '.join(sorted(own))}"
-        )
-
-
-SHIPPED_EVALUATORS: Mapping[str, EvaluatorFactory] = {
-    "supernet": create_supernet,
-    "finetune": create_finetune,
-    "scratch": create_scratch,
-}
-"""Evaluators that travel with the package."""
+def create_shipped(study: StudyDefinition, space: SearchSpace, data: ImageData) -> Evaluator:
+    """Create the study's evaluator, one of those that travel with the package."""
+    return study.evaluator.create(study, space, data, training_recipe(study))
 
 
 def find_evaluator(name: str) -> EvaluatorFactory:
@@ -164,4 +91,4 @@ def find_evaluator(name: str) -> EvaluatorFactory:
     if name not in SHIPPED_EVALUATORS:
         known = list(dict.fromkeys([*SHIPPED_EVALUATORS, *(one.name for one in find_plugins(EVALUATORS))]))
         raise DefinitionError(f"evaluator {name!r} is unknown: known are {', '.join(known)}{did_you_mean(name, known)}")
-    return SHIPPED_EVALUATORS[name]
+    return create_shipped

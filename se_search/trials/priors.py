@@ -29,7 +29,7 @@ def check_priors(study: StudyDefinition) -> None:
     Raises:
         DefinitionError: If it has not.
     """
-    if study.priors == "excitation" and study.evaluator.name != "supernet":
+    if study.priors == "excitation" and not study.evaluator.shares_weights:
         raise DefinitionError(
             f"--priors is 'excitation', which analyses a supernet, and the evaluator is {study.evaluator.name!r}: "
             "choose --evaluator supernet or --priors known"

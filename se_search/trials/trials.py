@@ -202,7 +202,7 @@ def worth_of(
     stopped = False
     epochs: int | None = None
     if isinstance(evaluator, RungEvaluator):
-        factor = study.evaluator.halving
+        factor = study.evaluator.rung_factor
         for epochs, evaluation in evaluator.rungs(config):
             if factor is None:
                 continue

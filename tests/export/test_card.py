@@ -14,6 +14,7 @@ from se_search.api.origin import origin_of_trial
 from se_search.export.card import Origin, Result, draw_configuration
 from se_search.markdown import escape_code, escape_text
 from se_search.results.record import read_results
+from se_search.study.files import load_study
 
 NASTY = [
     "a\n---\nlicense: stolen\n---\n# Title",
@@ -123,17 +124,17 @@ def test_the_card_of_a_users_own_network_says_what_is_known(tmp_path):
 @pytest.mark.parametrize(
     ("evaluator", "words"),
     [
-        ({"name": "supernet", "pretrained": None}, ["slice of the search's weight-sharing network", "for 3 epochs"]),
-        ({"name": "scratch", "pretrained": None}, ["Trained by themselves", "random weights", "for 3 epochs"]),
-        ({"name": "finetune", "pretrained": None}, ["Trained by themselves", "trained on the same images before"]),
+        ({"name": "supernet"}, ["slice of the search's weight-sharing network", "for 3 epochs"]),
+        ({"name": "scratch"}, ["Trained by themselves", "random weights", "for 3 epochs"]),
+        ({"name": "finetune"}, ["Trained by themselves", "trained on the same images before"]),
         ({"name": "finetune", "pretrained": "timm"}, ["that timm publishes, whose licence applies"]),
         ({"name": "finetune", "pretrained": "local-dir:x"}, ["that the user gave, whose licence applies"]),
-        ({"name": "one-epoch", "pretrained": None}, ["the evaluator one-epoch"]),
+        ({"name": "one-epoch"}, ["the evaluator one-epoch"]),
     ],
 )
 def test_the_card_says_how_the_weights_of_each_evaluator_were_made(finished_run, evaluator, words):
     table, run = read_results(finished_run / "run")
-    run["evaluator"] |= evaluator | {"epochs": 3}
+    run["evaluator"] = load_study("digits", evaluator=evaluator | {"epochs": 3}).evaluator
     origin = origin_of_trial(table.to_dict("records")[0], run)
     for word in words:
         assert word in origin.weights

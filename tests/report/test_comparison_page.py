@@ -11,6 +11,7 @@ from se_search.errors import RunFolderError
 from se_search.report.comparison import comparison_figures, describe_ratios, render_comparison, verdict
 from se_search.results.comparison import ComparedRun, Comparison
 from se_search.statistics import Estimate
+from se_search.study.evaluator_definition import ScratchDefinition
 
 HOSTILE = "<script>document.title='taken'</script>"
 
@@ -20,7 +21,7 @@ def compared(label, ratio, seed, **described):
     run |= {
         "finished": True,
         "budget": 12,
-        "evaluator": {"name": "scratch", "epochs": 3},
+        "evaluator": ScratchDefinition(epochs=3),
         "data": {"name": "digits", "validation": 400},
     }
     return ComparedRun(label, trials, run | described, 0.05 + seed / 100, run["hypervolume_history"], ratio)

@@ -70,8 +70,12 @@ def test_a_bad_space_is_refused_with_file_key_and_what_would_be_right(tmp_path, 
         ({"evaluator": {"scheduler": "linear"}}, ["evaluator.scheduler", "'cosine'"]),
         ({"evaluator": {"warm_up": 1.0}}, ["evaluator.warm_up", "less than 1"]),
         ({"evaluator": {"precision": "float16"}}, ["evaluator.precision", "'float32' or 'bfloat16'"]),
-        ({"evaluator": {"halving": 1}}, ["evaluator.halving", "greater than or equal to 2"]),
-        ({"evaluator": {"seeds": 0}}, ["evaluator.seeds", "0"]),
+        ({"evaluator": {"name": "scratch", "halving": 1}}, ["evaluator.halving", "greater than or equal to 2"]),
+        ({"evaluator": {"name": "finetune", "seeds": 0}}, ["evaluator.seeds", "0"]),
+        ({"evaluator": {"seeds": 2}}, ["evaluator.seeds: supernet has no such setting", "recalibration_images"]),
+        ({"evaluator": {"name": "scratch", "pretrained": "timm"}}, ["pretrained: scratch has no", "seeds, halving"]),
+        ({"evaluator": {"name": "mine", "patience": 2}}, ["evaluator.patience: an evaluator of a plugin has no"]),
+        ({"evaluator": {"compile": True}}, ["evaluator.compile is True", "which no compiled network can"]),
         ({"constraints": {"max_params": "much"}}, ["constraints.max_params", "'much'", "5%"]),
         ({"constraints": {"max_latency": 0}}, ["constraints.max_latency", "greater than 0"]),
         ({"evaluator": {"epohcs": 3}}, ["evaluator.epohcs", "near names: epochs"]),
@@ -84,7 +88,9 @@ def test_a_bad_space_is_refused_with_file_key_and_what_would_be_right(tmp_path, 
         ({"space": 3}, ["space", "3"]),
         ({"sampler": "magic"}, ["sampler", "'ehvi', 'tpe', 'nsga2' or 'random'"]),
         ({"evaluator": {"name": "a b"}}, ["evaluator.name", "'a b'", "such as supernet"]),
-        ({"evaluator": {"options": 3}}, ["evaluator.options", "3", "dictionary"]),
+        ({"evaluator": {"name": "mine", "options": 3}}, ["evaluator.options", "3", "dictionary"]),
+        ({"evaluator": {"options": {"a": 1}}}, ["evaluator.options: supernet has no such setting"]),
+        ({"evaluator": {"name": "mine", "optons": 3}}, ["evaluator.optons", "near names: options"]),
         ({"objectives": ["accuracy", "acuracy"]}, ["objectives.1", "near names: accuracy"]),
         ({"custom_objectives": {"energy": "minimize"}}, ["objectives", "must name energy"]),
         ({"custom_objectives": {"accuracy": "maximize"}}, ["custom_objectives.accuracy", "not in use"]),
@@ -154,6 +160,8 @@ def test_a_mistake_on_the_command_line_names_the_option():
         load_study("digits", max_params="abc")
     with pytest.raises(DefinitionError, match="--budget is 0"):
         load_study("digits", budget=0)
+    with pytest.raises(DefinitionError, match=r"^--pretrained requires --evaluator finetune$"):
+        load_study("digits", pretrained="timm")
 
 
 def test_a_resolved_study_is_a_study_file(tmp_path):
@@ -178,6 +186,19 @@ def test_the_name_of_an_evaluator_replaces_the_files_name_and_nothing_else(tmp_p
         load_study("digits", evaluator="a b")
 
 
+def test_each_evaluator_has_its_own_settings_and_learning_rate(tmp_path):
+    for name, rate, own in (
+        ("supernet", 0.002, {"recalibration_images", "distillation", "patience"}),
+        ("finetune", 0.0005, {"seeds", "halving", "pretrained"}),
+        ("scratch", 0.002, {"seeds", "halving"}),
+        ("mine", 0.002, {"seeds", "halving", "pretrained", "options"}),
+    ):
+        evaluator = load_study("digits", evaluator=name).evaluator
+        assert (evaluator.name, evaluator.learning_rate, set(evaluator.own_settings())) == (name, rate, own)
+    whole = written(tmp_path, load_study("digits").model_dump(mode="json"))
+    assert load_study(whole, evaluator="finetune") == load_study("digits", evaluator="finetune")
+
+
 @pytest.mark.parametrize("text", ["1e-4", "1.e-4", ".1e-3", "+1E-04", "0.0001", "1.0e-4"])
 def test_a_number_may_be_written_in_every_usual_way(tmp_path, text):
     study = load_study(written(tmp_path, f"backbone: resnet18\nevaluator: {{weight_decay: {text}}}\n"))
@@ -186,7 +207,7 @@ def test_a_number_may_be_written_in_every_usual_way(tmp_path, text):
 
 @pytest.mark.parametrize("value", [1e-6, 5e-324, 1.5e-07, 1e22, 0.05])
 def test_a_study_comes_back_from_a_storage_and_a_run_folder_as_it_was(value):
-    study = load_study("digits", backbone="resnet18", description="1e5")
+    study = load_study("digits", backbone="resnet18", description="1e5", evaluator="mine")
     changed = study.evaluator.model_copy(update={"learning_rate": value, "options": {"of": ["1e5", "-.5E3", value]}})
     study = study.model_copy(update={"evaluator": changed})
     assert parse_definition(study.model_dump_json(), "the storage") == study
