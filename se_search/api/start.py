@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..cluster.fleet_search import Spread
+from ..cluster.dispatch import ClusterOptions
 from ..cluster.worker import WorkerOptions, run_worker
 from ..driver.loop import run_search
 from ..errors import DefinitionError
@@ -81,8 +81,8 @@ def search(
     named = overrides.get("data")
     ending = Path(name).stem if named is None else Path(named).resolve().name
     folder = Path(out) if out is not None else Path("runs") / f"{definition.backbone}-{ending}"
-    spread = Spread(workers, storage, study_name, artifacts, latency_device, worker_timeout)
-    run_search(definition, folder, create, measures, render_excitation, spread)
+    cluster = ClusterOptions(workers, storage, study_name, artifacts, latency_device, worker_timeout)
+    run_search(definition, folder, create, measures, render_excitation, cluster)
     run = Run(folder, create)
     run.report()
     return run

@@ -1,1 +1,1 @@
-"""Trials in other processes and on other machines."""
+"""Run trials in other processes and on other machines."""

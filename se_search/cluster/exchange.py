@@ -1,7 +1,7 @@
-"""What a search and its workers tell each other, as attributes of the Optuna study that they share.
+"""The protocol between a search and its workers, stored as attributes of the Optuna study that they share.
 
-The search alone proposes trials, ends them, and says who does what; a worker only answers. So no trial is evaluated by
-two workers whose answers both count, and every storage of Optuna's will do.
+Only the search proposes, assigns and ends trials; a worker only answers. Therefore at most one answer counts for each
+trial, and every Optuna storage works.
 """
 
 import threading
@@ -18,57 +18,57 @@ from ..progress import say
 from ..trials.notes import refusing_foreign_trials
 
 SEARCH = "search"
-"""A study's attribute: the state of the search, and its beat."""
+"""Study attribute: the state and heartbeat of the search."""
 
 WORKER = "worker:"
-"""A study's attribute whose name is this and a worker's: what that worker is, and its beat."""
+"""Prefix of the study attribute that holds the device and heartbeat of one worker."""
 
 DEFINITION = "definition"
-"""A study's attribute: the study that is searched, as JSON."""
+"""Study attribute: the study definition, as JSON."""
 
 SHARED_FILES = "shared_files"
-"""A study's attribute: the files that workers need, with where they are."""
+"""Study attribute: the files that workers need, from :func:`se_search.cluster.shared_files.share_files`."""
 
 ARTIFACTS = "artifacts"
-"""A study's attribute: the store that holds these files, as the search names it."""
+"""Study attribute: the location of the artifact store that holds these files."""
 
 TASK = "task"
-"""A trial's attribute: who does what with it."""
+"""Trial attribute: the current :class:`Task`."""
 
 ANSWER = "answer"
-"""A trial's attribute: what a worker has found out."""
+"""Trial attribute: a worker's answer to the current task."""
 
-BEAT = 3.0
-"""Seconds between two beats."""
+HEARTBEAT_INTERVAL = 3.0
+"""Heartbeat interval (s)."""
 
-LONGEST_PAUSE = 1.0
-"""Seconds after which everybody looks again."""
+MAX_BACKOFF = 1.0
+"""Longest interval between two polls (s)."""
 
 State = Literal["preparing", "searching", "stopped", "ended"]
 Work = Literal["latency", "accuracy"]
 
 
-def pauses() -> Iterator[float]:
-    """Yield the seconds to wait between two looks for something to do, the longer the longer there was nothing."""
-    pause = 0.05
+def backoff() -> Iterator[float]:
+    """Yield the seconds to wait before each poll: exponential backoff from 0.05 up to ``MAX_BACKOFF``."""
+    delay = 0.05
     while True:
-        yield pause
-        pause = min(LONGEST_PAUSE, pause * 1.3)
+        yield delay
+        delay = min(MAX_BACKOFF, delay * 1.3)
 
 
-def is_of_exchange(name: str) -> bool:
-    """Whether a study's attribute is of no more use when the search is over."""
+def is_transient(name: str) -> bool:
+    """Whether a study attribute serves only the running search, and is not copied to another study."""
     return name in (SEARCH, DEFINITION, ARTIFACTS, SHARED_FILES) or name.startswith(WORKER)
 
 
 @dataclass(frozen=True)
 class Task:
-    """What one worker does with a trial.
+    """A trial assigned to a worker.
 
     Attributes:
-        worker: Its name.
-        work: What it finds out.
-        turn: Tells the tasks of a trial apart.
+        worker: Name of the worker.
+        work: The value to determine.
+        turn: Number of this assignment among those of the trial.
     """
 
     worker: str
@@ -76,15 +76,15 @@ class Task:
     turn: int
 
     def to_attribute(self) -> dict[str, Any]:
-        """Return plain data."""
+        """Return the task as plain data."""
         return {"worker": self.worker, "work": self.work, "turn": self.turn}
 
     @classmethod
     def of(cls, attributes: Mapping[str, Any]) -> "Task | None":
-        """Read the task among the user attributes of a trial.
+        """Read the task from the user attributes of a trial.
 
         Raises:
-            RunFolderError: If it is none of ours.
+            RunFolderError: If the attribute was not written by se-search.
         """
         task = attributes.get(TASK)
         with refusing_foreign_trials():
@@ -92,26 +92,26 @@ class Task:
 
 
 def answer_of(attributes: Mapping[str, Any], task: Task) -> dict[str, Any] | None:
-    """Return the answer to a task among the user attributes of a trial."""
+    """Return the answer to ``task`` from the user attributes of a trial; ``None`` if there is none yet."""
     answer = attributes.get(ANSWER)
     return answer if answer and answer["turn"] == task.turn else None
 
 
 @contextmanager
-def beating(
+def heartbeat(
     study: optuna.Study, name: str, content: Mapping[str, Any]
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Keep an attribute of a study changing, so that others see that this process lives.
+    """Write a heartbeat to a study attribute while the block runs.
 
-    Nobody compares clocks: who watches the attribute looks whether it changes.
+    A counter changes at each heartbeat. Observers only check whether it changes, so clocks need not agree.
 
     Args:
         study: The study.
-        name: The attribute.
-        content: What it holds besides.
+        name: Name of the attribute.
+        content: Other entries of the attribute.
 
     Yields:
-        A function that gives it another content.
+        A function that replaces ``content``.
     """
     stop, writing = threading.Event(), threading.Lock()
     held, count = content, 0
@@ -123,8 +123,8 @@ def beating(
             study.set_user_attr(name, {**held, "beat": count})
 
     def beat() -> None:
-        with suppress(SeSearchError):  # of a storage that is gone, which the other thread notices too
-            while not stop.wait(BEAT):
+        with suppress(SeSearchError):  # the main thread notices an unreachable storage too
+            while not stop.wait(HEARTBEAT_INTERVAL):
                 write()
 
     write()
@@ -134,14 +134,14 @@ def beating(
         yield write
     finally:
         stop.set()
-        thread.join(BEAT)
+        thread.join(HEARTBEAT_INTERVAL)
 
 
-class Watch:
-    """Tells which of those that beat are alive, without comparing clocks.
+class LivenessMonitor:
+    """Decides from heartbeats which processes are alive, without comparing clocks.
 
     Args:
-        patience: Seconds without a change after which one counts as gone.
+        patience: Seconds without a heartbeat after which a process counts as lost.
     """
 
     def __init__(self, patience: float) -> None:
@@ -151,13 +151,13 @@ class Watch:
         self._looked: dict[str, float] = {}
 
     def is_alive(self, name: str, content: Any) -> bool:
-        """Whether ``content`` has been seen to change, and not too long ago; to be called again and again.
+        """Whether ``content`` changed within the patience; call this at every poll.
 
-        While nobody can look, as in an outage of the storage, nobody can beat either: of the time between two looks no
-        more counts than a few beats.
+        During a storage outage nobody can poll or write heartbeats, so the time between two polls counts as at most
+        two heartbeat intervals.
         """
         now = time.monotonic()
-        passed = min(now - self._looked.get(name, now), 2 * BEAT)
+        passed = min(now - self._looked.get(name, now), 2 * HEARTBEAT_INTERVAL)
         self._looked[name] = now
         before = self._contents.get(name)
         self._contents[name] = content
@@ -169,18 +169,18 @@ class Watch:
 
 
 def refuse_second_search(study: optuna.Study) -> None:
-    """Check that no other process searches in a study.
+    """Check that no other process is running a search in this study.
 
     Raises:
-        RunFolderError: If one does.
+        RunFolderError: If one is.
     """
     before = study.user_attrs.get(SEARCH, {})
     if before.get("state") not in ("preparing", "searching"):
         return
-    say(f"Looking whether another search of {study.study_name} goes on.")
+    say(f"Checking whether another search of {study.study_name} is running.")
     for _ in range(6):
-        time.sleep(BEAT / 2)
+        time.sleep(HEARTBEAT_INTERVAL / 2)
         if study.user_attrs.get(SEARCH, {}) != before:
             raise RunFolderError(
-                f"another process searches in study {study.study_name!r}: wait for it, or choose another --study-name"
+                f"another process is running study {study.study_name!r}: wait for it, or choose another --study-name"
             )

@@ -1,4 +1,4 @@
-"""The workers of a search: processes here, which are started and replaced, and whoever joins through a storage."""
+"""The workers of a search: local processes that it starts and restarts, and workers that join through a storage."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ import torch
 from ..errors import EvaluationError
 from ..progress import say
 from ..trials.search_study import SearchStudy
-from .exchange import WORKER, Watch
+from .exchange import WORKER, LivenessMonitor
 from .storage import STORAGE_VARIABLE
 
 _FAILED_STARTS = 3
@@ -25,7 +25,7 @@ _FAILED_STARTS = 3
 
 @dataclass
 class _Local:
-    """A worker of this machine."""
+    """A local worker process and its log."""
 
     process: subprocess.Popen[bytes]
     log: IO[bytes]
@@ -33,18 +33,18 @@ class _Local:
     def last_line(self) -> str:
         self.log.seek(0)
         lines = self.log.read()[-4000:].decode(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
 
 
 class Fleet:
-    """The workers of a search: those of this machine, which it starts and replaces, and those that join.
+    """The workers of a search: local processes that it starts and restarts, and remote ones that join.
 
     Args:
         study: The Optuna study that all share.
-        url: Its storage.
+        url: URL of its storage.
         folder: The run folder.
-        local: Workers of this machine.
-        patience: Seconds after which a silent worker of another machine counts as gone.
+        local: Number of local worker processes.
+        patience: Seconds without a heartbeat after which a remote worker counts as lost.
     """
 
     def __init__(self, study: SearchStudy, url: str, folder: Path, local: int, patience: float) -> None:
@@ -53,7 +53,7 @@ class Fleet:
         self._folder = folder
         self._wanted = local
         self._threads = max(1, torch.get_num_threads() // max(1, local))
-        self._watch = Watch(patience)
+        self._watch = LivenessMonitor(patience)
         self._prefix = f"local-{uuid.uuid4().hex[:6]}"
         self._local: dict[str, _Local] = {}
         self._started = 0
@@ -61,13 +61,13 @@ class Fleet:
         self.known: dict[str, dict[str, Any]] = {}
         self.left: set[str] = set()
 
-    def look(self) -> None:
-        """Learn who is there, and replace workers of this machine that have ended.
+    def refresh(self) -> None:
+        """Update the list of live workers and restart local processes that have exited.
 
         Raises:
-            EvaluationError: If those of this machine do not start.
+            EvaluationError: If several local workers in a row fail to start.
         """
-        self._replace_ended()
+        self._restart_exited()
         known = {}
         for name, content in self._study.user_attrs.items():
             worker = name.removeprefix(WORKER)
@@ -84,12 +84,12 @@ class Fleet:
 
     @property
     def is_starting(self) -> bool:
-        """Whether workers of this machine are loading what they need: latency is not measured beside that."""
+        """Whether local workers are still loading; their load would disturb latency measurements."""
         return any(worker not in self.known for worker in self._local)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Stop the workers of this machine while the block runs, so that they do not disturb it."""
+        """Suspend the local workers while the block runs, for undisturbed measurements."""
         self._signal("SIGSTOP")
         try:
             yield
@@ -97,7 +97,7 @@ class Fleet:
             self._signal("SIGCONT")
 
     def close(self) -> None:
-        """End the workers of this machine."""
+        """Kill the local workers."""
         for local in self._local.values():
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(local.process.pid, signal.SIGKILL)
@@ -108,11 +108,11 @@ class Fleet:
 
     def _signal(self, name: str) -> None:
         for worker, local in self._local.items():
-            if worker in self.known:  # it leads a group of its own by now
+            if worker in self.known:  # only then does it lead its own process group
                 with suppress(ProcessLookupError):
                     os.killpg(local.process.pid, getattr(signal, name))
 
-    def _replace_ended(self) -> None:
+    def _restart_exited(self) -> None:
         for worker, local in list(self._local.items()):
             code = local.process.poll()
             if code is None:
@@ -121,9 +121,9 @@ class Fleet:
             said = local.last_line()
             local.log.close()
             del self._local[worker]
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code} ({said})"
+            how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code} ({said})"
             if self._failed_starts == _FAILED_STARTS:
-                raise EvaluationError(f"{_FAILED_STARTS} workers in a row did not start, the last {how}")
+                raise EvaluationError(f"{_FAILED_STARTS} workers in a row failed to start; the last {how}")
             say(f"Worker {worker} {how}.")
         while len(self._local) < self._wanted:
             self._start()
@@ -137,12 +137,12 @@ class Fleet:
             "--study": self._study.study_name,
             "--threads": str(self._threads),
             "--name": worker,
-            "--patience": "inf",  # it ends with this process
+            "--patience": "inf",  # --parent ends it with this process
             "--run-folder": str(self._folder.resolve()),
             "--parent": str(os.getpid()),
         }
         command = [sys.executable, "-m", "se_search", "worker", *(part for pair in options.items() for part in pair)]
-        process = subprocess.Popen(  # noqa: S603  # this program itself
+        process = subprocess.Popen(  # noqa: S603  # runs this package
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | environment
         )
         self._local[worker] = _Local(process, log)

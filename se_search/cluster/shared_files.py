@@ -1,4 +1,4 @@
-"""Files that a search and its workers hand to each other through a store of Optuna's, checked by their hashes."""
+"""Exchange files between a search and its workers through an Optuna artifact store, verified by SHA-256."""
 
 import warnings
 from collections.abc import Iterable
@@ -22,17 +22,17 @@ from ..files import digest_of, write_atomically
 _S3, _GCS = "s3://", "gs://"
 
 ArtifactStore = Boto3ArtifactStore | FileSystemArtifactStore | GCSArtifactStore
-"""Where files are handed over."""
+"""A folder or bucket through which files are exchanged."""
 
 
-def open_artifacts(where: str) -> ArtifactStore:
-    """Open a store of files.
+def open_artifact_store(where: str) -> ArtifactStore:
+    """Open an artifact store.
 
     Args:
-        where: A folder that all machines see, ``s3://BUCKET`` or ``gs://BUCKET``.
+        where: A folder that all machines share, ``s3://BUCKET`` or ``gs://BUCKET``.
 
     Raises:
-        DefinitionError: If it cannot be used.
+        DefinitionError: If it cannot be used or its client package is not installed.
     """
     try:
         if where.startswith(_S3):
@@ -46,21 +46,21 @@ def open_artifacts(where: str) -> ArtifactStore:
     except ImportError as error:
         extra = "s3" if where.startswith(_S3) else "gcs"
         raise DefinitionError(f'--artifacts {where} needs another package: pip install "se-search[{extra}]"') from error
-    except Exception as error:  # the packages of clouds raise errors of their own
+    except Exception as error:  # each cloud client raises its own exceptions
         raise DefinitionError(f"--artifacts {where} cannot be used: {' '.join(str(error).split())[:200]}") from error
 
 
 def share_files(study: optuna.Study, store: ArtifactStore, folder: Path, files: Iterable[Path]) -> list[dict[str, str]]:
-    """Hand over files of a folder.
+    """Upload files of a folder.
 
     Args:
-        study: Notes them too, as Optuna wants it.
-        store: Where they go.
+        study: The study to which Optuna attaches the files.
+        store: The artifact store.
         folder: The folder.
-        files: The files, below it.
+        files: The files, which lie below it.
 
     Returns:
-        For each what :func:`fetch_files` needs: plain data.
+        For each file its path, hash and artifact id, as :func:`fetch_files` takes them.
     """
     return [
         {
@@ -73,20 +73,20 @@ def share_files(study: optuna.Study, store: ArtifactStore, folder: Path, files: 
 
 
 def fetch_files(store: ArtifactStore, shared: Iterable[dict[str, str]], folder: Path) -> None:
-    """Take over files into a folder; those that are there already are left.
+    """Download files into a folder, except those already there unchanged.
 
     Args:
-        store: Where they are.
+        store: The artifact store.
         shared: From :func:`share_files`.
         folder: The folder.
 
     Raises:
-        RunFolderError: If one is missing, is not what was handed over, or does not belong below the folder.
+        RunFolderError: If a file is missing, has another hash, or has a path outside the folder.
     """
     for one in shared:
         target = folder / one["path"]
         if not target.resolve().is_relative_to(folder.resolve()):
-            raise RunFolderError(f"the shared file {one['path']!r} would not be in {folder}: it is not taken")
+            raise RunFolderError(f"the path of shared file {one['path']!r} is outside {folder}: it is rejected")
         if target.exists() and digest_of(target) == one["sha256"]:
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -94,27 +94,27 @@ def fetch_files(store: ArtifactStore, shared: Iterable[dict[str, str]], folder: 
             write_atomically(target, partial(_fetch, store, one))
         except RunFolderError:
             raise
-        except Exception as error:  # every store has errors of its own
+        except Exception as error:  # each store raises its own exceptions
             raise RunFolderError(
-                f"the shared file {one['path']} cannot be fetched ({type(error).__name__}): is --artifacts the same "
-                "place as that of the search?"
+                f"shared file {one['path']} cannot be fetched ({type(error).__name__}): check that --artifacts is the "
+                "location that the search uses"
             ) from error
 
 
 def _fetch(store: ArtifactStore, one: dict[str, str], file: Path) -> None:
-    file.unlink()  # Optuna writes over nothing
+    file.unlink()  # Optuna does not overwrite files
     download_artifact(artifact_store=store, artifact_id=one["artifact"], file_path=str(file))
     if digest_of(file) != one["sha256"]:
-        raise RunFolderError(f"the shared file {one['path']} is not what was handed over: its hash differs")
+        raise RunFolderError(f"shared file {one['path']} differs from the uploaded one: its SHA-256 does not match")
 
 
 def remove_files(store: ArtifactStore, shared: Iterable[dict[str, str]]) -> None:
-    """Remove from the store what nobody needs any more, as far as it lets us.
+    """Remove files from the store; failures are ignored.
 
     Args:
-        store: Where they are.
+        store: The artifact store.
         shared: From :func:`share_files`.
     """
     for one in shared:
-        with suppress(Exception):  # every store has errors of its own; a file too many does no harm
+        with suppress(Exception):  # each store raises its own exceptions; a leftover file does no harm
             store.remove(one["artifact"])

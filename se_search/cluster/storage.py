@@ -1,4 +1,4 @@
-"""Storages that several machines share: opened by URL, asked again after an outage, copied to and from a run folder."""
+"""Optuna storages that several machines share: open by URL, retry after outages, synchronise with a run folder."""
 
 import threading
 import time
@@ -25,23 +25,23 @@ from ..study.files import parse_definition
 from ..trials.folder import create_study, describe_differences
 from ..trials.notes import MEASURED_LATENCY
 from ..trials.search_study import SearchStudy
-from .exchange import DEFINITION, is_of_exchange
+from .exchange import DEFINITION, is_transient
 
 STORAGE_VARIABLE = "SE_SEARCH_STORAGE"
-"""Environment variable that gives a storage without its password on a command line."""
+"""Environment variable for the storage URL, which keeps its password off the command line."""
 
 JOURNAL = "journal:"
 GRPC = "grpc://"
 
-_IDENTITY = "identity"  # a study's attribute, which tells two searches of one definition apart
-_PATIENCE = 600.0  # seconds that an outage may last
-_LONGEST_PAUSE = 5.0
+_IDENTITY = "identity"  # study attribute that distinguishes two searches with the same definition
+_OUTAGE_TIMEOUT = 600.0  # seconds
+_MAX_BACKOFF = 5.0
 _GRPC_PORT = 13000  # Optuna's
-_EXTRAS = {"psycopg": "postgresql", "pymysql": "mysql", "redis": "redis", "grpc": "grpc"}  # by what they bring
+_EXTRAS = {"psycopg": "postgresql", "pymysql": "mysql", "redis": "redis", "grpc": "grpc"}  # driver to extra
 
 
 def without_password(url: str) -> str:
-    """Return the URL of a storage as it may be shown and written."""
+    """Return a storage URL with its password hidden, for messages and files."""
     try:
         return make_url(url).render_as_string(hide_password=True)
     except (SQLAlchemyError, ValueError):
@@ -49,31 +49,31 @@ def without_password(url: str) -> str:
 
 
 def open_storage(url: str) -> BaseStorage:
-    """Open a storage of Optuna's that outlasts outages.
+    """Open an Optuna storage that retries its calls during outages.
 
     Args:
-        url: A database URL as SQLAlchemy has them (``postgresql://…``, ``mysql+pymysql://…``, ``sqlite:///…``),
-            ``journal:FILE``, ``redis://…`` or ``grpc://HOST:PORT``.
+        url: A SQLAlchemy database URL (``postgresql://…``, ``mysql+pymysql://…``, ``sqlite:///…``), ``journal:FILE``,
+            ``redis://…`` or ``grpc://HOST:PORT``.
 
     Raises:
-        DefinitionError: If it cannot be opened.
+        DefinitionError: If it cannot be opened, or its driver is not installed.
     """
     shown = without_password(url)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)  # of Redis and gRPC
+            warnings.simplefilter("ignore", ExperimentalWarning)  # from Redis and gRPC
             storage = _open(url)
         storage.get_all_studies()
     except ImportError as error:
         missing = getattr(error, "name", None) or getattr(error.__cause__, "name", None)
         needs = f"the package {missing}" if missing else "a driver"
         extra = _EXTRAS.get(str(missing))
-        remedy = f'pip install "se-search[{extra}]"' if extra else "its driver is not a part of se-search"
+        remedy = f'pip install "se-search[{extra}]"' if extra else "se-search has no extra for it"
         raise DefinitionError(f"--storage {shown} needs {needs}, which is not installed: {remedy}") from error
-    except Exception as error:  # every driver has errors of its own
+    except Exception as error:  # each driver raises its own exceptions
         reason = " ".join(str(getattr(error.__cause__ or error, "orig", error)).split())[:200]
         raise DefinitionError(f"--storage {shown} cannot be opened: {_hide(url, reason)}") from error
-    return PatientStorage(storage)
+    return RetryingStorage(storage)
 
 
 def _open(url: str) -> BaseStorage:
@@ -85,12 +85,12 @@ def _open(url: str) -> BaseStorage:
     if url.startswith(GRPC):
         host, _, port = url.removeprefix(GRPC).rstrip("/").partition(":")
         proxy = GrpcStorageProxy(host=host, port=int(port or _GRPC_PORT))
-        proxy.wait_server_ready(timeout=_LONGEST_PAUSE)
+        proxy.wait_server_ready(timeout=_MAX_BACKOFF)
         return proxy
     named = make_url(url)
-    if named.drivername == "postgresql":  # which driver that means depends on SQLAlchemy's version
+    if named.drivername == "postgresql":  # SQLAlchemy's default driver depends on its version
         named = named.set(drivername="postgresql+psycopg")
-    # A connection that the server has closed meanwhile is noticed before it is used.
+    # Detect connections that the server has closed before using them.
     storage = RDBStorage(named.render_as_string(hide_password=False), engine_kwargs={"pool_pre_ping": True})
     return get_storage(storage)
 
@@ -103,47 +103,47 @@ def _hide(url: str, text: str) -> str:
     return text
 
 
-class _Patient:
-    """Asks a storage again while it does not answer, for up to ten minutes."""
+class _Retrying:
+    """Retries the calls of a storage during an outage, for up to ten minutes."""
 
     def __init__(self, storage: BaseStorage) -> None:
         self._storage = storage
-        self._patience = _PATIENCE
+        self._timeout = _OUTAGE_TIMEOUT
 
     def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        pause, begun, told = 0.1, time.monotonic(), False
+        delay, start, reported = 0.1, time.monotonic(), False
         while True:
             try:
                 answer = getattr(self._storage, name)(*args, **kwargs)
             except UpdateFinishedTrialError:
-                # Where the answer of the first call was lost, the trial has ended by that.
-                if name != "set_trial_state_values" or pause == 0.1:
+                # The first call ended the trial if only its response was lost.
+                if name != "set_trial_state_values" or delay == 0.1:
                     raise
                 answer = True
             except Exception as error:
                 if not _is_outage(error):
                     if isinstance(error, SQLAlchemyError | StorageInternalError):
                         raise RunFolderError(
-                            f"the storage does not do what it is asked for ({first_reason(error)}): what is finished "
-                            "is kept; give the same command again when it does"
+                            f"the storage rejects a request ({first_reason(error)}): finished trials are kept; run the "
+                            "same command again when this is fixed"
                         ) from error
                     raise
-                if time.monotonic() - begun > self._patience:
-                    self._patience = 0.0  # what ends the search shall not wait again
+                if time.monotonic() - start > self._timeout:
+                    self._timeout = 0.0  # cleanup must not wait again
                     raise RunFolderError(
-                        f"the storage has not answered for {_PATIENCE:.0f} s ({type(error).__name__}): what is "
-                        "finished is kept; give the same command again when it is back"
+                        f"the storage has not responded for {_OUTAGE_TIMEOUT:.0f} s ({type(error).__name__}): finished "
+                        "trials are kept; run the same command again when it is back"
                     ) from error
-                if pause > 1 and not told and threading.current_thread() is threading.main_thread():
-                    told = True
-                    say(f"The storage does not answer ({type(error).__name__}): waiting for it.")
-                time.sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
+                if delay > 1 and not reported and threading.current_thread() is threading.main_thread():
+                    reported = True
+                    say(f"The storage does not respond ({type(error).__name__}): retrying.")
+                time.sleep(delay)
+                delay = min(delay * 2, _MAX_BACKOFF)
                 with suppress(Exception):
                     self._storage.remove_session()
                 continue
-            if told:
-                say("The storage answers again.")
+            if reported:
+                say("The storage responds again.")
             return answer
 
 
@@ -162,17 +162,17 @@ def _forwarded(name: str) -> Callable[..., Any]:
 
 _FORWARDED = sorted(BaseStorage.__abstractmethods__ | {"get_trial_id_from_study_id_trial_number", "remove_session"})
 
-PatientStorage = type("PatientStorage", (_Patient, BaseStorage), {name: _forwarded(name) for name in _FORWARDED})
-"""A storage that asks another one again while that does not answer."""
+RetryingStorage = type("RetryingStorage", (_Retrying, BaseStorage), {name: _forwarded(name) for name in _FORWARDED})
+"""Wraps a storage and retries its calls during an outage."""
 
 
 def open_shared(storage: BaseStorage, name: str, definition: StudyDefinition) -> SearchStudy:
-    """Open the study of that name in a storage, or create it there.
+    """Open the study ``name`` in a storage, or create it.
 
     Args:
         storage: From :func:`open_storage`.
-        name: The study's name.
-        definition: Gives objectives and directions.
+        name: Name of the study.
+        definition: Defines its objectives and directions.
     """
     with suppress(DuplicatedStudyError):
         create_study(storage, name, definition)
@@ -180,14 +180,14 @@ def open_shared(storage: BaseStorage, name: str, definition: StudyDefinition) ->
 
 
 def copy_finished(source: optuna.Study, target: optuna.Study) -> None:
-    """Copy the finished trials that a study lacks, up to the first that is not finished.
+    """Copy the finished trials that ``target`` lacks, up to the first unfinished one, and the study attributes.
 
-    Numbers agree unless both have gone on from the same trial without each other: then what one lacks comes after all
-    that it has. What a search and its workers tell each other stays where it is.
+    Trial numbers agree unless both studies continued from the same trial independently; then the copies are appended.
+    Attributes of the protocol with workers are not copied.
 
     Args:
-        source: Where they are.
-        target: The same search.
+        source: The study to copy from.
+        target: Another copy of the same search.
     """
     trials = source.get_trials(deepcopy=False)
     numbers = _numbers(target)
@@ -205,12 +205,12 @@ def copy_finished(source: optuna.Study, target: optuna.Study) -> None:
         if name.startswith(MEASURED_LATENCY):
             number = int(name.removeprefix(MEASURED_LATENCY))
             name = f"{MEASURED_LATENCY}{numbers[trials[number].user_attrs['config_id']]}"
-        if there.get(name) != value and not is_of_exchange(name):
+        if there.get(name) != value and not is_transient(name):
             target.set_user_attr(name, value)
 
 
 def _numbers(study: optuna.Study) -> dict[str, int]:
-    """Numbers of the trials that ended by themselves, by what they have evaluated, which none does twice."""
+    """Configuration id to trial number, of the finished trials that were not interrupted."""
     return {
         trial.user_attrs["config_id"]: trial.number
         for trial in study.get_trials(deepcopy=False)
@@ -219,10 +219,10 @@ def _numbers(study: optuna.Study) -> dict[str, int]:
 
 
 def check_same_study(shared: optuna.Study, definition: StudyDefinition) -> None:
-    """Check that a study in a storage is searched as ``definition`` says, or not at all yet.
+    """Check that a study in a storage is new or has this definition.
 
     Raises:
-        RunFolderError: If it is another one.
+        RunFolderError: If it has another one.
     """
     there = shared.user_attrs.get(DEFINITION)
     if there is None and not shared.get_trials(deepcopy=False):
@@ -231,26 +231,30 @@ def check_same_study(shared: optuna.Study, definition: StudyDefinition) -> None:
     try:
         differences = describe_differences(parse_definition(str(there), f"study {name!r} in the storage"), definition)
     except DefinitionError as error:
-        raise RunFolderError(f"study {name!r} in the storage is none of se-search: choose --study-name") from error
+        raise RunFolderError(
+            f"study {name!r} in the storage was not created by se-search: choose another --study-name"
+        ) from error
     if differences:
-        raise RunFolderError(f"study {name!r} in the storage is another one: {differences}; choose --study-name")
+        raise RunFolderError(
+            f"study {name!r} in the storage has another definition: {differences}; choose another --study-name"
+        )
 
 
 def check_same_search(folder: Path, own: optuna.Study, shared: optuna.Study) -> None:
-    """Check that what a run folder and a storage hold is one search, and note in both that it is.
+    """Check that a run folder and a storage hold the same search, and record its identity in both.
 
-    Two searches may have one definition and even the same first trials, but each has a supernet of its own.
+    Two searches with the same definition, and even the same first trials, have different supernets.
 
     Raises:
-        RunFolderError: If they are two.
+        RunFolderError: If they hold different searches.
     """
     here, there = own.user_attrs.get(_IDENTITY), shared.user_attrs.get(_IDENTITY)
     if there is not None and here != there and own.get_trials(deepcopy=False):
         raise RunFolderError(
-            f"the trials of {folder} are not those of study {shared.study_name!r} in the storage: "
-            "choose another --study-name or another folder with --out"
+            f"{folder} and study {shared.study_name!r} in the storage hold different searches: choose another "
+            "--study-name, or another folder with --out"
         )
     identity = there or here or uuid.uuid4().hex
-    # In this order: the folder of a search that is killed in between is still that of the storage.
+    # The folder first: if the search is killed in between, the folder still matches the storage.
     for study in (own, shared):
         study.set_user_attr(_IDENTITY, identity)

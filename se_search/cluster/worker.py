@@ -1,4 +1,4 @@
-"""A worker: joins a search through its storage, evaluates what it is given, and answers."""
+"""A worker process: joins a search through its storage and evaluates the trials that it is assigned."""
 
 import os
 import platform
@@ -39,38 +39,38 @@ from ..trials.trials import worth_of
 from .exchange import (
     ANSWER,
     ARTIFACTS,
-    BEAT,
     DEFINITION,
-    LONGEST_PAUSE,
+    HEARTBEAT_INTERVAL,
+    MAX_BACKOFF,
     SEARCH,
     SHARED_FILES,
     WORKER,
+    LivenessMonitor,
     Task,
-    Watch,
     answer_of,
-    beating,
-    pauses,
+    backoff,
+    heartbeat,
 )
-from .shared_files import ArtifactStore, fetch_files, open_artifacts, share_files
+from .shared_files import ArtifactStore, fetch_files, open_artifact_store, share_files
 from .storage import open_storage, without_password
 
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """How a worker works.
+    """Options of a worker.
 
     Attributes:
         storage: URL of the storage that it shares with the search.
-        study: Name of the study there.
-        artifacts: Where it finds and leaves files; where the search says by default.
-        data: Images in place of the study's, where they are elsewhere on this machine.
-        data_root: The same for a dataset of timm's.
-        device: A torch device in place of the study's.
-        threads: Threads of a CPU operation; PyTorch's own choice by default.
-        patience: Seconds without a sign of the search after which it ends.
-        name: Its name; one that no other has by default.
-        run_folder: The run folder, where it is on this machine.
-        parent: Number of the process without which it ends.
+        study: Name of the study in the storage.
+        artifacts: Location of the artifact store; that of the search by default.
+        data: Path or name of the study's images on this machine, if it differs.
+        data_root: The same for the root folder of a timm dataset.
+        device: Torch device; the study's by default.
+        threads: CPU threads; PyTorch's default if not given.
+        patience: Seconds without a heartbeat of the search after which the worker gives up.
+        name: Name of the worker; a unique one by default.
+        run_folder: The run folder, if it is on this machine.
+        parent: Id of the process with which the worker exits.
     """
 
     storage: str
@@ -87,66 +87,66 @@ class WorkerOptions:
 
 
 def run_worker(options: WorkerOptions) -> int:
-    """Work for a search until it has ended; the number of tasks that were done.
+    """Work for a search until it ends, and return the number of completed tasks.
 
     Raises:
-        SeSearchError: If the worker cannot take part.
+        SeSearchError: If the worker cannot join.
     """
     if not options.patience > 0:
         raise DefinitionError(f"--patience is {options.patience}: it must be a number of seconds above 0")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if options.parent is not None:
-        os.setpgid(0, 0)  # the search stops and ends the whole group
-        threading.Thread(target=_end_with, args=(options.parent,), daemon=True).start()
+        os.setpgid(0, 0)  # the search suspends and kills the whole process group
+        threading.Thread(target=_exit_with, args=(options.parent,), daemon=True).start()
     storage = open_storage(options.storage)
-    shared = _Shared(storage, options)
+    shared = _SharedStudy(storage, options)
     with ExitStack() as stack:
-        study = shared.wait_until_it_searches()
+        study = shared.wait_for_search()
         if study is None:
             return 0
         worker = stack.enter_context(_prepared(study, options))
         say(f"Worker {worker.name} works for {options.study} on {worker.device}.")
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         stack.callback(study.set_user_attr, WORKER + worker.name, {"left": True})
-        stack.enter_context(beating(study, WORKER + worker.name, {"device": worker.device}))
-        done = worker.work_until(shared.has_ended)
-    say(f"The search has ended: {done} tasks done.")
+        stack.enter_context(heartbeat(study, WORKER + worker.name, {"device": worker.device}))
+        done = worker.run_until(shared.has_ended)
+    say(f"The search has ended: {done} tasks completed.")
     return done
 
 
-def _end_with(parent: int) -> None:
+def _exit_with(parent: int) -> None:
     while os.getppid() == parent:
-        time.sleep(BEAT)
+        time.sleep(HEARTBEAT_INTERVAL)
     os._exit(1)
 
 
-class _Shared:
-    """The study in the storage, as far as the search has come with it."""
+class _SharedStudy:
+    """The shared study, and the state of the search in it."""
 
     def __init__(self, storage: BaseStorage, options: WorkerOptions) -> None:
         self._storage = storage
         self._options = options
-        self._watch = Watch(options.patience)
+        self._watch = LivenessMonitor(options.patience)
         self._study: SearchStudy | None = None
-        self._begun = time.monotonic()
+        self._start = time.monotonic()
 
-    def wait_until_it_searches(self) -> SearchStudy | None:
-        """Wait until the search hands out trials; ``None`` if it has ended."""
-        told = ""
+    def wait_for_search(self) -> SearchStudy | None:
+        """Wait until the search assigns trials, and return its study; ``None`` if it has ended."""
+        reported = ""
         while True:
             state = self._state()
             if state in ("searching", "ended"):
                 return self._study if state == "searching" else None
-            line = f"Waiting for the search {self._options.study} ({state or 'not begun'})."
-            if line != told:
-                say(told := line)
-            time.sleep(LONGEST_PAUSE)
+            line = f"Waiting for the search {self._options.study} ({state or 'not started'})."
+            if line != reported:
+                say(reported := line)
+            time.sleep(MAX_BACKOFF)
 
     def has_ended(self) -> bool:
-        """Whether the search is over.
+        """Whether the search has ended.
 
         Raises:
-            RunFolderError: If there was no sign of it for too long.
+            RunFolderError: If it has written no heartbeat for the patience.
         """
         return self._state() == "ended"
 
@@ -155,13 +155,13 @@ class _Shared:
         if self._study is None:
             with suppress(KeyError):
                 self._study = SearchStudy(name, self._storage)
-        content = {} if self._study is None else self._study.user_attrs.get(SEARCH, {})
-        state = str(content.get("state", ""))
+        attribute = {} if self._study is None else self._study.user_attrs.get(SEARCH, {})
+        state = str(attribute.get("state", ""))
         if state == "ended":
             return state
-        if not self._watch.is_alive(SEARCH, content) and time.monotonic() - self._begun > self._options.patience:
+        if not self._watch.is_alive(SEARCH, attribute) and time.monotonic() - self._start > self._options.patience:
             raise RunFolderError(
-                f"no search {name!r} was seen in {without_password(self._options.storage)} for "
+                f"no heartbeat of search {name!r} in {without_password(self._options.storage)} for "
                 f"{self._options.patience:g} s: start it with se-search run --storage … --study-name {name}"
             )
         return state
@@ -169,7 +169,7 @@ class _Shared:
 
 @contextmanager
 def _prepared(study: SearchStudy, options: WorkerOptions) -> Iterator["_Worker"]:
-    """Load what the search has shared, and give the worker."""
+    """Load the study, data and shared files, and yield the worker."""
     attributes = study.user_attrs
     definition = parse_definition(str(attributes[DEFINITION]), f"the study of {options.study}")
     given = {name: getattr(options, name) for name in ("data", "data_root", "device", "threads")}
@@ -182,17 +182,17 @@ def _prepared(study: SearchStudy, options: WorkerOptions) -> Iterator["_Worker"]
     space = SearchSpace(definition.backbone, definition.resolved_space)
     evaluator = find_evaluator(definition.evaluator.name)(definition, space, data)
     artifacts = options.artifacts or attributes.get(ARTIFACTS)
-    store = None if options.run_folder is not None or not artifacts else open_artifacts(str(artifacts))
+    store = None if options.run_folder is not None or not artifacts else open_artifact_store(str(artifacts))
     with ExitStack() as stack:
         folder = options.run_folder or Path(stack.enter_context(TemporaryDirectory(prefix="se-search-")))
         if store is not None:
             fetch_files(store, attributes[SHARED_FILES], folder)
         evaluator.prepare(folder, space, progress_bar)
-        worker = _Worker(study, definition, data, space, evaluator, folder, store, options.name or _new_name())
+        worker = _Worker(study, definition, data, space, evaluator, folder, store, options.name or _unique_name())
         yield stack.enter_context(closing(worker))
 
 
-def _new_name() -> str:
+def _unique_name() -> str:
     return f"{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
 
 
@@ -200,13 +200,13 @@ def _check_data(here: dict[str, Any], there: dict[str, Any], renamed: bool) -> N
     for key, value in here.items():
         if there.get(key) != value and not (renamed and key == "name"):
             raise DataError(
-                f"the images here are not those of the search: {key} is {value} here and {there.get(key)} there; give "
-                "the same ones with --data"
+                f"the images here differ from those of the search: {key} is {value} here and {there.get(key)} there; "
+                "name the same ones with --data"
             )
 
 
 class _Worker:
-    """What evaluates here."""
+    """Evaluates assigned trials in this process."""
 
     def __init__(
         self,
@@ -232,22 +232,22 @@ class _Worker:
         self._files = set(folder.rglob("*")) if store is not None else set()
 
     def close(self) -> None:
-        """End what runs beside this process."""
+        """Stop the processes that measure latency."""
         if self._latency is not None:
             self._latency.close()
 
-    def work_until(self, has_ended: Callable[[], bool]) -> int:
-        """Do what comes until ``has_ended``; the number of tasks that were done."""
-        done, waits = 0, pauses()
+    def run_until(self, has_ended: Callable[[], bool]) -> int:
+        """Process tasks until ``has_ended``, and return the number of completed ones."""
+        done, delays = 0, backoff()
         while not has_ended():
             found = self._find_task()
             if found is None:
-                time.sleep(next(waits))
+                time.sleep(next(delays))
                 continue
             trial, task = found
-            waits = pauses()
-            answer = {"turn": task.turn, **self._do(trial, task)}
-            with suppress(UpdateFinishedTrialError):  # the search has given up on it meanwhile
+            delays = backoff()
+            answer = {"turn": task.turn, **self._evaluate(trial, task)}
+            with suppress(UpdateFinishedTrialError):  # the search has ended the trial meanwhile
                 set_attributes(self._study, trial.number, {ANSWER: answer})
             done += 1
             failed = f"failed: {answer['error']}" if "error" in answer else "done"
@@ -261,7 +261,7 @@ class _Worker:
                 return trial, task
         return None
 
-    def _do(self, trial: FrozenTrial, task: Task) -> dict[str, Any]:
+    def _evaluate(self, trial: FrozenTrial, task: Task) -> dict[str, Any]:
         try:
             config = SEConfig.from_json(trial.user_attrs["config"])
             with time_limit(self._definition.trial_limit):
@@ -275,8 +275,13 @@ class _Worker:
                     self._study,
                     "name" in trial.user_attrs,
                 )
-            return {"notes": notes, "stopped": stopped, "files": self._hand_over(), "unreadable": self._data.unreadable}
-        except Exception as error:  # whatever goes wrong in one trial must not end the worker
+            return {
+                "notes": notes,
+                "stopped": stopped,
+                "files": self._upload_results(),
+                "unreadable": self._data.unreadable,
+            }
+        except Exception as error:  # a failed trial must not end the worker
             return {"error": f"{type(error).__name__}: {error}"}
 
     def _measure(self, config: SEConfig) -> dict[str, Any]:
@@ -284,8 +289,8 @@ class _Worker:
             self._latency = StudyLatency(self._definition, self._space, self._data.input_size, self._data.classes)
         return self._latency.measured(config)
 
-    def _hand_over(self) -> list[dict[str, str]]:
-        """Hand over the files that the evaluator has kept of a configuration, as trained weights."""
+    def _upload_results(self) -> list[dict[str, str]]:
+        """Upload the files that the evaluator wrote for a configuration, such as trained weights."""
         if self._store is None:
             return []
         new = [path for path in self._folder.rglob("*") if path not in self._files and path.is_file()]

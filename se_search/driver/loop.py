@@ -14,10 +14,10 @@ from optuna.storages import BaseStorage
 from sqlalchemy.exc import SQLAlchemyError
 from torch import nn
 
-from ..cluster.exchange import ARTIFACTS, DEFINITION, SEARCH, SHARED_FILES, State, beating, refuse_second_search
+from ..cluster.dispatch import ClusterOptions, Dispatcher, check_cluster_options
+from ..cluster.exchange import ARTIFACTS, DEFINITION, SEARCH, SHARED_FILES, State, heartbeat, refuse_second_search
 from ..cluster.fleet import Fleet
-from ..cluster.fleet_search import FleetSearch, Spread, check_spread
-from ..cluster.shared_files import ArtifactStore, open_artifacts, remove_files, share_files
+from ..cluster.shared_files import ArtifactStore, open_artifact_store, remove_files, share_files
 from ..cluster.storage import check_same_search, check_same_study, copy_finished, open_shared, open_storage
 from ..data.image_data import ImageData
 from ..devices import is_there
@@ -49,7 +49,7 @@ def run_search(
     evaluator: EvaluatorFactory | None = None,
     measures: Mapping[str, Measure] | None = None,
     render: Callable[[dict[str, Any]], str] | None = None,
-    spread: Spread | None = None,
+    cluster: ClusterOptions | None = None,
 ) -> None:
     """Search, or go on searching, until ``study.budget`` distinct configurations are complete in ``folder``.
 
@@ -62,14 +62,14 @@ def run_search(
         evaluator: Creates the evaluator, where the study's is given from Python.
         measures: Measure the study's ``custom_objectives``.
         render: Gives the page of the supernet's excitation, where priors are taken from that.
-        spread: Who takes part besides this process.
+        cluster: How the search uses workers.
 
     Raises:
         SeSearchError: If something the user gave is wrong; nothing is written then.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     measures = measures or {}
-    spread = spread or Spread()
+    cluster = cluster or ClusterOptions()
     if (folder / STUDY_FILE).is_file():
         there = read_definition(folder)
         _check_given(str(folder), there, evaluator, measures)
@@ -77,7 +77,7 @@ def run_search(
             study = study.model_copy(update={"threads": there.threads})
     _check_given("the study", study, evaluator, measures)
     check_priors(study)
-    check_spread(spread, study, measures)
+    check_cluster_options(cluster, study, measures)
     use_device(study)
     study = study.model_copy(update={"threads": torch.get_num_threads()})
     space = SearchSpace(study.backbone, study.resolved_space)
@@ -92,17 +92,17 @@ def run_search(
     study.evaluator.check(folder)
     # It tries the backbone in its runtime: hours of training shall not end with a refusal.
     latency = StudyLatency(study, space, data.input_size, data.classes)
-    storage = None if spread.storage is None else open_storage(spread.storage)
+    storage = None if cluster.storage is None else open_storage(cluster.storage)
 
     with (
         closing(latency),
         _told_if_unwritable(folder),
         open_folder(folder, study) as own,
-        _shared(own, folder, study, storage, spread.study_name) as (optuna_study, tell_workers),
+        _shared(own, folder, study, storage, cluster.study_name) as (optuna_study, publish_state),
     ):
         note_data(folder, optuna_study, data)
         record_start(folder, study)
-        latency.go_on_from(folder, optuna_study, spread.latency_device)
+        latency.go_on_from(folder, optuna_study, cluster.latency_device)
         try:
             used.prepare(folder, space, progress_bar)
             further = {}
@@ -110,11 +110,11 @@ def run_search(
                 further = priors_from_excitation(folder, study, space, data, used, render)
             latency.learn(folder)
             size = latency_size(study, data.input_size)
-            trials = Trials(study, space, size, optuna_study, further, measures, parallel=spread.is_needed)
-            if spread.is_needed:
+            trials = Trials(study, space, size, optuna_study, further, measures, parallel=cluster.uses_workers)
+            if cluster.uses_workers:
                 shared_files = getattr(used, "shared_files", ())
                 _search_with_workers(
-                    study, trials, latency, size, own, optuna_study, folder, spread, shared_files, tell_workers
+                    study, trials, latency, size, own, optuna_study, folder, cluster, shared_files, publish_state
                 )
             else:
                 _search(study, trials, used, measures, latency, size, optuna_study)
@@ -244,7 +244,7 @@ def _shared(
         end_unfinished(one)
     copy_finished(own, shared)
     copy_finished(shared, own)
-    with beating(shared, SEARCH, {"state": "preparing"}) as beat:
+    with heartbeat(shared, SEARCH, {"state": "preparing"}) as beat:
         try:
             yield shared, lambda state: beat({"state": state})
         except BaseException:
@@ -264,9 +264,9 @@ def _search_with_workers(
     own: RunStudy,
     optuna_study: SearchStudy,
     folder: Path,
-    spread: Spread,
+    cluster: ClusterOptions,
     shared_files: Iterable[str],
-    tell_workers: Callable[[State], None],
+    publish_state: Callable[[State], None],
 ) -> None:
     """Let workers evaluate: several trials at once."""
 
@@ -276,17 +276,17 @@ def _search_with_workers(
 
     if optuna_study is own:
         own.set_user_attr(DEFINITION, study.model_dump_json())
-    store = None if spread.storage is None else open_artifacts(spread.artifacts or _own_artifacts(folder))
-    url = spread.storage or storage_url(folder)
+    store = None if cluster.storage is None else open_artifact_store(cluster.artifacts or _own_artifacts(folder))
+    url = cluster.storage or storage_url(folder)
     with (
-        _handed_over(optuna_study, folder, store, shared_files, spread.artifacts),
-        closing(Fleet(optuna_study, url, folder, spread.workers, spread.worker_timeout)) as fleet,
+        _handed_over(optuna_study, folder, store, shared_files, cluster.artifacts),
+        closing(Fleet(optuna_study, url, folder, cluster.workers, cluster.worker_timeout)) as fleet,
         progress_bar("Evaluating configurations", study.budget, min(trials.done, study.budget)) as advance,
     ):
-        tell_workers("searching")
-        device = spread.latency_device
-        FleetSearch(study, trials, fleet, latency, size, optuna_study, folder, store, device).run(advance, keep)
-        tell_workers("ended")
+        publish_state("searching")
+        device = cluster.latency_device
+        Dispatcher(study, trials, fleet, latency, size, optuna_study, folder, store, device).run(advance, keep)
+        publish_state("ended")
 
 
 @contextmanager

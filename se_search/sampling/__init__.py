@@ -1,1 +1,1 @@
-"""Proposals."""
+"""Samplers that propose configurations."""

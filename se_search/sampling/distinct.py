@@ -1,4 +1,4 @@
-"""Proposing configurations: Optuna's samplers, kept from repeating themselves and from breaking exact limits."""
+"""Sampler that proposes each configuration once and respects limits that are known before a trial."""
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,38 +29,38 @@ def create_sampler(
     accepts: Callable[[dict[str, Any]], bool],
     parallel: bool,
 ) -> BaseSampler:
-    """Create a sampler by the name used in study files.
+    """Create a sampler by its name in study files.
 
     Args:
-        name: ``"ehvi"``, or ``"tpe"``, ``"nsga2"`` or ``"random"`` for Optuna's.
-        seed: Fixes its proposals.
-        exact: As in :class:`~se_search.sampling.ehvi.EHVISampler`, the only one that uses it.
+        name: ``"ehvi"``, or one of Optuna's: ``"tpe"``, ``"nsga2"`` or ``"random"``.
+        seed: Seed of its proposals.
+        exact: As in :class:`~se_search.sampling.ehvi.EHVISampler`; the others ignore it.
         limits: The same.
         accepts: The same.
-        parallel: Whether several trials are under way at once.
+        parallel: Whether several trials run concurrently.
     """
     if name == "ehvi":
         return EHVISampler(exact, limits=limits, seed=seed, accepts=accepts)
     if name == "tpe":
-        # Without the liar Optuna does not look for other trials under way before each parameter.
+        # The constant liar costs time: Optuna then loads all running trials for each parameter.
         return TPESampler(seed=seed, constant_liar=parallel)
     return {"nsga2": NSGAIISampler, "random": RandomSampler}[name](seed=seed)
 
 
 class DistinctSampler(BaseSampler):
-    """Asks a sampler until it proposes a configuration that is new and allowed.
+    """Repeats the proposals of a base sampler until a configuration is new and allowed.
 
-    After some vain proposals it draws at random, then takes the first point of the space that is left.
+    Fallbacks: random draws, then the first remaining point of the space.
 
     Args:
         space: The space to sample.
-        name: The sampler to ask.
-        seed: Fixes all proposals, together with the number of trials finished or under way: a search that was killed
-            goes on as it would have done.
-        is_allowed: Whether a configuration keeps the limits that are known before it is tried.
-        exact: Computes objectives that are known before a trial from its parameters, by their place in the study.
-        limits: Worst values of objectives that count, by their place.
-        parallel: Whether several trials are under way at once; which one ends first then depends on the machines.
+        name: Name of the base sampler.
+        seed: Determines all proposals together with the number of finished and running trials, so that a killed search
+            resumes with the same proposals.
+        is_allowed: Whether a configuration respects the limits that are known before a trial.
+        exact: Functions that compute exact objectives from the parameters of a trial, by index of the objective.
+        limits: Worst useful values of objectives, by index.
+        parallel: Whether several trials run concurrently; proposals then depend on which one finishes first.
     """
 
     def __init__(
@@ -87,15 +87,15 @@ class DistinctSampler(BaseSampler):
         self._looked_at = 0
 
     def is_exhausted(self, study: Study) -> bool:
-        """Whether no new allowed configuration is left (or none was found among the space's first points)."""
+        """Whether the space has no new allowed configuration (of a large space, among its first 200,000 points)."""
         self._tried = self._trials.structures(study.get_trials(deepcopy=False))
         return self._first_left() is None
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Look at what was tried, and give the sampler a seed of its own for each trial."""
+        """Collect the configurations tried so far, and reseed the base sampler for this trial."""
         trials = study.get_trials(deepcopy=False)
         self._tried = self._trials.structures(trials)
-        # That one draws by the number of finished trials itself, and keeps what it has computed of the space.
+        # EHVISampler seeds itself by the number of finished trials, and caches computed points of the space.
         if not isinstance(self._base, EHVISampler):
             counted = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
             before = sum(one.state in counted and one.number != trial.number for one in trials)
@@ -103,7 +103,7 @@ class DistinctSampler(BaseSampler):
         self._base.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return the whole space: all parameters are proposed together."""
+        """Return the whole space: all parameters are sampled jointly."""
         return dict(self._space.distributions)
 
     def sample_relative(
@@ -119,24 +119,24 @@ class DistinctSampler(BaseSampler):
             if self._is_new_and_allowed(proposal):
                 return proposal
             if isinstance(self._base, EHVISampler) and joint.keys() == search_space.keys():
-                break  # it has looked for a new one itself, and would find the same again
+                break  # it has already searched for a new one, and would return the same again
 
         drawing = random.Random(self._seed * 1_000_003 + trial.number)
         for _ in range(_RANDOM_DRAWS):
             proposal = {name: drawing.choice(one.choices) for name, one in self._space.distributions.items()}
             if self._is_new_and_allowed(proposal):
                 return proposal
-        # Nothing is left only where an enqueued trial is asked for, which does not use the proposal.
+        # The space is exhausted only when Optuna asks for an enqueued trial, which ignores the proposal.
         return self._first_left() or next(self._space.enumerate())
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Sample one parameter; used only for what an enqueued trial leaves open."""
+        """Sample one parameter; Optuna calls this only for parameters that an enqueued trial leaves open."""
         return self._base.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Pass the result on."""
+        """Forward the result to the base sampler."""
         self._base.after_trial(study, trial, state, values)
 
     def _is_new_and_allowed(self, parameters: dict[str, Any]) -> bool:
@@ -144,7 +144,7 @@ class DistinctSampler(BaseSampler):
         return config.structure not in self._tried and self._is_allowed(config)
 
     def _first_left(self) -> dict[str, Any] | None:
-        # A point that was tried or is not allowed stays so: the enumeration never has to go back.
+        # A tried or disallowed point remains so, hence the enumeration never restarts.
         while self._looked_at < _POINTS_LOOKED_AT:
             if self._next is not None and self._is_new_and_allowed(self._next):
                 return self._next
@@ -156,17 +156,17 @@ class DistinctSampler(BaseSampler):
 
 
 def is_interrupted(trial: FrozenTrial) -> bool:
-    """Whether a trial ended without a result or a reason, because its process was killed."""
+    """Whether a trial failed without an error message, because its process was killed."""
     return trial.state == TrialState.FAIL and "error" not in trial.user_attrs
 
 
 def tried_structures(study: Study, space: SearchSpace) -> set[Structure]:
-    """Return what is done, under way or waiting, or has failed for a reason of its own, as network structures."""
+    """Return the network structures of all trials of a study except interrupted ones."""
     return _Tried(space).structures(study.get_trials(deepcopy=False))
 
 
 class _Tried:
-    """What has been tried of a space, each finished trial looked at once."""
+    """The network structures tried in a study; each finished trial is read once and cached."""
 
     def __init__(self, space: SearchSpace) -> None:
         self._space = space
@@ -174,7 +174,7 @@ class _Tried:
         self._structures: set[Structure] = set()
 
     def structures(self, trials: Iterable[FrozenTrial]) -> set[Structure]:
-        """Return those of all trials of a study, always the same one."""
+        """Return the structures of ``trials``, which must always be those of the same study."""
         unfinished: set[Structure] = set()
         for trial in trials:
             if trial.number in self._finished:

@@ -1,4 +1,4 @@
-"""A sampler of Optuna for studies some of whose objectives are known exactly before a trial."""
+"""Optuna sampler for studies in which some objectives are exactly computable before a trial."""
 
 import itertools
 import math
@@ -41,21 +41,20 @@ _NOISES = (1e-4, 1.0)
 
 
 class EHVISampler(BaseSampler):
-    """Proposes what promises the largest expected hypervolume improvement (EHVI).
+    """Proposes the parameters with the largest expected hypervolume improvement (EHVI).
 
-    Objectives that are known exactly before a trial, such as the parameters of a network, are computed and not
-    learned. Of the others, the first is modelled with its uncertainty, and the rest, such as latency, by the model's
-    mean. The model is a Gaussian process with a Matérn kernel that has a length scale for each parameter. Given the
-    costs of a candidate, the expectation over the uncertain objective has a closed form: a sum of expected improvements
-    over the parts of the cost space that the candidate dominates.
+    Exact objectives, such as the parameter count of a network, are computed. The first of the others is modelled with
+    its uncertainty; the rest, such as latency, by the mean of their models. The models are Gaussian processes with a
+    Matérn kernel that has one length scale per parameter. For known costs, the expectation over the uncertain objective
+    has a closed form: a sum of expected improvements over the cells of the cost space that the candidate dominates.
 
     Args:
-        exact: Computes objectives from the parameters of a trial, by the objective's place in the study.
-        limits: Worst values that are of use, by the objective's place; what is beyond adds nothing to the front. The
-            modelled objective has none.
-        seed: Fixes all proposals, together with the trials finished: it keeps no random state between them.
-        n_startup_trials: Finished trials up to which parameters are drawn at random.
-        accepts: Says whether parameters that were not tried before may be proposed; by default all may.
+        exact: Functions that compute objectives from the parameters of a trial, by index of the objective.
+        limits: Worst useful values, by index of the objective; beyond them a trial adds no hypervolume. The uncertain
+            objective has no limit.
+        seed: Determines all proposals together with the finished trials; the sampler keeps no random state.
+        n_startup_trials: Number of finished trials before which parameters are drawn at random.
+        accepts: Whether untried parameters may be proposed; all by default.
 
     Example:
         >>> import optuna
@@ -87,12 +86,12 @@ class EHVISampler(BaseSampler):
         self._kernels: dict[tuple[int, int, int], Kernel] = {}
 
     def reseed_rng(self) -> None:
-        """Draw differently from the other processes of a parallel study."""
+        """Reseed, so that each process of a parallel study draws other proposals."""
         self._random.reseed_rng()
         self._seed = random.randrange(2**31)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return the parameters that all finished trials share and that have a finite number of values."""
+        """Return the parameters with finitely many values that all finished trials share."""
         return {name: one for name, one in self._shared.calculate(study).items() if _choices(one) is not None}
 
     def sample_relative(
@@ -101,12 +100,12 @@ class EHVISampler(BaseSampler):
         """Propose the parameters with the largest expected hypervolume improvement.
 
         Raises:
-            ValueError: If all objectives are exact, or one is that the study does not have.
+            ValueError: If all objectives are exact, or ``exact`` has an index outside the study's objectives.
         """
         modelled = [place for place in range(len(study.directions)) if place not in self._exact]
         if not modelled or not set(self._exact) < set(range(len(study.directions))):
             raise ValueError(
-                f"exact names objectives {sorted(self._exact)} of {len(study.directions)}: at least one must be left"
+                f"exact has objectives {sorted(self._exact)} of {len(study.directions)}: at least one must not be exact"
             )
         if not search_space:
             return {}
@@ -131,7 +130,7 @@ class EHVISampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Draw a parameter at random: used for the first trials and for parameters without a finite set of values."""
+        """Draw a parameter at random: for the first trials, and for parameters with infinitely many values."""
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
     def _may_propose(self, parameters: Parameters) -> bool:
@@ -143,7 +142,7 @@ class EHVISampler(BaseSampler):
     def _best_first(
         self, space: Choices, trials: list[FrozenTrial], signs: Array, modelled: list[int]
     ) -> Iterator[Parameters]:
-        """Yield candidates by falling expected improvement; ``trials`` are complete or running."""
+        """Yield candidates in descending order of EHVI; ``trials`` are complete or running."""
         done = [one for one in trials if one.state == TrialState.COMPLETE]
         running = [one.params for one in trials if one.state == TrialState.RUNNING]
         uncertain = modelled[0]
@@ -161,13 +160,13 @@ class EHVISampler(BaseSampler):
             return np.stack(columns, axis=1)
 
         known_losses, known_costs = values[:, uncertain], values[:, costs]
-        if running:  # as if they had ended as expected
+        if running:  # impute their predicted values
             points = self._points(space, running)
             known_losses = np.concatenate([known_losses, models[uncertain].predict(points.rows)])
             known_costs = np.concatenate([known_costs, costs_of(points)])
         candidates = self._candidates(space, [one.params for one in done], values)
         candidate_costs = costs_of(candidates)
-        # The noise of a trial is in the prediction, as it is in the values that it is compared with.
+        # The prediction includes the noise of a trial, as do the observed values that it is compared with.
         mean, deviation = models[uncertain].predict(candidates.rows, return_std=True)
 
         everything = np.concatenate([known_costs, candidate_costs])
@@ -182,7 +181,7 @@ class EHVISampler(BaseSampler):
             yield candidates.parameters[place]
 
     def _fit(self, space: Choices, done: list[FrozenTrial], values: Array, place: int) -> GaussianProcessRegressor:
-        """Fit an objective; the kernel only when the trials are a tenth more than at the last time."""
+        """Fit a model of an objective; refit its kernel only when the trials have grown by 10 %."""
         learned = next(count for count in _growing_numbers() if _GROWTH * count >= len(done))
         key = place, learned, len(space)
         if key not in self._kernels:
@@ -200,7 +199,7 @@ class EHVISampler(BaseSampler):
         return _Points(parameters, _encode(space, parameters), exact.reshape(len(parameters), -1))
 
     def _candidates(self, space: Choices, done: list[Parameters], values: Array) -> "_Points":
-        """All points of a small space; else random ones, and those that differ from the front's in one parameter."""
+        """All points of a small space; otherwise random points, and neighbours of the front in one parameter."""
         if math.prod(len(choices) for choices in space.values()) <= _WHOLE_SPACE:
             if self._whole is None or self._whole[0] != space:
                 points = [dict(zip(space, combined, strict=True)) for combined in itertools.product(*space.values())]
@@ -222,7 +221,7 @@ class EHVISampler(BaseSampler):
 
 @dataclass(frozen=True)
 class _Points:
-    """Points of a space: their parameters, these as numbers for the model, and their exact objectives."""
+    """Points of a space: their parameters, the model's encoding of these, and their exact objectives."""
 
     parameters: list[Parameters]
     rows: Array
@@ -234,21 +233,20 @@ def expected_improvement(
 ) -> Array:
     """Expected hypervolume improvement of candidates with known costs and a normally distributed loss.
 
-    All is to be minimised. The cost space is cut into cells at the costs of the known front. In each cell a candidate
-    adds, as far as the cell's costs are higher than its own, the cell's volume times the improvement of the
-    candidate's loss over the lowest that the front has at these costs: its expectation is the expected improvement of
-    Bayesian optimisation (Jones, Schonlau and Welch 1998).
+    All objectives are minimised. The costs of the known front cut the cost space into cells. In the part of a cell
+    above its own costs, a candidate adds the volume times its improvement over the front's lowest loss at these costs.
+    The expectation of that is the expected improvement of Bayesian optimisation (Jones, Schonlau and Welch 1998).
 
     Args:
         mean: Expected losses, of shape (candidates,).
         deviation: Their standard deviations, positive.
         costs: Costs, of shape (candidates, costs).
-        known_losses: Losses of what was tried, of shape (trials,).
-        known_costs: Its costs, of shape (trials, costs).
+        known_losses: Losses of the known points, of shape (trials,).
+        known_costs: Costs of the known points, of shape (trials, costs).
         worst: Reference point: the loss, then the costs.
 
     Returns:
-        The expectation for each candidate.
+        The expected improvements, of shape (candidates,).
     """
     worst_loss, worst_costs = worst[0], worst[1:]
     lines = []
@@ -272,14 +270,14 @@ def expected_improvement(
 
 
 def _fitted(space: Choices, trials: list[FrozenTrial], values: Array) -> tuple[Array, Array]:
-    """Encoded parameters and values of at most so many trials as a model is fitted to, evenly spread."""
+    """Encoded parameters and values of at most ``_MOST_FITTED`` trials, evenly spaced."""
     places = np.unique(np.linspace(0, len(trials) - 1, min(len(trials), _MOST_FITTED)).astype(np.int64))
     return _encode(space, [trials[place].params for place in places]), values[places]
 
 
 def _regression(kernel: Kernel, rows: Array, values: Array, **options: Any) -> GaussianProcessRegressor:
     with warnings.catch_warnings():
-        # A parameter without an effect has a length scale at its bound.
+        # The length scale of a parameter without an effect reaches its bound.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return GaussianProcessRegressor(kernel, alpha=1e-6, normalize_y=True, **options).fit(rows, values)
 
@@ -292,7 +290,7 @@ def _growing_numbers() -> Iterator[int]:
 
 
 def _encode(space: Choices, parameters: list[Parameters]) -> Array:
-    """Parameters as numbers."""
+    """Encode parameters as an array of shape (points, columns)."""
     columns = []
     for name, choices in space.items():
         if len(choices) > 1:
@@ -302,7 +300,7 @@ def _encode(space: Choices, parameters: list[Parameters]) -> Array:
 
 
 def _columns(choices: tuple[Any, ...]) -> Array:
-    """A row for each choice: of numbers their place in order, from -1 to 1; of others 0 or 1 for each."""
+    """Encode choices, one row each: numbers by rank from -1 to 1, other values one-hot."""
     numbers = sorted({one for one in choices if isinstance(one, int | float) and not isinstance(one, bool)})
     words = [one for one in choices if one not in numbers or isinstance(one, bool)]
     columns = [[float(choice is word) for choice in choices] for word in words[len(words) == len(choices) :]]
@@ -322,5 +320,5 @@ def _choices(distribution: BaseDistribution) -> tuple[Any, ...] | None:
 
 
 def _key_of(space: Choices) -> Callable[[Parameters], Hashable]:
-    """What tells points of the space apart, whatever else their parameters hold."""
+    """Return a function that maps parameters to a key that identifies their point of the space."""
     return itemgetter(*space)

@@ -1,4 +1,4 @@
-"""Objectives that follow from a configuration exactly, before anything is spent on it."""
+"""Objectives that are exactly computable from a configuration, before any training."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -13,10 +13,10 @@ from ..study.space import SearchSpace
 def exact_objectives(
     space: SearchSpace, objectives: Sequence[str], size: tuple[int, int, int]
 ) -> dict[int, Callable[[Mapping[str, Any]], float]]:
-    """Return how to compute objectives from the parameters of a trial, by their place among the study's.
+    """Return functions that compute the exact objectives from the parameters of a trial, by index of the objective.
 
-    Parameters and FLOPs of SE blocks add up, so a configuration costs what its blocks cost one by one; that is worked
-    out once for each site and ratio.
+    Parameters and FLOPs of SE blocks are additive, so a configuration costs the sum of its blocks. The cost of each
+    site and ratio is cached.
 
     Args:
         space: The space.

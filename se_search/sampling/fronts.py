@@ -1,7 +1,7 @@
-"""Successive halving for several objectives: which trainings are not worth going on with.
+"""Non-dominated sorting, and successive halving for several objectives.
 
-Optuna's pruners refuse studies of several objectives, so the rule is our own: asynchronous successive halving (Li et
-al. 2020), with the place in the order of non-dominated sorting (Deb et al. 2002) instead of a single value.
+Optuna's pruners do not support several objectives. The rule here is asynchronous successive halving (Li et al. 2020)
+with the rank of non-dominated sorting (Deb et al. 2002) in place of a single value.
 """
 
 from collections.abc import Sequence
@@ -10,29 +10,29 @@ import numpy as np
 import numpy.typing as npt
 
 
-def is_worth_going_on(values: Sequence[float], others: Sequence[Sequence[float]], factor: int) -> bool:
-    """Whether a training belongs to the best ``1/factor`` of those that have reached the same rung.
+def passes_rung(values: Sequence[float], others: Sequence[Sequence[float]], factor: int) -> bool:
+    """Whether a training run is in the best ``1/factor`` of those that have reached the same rung.
 
-    Only what dominates a training stands before it: a cheap network is not stopped for being less accurate than a
-    dear one. All members of the first front go on.
+    Runs rank by non-domination: a cheap network is not stopped for being less accurate than an expensive one. All
+    members of the first front continue.
 
     Args:
-        values: What is known of the training at this rung, each to be minimised.
-        others: The same of all that have reached the rung before.
-        factor: Factor of successive halving.
+        values: Objectives of the run at this rung, all minimised.
+        others: Objectives of the runs that reached this rung before.
+        factor: Reduction factor of successive halving.
     """
     ranks = non_domination_ranks(np.array([values, *others], dtype=float))
     return bool((ranks < ranks[0]).sum() < np.ceil(len(ranks) / factor))
 
 
 def is_on_front(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Return which rows are of the first front alone, in less time and memory than :func:`non_domination_ranks` takes.
+    """Return which rows are on the first front, faster and with less memory than :func:`non_domination_ranks`.
 
     Args:
-        values: One row for each solution, one column for each objective, each to be minimised.
+        values: One row for each solution, one column for each objective, all minimised.
     """
     on_front = np.zeros(len(values), dtype=bool)
-    # What dominates a row comes before it in this order, so that the first one left is always of the front.
+    # In lexicographic order a row comes after all rows that dominate it, so the first remaining one is on the front.
     left = np.lexsort(values.T[::-1])
     while len(left):
         first = values[left[0]]
@@ -45,7 +45,7 @@ def non_domination_ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int6
     """Return the front to which each row belongs, 0 for the first.
 
     Args:
-        values: One row for each solution, one column for each objective, each to be minimised.
+        values: One row for each solution, one column for each objective, all minimised.
     """
     dominates = np.all(values[:, None] <= values[None], axis=2) & np.any(values[:, None] < values[None], axis=2)
     ranks = np.full(len(values), -1)

@@ -15,7 +15,7 @@ from ..network.overhead import added_parameters, backbone_parameters, flops_over
 from ..progress import say
 from ..sampling.distinct import DistinctSampler, tried_structures
 from ..sampling.exact import exact_objectives
-from ..sampling.fronts import is_worth_going_on
+from ..sampling.fronts import passes_rung
 from ..study.definitions import StudyDefinition
 from ..study.space import SearchSpace
 from ..training.evaluator import Evaluation, Evaluator, RungEvaluator
@@ -213,7 +213,7 @@ def worth_of(
                 for one in optuna_study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
                 if rung in one.user_attrs.get("rungs", {})
             ]
-            if epochs < study.evaluator.epochs and not known and not is_worth_going_on(reached[rung], others, factor):
+            if epochs < study.evaluator.epochs and not known and not passes_rung(reached[rung], others, factor):
                 stopped = True
                 break
     else:

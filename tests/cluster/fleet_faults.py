@@ -1,4 +1,4 @@
-"""What the workers of tests evaluate with: an evaluator in a package, which does what it is told."""
+"""A plugin evaluator for tests that sleeps, dies or loses an image on command."""
 
 import os
 import sys
@@ -38,7 +38,7 @@ class Obedient(Quick):
 
 
 class Orders:
-    """The package, and what its evaluator shall do: take ``seconds`` each, and for some configurations die."""
+    """Creates the plugin package, and controls its evaluator: ``seconds`` per evaluation, kills, lost images."""
 
     def __init__(self, folder, seconds):
         self.folder = folder
@@ -54,7 +54,7 @@ class Orders:
         self.environment = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "SE_SEARCH_TEST_ORDERS": str(folder)}
 
     def take(self, seconds):
-        """For each evaluation that begins from now on."""
+        """Set the seconds of each evaluation that starts from now on."""
         draft = self.folder / "seconds.draft"
         draft.write_text(str(seconds))
         draft.replace(self.folder / "seconds")
@@ -63,16 +63,16 @@ class Orders:
         (self.folder / f"kill-{how}-{config.id}").touch()
 
     def lose_an_image(self, where=""):
-        """In the first process that evaluates, or in ``"every process"``."""
+        """Make one image unreadable in the first process that evaluates, or in ``"every process"``."""
         (self.folder / "loses-an-image").write_text(where)
 
     def evaluated(self):
-        """Pairs of configuration and process, one for each that began to evaluate one."""
+        """Pairs of configuration id and process id, one for each evaluation that started."""
         return [tuple(file.name.split("-")[1:]) for file in self.folder.glob("evaluated-*")]
 
 
 def here(orders, monkeypatch):
-    """Let this process and those that it starts find the package."""
+    """Make the package importable in this process and in those that it starts."""
     for name, value in orders.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.syspath_prepend(str(orders.packages))

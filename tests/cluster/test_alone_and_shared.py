@@ -1,4 +1,4 @@
-"""A search that goes on now alone, now in a storage that workers share, however it was left there."""
+"""A search that alternates between its run folder alone and a shared storage, interrupted in different states."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 from own_evaluators import Quick
 
-from se_search.cluster.storage import PatientStorage
+from se_search.cluster.storage import RetryingStorage
 from se_search.driver.loop import _shared
 from se_search.study.definitions import StudyDefinition
 from se_search.study.files import load_space
@@ -24,7 +24,7 @@ KNOWN = {"no SE", "uniform r=16", "r=16 without the last stage"}
 
 @dataclass
 class Search:
-    """One search, whose sittings evaluate nothing but note what an evaluation would."""
+    """One search, whose sessions record fixed results instead of evaluating."""
 
     folder: object
     study: StudyDefinition = field(
@@ -32,7 +32,7 @@ class Search:
             backbone="test_resnet", space=load_space("stages"), sampler="random", budget=50
         )
     )
-    storage: PatientStorage = field(default_factory=lambda: PatientStorage(InMemoryStorage()))
+    storage: RetryingStorage = field(default_factory=lambda: RetryingStorage(InMemoryStorage()))
     completed: set = field(default_factory=set)
 
     def __post_init__(self):
@@ -40,7 +40,7 @@ class Search:
         self.evaluator = Quick(self.study, self.space, study_data(self.study))
 
     def sit(self, where, events):
-        """Begin trials: of the events ``c`` completes one, and ``k`` leaves one under way, as a killed process does."""
+        """Start a trial for each event: ``c`` completes it, and ``k`` leaves it running, as a killed process does."""
         storage = None if where == "alone" else self.storage
         with (
             open_folder(self.folder, self.study) as own,
@@ -56,7 +56,7 @@ class Search:
                     self.completed.add(proposal.config.id)
 
     def complete(self):
-        """What the folder and the storage hold as complete."""
+        """The complete trials in the folder and in the storage."""
         studies = load_trials(self.folder), SearchStudy(self.folder.name, self.storage)
         return [study.get_trials(states=(TrialState.COMPLETE,)) for study in studies]
 

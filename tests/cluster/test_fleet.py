@@ -1,4 +1,4 @@
-"""Searches whose trials are evaluated by workers: here, and on machines that share a storage."""
+"""Searches with workers: local ones, and remote ones that share a storage."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ from postgresql_server import Server, find_programs
 import se_search
 from se_search import SEConfig, load_run
 from se_search.cluster import fleet
-from se_search.cluster.fleet_search import Spread, check_spread
+from se_search.cluster.dispatch import ClusterOptions, check_cluster_options
 from se_search.cluster.worker import WorkerOptions, _prepared
 from se_search.driver.loop import load_network
 from se_search.errors import DefinitionError, RunFolderError
@@ -53,7 +53,7 @@ def orders(tmp_path, monkeypatch):
 
 @pytest.fixture
 def start(orders, tmp_path):
-    """A function that starts the command and gives the process; its output goes to a file of the name given."""
+    """A function that starts a command with its output in the file ``name``, and returns its process."""
     started = []
 
     def command(name, *arguments, **environment):
@@ -91,7 +91,7 @@ def test_workers_of_one_machine_share_the_trials_and_replace_those_that_die(orde
     assert trials["config_id"].is_unique
     (failed,) = trials[trials["state"] == "failed"].to_dict("records")
     assert failed["config_id"] == dies_always.id
-    assert failed["error"].startswith("each of the 3 workers that evaluated it ended: local-")
+    assert failed["error"].startswith("all 3 workers that evaluated it died: local-")
     assert dies_once.id in set(complete(run)["config_id"])
     evaluated = orders.evaluated()
     processes = {process for _, process in evaluated}
@@ -107,7 +107,7 @@ def test_workers_of_one_machine_share_the_trials_and_replace_those_that_die(orde
 
 @pytest.mark.slow
 def test_workers_of_this_machine_stay_however_long_the_search_takes(orders, tmp_path, monkeypatch):
-    """Alone they see no beat of the search: the patience of a worker elsewhere would end them."""
+    """Without a shared storage the search writes no heartbeat, so local workers must ignore ``--patience``."""
     start = subprocess.Popen
 
     def impatient(command, **options):
@@ -138,15 +138,15 @@ def test_a_worker_that_reads_other_images_costs_no_configuration(orders, tmp_pat
     run = search(tmp_path / "run", workers=2, budget=4)
     assert list(run.trials["state"]) == ["complete"] * 4
     told = capsys.readouterr().out
-    assert len(re.findall(r"Worker local-\S+ evaluates nothing any more: 400 validation images .* 399 can", told)) == 1
+    assert len(re.findall(r"Worker local-\S+ receives no more trials: 400 validation images .* 399 can", told)) == 1
     orders.lose_an_image("every process")
-    with pytest.raises(RunFolderError, match="no worker is left that reads the images of the run"):
+    with pytest.raises(RunFolderError, match="every worker reads images that differ from the run's"):
         search(tmp_path / "run", workers=2, budget=5)
     assert "failed" not in set(load_run(run.folder).trials["state"])
 
 
 def processes_with(text):
-    """Processes in whose command the kernel shows ``text``."""
+    """Ids of the processes whose command line contains ``text``."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -180,7 +180,7 @@ def test_an_interrupted_or_killed_search_leaves_no_worker_behind_and_goes_on(ord
 def test_workers_that_cannot_start_end_the_search_with_their_reason(orders, tmp_path, monkeypatch):
     monkeypatch.setenv("SE_SEARCH_TEST_ORDERS", str(tmp_path / "nowhere"))
     monkeypatch.setenv("PYTHONPATH", "")
-    with pytest.raises(se_search.SeSearchError, match=r"3 workers in a row did not start.*exit code 2.*obedient"):
+    with pytest.raises(se_search.SeSearchError, match=r"3 workers in a row failed to start.*with code 2.*obedient"):
         search(tmp_path / "run", workers=2)
 
 
@@ -201,7 +201,7 @@ def test_trained_weights_come_back_from_workers_elsewhere(start, journal, tmp_pa
         workers=0,
     )
     assert worker.wait(60) == 0
-    assert "2 tasks done" in (tmp_path / "worker.log").read_text()
+    assert "2 tasks completed" in (tmp_path / "worker.log").read_text()
     for row in complete(run).to_dict("records"):
         network, data = load_network(run.folder, SEConfig.from_json(row["config"]))
         assert evaluate_network(network, data.validation).accuracy.value == pytest.approx(row["accuracy"], abs=0.003)
@@ -230,7 +230,7 @@ def test_a_worker_that_is_told_to_end_leaves_its_trial_to_another_and_it_does_no
     start("second.log", *options)
     assert search_process.wait(180) == 0
     told = (tmp_path / "search.log").read_text()
-    assert "has left: trial 0 goes to another" in told
+    assert "has left: trial 0 is reassigned" in told
     assert len(complete(load_run(tmp_path / "run"))) == 2
 
 
@@ -273,7 +273,7 @@ def test_with_postgresql_restarts_and_killed_processes_lose_nothing_and_do_nothi
     orders.take(0.2)
     wait_until(lambda: len(finished()) >= 4)
     server.stop()
-    wait_until(lambda: "The storage does not answer" in (tmp_path / "first.log").read_text())
+    wait_until(lambda: "The storage does not respond" in (tmp_path / "first.log").read_text())
     server.start()
     wait_until(lambda: len(finished()) >= 6)
     first.kill()
@@ -293,7 +293,7 @@ def test_with_postgresql_restarts_and_killed_processes_lose_nothing_and_do_nothi
         (row,) = trials[trials["number"] == number].to_dict("records")
         assert [row["accuracy"], row["parameter_overhead"], row["latency_ratio"]] == pytest.approx(values)
     told = "".join(file.read_text() for file in tmp_path.glob("*.log"))
-    assert "The storage does not answer" in told
+    assert "The storage does not respond" in told
     kept = [file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()]
     for secret_text in (server.password, "pa55-w0rd"):
         assert secret_text not in told
@@ -302,7 +302,7 @@ def test_with_postgresql_restarts_and_killed_processes_lose_nothing_and_do_nothi
 
 @pytest.mark.slow
 def test_four_workers_complete_sixty_trials_although_two_are_killed(start, server, tmp_path):
-    """The supernet of a small backbone; the moments of death are drawn anew each time."""
+    """The supernet of a small backbone; workers are killed at random moments."""
     budget = 60
     secret = {"SE_SEARCH_STORAGE": server.url}
     run = ("run", "--backbone", "test_resnet", "--epochs", 1, "--space", "blocks", "--budget", budget, "--out", "run")
@@ -332,7 +332,7 @@ def test_four_workers_complete_sixty_trials_although_two_are_killed(start, serve
 
 
 def test_latency_is_left_to_the_worker_that_has_the_device(orders, start, journal, tmp_path, monkeypatch):
-    """This process says that it is another processor, as a search on another machine would."""
+    """This process reports another processor, as a search on another machine would."""
     there = latency.processor_name("cpu")
     monkeypatch.setattr(latency, "processor_name", lambda device: "another processor")
     options = ("worker", "--study", "run", "--storage", journal, "--threads", 1)
@@ -353,7 +353,7 @@ def test_latency_is_left_to_the_worker_that_has_the_device(orders, start, journa
 
 
 def stored(server, name):
-    """The trials that the server holds, read by Optuna alone; none before there is such a study."""
+    """The trials in the server's study ``name``, read with Optuna; none if there is no such study yet."""
     storage = optuna.storages.RDBStorage(server.url.replace("postgresql:", "postgresql+psycopg:"))
     try:
         return optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
@@ -365,20 +365,20 @@ def stored(server, name):
 
 
 @pytest.mark.parametrize(
-    ("spread", "told"),
+    ("cluster", "told"),
     [
-        (Spread(), ""),
-        (Spread(workers=0, storage="journal:study.log"), ""),
-        (Spread(storage="journal:study.log"), "--workers is 1: .* must be 0 with --storage and 1 without"),
-        (Spread(workers=2), "--workers is 2: .* must be 0 with --storage and 1 without"),
+        (ClusterOptions(), ""),
+        (ClusterOptions(workers=0, storage="journal:study.log"), ""),
+        (ClusterOptions(storage="journal:study.log"), "--workers is 1: .* must be 0 with --storage and 1 without"),
+        (ClusterOptions(workers=2), "--workers is 2: .* must be 0 with --storage and 1 without"),
     ],
 )
-def test_workers_that_cannot_be_paused_are_not_started(spread, told, monkeypatch):
-    """As on Windows."""
+def test_workers_that_cannot_be_paused_are_not_started(cluster, told, monkeypatch):
+    """Windows has no SIGSTOP."""
     monkeypatch.delattr(signal, "SIGSTOP")
     refusal = pytest.raises(DefinitionError, match=told) if told else contextlib.nullcontext()
     with refusal:
-        check_spread(spread, load_study("digits", backbone="test_resnet"), {})
+        check_cluster_options(cluster, load_study("digits", backbone="test_resnet"), {})
 
 
 @pytest.mark.parametrize(("option", "value", "told"), [("threads", 0, "greater than"), ("device", "tpu", "cpu, cuda")])
@@ -398,12 +398,12 @@ def test_a_second_search_of_one_study_is_refused(orders, start, journal, tmp_pat
     wait_until(lambda: "Evaluating" in (tmp_path / "first.log").read_text())
     second = start("second.log", *run, "--out", "second")
     assert second.wait(120) == 2
-    assert "Error: another process searches in study 'shared': wait for it" in (tmp_path / "second.log").read_text()
+    assert "Error: another process is running study 'shared': wait for it" in (tmp_path / "second.log").read_text()
 
 
 def test_another_search_under_the_name_of_one_in_the_storage_is_refused(orders, journal, tmp_path):
     search(tmp_path / "first", storage=journal, study_name="shared", budget=1)
     with pytest.raises(
-        RunFolderError, match="study 'shared' in the storage is another one: seed is 0 there and 1 here"
+        RunFolderError, match="study 'shared' in the storage has another definition: seed is 0 there and 1 here"
     ):
         search(tmp_path / "second", storage=journal, study_name="shared", budget=1, seed=1)

@@ -1,4 +1,4 @@
-"""Storages that several machines share: what opening them refuses, what outages do, what is copied."""
+"""Storages that several machines share: opening errors, retries during outages, copied trials."""
 
 import logging
 import sqlite3
@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from se_search.cluster import storage as storage_module
 from se_search.cluster.storage import (
-    PatientStorage,
+    RetryingStorage,
     check_same_search,
     copy_finished,
     open_shared,
@@ -81,7 +81,7 @@ def test_the_extra_that_brings_a_missing_driver_is_named(url, package, extra, mo
 
 
 def test_what_optuna_calls_experimental_is_no_warning_to_the_user(monkeypatch, recwarn):
-    """Redis and gRPC are."""
+    """Redis and gRPC are experimental in Optuna."""
 
     def open_it(url):
         warnings.warn("JournalRedisBackend is experimental", ExperimentalWarning, stacklevel=2)
@@ -93,7 +93,7 @@ def test_what_optuna_calls_experimental_is_no_warning_to_the_user(monkeypatch, r
 
 
 class Interrupted(InMemoryStorage):
-    """Fails so many times before it answers, or after it has done what was asked."""
+    """Fails a given number of times before, or after, a call takes effect."""
 
     def __init__(self, error):
         super().__init__()
@@ -121,7 +121,7 @@ def closed_connection():
 
 
 def internal(cause):
-    """As Optuna wraps what SQLAlchemy raises."""
+    """Wrap an exception as Optuna wraps SQLAlchemy's."""
     error = StorageInternalError("An exception is raised during the commit.")
     error.__cause__ = cause
     return error
@@ -129,7 +129,7 @@ def internal(cause):
 
 @pytest.fixture
 def quickly(monkeypatch):
-    """Pauses take no time; what they would have taken is what the clock shows."""
+    """Sleeping takes no time and advances a simulated clock."""
     passed = [0.0]
     monkeypatch.setattr(storage_module.time, "sleep", lambda seconds: passed.__setitem__(0, passed[0] + seconds))
     monkeypatch.setattr(storage_module.time, "monotonic", lambda: passed[0])
@@ -139,21 +139,21 @@ def quickly(monkeypatch):
 @pytest.mark.parametrize("error", [closed_connection(), internal(closed_connection()), OSError(116, "Stale handle")])
 def test_a_storage_is_asked_again_after_an_outage(quickly, capsys, error):
     interrupted = Interrupted(error)
-    study = optuna.create_study(storage=PatientStorage(interrupted))
+    study = optuna.create_study(storage=RetryingStorage(interrupted))
     study.add_trial(create_trial(value=1.0))
     interrupted.before = 8
     assert len(study.get_trials()) == 1
     told = capsys.readouterr().out.splitlines()
     assert [line.partition(" (")[0] for line in told if "storage" in line] == [
-        "The storage does not answer",
-        "The storage answers again.",
+        "The storage does not respond",
+        "The storage responds again.",
     ]
     assert 10 < quickly[0] < 30
 
 
 def test_a_trial_that_ended_although_the_answer_was_lost_ends_once(quickly):
     interrupted = Interrupted(closed_connection())
-    study = optuna.create_study(storage=PatientStorage(interrupted))
+    study = optuna.create_study(storage=RetryingStorage(interrupted))
     trial = study.ask()
     interrupted.after = 1
     study.tell(trial, 0.5)
@@ -162,7 +162,7 @@ def test_a_trial_that_ended_although_the_answer_was_lost_ends_once(quickly):
 
 
 def test_a_trial_that_another_has_ended_is_told(quickly):
-    study = optuna.create_study(storage=PatientStorage(InMemoryStorage()))
+    study = optuna.create_study(storage=RetryingStorage(InMemoryStorage()))
     trial = study.ask()
     study.tell(trial, 0.5)
     with pytest.raises(ValueError, match="Cannot tell a COMPLETE trial"):
@@ -173,9 +173,9 @@ def test_what_is_no_outage_is_raised_at_once(quickly):
     refused = ProgrammingError("SELECT 1", {}, sqlite3.ProgrammingError("permission denied for table trials"))
     refused.__cause__ = refused.orig
     interrupted = Interrupted(internal(refused))
-    study = optuna.create_study(storage=PatientStorage(interrupted))
+    study = optuna.create_study(storage=RetryingStorage(interrupted))
     interrupted.before = 1
-    told = r"^the storage does not do what it is asked for \(permission denied for table trials\)"
+    told = r"^the storage rejects a request \(permission denied for table trials\)"
     with pytest.raises(RunFolderError, match=told):
         study.get_trials()
     assert quickly[0] == 0
@@ -183,9 +183,9 @@ def test_what_is_no_outage_is_raised_at_once(quickly):
 
 def test_a_storage_that_is_gone_for_ten_minutes_ends_the_search_in_a_sentence_and_is_not_waited_for_again(quickly):
     interrupted = Interrupted(closed_connection())
-    study = optuna.create_study(storage=PatientStorage(interrupted))
+    study = optuna.create_study(storage=RetryingStorage(interrupted))
     interrupted.before = 10_000
-    with pytest.raises(RunFolderError, match=r"has not answered for 600 s .*give the same command again"):
+    with pytest.raises(RunFolderError, match=r"has not responded for 600 s .*run the same command again"):
         study.get_trials()
     waited = quickly[0]
     assert 600 < waited < 620
@@ -259,7 +259,7 @@ def test_two_searches_of_one_definition_are_not_mixed(tmp_path):
     check_same_search(tmp_path, own, shared)
     (other,) = two_studies()[:1]
     other.add_trial(trial_of(0))
-    with pytest.raises(RunFolderError, match=r"the trials of .* are not those of study"):
+    with pytest.raises(RunFolderError, match=r"and study .* in the storage hold different searches"):
         check_same_search(tmp_path, other, shared)
     new, _ = two_studies()
     check_same_search(tmp_path, new, shared)
@@ -268,7 +268,7 @@ def test_two_searches_of_one_definition_are_not_mixed(tmp_path):
 
 def test_a_shared_study_has_the_objectives_of_its_definition_and_is_opened_again():
     definition = load_study("digits")
-    storage = PatientStorage(InMemoryStorage())
+    storage = RetryingStorage(InMemoryStorage())
     study = open_shared(storage, "mine", definition)
     assert study.metric_names == list(definition.objectives)
     assert [one.name.lower() for one in study.directions] == list(definition.directions)

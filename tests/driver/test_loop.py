@@ -7,7 +7,7 @@ import torch
 from optuna.storages import InMemoryStorage
 
 from se_search import SEConfig, load_run, parameter_overhead
-from se_search.cluster.storage import PatientStorage, open_shared
+from se_search.cluster.storage import RetryingStorage, open_shared
 from se_search.driver.loop import run_search
 from se_search.errors import EvaluationError, RunFolderError
 from se_search.latency.meter import LatencyMeter
@@ -77,7 +77,7 @@ def test_a_configuration_exactly_at_the_limit_is_tried():
     limit = added / backbone
     assert added > limit * backbone  # as floating-point numbers round
     study = load_study("digits", backbone="test_resnet", space="blocks", max_params=limit, sampler="random")
-    shared = open_shared(PatientStorage(InMemoryStorage()), "mine", study)
+    shared = open_shared(RetryingStorage(InMemoryStorage()), "mine", study)
     trials = Trials(study, space, (1, 8, 8), shared, {config: "at the limit"})
     assert "at the limit" in [trials.propose().named.get("name") for _ in range(3)]
 

@@ -1,4 +1,4 @@
-"""Proposals are new, allowed, and the same for the same seed."""
+"""Proposals are new, allowed and reproducible by seed."""
 
 import optuna
 import pytest
@@ -19,7 +19,7 @@ def parameters_of(config: SEConfig) -> int:
 
 
 def search(space, name="ehvi", seed=0, trials=1000, is_allowed=lambda config: True):
-    """Ask and tell until the trials are done or nothing is left; return what was proposed."""
+    """Ask and tell until the trials are complete or the space is exhausted; return the proposals."""
     study = optuna.create_study(directions=["maximize", "minimize"])
     exact = {1: lambda parameters: parameters_of(space.to_config(parameters))}
     study.sampler = sampler = DistinctSampler(space, name, seed, is_allowed, exact, {})

@@ -11,7 +11,7 @@ from se_search.sampling.ehvi import EHVISampler, expected_improvement
 
 
 def improvement_by_integration(mean, deviation, cost, losses, costs, worst):
-    """Integrate, over a grid of costs and over all losses, what a candidate would newly dominate; one cost."""
+    """Integrate the newly dominated area numerically over a grid of costs and losses; one cost."""
 
     @cache
     def expected_gain(best):
@@ -39,7 +39,7 @@ def test_with_three_objectives_and_no_doubt_it_is_what_the_hypervolume_grows_by(
     rng = np.random.default_rng(3)
     points, worst = rng.random((12, 3)), np.full(3, 1.1)
 
-    def volume(members):  # the union of boxes, cell by cell of the grid that their corners span
+    def volume(members):  # of the union of boxes, over the grid that their corners span
         lines = [np.unique(np.append(members[:, axis], 1.1)) for axis in range(3)]
         total = 0.0
         for cell in itertools.product(*(itertools.pairwise(line) for line in lines)):
@@ -95,7 +95,7 @@ def test_nothing_is_proposed_twice_and_the_seed_fixes_all():
     search(EHVISampler({1: cost}, seed=1), 30, second)
     search(EHVISampler({1: cost}, seed=2), 30, other)
     assert first == second != other
-    assert len({tuple(one.values()) for one in first[1:]}) == 29  # Optuna draws the first before the space is known
+    assert len({tuple(one.values()) for one in first[1:]}) == 29  # Optuna draws the first one before the space is known
 
 
 def test_a_search_that_goes_on_in_another_process_proposes_what_it_would_have_proposed():
@@ -113,7 +113,7 @@ def test_a_search_that_goes_on_in_another_process_proposes_what_it_would_have_pr
 
 
 def test_exact_objectives_are_computed_and_never_learned():
-    """Told wrong costs of what was tried, a sampler that learned them would be misled; the loss is worth the same."""
+    """Wrong reported costs would mislead a sampler that learned them; all configurations have the same loss."""
     study = search(EHVISampler({1: cost}, seed=0), 12)
     proposals = []
     for told in (cost, lambda parameters: -cost(parameters)):
@@ -162,11 +162,11 @@ def test_a_space_too_large_to_enumerate_is_searched_among_neighbours():
             trial, (float(sum((place + 1) * trial.params[f"x{place}"] for place in range(6))), price(trial.params))
         )
     best = max(trial.values[0] for trial in study.best_trials)
-    assert best >= 0.85 * 9 * 21  # the largest value; uniform draws reach half of it on average
+    assert best >= 0.85 * 9 * 21  # of the maximum; uniform draws reach half of it on average
 
 
 def test_without_an_objective_to_learn_it_refuses():
     study = optuna.create_study(sampler=EHVISampler({0: cost, 1: cost}), directions=["minimize", "minimize"])
     study.add_trial(optuna.create_trial(params=dict.fromkeys(SPACE, 4), distributions=SPACE, values=(1.0, 1.0)))
-    with pytest.raises(ValueError, match="at least one must be left"):
+    with pytest.raises(ValueError, match="at least one must not be exact"):
         study.ask(SPACE)

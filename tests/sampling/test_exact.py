@@ -1,4 +1,4 @@
-"""Exact objectives from a trial's parameters are those of the configuration that they describe."""
+"""Exact objectives computed from a trial's parameters equal those of its configuration."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Successive halving of several objectives against hand-made orders."""
+"""Successive halving of several objectives, compared with rankings made by hand."""
 
 import math
 import shutil
@@ -11,7 +11,7 @@ from optuna.study._multi_objective import _fast_non_domination_rank
 import se_search
 from se_search import load_run
 from se_search.driver.loop import run_search
-from se_search.sampling.fronts import is_on_front, is_worth_going_on, non_domination_ranks
+from se_search.sampling.fronts import is_on_front, non_domination_ranks, passes_rung
 from se_search.study.files import load_study
 from se_search.training import stand_alone
 from se_search.trials.folder import load_trials
@@ -40,28 +40,26 @@ def test_the_front_alone_is_the_first_of_all_fronts(objectives):
 
 
 def test_the_first_at_a_rung_goes_on():
-    assert is_worth_going_on([9.0, 9.0], [], 3)
+    assert passes_rung([9.0, 9.0], [], 3)
 
 
 def test_a_cheap_network_is_not_stopped_for_being_less_accurate_than_a_dear_one():
     others = [[-0.9, 0.5], [-0.91, 0.6], [-0.92, 0.7], [-0.93, 0.8], [-0.94, 0.9]]
-    assert is_worth_going_on([-0.5, 0.0], others, 3)
-    assert not is_worth_going_on([-0.5, 0.6], others, 3)
+    assert passes_rung([-0.5, 0.0], others, 3)
+    assert not passes_rung([-0.5, 0.6], others, 3)
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
 def test_of_a_chain_the_best_part_goes_on(factor):
     chain = [[float(place), float(place)] for place in range(24)]
     going_on = [
-        place
-        for place, values in enumerate(chain)
-        if is_worth_going_on(values, chain[:place] + chain[place + 1 :], factor)
+        place for place, values in enumerate(chain) if passes_rung(values, chain[:place] + chain[place + 1 :], factor)
     ]
     assert going_on == list(range(math.ceil(24 / factor)))
 
 
 HALVING = {
-    "sampler": "tpe",  # which begins at random: among these some are hopeless
+    "sampler": "tpe",  # its first proposals are random, so some are bad
     "backbone": "test_resnet",
     "budget": 9,
     "objectives": ["accuracy", "parameter_overhead"],
@@ -72,7 +70,7 @@ HALVING = {
 
 @pytest.fixture(scope="module")
 def halved(tmp_path_factory):
-    """A search by successive halving, with the epochs that each network was trained."""
+    """A search with successive halving, and the epochs that each network was trained for."""
     import yaml
 
     folder = tmp_path_factory.mktemp("halving")
@@ -118,7 +116,7 @@ def test_the_report_counts_stopped_trials(halved):
 
 
 def test_tpe_goes_on_with_stopped_trials(halved, tmp_path):
-    """Optuna's TPE takes more than ten trials to begin modelling; stopped ones are among them."""
+    """Optuna's TPE starts modelling after ten trials, pruned ones included."""
     run, _ = halved
     folder = Path(shutil.copytree(run.folder, tmp_path / "run"))
     study = load_study(str(run.folder.parent / "study.yaml"))
@@ -129,7 +127,7 @@ def test_tpe_goes_on_with_stopped_trials(halved, tmp_path):
 
 
 def test_an_objective_of_the_users_own_is_not_measured_on_stopped_networks(tmp_path):
-    """Without an accuracy among the objectives, halving judges the networks by it all the same."""
+    """Successive halving ranks networks by accuracy even if accuracy is not an objective."""
     measured = []
 
     def size(config, network):
