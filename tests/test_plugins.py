@@ -252,7 +252,7 @@ def test_folders_of_formats_are_recorded_uploaded_and_removed_with_the_next_expo
     export_timm(model, folder)
     assert not (folder / "names").exists()
     (folder / "mine").mkdir()
-    with pytest.raises(RunFolderError, match=r"holds other files \(mine\)"):
+    with pytest.raises(RunFolderError, match=r"contains other files \(mine\)"):
         export_timm(model, folder)
 
 

@@ -1,1 +1,1 @@
-"""What a person takes away: networks in timm's own format."""
+"""Export networks in timm's format, with a model card."""

@@ -1,4 +1,4 @@
-"""The model card of an exported network: what it is, what it is worth, how its weights were made."""
+"""The model card of an exported network: its configuration, results, and the origin of its weights."""
 
 import json
 import platform
@@ -29,9 +29,9 @@ class Result:
     """A measured value as the card shows it.
 
     Attributes:
-        name: What was measured.
+        name: Name of the measured quantity.
         value: The value with its interval.
-        conditions: What it was measured on.
+        conditions: The data or device, and the settings of the measurement.
     """
 
     name: str
@@ -41,12 +41,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the weights of a network come from.
+    """The origin of a network's weights.
 
     Attributes:
-        weights: How they were made, in a sentence.
-        license: Licence of published weights that they started from, if there were any and it is known.
-        results: What was measured of them.
+        weights: A sentence on how they were trained.
+        license: Licence of the published weights that training started from; ``None`` if there are none or timm does
+            not know it.
+        results: Measured values of the network.
     """
 
     weights: str
@@ -56,15 +57,15 @@ class Origin:
 
 @dataclass(frozen=True)
 class Files:
-    """What a folder holds besides ``config.json`` and ``model.safetensors``, and how it is loaded.
+    """The other files of an exported folder, and how to load it.
 
     Attributes:
-        source: What ``timm.create_model`` is given, such as ``"local-dir:exported"``.
+        source: The model name for ``timm.create_model``, such as ``"local-dir:exported"``.
         twin: timm's own architecture that is the same network, if there is one.
         plain: Whether ``config.json`` names that architecture.
-        others: Names of the other files.
-        formats: Names of the folders that plugins have written.
-        optimized: Whether those for other runtimes are of the network optimized for inference.
+        others: Files besides ``config.json``, ``model.safetensors`` and the card.
+        formats: Names of the folders that plugins wrote.
+        optimized: Whether the files for other runtimes hold the network optimized for inference.
     """
 
     source: str
@@ -76,21 +77,21 @@ class Files:
 
 
 def unknown_origin(model: Any, description: str) -> Origin:
-    """Return what is known of the weights of a network that a user has made.
+    """Return the origin of the weights of a user's own network.
 
     Args:
         model: The network.
-        description: What the user says the weights are.
+        description: The user's description of the weights.
     """
     published: dict[str, Any] = getattr(model, "pretrained_cfg", {})
-    said = description or "How they were made is not known: nothing was said when the folder was written."
+    said = description or "Their origin is unknown: no description was given at export."
     if not published.get("tag"):
         return Origin(said)
     name = f"{published.get('architecture')}.{published['tag']}"
     licence = published.get("license") or "not known to timm"
     return Origin(
-        f"{said.rstrip('.')}. If they started from timm's published weights {name}, the licence of those ({licence}) "
-        "holds for them too."
+        f"{said.rstrip('.')}. If training started from timm's published weights {name}, their licence ({licence}) "
+        "applies too."
     )
 
 
@@ -102,13 +103,13 @@ def render_card(
     input_config: Mapping[str, Any],
     label_names: Sequence[str] | None = None,
 ) -> str:
-    """Return the model card in Markdown, with metadata for model hubs at its top.
+    """Return the model card in Markdown, with a YAML header for model hubs.
 
     Args:
-        config: The network.
-        origin: Where its weights come from.
-        files: What the folder holds.
-        title: The card's title.
+        config: The configuration of the network.
+        origin: The origin of its weights.
+        files: The files of the folder.
+        title: Title of the card.
         input_config: ``pretrained_cfg`` as written: input size, mean, std, interpolation and number of classes.
         label_names: Names of the classes.
     """
@@ -121,7 +122,7 @@ def render_card(
         front["license"] = origin.license
     environment = Environment(
         loader=PackageLoader("se_search.export", ""),
-        autoescape=False,  # noqa: S701  # Markdown, not HTML: whatever comes from outside goes through text, code or python
+        autoescape=False,  # noqa: S701  # Markdown, not HTML: untrusted text passes the filters text, code or python
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -149,7 +150,7 @@ def render_card(
 
 
 def draw_configuration(config: SEConfig) -> str:
-    """Draw a configuration as text: a line for each stage, a letter for each block, and what the letters mean."""
+    """Draw a configuration as text: one line per stage, one letter per block, and a legend."""
     here: dict[str, list[str]] = {}
     letters: dict[PlacedSE, str] = {}
     for placed in config.placed:
@@ -173,8 +174,8 @@ def draw_configuration(config: SEConfig) -> str:
     used = {part for cell in cells.values() for part in cell.split("+")}
     legend = [f"{letter}  {_describe(kind)}" for kind, letter in letters.items()]
     marks = {
-        _KEPT: "the backbone's own attention, as timm has it",
-        _REMOVED: "the backbone's own attention taken out",
+        _KEPT: "the backbone's own attention, unchanged",
+        _REMOVED: "the backbone's own attention, removed",
         _NONE: "no SE block",
     }
     return "\n".join([*lines, "", *legend, *(f"{mark}  {meaning}" for mark, meaning in marks.items() if mark in used)])
@@ -185,7 +186,7 @@ def _python_string(text: object) -> str:
 
 
 def _drawn_sites(config: SEConfig) -> list[Site]:
-    """Sites of the positions that the configuration uses, and those of own attention, in forward order."""
+    """Sites of the positions that the configuration uses, and of the backbone's own attention, in forward order."""
     try:
         positions = {site.position for site in config.sites} or {default_position(config.backbone)}
         return [site for site in find_sites(config.backbone) if site.position in positions | {"existing"}]
@@ -194,7 +195,7 @@ def _drawn_sites(config: SEConfig) -> list[Site]:
 
 
 def _kind(placed: PlacedSE) -> PlacedSE:
-    """The block without what depends on where it stands, but for the position."""
+    """The block with only the position of its site, so that equal blocks share a letter."""
     return replace(placed, site=Site("", 1, placed.site.position, 1, ""))
 
 
@@ -202,7 +203,7 @@ def _describe(kind: PlacedSE) -> str:
     words = [f"r={kind.ratio}", f"gate {kind.gate}", f"position {kind.site.position}"]
     words += [] if kind.bias else ["no biases"]
     words += [] if kind.rounding == 8 else [f"hidden width a multiple of {kind.rounding}"]
-    words += ["started without an effect"] if kind.start == "identity" else []
+    words += ["identity start"] if kind.start == "identity" else []
     return ", ".join(words)
 
 
@@ -212,5 +213,5 @@ def _letter(index: int) -> str:
 
 
 def title_of(config: SEConfig, folder: Path) -> str:
-    """Return the card's title."""
+    """Return the title of a card."""
     return f"{folder.absolute().name}: {config.backbone} with {counted(config.block_count, 'SE block')}"

@@ -1,4 +1,4 @@
-"""Uploading an exported folder to a model hub."""
+"""Upload an exported folder to the Hugging Face Hub."""
 
 import re
 from collections.abc import Collection
@@ -8,36 +8,35 @@ from ..errors import ExportError
 
 
 def check_upload(repository: str) -> None:
-    """Check, without any connection, that an upload may be tried.
+    """Check the repository name and the presence of a token, without network access.
 
     Raises:
-        ExportError: If the name is not possible or no token is set.
+        ExportError: If the name is invalid or no token is set.
     """
     from huggingface_hub import get_token
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it is loaded by name there
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # lazily exported
 
     try:
         validate_repo_id(repository)
-        possible = repository.count("/") == 1
+        valid = repository.count("/") == 1
     except HFValidationError:
-        possible = False
-    if not possible:
+        valid = False
+    if not valid:
         raise ExportError(
-            f"repository {_without_token(repository)!r} is not possible: it must be OWNER/NAME of letters, digits, "
-            "'-', '_' and '.'"
+            f"repository {_without_token(repository)!r} is invalid: it must be OWNER/NAME of letters, digits, '-', '_' "
+            "and '.'"
         )
     if not get_token():
         raise ExportError(
-            f"nothing can be uploaded to {_without_token(repository)} without a token: set HF_TOKEN or run "
-            "`hf auth login`"
+            f"uploading to {_without_token(repository)} requires a token: set HF_TOKEN or run `hf auth login`"
         )
 
 
 def upload(folder: Path, repository: str, files: Collection[str]) -> None:
-    """Upload ``files`` of ``folder``; the repository is created, public, where it does not exist.
+    """Upload ``files`` of ``folder``, and create the public repository if it does not exist.
 
-    The token is that of the environment or of ``hf auth login``. It is written nowhere.
+    The token comes from the environment or ``hf auth login``, and is never written or shown.
 
     Args:
         folder: The exported folder.
@@ -45,7 +44,7 @@ def upload(folder: Path, repository: str, files: Collection[str]) -> None:
         files: Names of the files to upload.
 
     Raises:
-        ExportError: If the upload does not succeed.
+        ExportError: If the upload fails.
     """
     from huggingface_hub import HfApi
 
@@ -58,9 +57,9 @@ def upload(folder: Path, repository: str, files: Collection[str]) -> None:
             allow_patterns=list(files),
             commit_message="Add a network from se-search",
         )
-    except Exception as error:  # which HTTP client raises differs between versions of huggingface_hub
+    except Exception as error:  # versions of huggingface_hub use different HTTP clients
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        # Without its cause: that one may hold the token.
+        # Drop the cause, which may contain the token.
         raise ExportError(
             f"{folder} was written but not uploaded to {_without_token(repository)}: {_without_token(reason)}"
         ) from None

@@ -1,7 +1,7 @@
 """The architecture ``se_search`` in timm's registry.
 
-It is imported while timm's own import ends, possibly from within one of this package's modules, so it loads the rest
-of the package only when a network is created.
+This module is imported at the end of timm's own import, possibly from a module of this package. It therefore imports
+the rest of the package only when it creates a network.
 """
 
 import sys
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from timm.models import build_model_with_cfg, register_model
-from timm.models._builder import pretrained_cfg_for_features  # timm.models leaves it out of its names
+from timm.models._builder import pretrained_cfg_for_features  # timm.models does not export it
 from torch import nn
 
 from ..errors import ConfigurationError
@@ -23,7 +23,7 @@ NOT_FOR_NETWORKS = frozenset(
         *("scriptable", "exportable", "no_jit", "device", "dtype"),
     }
 )
-"""Arguments that say where weights come from and how timm builds, not what the network is: no folder may hold them."""
+"""Arguments about the source of weights and timm's build process, not about the network: no folder may contain them."""
 
 _REFUSED = ("checkpoint_path", "pretrained_strict", "pretrained_filter_fn", "pruned", "model_cfg", "kwargs_filter")
 
@@ -39,25 +39,25 @@ def se_search(
     """Create a searched network for ``timm.create_model("se_search", se_config=…)`` or an exported folder.
 
     Args:
-        pretrained: Load the weights that ``pretrained_cfg`` names, those of the exported folder.
+        pretrained: Load the weights that ``pretrained_cfg`` names, which are those of the exported folder.
         se_config: An ``SEConfig`` or its plain data.
-        features_only: Return the network as an extractor of features.
-        out_indices: Indices of the features; by default those that timm gives for the backbone.
+        features_only: Return the network as a feature extractor.
+        out_indices: Indices of the features; timm's default for the backbone if not given.
         **kwargs: Passed to ``timm.models.build_model_with_cfg`` and on to the backbone; ``num_classes`` and
             ``in_chans`` work as with timm's own networks.
 
     Raises:
-        ConfigurationError: If ``se_config`` is no configuration or does not fit its backbone, or an argument would load
-            weights from elsewhere or only in part.
+        ConfigurationError: If ``se_config`` is invalid or does not fit its backbone, or an argument would load weights
+            from elsewhere or partially.
     """
     from ..network.config import SEConfig
     from ..network.insertion import create_model, extract_features
 
     for name in _REFUSED:
         if name in kwargs:
-            raise ConfigurationError(f"argument {name!r} is not possible for the architecture se_search")
+            raise ConfigurationError(f"the architecture se_search does not support the argument {name!r}")
     if se_config is None:
-        raise ConfigurationError("se_config is missing: the architecture se_search needs an SEConfig or its plain data")
+        raise ConfigurationError("se_config is missing: pass an SEConfig or its plain data")
     config = se_config if isinstance(se_config, SEConfig) else SEConfig.from_dict(se_config)
 
     def create(**model_kwargs: Any) -> nn.Module:
@@ -67,16 +67,16 @@ def se_search(
     if not features_only:
         return model
     features = extract_features(model, config.backbone, out_indices)
-    # As timm's own extractors have them.
+    # timm's own extractors have these attributes.
     features.pretrained_cfg = features.default_cfg = pretrained_cfg_for_features(model.pretrained_cfg)
     features.in_chans = model.in_chans
     return features
 
 
 def _adapt(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
-    """Fit weights to a network for another image size, as timm does for the backbone.
+    """Adapt weights to a network for another image size with the backbone's own ``checkpoint_filter_fn``.
 
-    timm's modules have a function of this name for it; where one has none, weights of other shapes are refused.
+    Without such a function, loading rejects weights of other shapes.
     """
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     if all(value.shape == shapes.get(name) for name, value in state.items()):

@@ -1,4 +1,4 @@
-"""Writing a searched network as a folder that ``timm.create_model`` loads."""
+"""Export a network as a folder that ``timm.create_model`` loads."""
 
 import copy
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.models._hub import save_config_for_hf  # timm.models leaves it out of its names
+from timm.models._hub import save_config_for_hf  # timm.models does not export it
 from torch import nn
 
 from .. import __version__
@@ -43,7 +43,7 @@ _FILES = (
 )
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")  # timm's
 
-# What timm publishes about the backbone's own weights, which the exported weights are not.
+# Entries that describe timm's published weights, not the exported ones.
 _NOT_THE_BACKBONES = (
     "tag",
     "license",
@@ -61,14 +61,14 @@ _NOT_THE_BACKBONES = (
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export has written.
+    """Result of an export.
 
     Attributes:
         folder: The folder.
-        files: Names of the files in it; those of the folders that plugins have written end in ``/``.
+        files: Names of its files; names of folders written by plugins end in ``/``.
         timm_architecture: timm's own architecture that is the same network; ``None`` if there is none.
-        repository: Where the folder was uploaded to; ``None`` if it was not.
-        trial: Number of the exported trial; ``None`` for a network of no run.
+        repository: Hub repository that the folder was uploaded to; ``None`` if it was not.
+        trial: Number of the exported trial; ``None`` for a network outside a run.
     """
 
     folder: Path
@@ -79,10 +79,10 @@ class Exported:
 
 
 def check_target(folder: Path) -> None:
-    """Check, without writing, that an export may go to ``folder``: it is new, empty or holds an earlier export.
+    """Check, without writing, that ``folder`` is new, empty or an earlier export.
 
     Raises:
-        RunFolderError: If it is anything else.
+        RunFolderError: If it is not.
     """
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"{folder} is not a folder: choose another with --to")
@@ -92,10 +92,10 @@ def check_target(folder: Path) -> None:
     exported = is_export(folder)
     others = [name for name in entries if name not in (*_FILES, *recorded_formats(folder))]
     if others:
-        raise RunFolderError(f"{folder} holds other files ({others[0]}): choose another folder with --to")
+        raise RunFolderError(f"{folder} contains other files ({others[0]}): choose another folder with --to")
     if entries and not exported:
         raise RunFolderError(
-            f"{folder} holds {entries[0]}, which se-search has not written: choose another folder with --to"
+            f"{folder} contains {entries[0]}, which was not created by se-search: choose another folder with --to"
         )
 
 
@@ -123,45 +123,45 @@ def export_timm(
 ) -> Exported:
     """Write ``config.json``, ``model.safetensors`` and a model card, for ``timm.create_model("local-dir:FOLDER")``.
 
-    The loading process must ``import se_search`` first: it registers the architecture. All files are complete before
-    any is moved into place.
+    The loading process must first ``import se_search``, which registers the architecture. Files are moved into place
+    only when all are complete.
 
     Args:
         model: A network from :func:`se_search.create_model` or :func:`se_search.insert`.
-        folder: Where to write; new, empty or of an earlier export.
+        folder: Output folder: new, empty or an earlier export.
         input_size: ``(channels, height, width)`` of the images that the weights expect.
-        mean: Mean that is subtracted from images with values from 0 to 1, for each channel.
-        std: Standard deviation that is divided by, for each channel.
-        interpolation: How images are resized, in timm's words, such as ``"bicubic"``.
-        crop_pct: Share of the resized image's side that is kept; 1 where an input size is given.
-        crop_mode: How it is cut out, in timm's words, such as ``"center"``.
-        description: What the weights are.
+        mean: Mean of each channel, subtracted from images with values from 0 to 1.
+        std: Standard deviation of each channel.
+        interpolation: timm's name of the interpolation for resizing, such as ``"bicubic"``.
+        crop_pct: Share of the resized image's side that is kept; 1 if an input size is given.
+        crop_mode: timm's name of the crop, such as ``"center"``.
+        description: Description of the weights.
         label_names: Names of the classes, in the order of the outputs.
-        origin: Where the weights come from; by default what ``description`` says.
-        plain: Name timm's own architecture that is the same network, so that nothing but timm is needed to load it.
-        standalone: Also write ``model.py``, which builds the network without this package.
+        origin: Origin of the weights; ``description`` by default.
+        plain: Write the folder for timm's own architecture that is the same network, so that loading needs only timm.
+        standalone: Also write ``model.py``, which builds the network without se_search.
         onnx: Also write ``model.onnx``.
         pt2: Also write ``model.pt2``, a program of ``torch.export``.
-        openvino: Also write ``model.xml`` with its ``model.bin``.
-        optimized: Write these files of the network as :func:`se_search.optimize_for_inference` rewrites it, and
-            ``model.pt2`` if none is asked for.
-        writers: Also let these write, each ``(model, folder, input_size)`` into a folder of its name.
+        openvino: Also write ``model.xml`` and ``model.bin``.
+        optimized: Write these three formats from the output of :func:`se_search.optimize_for_inference`; ``model.pt2``
+            if none of them is requested.
+        writers: Export functions ``(model, folder, input_size)`` by name; each writes into a subfolder of its name.
         push_to_hub: Also upload the folder to this repository, ``OWNER/NAME``.
 
     Raises:
-        ConfigurationError: If nothing was inserted into the model by this package.
-        ExportError: If the network cannot be written as asked, or not be uploaded.
-        RunFolderError: If the folder holds other files or cannot be written.
+        ConfigurationError: If the model was not created by this package.
+        ExportError: If the network cannot be exported in the requested formats, or the upload fails.
+        RunFolderError: If the folder contains other files or is not writable.
     """
     config = getattr(model, "se_config", None)
     if not isinstance(config, SEConfig):
-        raise ConfigurationError(f"this {type(model).__name__} holds no SE configuration: create it with create_model")
+        raise ConfigurationError(f"this {type(model).__name__} has no SE configuration: create it with create_model")
     target = Path(folder)
     check_target(target)
     if push_to_hub is not None:
         check_upload(push_to_hub)
     if label_names is not None and len(label_names) != model.num_classes:
-        raise ExportError(f"{len(label_names)} names of classes are given for a network of {model.num_classes} classes")
+        raise ExportError(f"{len(label_names)} class names are given for a network with {model.num_classes} classes")
     _check_architecture(model, config)
     size = input_size or default_input_size(model)
     data = {
@@ -178,8 +178,8 @@ def export_timm(
     twin = find_twin(single, config.backbone, size)
     if plain and twin is None:
         raise ExportError(
-            f"{config.backbone} with these SE blocks is no architecture of timm's own, so --plain is not possible: "
-            "--standalone writes a file that builds it without se_search"
+            f"--plain is not possible because no timm architecture equals {config.backbone} with these SE blocks: use "
+            "--standalone to write a file that builds it without se_search"
         )
     pt2 = pt2 or (optimized and not onnx and not openvino)
     graphs = [_GRAPHS[name] for name, wanted in (("onnx", onnx), ("pt2", pt2), ("openvino", openvino)) if wanted]
@@ -222,7 +222,7 @@ def export_timm(
         files = tuple(name for name in _FILES if (draft / name).exists())
         earlier = recorded_formats(target)
         target.mkdir(parents=True, exist_ok=True)
-        # The configuration first: a folder that holds it is known as an export, also when the rest is missing.
+        # The configuration first, so that an interrupted export is still recognised as one.
         for name in files:
             move_into_place(draft / name, target / name)
         for name in set(_FILES).difference(files):
@@ -246,7 +246,7 @@ def _write_config(
     label_names: Sequence[str] | None,
     formats: list[str],
 ) -> dict[str, Any]:
-    """Write ``config.json`` beside the weights and return what it holds."""
+    """Write ``config.json`` beside the weights, and return its content."""
     published: dict[str, Any] = dict.fromkeys(_NOT_THE_BACKBONES)
     published |= {"architecture": architecture, "description": description or None}
     file = folder / CONFIG
@@ -258,8 +258,8 @@ def _write_config(
             model_args=arguments,
             data_config={key: value for key, value in data.items() if value is not None},
         )
-    except (TypeError, ValueError) as error:  # an argument of the network that JSON cannot hold
-        raise ExportError(f"this {type(model).__name__} cannot be written as a timm folder: {error}") from error
+    except (TypeError, ValueError) as error:  # a network argument that JSON cannot represent
+        raise ExportError(f"this {type(model).__name__} cannot be exported as a timm folder: {error}") from error
     written: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     written["pretrained_cfg"] = {
         key: value
@@ -276,11 +276,11 @@ def _write_config(
 
 
 def _check_architecture(model: nn.Module, config: SEConfig) -> None:
-    """Check that ``config`` builds a network with the parameters of ``model``: only then can it be loaded again."""
+    """Check that ``config`` builds a network with the parameters of ``model``, as loading requires."""
     try:
         built = create_model_on_meta(config, **bare_arguments(model))
     except (TypeError, RuntimeError) as error:
-        raise ExportError(f"{config.backbone} cannot be created as this network was: {error}") from error
+        raise ExportError(f"{config.backbone} cannot be created with this network's arguments: {error}") from error
     here, there = ({key: value.shape for key, value in one.state_dict().items()} for one in (model, built))
     different = sorted(key for key in here.keys() | there.keys() if here.get(key) != there.get(key))
     if different:
@@ -294,18 +294,18 @@ def _check_plain(folder: Path, model: nn.Module, input_size: tuple[int, int, int
     loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     if not outputs(loaded, input_size).equal(outputs(model, input_size)):
         raise ExportError(
-            f"timm's {type(loaded).__name__} gives other outputs with these weights, so --plain is not possible"
+            f"--plain is not possible because timm's {type(loaded).__name__} has other outputs with these weights"
         )
 
 
 def _check_data(channels: int, data: Mapping[str, Any]) -> None:
-    """Check how images are prepared, as timm takes it for granted."""
+    """Check the image preprocessing, because timm does not."""
     for name in ("mean", "std"):
         if data[name] is not None and len(data[name]) != channels:
-            raise ExportError(f"{name} has {counted(len(data[name]), 'value')} for images of {channels} channels")
+            raise ExportError(f"{name} has {counted(len(data[name]), 'value')} for images with {channels} channels")
     share = data["crop_pct"]
     if share is not None and not (isinstance(share, (int, float)) and 0 < share <= 1):
-        raise ExportError(f"crop_pct is {share!r}: it must be a share above 0 and up to 1")
+        raise ExportError(f"crop_pct is {share!r}: it must be above 0 and at most 1")
     interpolation = data["interpolation"]
     if interpolation is not None and interpolation not in _INTERPOLATIONS:
         raise ExportError(f"interpolation {interpolation!r} is unknown: choose one of {', '.join(_INTERPOLATIONS)}")

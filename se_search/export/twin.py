@@ -1,4 +1,4 @@
-"""Whether timm builds a network by itself, found by checking, not by a table of names."""
+"""Find timm's own architecture that equals a network, by comparing outputs instead of a table of names."""
 
 import copy
 from typing import Any
@@ -17,19 +17,19 @@ _SE = "se"
 
 
 def find_twin(model: nn.Module, backbone: str, input_size: tuple[int, int, int]) -> str | None:
-    """Name an architecture of timm that is the same network: same state, same outputs to the bit.
+    """Return the timm architecture that is the same network, or ``None``.
 
-    Names that come near are tried: that of the backbone and those that differ from it by ``se``. Parameter names and
-    shapes must be equal. Outputs are compared with random weights of no special value, in evaluation mode: weights
-    that start at zero would hide an SE block.
+    Candidates are the backbone's name and the names that differ from it by one ``se``. Names and shapes of the
+    parameters must be equal, and outputs bit-identical in evaluation mode with random weights. Random, because
+    zero-initialised weights would hide an SE block.
 
     Args:
         model: A network with SE blocks; it is not changed.
-        backbone: What they were inserted into.
+        backbone: Architecture name of its backbone.
         input_size: ``(channels, height, width)`` of the images to compare on.
 
     Raises:
-        ExportError: If the network cannot take such images.
+        ExportError: If the network does not accept such images.
     """
     state = {name: value.shape for name, value in model.state_dict().items()}
     network = copy.deepcopy(model).cpu().float().eval()
@@ -37,7 +37,7 @@ def find_twin(model: nn.Module, backbone: str, input_size: tuple[int, int, int])
     arguments = bare_arguments(model)
     try:
         expected = outputs(network, input_size)
-    except Exception as error:  # timm's networks raise many kinds for images that they do not take
+    except Exception as error:  # timm's networks raise various exceptions for invalid images
         raise ExportError(
             f"this {type(model).__name__} cannot take images of {by(input_size)}: {first_reason(error)}"
         ) from error
@@ -48,25 +48,25 @@ def find_twin(model: nn.Module, backbone: str, input_size: tuple[int, int, int])
                 continue
             if torch.equal(expected, outputs(load_twin(name, network), input_size)):
                 return name
-        except Exception:  # noqa: S112  # timm's networks raise many kinds for arguments they do not take: it is not the same one
+        except Exception:  # noqa: S112  # timm's networks raise various exceptions for invalid arguments
             continue
     return None
 
 
 def load_twin(name: str, model: nn.Module) -> nn.Module:
-    """Create timm's architecture ``name`` with the arguments and the state of ``model``, in evaluation mode."""
+    """Create timm's architecture ``name`` with the arguments and state of ``model``, in evaluation mode."""
     twin = timm.create_model(name, **bare_arguments(model))
     twin.load_state_dict(whole_state(model))
     return twin.eval()
 
 
 def bare_arguments(model: nn.Module) -> dict[str, Any]:
-    """Return what ``timm.create_model`` needs besides the name for a network like ``model`` without SE blocks."""
+    """Return the keyword arguments with which ``timm.create_model`` builds ``model`` without SE blocks."""
     return {key: value for key, value in get_model_args(model).items() if key != "se_config"}
 
 
 def outputs(network: nn.Module, input_size: tuple[int, int, int]) -> torch.Tensor:
-    """Return the outputs of ``network`` for two fixed random images; the network may return several tensors."""
+    """Return the outputs of ``network`` for two fixed random images; several tensors are flattened into one."""
     images = torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         made = network(images)
@@ -74,7 +74,7 @@ def outputs(network: nn.Module, input_size: tuple[int, int, int]) -> torch.Tenso
 
 
 def _near_names(backbone: str) -> list[str]:
-    """``backbone`` and the architectures whose name becomes it, or that it becomes, when one ``se`` is left out."""
+    """``backbone`` and the architectures whose names differ from it by one ``se``."""
 
     def without_se(name: str) -> set[str]:
         parts = name.split(_SE)

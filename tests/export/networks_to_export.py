@@ -1,4 +1,4 @@
-"""Networks for tests of exports."""
+"""Networks for export tests."""
 
 import random
 
@@ -11,9 +11,9 @@ from se_search.network.backbones import default_input_size
 
 
 def drawn_configuration(backbone: str, seed: int, most: int = 5) -> SEConfig:
-    """Up to ``most`` SE blocks at sites drawn from all positions, each with a ratio and a gate of its own.
+    """Up to ``most`` SE blocks at random sites of all positions, each with its own ratio and gate.
 
-    Of own attention that is drawn, every second one is taken out instead.
+    Every second site of own attention that is drawn is removed instead.
     """
     draw = random.Random(seed)
     every = find_sites(backbone)
@@ -28,7 +28,7 @@ def drawn_configuration(backbone: str, seed: int, most: int = 5) -> SEConfig:
 
 
 def network(config: SEConfig, **options) -> nn.Module:
-    """Create a network all of whose branches and SE blocks count: many of timm's start at zero or next to it."""
+    """Create a network whose branches and SE blocks all affect the output; timm initialises many of them to zero."""
     torch.manual_seed(0)
     model = create_model(config, **options).eval()
     for parameter in model.parameters():

@@ -1,4 +1,4 @@
-"""The model card: what it shows, and that nothing that comes from outside becomes markup."""
+"""The model card: its content, and that untrusted text never becomes markup."""
 
 import re
 
@@ -66,7 +66,7 @@ def test_nothing_from_outside_becomes_markup_or_metadata(tmp_path, text):
     assert html.count("<h2>") == 5
     assert "<hr" not in html
     assert not re.search(r"<(script|a|img|strong|em|s|b)\b", html)
-    assert html.count("<tr>") == 5 + 2 + 2 + 8 + 1  # parameters with two of four stages more, results, images
+    assert html.count("<tr>") == 5 + 2 + 2 + 8 + 1  # rows: parameters with two stages, results, images
 
 
 def test_a_configuration_is_drawn_stage_by_stage():
@@ -96,18 +96,18 @@ def test_own_attention_is_drawn_as_kept_replaced_or_taken_out():
     first, second, *_ = find_sites("seresnet18", position="existing")
     drawn = draw_configuration(SEConfig("seresnet18", (PlacedSE(first, 4),), removed=(second,)))
     assert drawn.splitlines()[:2] == ["stage 2  A x", "stage 3  o o"]
-    assert "o  the backbone's own attention, as timm has it" in drawn
-    assert "x  the backbone's own attention taken out" in drawn
+    assert "o  the backbone's own attention, unchanged" in drawn
+    assert "x  the backbone's own attention, removed" in drawn
 
 
 def test_the_card_tells_overhead_by_formula_and_counted(tmp_path):
-    # 2 · (4 · 256² + ...)/16 over the blocks, and with biases: facts of timm's seresnet50.
+    # 2 · (4 · 256² + ...)/16 over the blocks, and the count with biases, as in timm's seresnet50.
     export_timm(create_model(SEConfig.uniform("resnet50", 16)), tmp_path / "exported", input_size=(3, 32, 32))
     card = (tmp_path / "exported" / "README.md").read_text()
-    assert "| backbone as timm publishes it | 25,557,032 |" in card
+    assert "| timm's published backbone | 25,557,032 |" in card
     assert "| added, by the formula Σ 2C²/r | +2,514,944 (+9.84 %) |" in card
     assert "| added, counted | +2,530,992 (+9.90 %) |" in card
-    assert "timm builds the same network by itself as `seresnet50`" in card
+    assert "timm's own architecture `seresnet50` is the same network" in card
 
 
 def test_the_card_of_a_users_own_network_says_what_is_known(tmp_path):
@@ -115,9 +115,9 @@ def test_the_card_of_a_users_own_network_says_what_is_known(tmp_path):
     export_timm(model, tmp_path / "exported", description="Trained on my cats.", label_names=["cat", "no cat"])
     front, card = front_matter((tmp_path / "exported" / "README.md").read_text())
     assert "license" not in front
-    assert "Trained on my cats. If they started from timm's published weights" in card
-    assert "Nothing measured is known of them." in card
-    assert "| names of the classes | `cat`, `no cat` |" in card
+    assert "Trained on my cats. If training started from timm's published weights" in card
+    assert "No measured values are recorded." in card
+    assert "| class names | `cat`, `no cat` |" in card
     assert 'timm.create_model("local-dir:exported", pretrained=True)' in card
 
 
@@ -138,7 +138,7 @@ def test_the_card_says_how_the_weights_of_each_evaluator_were_made(finished_run,
     origin = origin_of_trial(table.to_dict("records")[0], run)
     for word in words:
         assert word in origin.weights
-    # timm publishes one with the weights, which binds what is trained from them.
+    # The licence of timm's published weights applies to weights trained from them.
     published = evaluator == {"name": "finetune", "pretrained": "timm"}
     assert origin.license == (timm.get_pretrained_cfg("test_resnet").license if published else None)
     assert timm.get_pretrained_cfg("test_resnet").license == "apache-2.0"

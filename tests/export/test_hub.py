@@ -1,4 +1,4 @@
-"""Uploading, against a server on this machine that answers as a model hub does."""
+"""Upload to a local server that imitates a model hub."""
 
 import base64
 import json
@@ -32,7 +32,7 @@ for argument in sys.argv[1:]:
 
 
 class Hub(ThreadingHTTPServer):
-    """Keeps the repositories that are created and what is committed to them; takes one token."""
+    """Records created repositories and commits; accepts one token."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Answer)
@@ -72,7 +72,7 @@ class Answer(BaseHTTPRequestHandler):
         if path == "/api/repos/create":
             wanted = json.loads(body)
             if wanted["name"] == "broken":
-                self.close_connection = True  # the client waits for an answer that does not come
+                self.close_connection = True  # the client waits for a response that never comes
                 return None
             name = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
             hub.repositories.setdefault(name, {})
@@ -114,7 +114,7 @@ def hub():
 
 
 def export_and_push(folder, endpoint, *pushes):
-    """Export in a process of its own: the client reads its settings when it is imported."""
+    """Export in a separate process, because the client reads its settings at import."""
     environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "0"}
     command = [sys.executable, "-c", EXPORT, *pushes]
@@ -164,7 +164,7 @@ def test_without_a_token_nothing_is_written(monkeypatch, tmp_path):
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
-    with pytest.raises(ExportError, match="without a token"):
+    with pytest.raises(ExportError, match="requires a token"):
         export_timm(create_model(SEConfig("test_resnet")), tmp_path / "exported", push_to_hub="me/network")
     assert not (tmp_path / "exported").exists()
 

@@ -29,7 +29,7 @@ def test_timm_creates_it_from_a_configuration_or_its_plain_data():
 )
 def test_arguments_that_would_load_other_weights_or_only_a_part_are_refused(argument, value):
     arguments = {"se_config": SEConfig("resnet10t"), argument: value}
-    with pytest.raises(ConfigurationError, match=f"'{argument}' is not possible"):
+    with pytest.raises(ConfigurationError, match=f"does not support the argument '{argument}'"):
         timm.models.model_entrypoint("se_search")(**arguments)
 
 

@@ -1,4 +1,4 @@
-"""The file that builds a network without this package."""
+"""The standalone file, which builds a network without se_search."""
 
 import runpy
 import subprocess

@@ -1,4 +1,4 @@
-"""Exported folders, loaded as a user loads them: in a fresh process, by timm."""
+"""Exported folders, loaded by timm in a fresh process, as users load them."""
 
 import json
 import re
@@ -68,7 +68,7 @@ for folder in sys.argv[1:]:
 
 
 def varied(backbone):
-    """Another ratio for each stage, another gate in the last one, nothing in the first."""
+    """Different ratios per stage, another gate in the last stage, no SE in the first."""
     gates = {2: "tanh", 3: "sigmoid", 4: "hard_sigmoid", 5: "relu"}
     sites = [site for site in find_sites(backbone, position="standard") if site.stage > 2]
     return SEConfig(backbone, tuple(PlacedSE(site, 2**site.stage, gates[site.stage]) for site in sites))
@@ -124,7 +124,7 @@ OPTIONS = [
 
 @pytest.fixture(scope="module")
 def bare_and_searched(tmp_path_factory):
-    """For each backbone a folder that timm writes and one of the same weights with SE blocks at identity start."""
+    """For each backbone a folder written by timm, and one with the same weights and SE blocks at identity start."""
     folder = tmp_path_factory.mktemp("folders")
     for backbone in ("test_resnet", "test_vit", "test_convnext"):
         bare = network(SEConfig(backbone), num_classes=7)
@@ -247,7 +247,7 @@ def test_files_of_the_same_names_that_are_no_export_are_left_alone(tmp_path, fil
     (tmp_path / "mine").mkdir()
     for name in files:
         (tmp_path / "mine" / name).write_text('{"architecture": "resnet10t"}')
-    with pytest.raises(RunFolderError, match="which se-search has not written"):
+    with pytest.raises(RunFolderError, match="which was not created by se-search"):
         exported(SEConfig("resnet10t"), tmp_path / "mine")
     assert {path.read_text() for path in (tmp_path / "mine").iterdir()} == {'{"architecture": "resnet10t"}'}
 
@@ -272,7 +272,7 @@ def test_a_network_that_its_configuration_does_not_build_is_refused(tmp_path):
 
 
 def test_too_few_names_of_classes_are_refused(tmp_path):
-    with pytest.raises(ExportError, match="2 names of classes are given for a network of 7 classes"):
+    with pytest.raises(ExportError, match="2 class names are given for a network with 7 classes"):
         exported(SEConfig("resnet10t"), tmp_path / "exported", label_names=["a", "b"])
 
 
@@ -318,7 +318,7 @@ def test_plain_names_timms_own_architecture_and_needs_nothing_but_timm(tmp_path)
 
 
 def test_plain_is_refused_where_timm_has_no_such_architecture(tmp_path):
-    with pytest.raises(ExportError, match=r"resnet10t with these SE blocks is no architecture of timm's own"):
+    with pytest.raises(ExportError, match=r"no timm architecture equals resnet10t with these SE blocks"):
         exported(varied("resnet10t"), tmp_path / "exported", plain=True)
     assert list(tmp_path.iterdir()) == []
 
@@ -350,7 +350,7 @@ def test_load_exported_loads_what_was_written(folder):
 
 
 def change(**changes):
-    """Change ``config.json``: a dotted name to a value."""
+    """Return a function that sets keys of ``config.json``; ``__`` separates nested keys."""
 
     def damage(folder):
         file = folder / "config.json"
@@ -395,7 +395,7 @@ DAMAGES = {
     "no folder": (shutil.rmtree, "it has no config.json"),
     "no record": (change(se_search=None), "'se_search' is missing"),
     "no digest": (change(se_search={}), "SHA-256"),
-    "arguments no object": (change(model_args=[1]), "'model_args' is missing or no object"),
+    "arguments no object": (change(model_args=[1]), "'model_args' is missing or not an object"),
     "unknown architecture": (change(architecture="evil"), "'evil'"),
     "timm's architecture": (change(architecture="resnet10t"), "'resnet10t'"),
     "a path as architecture": (change(architecture="local-dir:/tmp/x"), "local-dir:/tmp/x"),
@@ -484,7 +484,9 @@ def test_the_command_says_where_timm_builds_the_network_by_itself(finished_run, 
     other = int(trials.index[trials["se_blocks"] > 0][0])
     refused = invoke("export", "run", "--trial", other, "--to", "other", "--plain")
     assert refused.exit_code == 2
-    assert refused.stderr.startswith("Error: test_resnet with these SE blocks is no architecture of timm's own")
+    assert refused.stderr.startswith(
+        "Error: --plain is not possible because no timm architecture equals test_resnet with these SE blocks"
+    )
     assert not Path("other").exists()
 
 
@@ -524,7 +526,7 @@ def test_optimized_graphs_have_the_outputs_of_the_network_and_stand_beside_a_fol
     model = exported(varied("resnet10t"), folder, optimized=True, input_size=(3, 32, 32), **asked)
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "README.md", written}
     card = (folder / "README.md").read_text()
-    sentence = f"For other runtimes, in single precision: `{written}`. Rewritten for inference: the same outputs in"
+    sentence = f"For other runtimes, in single precision: `{written}`. Optimized for inference: same outputs, lower"
     assert sentence in card
 
     images = torch.randn(3, 3, 32, 32)
@@ -555,9 +557,9 @@ def test_a_program_of_an_optimized_network_needs_nothing_but_torch(tmp_path):
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"mean": (0.5,)}, "mean has 1 value for images of 3 channels"),
-        ({"std": (1, 1, 1, 1)}, "std has 4 values for images of 3 channels"),
-        ({"crop_pct": "no"}, "crop_pct is 'no': it must be a share above 0 and up to 1"),
+        ({"mean": (0.5,)}, "mean has 1 value for images with 3 channels"),
+        ({"std": (1, 1, 1, 1)}, "std has 4 values for images with 3 channels"),
+        ({"crop_pct": "no"}, "crop_pct is 'no': it must be above 0 and at most 1"),
         ({"crop_pct": 1.5}, "crop_pct is 1.5"),
         (
             {"interpolation": "nonsense"},

@@ -1,4 +1,4 @@
-"""Which networks timm builds by itself."""
+"""Networks that equal one of timm's own architectures."""
 
 import pytest
 import timm
@@ -38,7 +38,7 @@ def test_timms_own_architecture_is_found_where_there_is_one(config, twin):
 
 @pytest.mark.parametrize("gate", ["relu", "tanh", "hard_sigmoid"])
 def test_other_gates_are_told_apart_although_the_weights_hide_them(gate):
-    # timm's ResNets start with branches that are zero: no output depends on the gate yet.
+    # timm initialises ResNet branches to zero, so no output depends on the gate yet.
     config = SEConfig.uniform("resnet18", 16, gate=gate)
     model = create_model(config).eval()
     twin = timm.create_model("seresnet18").eval()
