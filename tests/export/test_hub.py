@@ -130,9 +130,7 @@ def test_the_folder_is_uploaded_and_what_fails_is_told_in_one_sentence_without_t
     written = "Error: exported was written but not uploaded to me/"
     assert re.fullmatch(rf"{written}network: HfHubHTTPError: .*401.*", refused)
     assert re.fullmatch(rf"{written}broken: \w+: .+", broken)
-    assert without == (
-        "Error: nothing can be uploaded to me/network without a token: set HF_TOKEN or run `hf auth login`"
-    )
+    assert without == "Error: uploading to me/network requires a token: set HF_TOKEN or run `hf auth login`"
     assert uploaded == "me/network"
 
     (files,) = hub.repositories.values()
