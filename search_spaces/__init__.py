@@ -1,1 +1,1 @@
-"""Search spaces that travel with the package."""
+"""Search spaces shipped with the package."""

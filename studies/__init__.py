@@ -1,1 +1,1 @@
-"""Studies that travel with the package."""
+"""Studies shipped with the package."""
