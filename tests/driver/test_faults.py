@@ -1,4 +1,4 @@
-"""What goes wrong in one trial is noted on it and the search goes on; what stops a search loses nothing finished."""
+"""A failure in one trial is recorded on it and the search continues; a stopped search loses no finished trial."""
 
 import multiprocessing
 import os
@@ -29,7 +29,7 @@ from se_search.training.evaluator import evaluate_network
 
 
 def quick(fault=lambda config, data: None):
-    """An evaluator that takes no time, but for what ``fault`` does with each configuration that has SE."""
+    """An immediate evaluator that calls ``fault`` for each configuration with SE."""
 
     class Faulty(Quick):
         def evaluate(self, config):
@@ -47,7 +47,7 @@ def search(folder, fault=lambda config, data: None, budget=4, **settings):
 
 
 def once(happens):
-    """Let something happen the first time only."""
+    """Return a function that acts only on its first call."""
     done = []
 
     def fault(config, data):
@@ -137,7 +137,7 @@ def test_when_every_training_explodes_the_search_stops_early_and_says_why(tmp_pa
 
 
 def processes_of_a_meter():
-    """Processes of this one in which something is measured, as the kernel lists them."""
+    """Ids of the child processes that measure latency, from ``/proc``."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -231,7 +231,7 @@ def test_a_disk_that_is_full_is_told_and_nothing_finished_is_lost(tmp_path):
 
 @contextmanager
 def databases_read_only():
-    """What SQLite does where its file system has become read-only."""
+    """Imitate SQLite on a file system that has become read-only."""
 
     def forbid(connection, cursor, *rest):
         cursor.execute("PRAGMA query_only = ON")

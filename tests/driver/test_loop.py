@@ -1,4 +1,4 @@
-"""The study loop on a tiny real backbone: budget, limits, failures, what is never evaluated twice."""
+"""The study loop on a tiny real backbone: budget, limits, failures, no duplicate evaluations."""
 
 import os
 
@@ -24,7 +24,7 @@ UNIFORM = SEConfig.uniform("test_resnet", 16)
 
 @pytest.fixture
 def going_on(finished_run):
-    """The run folder of a finished search and a function that goes on with it up to a larger budget."""
+    """The run folder of a finished search, and a function that resumes it with a larger budget."""
     folder = finished_run / "run"
 
     def go_on(more: int) -> None:
@@ -36,7 +36,7 @@ def going_on(finished_run):
 
 @pytest.fixture
 def one_thread_more():
-    """Lets PyTorch use one thread more than it does, as another process might."""
+    """Increase PyTorch's thread count by one, as in another process."""
     threads = torch.get_num_threads() + 1
     torch.set_num_threads(threads)
     return threads

@@ -1,4 +1,4 @@
-"""One seed fixes everything but what is measured with a clock."""
+"""A seed determines everything except measured times."""
 
 import pytest
 

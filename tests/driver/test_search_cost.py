@@ -1,4 +1,4 @@
-"""What a trial costs besides its evaluation, in counts: commits, reads and conversions do not add up."""
+"""The overhead of a trial, in counts: commits, reads and conversions do not grow with the number of trials."""
 
 from contextlib import contextmanager
 from itertools import pairwise
@@ -17,11 +17,11 @@ from se_search.trials.folder import load_trials
 
 
 class Killed(BaseException):
-    """Takes the place of a signal that no program can catch."""
+    """Stands in for SIGKILL."""
 
 
 class Null:
-    """Answers at once, by the name of the configuration; calls a function before each answer."""
+    """An immediate evaluator whose result depends on the configuration id; calls a function before each evaluation."""
 
     def __init__(self, before=lambda: None):
         self._before = before
@@ -40,7 +40,7 @@ class Null:
 
 @pytest.fixture(autouse=True)
 def measured_once(monkeypatch):
-    """Latency is measured once and is the same for all networks."""
+    """Measure latency once and use it for all networks."""
     measure, kept = LatencyMeter.measure, []
 
     def measure_once(meter, model):

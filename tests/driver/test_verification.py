@@ -1,4 +1,4 @@
-"""Verification of a finished run: values, differences, resumption and what the run folder then says."""
+"""Verification of a finished run: values, differences, resume and the resulting run folder."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def _verified(_finished_run, tmp_path_factory):
 
 @pytest.fixture
 def verified(_verified, tmp_path):
-    """A copy of the folder of a run all of whose members are verified, after one epoch with two seeds."""
+    """A copy of a run folder with all members verified, after one epoch with two seeds."""
     return shutil.copytree(_verified, tmp_path / "verified")
 
 
@@ -154,7 +154,7 @@ def test_a_longer_schedule_stands_beside_the_shorter_and_says_whether_the_order_
 
 
 class Killed(BaseException):
-    """Stands for a process that ends in the middle of a training."""
+    """Stands in for a process that is killed during training."""
 
 
 def test_an_interrupted_training_goes_on_from_its_last_epoch(finished_run, monkeypatch):
@@ -258,7 +258,7 @@ def test_a_run_on_other_images_is_not_verified(finished_run, monkeypatch):
 
 
 class Forbidden:
-    """Images that nothing may look at."""
+    """Images that raise an error when read."""
 
     def __init__(self, count=397):
         self.count = count

@@ -1,4 +1,4 @@
-"""The embedded controls from the command to the verified finding: nothing where nothing is, a gain where one is."""
+"""The embedded controls, from command to verified result: no gain for the negative one, a gain for the positive one."""
 
 import json
 import subprocess
@@ -42,7 +42,7 @@ def test_the_negative_control_ends_with_no_measurable_gain_and_the_cheapest_netw
 
 @pytest.mark.slow
 def test_the_positive_control_picks_a_network_that_is_better_verified(tmp_path):
-    """test_efficientnet without attention cannot combine what lies at the two ends of a strip: see the task."""
+    """Without attention, test_efficientnet cannot combine the two ends of a strip; see the task."""
     study = {
         "backbone": "test_efficientnet",
         "data": "digits-context",

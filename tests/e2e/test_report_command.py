@@ -1,4 +1,4 @@
-"""`se-search report` as a user starts it: several runs, other formats, beside a search; and Optuna's dashboard."""
+"""`se-search report` from the command line: several runs, other formats, during a search; and Optuna's dashboard."""
 
 import importlib
 import io
@@ -34,7 +34,7 @@ def invoke(*arguments):
 
 @pytest.fixture
 def directory(finished_run, monkeypatch):
-    """Two runs, as the current directory."""
+    """A folder with two runs, as the current directory."""
     shutil.copytree(finished_run / "run", finished_run / "other")
     monkeypatch.chdir(finished_run)
     return finished_run

@@ -1,4 +1,4 @@
-"""The commands as a user starts them: whole runs, kills, resumption, export."""
+"""The commands from a user's point of view: whole runs, kills, resume, export."""
 
 import json
 import random
@@ -47,7 +47,7 @@ def complete_trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
 
 
 def stop_when(folder: Path, arguments: list[str], is_time, which: signal.Signals) -> tuple[int, str]:
-    """Start the command, send it a signal as soon as ``is_time()``, and return its exit code and output."""
+    """Start a command, send it a signal as soon as ``is_time()``, and return its exit code and output."""
     output = folder / "output.txt"
     with output.open("w") as stream:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""From a folder of pictures over a search and its verification to an exported network, as a user would go."""
+"""A user's workflow on a folder of images: search, verification, export."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ def call(folder, *arguments):
 
 
 def write_pictures(folder):
-    """Coloured noise in odd sizes as JPEG and PNG, in RGB, RGBA, grey and palettes, and one file that is no image."""
+    """Coloured noise in odd sizes as JPEG and PNG, in RGB, RGBA, grey and palette modes, and one invalid file."""
     random = np.random.default_rng(0)
     for name, colour in COLOURS.items():
         place = folder / name
