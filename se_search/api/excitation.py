@@ -1,4 +1,4 @@
-"""The analysis of excitation of any network: of a run, of an exported folder, of timm, or given."""
+"""Analyse excitation in a run member, an exported folder, a timm architecture or a given network."""
 
 import json
 import os
@@ -35,11 +35,11 @@ _ANOTHER = ": choose another folder with --to"
 
 @dataclass(frozen=True)
 class Excitation:
-    """An analysis of the role of excitation that was written.
+    """A written analysis of the role of excitation.
 
     Attributes:
-        folder: Where ``excitation.json`` and the page ``excitation.html`` are.
-        analysis: The content of ``excitation.json``.
+        folder: Folder with ``excitation.json`` and ``excitation.html``.
+        analysis: Content of ``excitation.json``.
     """
 
     folder: Path
@@ -47,7 +47,7 @@ class Excitation:
 
     @property
     def page(self) -> Path:
-        """The page."""
+        """Path of the HTML page."""
         return self.folder / PAGE_FILE
 
 
@@ -66,32 +66,32 @@ def analyze_excitation(
     device: str = "cpu",
     to: str | os.PathLike[str] | None = None,
 ) -> Excitation:
-    """Analyse what the SE blocks of a trained network do; what ``se-search excitation`` calls.
+    """Analyse the role of excitation in a trained network, as ``se-search excitation`` does.
 
-    A member of a run with the weights that the search evaluated is analysed on the run's validation images, everything
-    else on the test images.
+    A run member with the search's weights is analysed on the run's validation images, everything else on test images.
 
     Args:
         model: A run folder, an exported folder, a timm architecture name, or a network.
-        data: Images of the network's classes, as a study names them; by default those of the run.
-        pick: Of a run, as in :meth:`Run.config`, ``"knee"`` by default.
-        trial: Of a run, as in :meth:`Run.config`.
-        verified: Of a run, take the weights of the longest verification instead of the search's.
+        data: Images of the network's classes, named as in a study; by default those of the run.
+        pick: For a run, as in :meth:`Run.config`; ``"knee"`` by default.
+        trial: For a run, as in :meth:`Run.config`.
+        verified: For a run, use the weights of the longest verification instead of the search's.
         pretrained: Weights of a timm architecture: ``"timm"``, ``"local-dir:FOLDER"`` or the path of a checkpoint.
-        classes: Names or indices of the classes to show; by default four that differ most.
-        channels: Channels of each block to show.
-        images: Images to analyse, drawn at random; by default all.
-        seed: Fixes what is drawn.
+        classes: Names or indices of the classes to show; by default the four that differ most.
+        channels: Number of channels to show per block.
+        images: Number of images to analyse, drawn at random; by default all.
+        seed: Seed of these draws.
         device: A torch device.
-        to: Folder to write; by default ``excitation/trial-N`` in the run folder, or else ``excitation/NAME`` in the
-            current one, for other data than the run's own ``excitation/RUN-trial-N-DATA``.
+        to: Output folder. The default is ``excitation/trial-N`` in the run folder for a run on its own data,
+            ``excitation/RUN-trial-N-DATA`` in the current directory for a run on other data, and ``excitation/NAME``
+            there for anything else.
 
     Raises:
-        SeSearchError: If something given is wrong or the network has no SE block; nothing is written then.
+        SeSearchError: If an argument is invalid or the network has no SE block. Nothing is written.
     """
     found = _find_network(model, data, pick, trial, verified, pretrained)
     target = Path(to) if to is not None else found.folder
-    with _made(target):
+    with _created_folder(target):
         analysis = analyze_gates(
             found.network,
             found.data,
@@ -105,7 +105,7 @@ def analyze_excitation(
             progress_bar=progress_bar,
         )
         analysis |= {"model": found.name, "backbone": found.backbone or analysis["backbone"], "source": found.source}
-        # All that takes time comes before the first file, so that an interruption leaves no half of a result.
+        # All slow steps precede the first write, so that an interruption leaves no partial result.
         text, page = json.dumps(analysis, indent=2, allow_nan=False), render_excitation(analysis)
         with refusing_unwritable(target, _ANOTHER):
             write_text(target / ANALYSIS_FILE, text)
@@ -114,8 +114,8 @@ def analyze_excitation(
 
 
 @contextmanager
-def _made(target: Path) -> Iterator[None]:
-    """Make a folder that can be written to; what was made goes again where the body fails before it writes."""
+def _created_folder(target: Path) -> Iterator[None]:
+    """Create a writable folder; remove the new folders if the body fails before it writes."""
     if any(parent.exists() and not parent.is_dir() for parent in (target, *target.parents)):
         raise RunFolderError(f"{target} is not a folder: choose another with --to")
     new = [folder for folder in (target, *target.parents) if not folder.exists()]
@@ -125,7 +125,7 @@ def _made(target: Path) -> Iterator[None]:
             TemporaryFile(dir=target).close()
         yield
     except BaseException:
-        with suppress(OSError):  # one that holds something by now stays
+        with suppress(OSError):  # keep folders that are not empty
             for folder in new:
                 folder.rmdir()
         raise
@@ -133,17 +133,17 @@ def _made(target: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Network:
-    """A network to analyse, and what is known of it.
+    """A network to analyse.
 
     Attributes:
         network: The network.
         data: Images of its classes.
-        split: Those that it was not trained on.
-        name: What it is called.
-        source: Where it is from.
-        folder: Where its analysis goes if nothing else is said.
-        backbone: Its timm architecture, where that is known.
-        recipe: How it is evaluated, where that is known.
+        split: A split that it was not trained on.
+        name: Its name in the analysis.
+        source: Its origin, in words.
+        folder: Default output folder.
+        backbone: Its timm architecture, if known.
+        recipe: Its evaluation settings, if known.
     """
 
     network: nn.Module
@@ -169,13 +169,13 @@ def _find_network(
     called = type(model).__name__ if isinstance(model, nn.Module) else str(getattr(model, "folder", model))
     if pretrained is not None and (isinstance(model, Run | nn.Module) or Path(model).is_dir()):
         raise ConfigurationError(
-            f"--pretrained gives weights to an architecture of timm, and {called} has its own: leave it out"
+            f"--pretrained is for timm architectures, and {called} has its own weights: omit --pretrained"
         )
     if isinstance(model, Run):
         return _member(model, data, pick or "knee", trial, verified)
     for option, given in (("--pick", pick is not None), ("--trial", trial is not None), ("--verified", verified)):
         if given:
-            raise ConfigurationError(f"{option} chooses from a run, and {called} is none: leave it out")
+            raise ConfigurationError(f"{option} requires a run folder, and {called} is not one: omit {option}")
     if isinstance(model, nn.Module):
         kind = type(model).__name__
         size = default_input_size(model)[1]
@@ -193,7 +193,7 @@ def _exported(folder: Path, data: str | ImageData | None) -> _Network:
     taken = default_input_size(network)
     images = _images(data, backbone, taken[1])
     if images.input_size != taken:
-        raise DataError(f"{folder} takes images of {by(taken)} and {images.name} has {by(images.input_size)}")
+        raise DataError(f"{folder} takes images of {by(taken)}, and {images.name} has {by(images.input_size)}")
     called = folder.resolve().name
     return _Network(network, images, "test", called, f"exported folder {called}", Path(EXCITATION) / called, backbone)
 
@@ -201,11 +201,13 @@ def _exported(folder: Path, data: str | ImageData | None) -> _Network:
 def _architecture(name: str, data: str | ImageData | None, pretrained: str | None) -> _Network:
     if not timm.is_model(name):
         raise ConfigurationError(
-            f"model {name!r} is neither a run folder nor an exported folder nor an architecture of timm"
+            f"model {name!r} is neither a run folder, an exported folder nor a timm architecture"
             f"{did_you_mean(name, timm.list_models())}"
         )
     if pretrained is None:
-        raise ConfigurationError(f"{name} has no weights yet: give --pretrained timm, local-dir:FOLDER or a checkpoint")
+        raise ConfigurationError(
+            f"{name} needs trained weights: give --pretrained timm, local-dir:FOLDER or a checkpoint"
+        )
     check_pretrained(pretrained)
     images = _images(data, name, None)
     network = load_pretrained(name, pretrained, network_options(name, images.input_size))
@@ -236,7 +238,7 @@ def _member(run: Run, data: str | ImageData | None, pick: str, trial: int | None
 
 def _images(data: str | ImageData | None, backbone: str, size: int | None) -> ImageData:
     if data is None:
-        raise DataError("--data is missing: name the images of the network's classes, such as digits or a folder")
+        raise DataError("--data is missing: give images of the network's classes, such as digits or a folder")
     if isinstance(data, ImageData):
         return data
     return load_data(data, backbone, None if data in EMBEDDED else size)

@@ -1,1 +1,1 @@
-"""What trained attention does."""
+"""Analysis of the gates of trained SE blocks."""

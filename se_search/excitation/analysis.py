@@ -1,6 +1,6 @@
-"""The role of excitation: what the gates of a network's SE blocks do, and which blocks could be left out.
+"""Analysis of the role of excitation: what the gates of SE blocks do, and which blocks are idle.
 
-After section 7.2 of the journal version of the SENet paper, with numbers and intervals for what the paper reads off its
+It follows section 7.2 of the journal version of the SENet paper, with numbers and intervals where the paper shows
 figures.
 """
 
@@ -42,7 +42,7 @@ from .observations import (
 )
 
 SHOWN_CHANNELS = 50
-"""Channels of each block that are shown, as in the paper."""
+"""Number of channels to show per block, as in the paper."""
 
 CHOSEN_CLASSES = 4
 _LONGEST_NAME = 60
@@ -66,33 +66,33 @@ def analyze_gates(
     recipe: TrainingRecipe | None = None,
     progress_bar: ProgressBar = no_progress,
 ) -> dict[str, Any]:
-    """Analyse the role of excitation in a network; ``se-search excitation`` shows what this returns.
+    """Analyse the role of excitation in a network; ``se-search excitation`` shows the result.
 
-    One pass over the images keeps every gate's value for each image, in single precision: 4 bytes × images × channels
-    of all blocks (3 GB for ``seresnet50`` on 50,000 images; ``images`` takes fewer). One further pass for each block
-    judges the network with the block's gates replaced by their means over images that were not judged: those of
+    One pass over the images stores every gate value in single precision: 4 bytes × images × channels of all blocks
+    (3 GB for ``seresnet50`` on 50,000 images; ``images`` limits their number). One more pass per block evaluates the
+    network under mean ablation: the block's gates are replaced by their means over other images, those of
     ``data.calibration``.
 
     Args:
-        model: A network with SE blocks or attention like them. It is in evaluation mode meanwhile.
-        data: Images of the classes that the network tells apart.
-        split: The images to analyse; such as the network was not trained on.
-        classes: Names or indices of the classes to show, two or more; by default four that differ most.
-        channels: Channels of each block to show, drawn at random.
-        images: Images to analyse, drawn at random; by default all.
-        seed: Fixes what is drawn.
+        model: A network with SE blocks or similar attention. It is in evaluation mode during the call.
+        data: Images of the network's classes.
+        split: The images to analyse. The network should not have been trained on them.
+        classes: Names or indices of at least two classes to show; by default the four that differ most.
+        channels: Number of channels to show per block, drawn at random.
+        images: Number of images to analyse, drawn at random; by default all.
+        seed: Seed of these draws.
         device: A torch device.
-        recipe: Gives batch, precision, memory format and loading processes.
+        recipe: Provides batch size, precision, memory format and number of loader processes.
         progress_bar: As :func:`se_search.progress.progress_bar`.
 
     Returns:
-        Plain data for JSON; ``docs/excitation.md`` says what each key means. Estimates are ``[value, low, high]``.
+        JSON data; ``docs/excitation.md`` describes the keys. Estimates are ``[value, low, high]``.
 
     Raises:
-        ConfigurationError: If the network has no SE block whose gate can be analysed, or a number is impossible.
-        DataError: If a class is unknown, has too few images, or the network tells other classes apart.
-        DefinitionError: If the device is not there.
-        EvaluationError: If the network's outputs are not finite or the memory does not suffice.
+        ConfigurationError: If no SE block has a gate that can be analysed, or a number is out of range.
+        DataError: If a class is unknown or has too few images, or the network has another number of classes.
+        DefinitionError: If PyTorch does not see the device.
+        EvaluationError: If the network's outputs are not finite or memory runs out.
     """
     began = time.perf_counter()
     for name, number in (("channels", channels), ("images", images)):
@@ -113,7 +113,7 @@ def analyze_gates(
         model.to(device).eval()
         blocks, skipped = find_blocks(model, data, recipe, device)
         gates = {name: gate for name, gate in find_gates(model).items() if name in [one.module for one in blocks]}
-        with progress_bar("Analysing excitation", len(blocks) + 4, 0) as advance:  # in passes over the images
+        with progress_bar("Analysing excitation", len(blocks) + 4, 0) as advance:  # one step per pass over the images
             values, labels = read_gates(model, gates, judged, recipe, device)
             advance(1)
             chosen = _choose_classes(values, labels, _comparable_classes(labels, data, asked), asked)
@@ -192,15 +192,15 @@ def analyze_gates(
 
 
 def class_name(data: ImageData, index: int) -> str:
-    """Return the name of a class, its index where it has none."""
+    """Return the name of a class, or its index if it has no name."""
     return str(index) if data.label_names is None else data.label_names[index]
 
 
 def find_classes(classes: Sequence[str | int], data: ImageData) -> list[int]:
-    """Return the indices of classes that are given by name or index; a name comes before an index.
+    """Return the indices of classes given by name or index; a name takes precedence over an index.
 
     Raises:
-        DataError: If one is unknown or named twice, or there are fewer than two.
+        DataError: If a class is unknown or given twice, or there are fewer than two.
     """
     names = {class_name(data, index): index for index in reversed(range(data.classes))}
     indices = {str(index): index for index in range(data.classes)}
@@ -211,17 +211,17 @@ def find_classes(classes: Sequence[str | int], data: ImageData) -> list[int]:
         if text not in known:
             text = text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 1]}…"
             raise DataError(
-                f"class {text!r} is unknown: {data.name} has {data.classes} classes, named by name or by index from 0 "
+                f"class {text!r} is unknown: {data.name} has {data.classes} classes; give a name or an index from 0 "
                 f"to {data.classes - 1}{did_you_mean(text, names)}"
             )
         found.append(known[text])
     if len(found) < 2 or len(set(found)) < len(found):
-        raise DataError(f"classes {', '.join(map(str, classes))} cannot be compared: name two different ones or more")
+        raise DataError(f"classes {', '.join(map(str, classes))} cannot be compared: give at least two different ones")
     return found
 
 
 def _known_labels(images: ImageSet) -> npt.NDArray[np.int64] | None:
-    """Return the class of each image, where that can be told without reading the images."""
+    """Return the class of each image, or ``None`` if that requires reading the images."""
     if isinstance(images, Subset):
         labels = _known_labels(cast("ImageSet", images.dataset))
         return None if labels is None else labels[np.asarray(images.indices)]
@@ -235,16 +235,16 @@ def _known_labels(images: ImageSet) -> npt.NDArray[np.int64] | None:
 def _comparable_classes(
     labels: npt.NDArray[np.int64], data: ImageData, asked: Sequence[int] | None
 ) -> npt.NDArray[np.int64]:
-    """Return the classes that have enough images to be compared, of those asked for if there are such.
+    """Return the classes with enough images to compare, or ``asked`` if it is given.
 
     Raises:
-        DataError: If they are fewer than two, or one asked for is not among them.
+        DataError: If fewer than two classes, or not all of those asked for, have enough images.
     """
     counts = np.bincount(labels, minlength=data.classes)
     for one in asked or ():
         if counts[one] < LEAST_IMAGES:
             raise DataError(
-                f"class {class_name(data, one)!r} has {counts[one]} of the images: {LEAST_IMAGES} are needed"
+                f"class {class_name(data, one)!r} has {counts[one]} images: at least {LEAST_IMAGES} are needed"
             )
     return np.array(asked) if asked else comparable_classes(labels)
 
@@ -255,10 +255,10 @@ def _choose_classes(
     candidates: npt.NDArray[np.int64],
     asked: Sequence[int] | None,
 ) -> list[int]:
-    """Return the classes to show, the two that differ most first.
+    """Return the classes to show, starting with the two that differ most.
 
-    Classes differ by the squared distance of their mean gates for each channel, added up over blocks. After the
-    farthest two, the class follows that is farthest from the nearest one chosen, and so on.
+    The distance of two classes is the squared distance of their mean gates per channel, summed over blocks. Each
+    further class is the one with the largest distance to its nearest chosen class.
     """
     distance = np.zeros((candidates.size, candidates.size))
     for gates in values.values():
@@ -300,9 +300,9 @@ def _change(changed: Evaluation, intact: Evaluation, confidence: float) -> GateC
 
 def _cautions(intact: Evaluation, data: ImageData) -> list[str]:
     return [
-        f"The network only guesses: its accuracy of {in_words(intact.accuracy)} is not surely above "
-        f"{percent(1 / data.classes, 1)}, that of guessing among {data.classes} classes. What its blocks are worth "
-        "cannot be told."
+        f"The network performs at chance level: its accuracy of {in_words(intact.accuracy)} is not significantly above "
+        f"{percent(1 / data.classes, 1)}, the accuracy of guessing among {data.classes} classes. The effect of its "
+        "blocks cannot be measured."
     ]
 
 

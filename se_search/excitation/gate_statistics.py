@@ -1,4 +1,4 @@
-"""What the gates of an SE block do over images, as numbers with intervals."""
+"""Statistics of the gates of an SE block over images, with intervals."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +11,13 @@ from ..errors import DataError
 from ..statistics import CONFIDENCE, Estimate, normal_quantile, t_quantile
 
 CONSTANT = 0.02
-"""A gate is constant where its standard deviation over images is below this; above 1, below this share of its mean."""
+"""A gate is constant if its standard deviation over images is below ``CONSTANT · max(1, |mean|)``."""
 
 NEAR_ONE = 0.1
-"""A constant gate is near one where its mean is no further from 1 than this."""
+"""A constant gate is near one if its mean is within this distance of 1."""
 
 LEAST_IMAGES = 3
-"""Images that a class needs to be compared with others."""
+"""Minimum number of images of a class to compare it with others."""
 
 _GROUPS = 25
 _ROUNDING = 1e-6
@@ -27,13 +27,13 @@ _Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Replicated:
-    """A statistic of images, and what it is when one of 25 groups of them is left out (the jackknife's replicates)."""
+    """A statistic over images with its jackknife replicates, each without one of 25 groups of images."""
 
     value: float
     replicates: _Values
 
     def estimate(self, confidence: float = CONFIDENCE) -> Estimate:
-        """Return the statistic with Student's interval of the jackknife (Tukey 1958)."""
+        """Return the statistic with Student's jackknife interval (Tukey 1958)."""
         count = self.replicates.size
         spread = float(np.sum((self.replicates - self.replicates.mean()) ** 2))
         margin = t_quantile(confidence, count - 1) * np.sqrt((count - 1) / count * spread)
@@ -42,18 +42,18 @@ class Replicated:
 
 @dataclass(frozen=True)
 class GateStatistics:
-    """What the gates of one block do over images.
+    """Statistics of the gates of one block over images.
 
     Attributes:
-        specificity: Share of the variance over images, summed over channels, that lies between classes. Within-class
-            noise of the class means is taken out (as in ω²), so a block that ignores classes has 0 in expectation and
-            may fall a little below.
+        specificity: Share of the variance over images, summed over channels, that lies between classes. The noise of
+            the class means is subtracted (as in ω²): a block that ignores classes has expectation 0 and can be
+            slightly negative.
         near_one: Share of channels whose gate is constant near one, see :data:`CONSTANT` and :data:`NEAR_ONE`.
         constant: Share of channels whose gate is constant at any level.
-        similarity: Share of the variance between classes that one factor per class explains, by which the class
-            multiplies the mean over all images. Noise is taken out as above. It is 1 where classes are scaled
-            copies or equal; where no difference between classes can be measured, its interval is all from 0 to 1.
-        replicated_specificity: The same as :attr:`specificity`, to be averaged over blocks.
+        similarity: Share of the variance between classes that is explained by one factor per class, applied to the
+            mean over all images. Noise is subtracted as above. It is 1 if classes are scaled copies or equal. Its
+            interval is [0, 1] if no difference between classes is significant.
+        replicated_specificity: :attr:`specificity` with its replicates, to average over blocks.
     """
 
     specificity: Estimate
@@ -64,10 +64,10 @@ class GateStatistics:
 
 
 def comparable_classes(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the classes that have enough images to be compared.
+    """Return the classes with at least :data:`LEAST_IMAGES` images.
 
     Raises:
-        DataError: If they are fewer than two.
+        DataError: If there are fewer than two.
     """
     enough = np.flatnonzero(np.bincount(labels) >= LEAST_IMAGES)
     if enough.size < 2:
@@ -78,19 +78,19 @@ def comparable_classes(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def gate_statistics(gates: npt.NDArray[Any], labels: npt.NDArray[np.int64], seed: int = 0) -> GateStatistics:
-    """Describe the gates of one block.
+    """Return the statistics of one block.
 
-    With classes k of a share πₖ of the images, class means mₖ, overall mean m and within-class variances vₖ (both
-    summed over channels), the variance between classes is Σ πₖ|mₖ − m|² − Σ πₖ(1 − πₖ)vₖ/nₖ, which is unbiased, and
-    that within is Σ πₖvₖ. Intervals of specificity and similarity are Student's of a jackknife over 25 groups of
-    images that hold all classes alike. Those of shares of channels count, at their lower end, the channels whose
-    standard deviation is surely below the limit, and at their upper end those that are not surely above.
+    Class k has a share πₖ of the images, nₖ images, mean mₖ and within-class variance vₖ, summed over channels; m is
+    the overall mean. The unbiased variance between classes is Σ πₖ|mₖ − m|² − Σ πₖ(1 − πₖ)vₖ/nₖ, the variance within
+    is Σ πₖvₖ. Specificity and similarity have Student's jackknife intervals over 25 groups of images, stratified by
+    class. The interval of a share of channels runs from the channels whose standard deviation is significantly below
+    the limit to those where it is not significantly above.
 
     Args:
-        gates: One row for each image, one column for each channel.
-        labels: Class of each image. Classes with fewer than :data:`LEAST_IMAGES` images do not count for specificity
-            and similarity.
-        seed: Fixes the groups.
+        gates: Array of shape (images, channels).
+        labels: Class of each image. Specificity and similarity ignore classes with fewer than :data:`LEAST_IMAGES`
+            images.
+        seed: Seed of the groups.
 
     Raises:
         DataError: If fewer than two classes have enough images.
@@ -101,14 +101,14 @@ def gate_statistics(gates: npt.NDArray[Any], labels: npt.NDArray[np.int64], seed
     kept = np.isin(labels, enough)
     specificity, similarity, differs = _between_classes(values[kept], np.searchsorted(enough, labels[kept]), seed)
     share = specificity.estimate()
-    # No share is negative: an interval that chance has put below 0 holds 0.
+    # The true share is not negative, so an interval entirely below 0 is extended to 0.
     share = Estimate(share.value, share.low, max(share.high, 0.0))
     alike = similarity.estimate()
-    told = share.low > 0 or not differs
+    measurable = share.low > 0 or not differs
     alike = Estimate(
         min(max(alike.value, 0.0), 1.0),
-        min(max(alike.low, 0.0), 1.0) if told else 0.0,
-        min(max(alike.high, 0.0), 1.0) if told else 1.0,
+        min(max(alike.low, 0.0), 1.0) if measurable else 0.0,
+        min(max(alike.high, 0.0), 1.0) if measurable else 1.0,
     )
     return GateStatistics(share, near_one, constant, alike, specificity)
 
@@ -121,22 +121,22 @@ def _constant_shares(gates: _Values) -> tuple[Estimate, Estimate]:
     near = np.abs(mean - 1) <= NEAR_ONE
 
     def share(which: npt.NDArray[np.bool_]) -> Estimate:
-        value, surely, perhaps = ((deviation * part < limit) & which for part in (1.0, 1 + margin, 1 - margin))
-        return Estimate(float(value.mean()), float(surely.mean()), float(perhaps.mean()))
+        value, low, high = ((deviation * part < limit) & which for part in (1.0, 1 + margin, 1 - margin))
+        return Estimate(float(value.mean()), float(low.mean()), float(high.mean()))
 
     return share(np.ones_like(near)), share(near)
 
 
 def _between_classes(gates: _Values, labels: npt.NDArray[np.int64], seed: int) -> tuple[Replicated, Replicated, bool]:
-    """Return specificity and similarity, and whether gates differ between images at all."""
+    """Return specificity, similarity, and whether gates differ between images at all."""
     images, classes = len(gates), int(labels.max()) + 1
     order = np.lexsort((np.random.default_rng(seed).random(images), labels))
     group = np.empty(images, np.int64)
-    group[order] = np.arange(images) % _GROUPS  # so that each group has its part of every class
+    group[order] = np.arange(images) % _GROUPS  # stratified by class
     mean = gates.mean(0)
     gates = gates - mean
     square = np.sum(gates**2, 1)
-    # Values in single precision differ by rounding alone, also where they are equal.
+    # Equal gates in single precision still differ by rounding.
     if square.mean() <= gates.shape[1] * (_ROUNDING * max(1.0, float(np.abs(mean).max()))) ** 2:
         return Replicated(0.0, np.zeros(_GROUPS)), Replicated(1.0, np.ones(_GROUPS)), False
 

@@ -1,4 +1,4 @@
-"""The gates of a network's channel attention: where they are, what they return, and what happens without them."""
+"""Find, record and replace the gates of a network's channel attention."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,19 +20,19 @@ from ..network.sites import Site, find_places
 from ..training.recipe import TrainingRecipe, autocast, to_device
 from ..words import by
 
-_PARTS_OF_GATES = ("gate", "sigmoid", "_gate")  # of timm's blocks, of those of its SENets, of the elastic one
+_PARTS_OF_GATES = ("gate", "sigmoid", "_gate")  # timm's SE modules, its legacy SENets, the elastic block
 _GATE_NAMES = {"Hardsigmoid": "hard_sigmoid", "HardSigmoid": "hard_sigmoid", "HardSigmoidMe": "hard_sigmoid"}
 
 
 @dataclass(frozen=True)
 class ExcitedBlock:
-    """A channel attention whose gate multiplies each channel of each image.
+    """Channel attention whose gate multiplies each channel of each image.
 
     Attributes:
-        module: Name of the module.
-        block: Name of the block that it stands in.
-        stage: Number of its stage, ``None`` where that cannot be told.
-        position: One of :data:`se_search.network.discovery.POSITIONS`, ``None`` where it cannot be told.
+        module: Name of the attention module.
+        block: Name of the block that contains it.
+        stage: Number of its stage; ``None`` if unknown.
+        position: One of :data:`se_search.network.discovery.POSITIONS`; ``None`` if unknown.
         channels: Number of channels.
         gate: Name of the gate, such as ``"sigmoid"``.
     """
@@ -46,10 +46,10 @@ class ExcitedBlock:
 
 
 def find_gates(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the gate of each channel attention in a network, by the name of the attention.
+    """Return the gates of a network's channel attention, by the name of the attention module.
 
-    These are timm's :data:`se_search.network.discovery.ATTENTION`, what this package inserts, and the supernet's
-    elastic blocks.
+    This covers timm's :data:`se_search.network.discovery.ATTENTION`, blocks inserted by this package, and the
+    supernet's elastic blocks.
     """
     found = {}
     for name, module in model.named_modules():
@@ -67,7 +67,7 @@ def _is_timms(kind: type) -> bool:
 
 @contextmanager
 def _watched(gates: Mapping[str, nn.Module], see: Callable[[str, torch.Tensor], torch.Tensor | None]) -> Iterator[None]:
-    """Call ``see`` with what each gate returns; what it returns itself takes the place of that."""
+    """Call ``see`` with the output of each gate; a return value other than ``None`` replaces the output."""
 
     def hook(name: str, module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor | None:
         return see(name, output)
@@ -82,11 +82,11 @@ def _watched(gates: Mapping[str, nn.Module], see: Callable[[str, torch.Tensor], 
 
 @contextmanager
 def replaced_gates(gates: Mapping[str, nn.Module], means: Mapping[str, npt.NDArray[Any]]) -> Iterator[None]:
-    """Let gates return, meanwhile, the same value of each channel for every image.
+    """Replace gate outputs by one fixed value per channel within the context (mean ablation).
 
     Args:
-        gates: Gates by name, some of :func:`find_gates`.
-        means: Their values, one for each channel.
+        gates: Gates by name, a subset of :func:`find_gates`.
+        means: One value per channel for each gate.
     """
 
     def constant(name: str, output: torch.Tensor) -> torch.Tensor:
@@ -99,20 +99,20 @@ def replaced_gates(gates: Mapping[str, nn.Module], means: Mapping[str, npt.NDArr
 def find_blocks(
     model: nn.Module, data: ImageData, recipe: TrainingRecipe, device: str
 ) -> tuple[list[ExcitedBlock], list[dict[str, str]]]:
-    """Return the blocks whose gates can be analysed, in forward order, and those that cannot with the reason.
+    """Return the blocks whose gates can be analysed, in forward order, and the skipped ones with the reason.
 
-    A gate must run once in a forward pass and return one value for each channel of each image. Gates that do not run,
-    such as those of an elastic block that is switched off, are left out.
+    A gate must run once per forward pass and return one value per channel and image. Gates of elastic blocks that are
+    switched off are ignored.
 
     Args:
         model: A network in evaluation mode on ``device``.
-        data: What it is tried on.
+        data: Gives the input size for a trial forward pass and the number of classes.
         recipe: Gives the precision.
         device: A torch device.
 
     Raises:
-        ConfigurationError: If there is none, or the network is no classifier.
-        DataError: If the network cannot take the images, or tells other classes apart than the data have.
+        ConfigurationError: If no gate can be analysed, or the network is not a classifier.
+        DataError: If the network cannot take the images, or has another number of classes than the data.
     """
     gates = find_gates(model)
     seen: dict[str, list[torch.Size]] = {}
@@ -123,11 +123,11 @@ def find_blocks(
     logits, count = _try(model, gates, note, data, recipe, device)
     kind = type(model).__name__
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
-        raise ConfigurationError(f"this {kind} does not return one row of logits for each image: give a classifier")
+        raise ConfigurationError(f"this {kind} does not return one row of logits for each image: pass a classifier")
     if logits.shape[1] != data.classes:
         raise DataError(
-            f"the network tells {logits.shape[1]} classes apart and {data.name} has {data.classes}: "
-            "name the data of its classes"
+            f"the network has {logits.shape[1]} classes and {data.name} has {data.classes}: give data with the "
+            "network's classes"
         )
     sites = _sites_by_module(model, list(gates), data.input_size)
     blocks, skipped = [], []
@@ -136,9 +136,9 @@ def find_blocks(
         site = sites.get(name)
         block = site.block if site else name.rpartition(".")[0] or name
         if len(shapes) > 1:
-            skipped.append({"block": block, "reason": f"its gate runs {len(shapes)} times in one forward"})
+            skipped.append({"block": block, "reason": f"its gate runs {len(shapes)} times per forward"})
         elif shape[0] != count or shape.numel() != count * max(shape[1:], default=1):
-            skipped.append({"block": block, "reason": "its gate is not one value for each channel of each image"})
+            skipped.append({"block": block, "reason": "its gate is not one value per channel and image"})
         else:
             blocks.append(
                 ExcitedBlock(
@@ -151,11 +151,11 @@ def find_blocks(
                 )
             )
     for name in (name for name in gates if name not in seen):
-        # An elastic block may be switched off; in timm's networks such attention adds to its input.
+        # Elastic blocks can be switched off. In timm's networks a gate that does not run belongs to additive attention.
         if not isinstance(model.get_submodule(name), ElasticSE) and not name.endswith(".kept"):
             skipped.append({"block": name.rpartition(".")[0] or name, "reason": "its gate does not run"})
     if not blocks:
-        reason = f": of {skipped[0]['block']}, {skipped[0]['reason']}" if skipped else ""
+        reason = f" ({skipped[0]['block']}: {skipped[0]['reason']})" if skipped else ""
         raise ConfigurationError(f"this {kind} has no SE block whose gate can be analysed{reason}")
     return blocks, skipped
 
@@ -168,14 +168,14 @@ def _try(
     recipe: TrainingRecipe,
     device: str,
 ) -> tuple[Any, int]:
-    """Return what the network gives for a batch, and how many images that has."""
+    """Return the network's output for a batch, and the batch size."""
     images = torch.zeros(2, *data.input_size)
     try:
         with _watched(gates, see):
             return _forward(model, images, recipe, device), len(images)
-    except (AssertionError, RuntimeError) as error:  # timm's networks assert the size that they were made for
+    except (AssertionError, RuntimeError) as error:  # timm's networks assert their input size
         raise DataError(
-            f"the network cannot take images of {by(data.input_size)}, as {data.name} has them: {first_reason(error)}"
+            f"the network cannot take images of {by(data.input_size)}, the size of {data.name}: {first_reason(error)}"
         ) from error
 
 
@@ -186,7 +186,7 @@ def _forward(model: nn.Module, images: torch.Tensor, recipe: TrainingRecipe, dev
 
 
 def gate_name(gate: nn.Module) -> str:
-    """Return what a gate is called in a configuration, or the name of its class in small letters."""
+    """Return the name of a gate in configurations, or its class name in lower case."""
     if isinstance(gate, GateFromOne):
         return f"{gate_name(gate.gate)} from one"
     kind = type(gate).__name__
@@ -194,10 +194,10 @@ def gate_name(gate: nn.Module) -> str:
 
 
 def _sites_by_module(model: nn.Module, modules: Sequence[str], size: tuple[int, int, int]) -> dict[str, Site]:
-    """Return the site of each module, as far as that can be told."""
+    """Return the site of each module, if known."""
     config = getattr(model, "se_config", None)
     traced: list[tuple[str | nn.Module, tuple[int, int, int] | None]] = [(model, size)]
-    if isinstance(config, SEConfig):  # of a network of the user's own timm does not know the name
+    if isinstance(config, SEConfig):  # a user's own network has no architecture name in timm
         traced.insert(0, (config.backbone, None))
     for backbone, input_size in traced:
         try:
@@ -211,7 +211,7 @@ def _match(places: Mapping[Site, Place], modules: Sequence[str]) -> dict[str, Si
     found: dict[str, Site] = {}
     for site, place in places.items():
         if place.side in ("slot", "existing"):
-            names = [place.host, f"{place.host}.kept"]  # an elastic block keeps the backbone's own attention inside
+            names = [place.host, f"{place.host}.kept"]  # an elastic block contains the backbone's own attention
         else:
             own = f"{place.host}.se_{site.position}"
             names = [own if own in modules or site.position != "standard" else f"{place.host}.se"]
@@ -224,7 +224,7 @@ def _match(places: Mapping[Site, Place], modules: Sequence[str]) -> dict[str, Si
 def read_gates(
     model: nn.Module, gates: Mapping[str, nn.Module], images: ImageSet, recipe: TrainingRecipe, device: str
 ) -> tuple[dict[str, npt.NDArray[np.float32]], npt.NDArray[np.int64]]:
-    """Return the values of each gate, one row for each image, and the images' classes."""
+    """Return the values of each gate, of shape (images, channels), and the images' classes."""
     rows: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in gates}
     classes = []
 
@@ -244,7 +244,7 @@ def read_gates(
 def mean_gates(
     model: nn.Module, gates: Mapping[str, nn.Module], images: ImageSet, recipe: TrainingRecipe, device: str
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Return the mean of each gate over images."""
+    """Return the mean of each gate over images, one value per channel."""
     sums: dict[str, npt.NDArray[np.float64]] = {}
 
     def add(name: str, output: torch.Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What the SENet paper observed of excitation, and whether it is so here."""
+"""Test the SENet paper's observations on excitation on the analysed network."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
@@ -12,18 +12,18 @@ from .gate_statistics import GateStatistics, Replicated
 from .gates import ExcitedBlock
 
 CLASS_SPECIFIC = 0.25
-"""Blocks are called class-agnostic where a smaller share of the variance lies between classes, else class-specific."""
+"""Blocks with a smaller share of variance between classes are class-agnostic, the others class-specific."""
 
 SAME_PATTERN = 0.9
-"""Classes have the same pattern where one factor per class explains at least this share of their differences."""
+"""Classes have the same pattern if one factor per class explains at least this share of their differences."""
 
 MOST = 0.5
-"""A block is saturated where more than this share of its gates is constant near one."""
+"""A block is saturated if more than this share of its gates is constant near one."""
 
 TOLERANCE = 0.01
-"""Log-loss in nats by which a network may be worse without what is called idle.
+"""Largest rise of the log-loss, in nats, under mean ablation of an idle block.
 
-The probability that it gives to the right class then falls by less than 1 % in the geometric mean over images.
+It lowers the probability of the correct class by less than 1 % in the geometric mean over images.
 """
 
 Verdict = Literal["idle", "works", "cannot be told"]
@@ -33,11 +33,11 @@ Found = Literal["seen", "not seen", "cannot be told"]
 
 @dataclass(frozen=True)
 class GateChange:
-    """What replacing gates by their means does to a network, paired on the same images.
+    """Effect of mean ablation, paired on the same images.
 
     Attributes:
-        accuracy: Accuracy with the means less that of the network as it is.
-        log_loss: The same of the log-loss; above 0 the network is worse.
+        accuracy: Accuracy with ablation minus accuracy without.
+        log_loss: Log-loss with ablation minus log-loss without; positive values mean a worse network.
     """
 
     accuracy: Estimate
@@ -45,21 +45,22 @@ class GateChange:
 
     @property
     def verdict(self) -> Verdict:
-        """``"idle"`` where the log-loss surely rises by less than the tolerance, ``"works"`` where it rises measurably.
+        """The verdict on the block.
 
-        What rises measurably but surely by less is idle. With few images neither can be told.
+        ``"idle"``: the log-loss rises by significantly less than the tolerance. ``"works"``: it rises significantly,
+        and the block is not idle. ``"cannot be told"``: too few images to decide.
         """
         if self.log_loss.high < TOLERANCE:
             return "idle"
         return "works" if self.log_loss.low > 0 else "cannot be told"
 
     def listed(self) -> dict[str, list[float]]:
-        """Return both as plain data."""
+        """Return both as JSON data."""
         return {"accuracy_change": listed(self.accuracy), "log_loss_change": listed(self.log_loss)}
 
 
 def last_stage(blocks: Sequence[ExcitedBlock]) -> list[ExcitedBlock]:
-    """Return the blocks of the last stage that has any; none where stages cannot be told."""
+    """Return the blocks of the last stage with any; an empty list if the stages are unknown."""
     stages = [block.stage for block in blocks]
     known = [stage for stage in stages if stage is not None]
     if len(known) < len(stages):
@@ -74,7 +75,7 @@ def find_observations(
     last_change: GateChange | None,
     guesses: bool,
 ) -> list[dict[str, str]]:
-    """Return what the paper observed and whether it is so here."""
+    """Return the paper's observations, each with the finding for this network and its evidence."""
     return [
         {"paper": paper, "found": found, "evidence": evidence}
         for paper, (found, evidence) in (
@@ -85,21 +86,21 @@ def find_observations(
                 "A block near the end has nearly the same pattern for all classes, up to a scale.",
                 _alike(blocks, statistics),
             ),
-            ("The last stage can be left out at little cost.", _left_out(last, last_change, guesses)),
+            ("The last stage can be removed at little cost.", _left_out(last, last_change, guesses)),
         )
     ]
 
 
 def _shallow(blocks: Sequence[ExcitedBlock], statistics: Sequence[GateStatistics]) -> tuple[Found, str]:
     if len(blocks) == 1:
-        return "cannot be told", "The network has one block only."
+        return "cannot be told", "The network has only one block."
     first, others = _thirds([one.replicated_specificity for one in statistics])
     named = _named(blocks[: _first_third(blocks)])
-    told = f"{in_words(first.estimate())} of the variance lies between classes in the first third ({named})"
+    share = f"{in_words(first.estimate())} of the variance lies between classes in the first third ({named})"
     found = _where_gates_vary(statistics, _is_agnostic_before_others)
     return found, (
-        f"{told}, and {in_words(others.estimate())} behind it; the difference is "
-        f"{in_words(_less(first, others).estimate(), '+')}{_constant_behind(statistics)}."
+        f"{share}, and {in_words(others.estimate())} in the other blocks; the difference is "
+        f"{in_words(_less(first, others).estimate(), '+')}{_constant_after(statistics)}."
     )
 
 
@@ -112,20 +113,20 @@ def _is_agnostic_before_others(first: Replicated, others: Replicated) -> Found:
 
 def _deep(blocks: Sequence[ExcitedBlock], statistics: Sequence[GateStatistics]) -> tuple[Found, str]:
     if len(blocks) == 1:
-        return "cannot be told", "The network has one block only."
+        return "cannot be told", "The network has only one block."
     _, others = _thirds([one.replicated_specificity for one in statistics])
     found = _where_gates_vary(statistics, lambda first, others: _compare(others.estimate(), CLASS_SPECIFIC))
     return found, (
-        f"Behind the first third, {in_words(others.estimate())} of the variance lies between classes; blocks are "
-        f"called class-specific from {percent(CLASS_SPECIFIC, 0)} on{_constant_behind(statistics)}."
+        f"After the first third, {in_words(others.estimate())} of the variance lies between classes; class-specific "
+        f"blocks have at least {percent(CLASS_SPECIFIC, 0)}{_constant_after(statistics)}."
     )
 
 
 def _where_gates_vary(statistics: Sequence[GateStatistics], judge: Callable[[Replicated, Replicated], Found]) -> Found:
-    """Judge the mean specificity of the first third and of the others, where blocks of mostly constant gates have 0.
+    """Judge the mean specificity of the first third and of the others, with 0 for blocks of mostly constant gates.
 
-    They scale all images alike, whatever the little that is left goes by. Where it is not sure whether most are
-    constant, both must come to the same.
+    Such blocks scale all images nearly alike, whatever causes the small rest of their variance. If it is uncertain
+    whether most gates are constant, both assumptions must lead to the same result.
     """
     found = set()
     for mostly in ([one.constant.low >= MOST for one in statistics], [one.constant.high >= MOST for one in statistics]):
@@ -141,8 +142,8 @@ def _where_gates_vary(statistics: Sequence[GateStatistics], judge: Callable[[Rep
     return found.pop() if len(found) == 1 else "cannot be told"
 
 
-def _constant_behind(statistics: Sequence[GateStatistics]) -> str:
-    """Return what to add to evidence where blocks behind the first third do not count as class-specific."""
+def _constant_after(statistics: Sequence[GateStatistics]) -> str:
+    """Return the addition to the evidence if blocks after the first third have mostly constant gates."""
     shares = [one.constant for one in statistics[_first_third(statistics) :]]
     if all(share.high < MOST for share in shares):
         return ""
@@ -158,12 +159,12 @@ def _less(one: Replicated, other: Replicated) -> Replicated:
 
 
 def _first_third(blocks: Sequence[Any]) -> int:
-    """Return how many blocks are the first third: at least one."""
+    """Return the number of blocks in the first third, at least one."""
     return max(1, len(blocks) // 3)
 
 
 def _thirds(shares: Sequence[Replicated]) -> tuple[Replicated, Replicated]:
-    """Return the mean of the first third of the blocks and of the others, of two blocks or more."""
+    """Return the means over the first third of the blocks and over the others; needs at least two blocks."""
     first = _first_third(shares)
 
     def mean(some: Sequence[Replicated]) -> Replicated:
@@ -183,7 +184,7 @@ def _alike(blocks: Sequence[ExcitedBlock], statistics: Sequence[GateStatistics])
         blocks,
         [one.similarity for one in statistics],
         SAME_PATTERN,
-        "of what differs between classes is one factor per class",
+        "of the difference between classes is one factor per class",
     )
 
 
@@ -191,10 +192,10 @@ def _any_of_the_last_two(
     blocks: Sequence[ExcitedBlock], shares: Sequence[Estimate], limit: float, what: str
 ) -> tuple[Found, str]:
     found = [_compare(share, limit) for share in shares[-2:]]
-    told = "; ".join(
+    values = "; ".join(
         f"{block.block}: {in_words(share)} {what}" for block, share in zip(blocks[-2:], shares[-2:], strict=True)
     )
-    evidence = f"{told} (from {percent(limit, 0)} on it is called so)."
+    evidence = f"{values} (threshold: {percent(limit, 0)})."
     if "seen" in found:
         return "seen", evidence
     return ("cannot be told" if "cannot be told" in found else "not seen"), evidence
@@ -202,15 +203,15 @@ def _any_of_the_last_two(
 
 def _left_out(last: Sequence[ExcitedBlock], change: GateChange | None, guesses: bool) -> tuple[Found, str]:
     if change is None:
-        return "cannot be told", "Which blocks are of one stage cannot be told in this network."
+        return "cannot be told", "The stages of this network are unknown."
     loss, accuracy = change.log_loss, change.accuracy
     evidence = (
-        f"With the gates of stage {last[0].stage} ({_named(last)}) replaced by their means, the log-loss changes by "
+        f"Mean ablation of stage {last[0].stage} ({_named(last)}) changes the log-loss by "
         f"{difference_in_words('log_loss', loss)} and the accuracy by {difference_in_words('accuracy', accuracy)}; "
-        f"a rise of the log-loss below {TOLERANCE} is called little."
+        f"a rise of the log-loss below {TOLERANCE} counts as little."
     )
     if guesses:
-        return "cannot be told", f"{evidence[:-1]}; the network as it is only guesses."
+        return "cannot be told", f"{evidence[:-1]}; the network performs at chance level."
     if loss.high < TOLERANCE:
         return "seen", evidence
     return ("not seen" if loss.low > TOLERANCE else "cannot be told"), evidence
@@ -227,15 +228,15 @@ def _named(blocks: Sequence[ExcitedBlock]) -> str:
 
 
 def in_words(share: Estimate, sign: str = "") -> str:
-    """Return a share with its interval: 12.0 % [10.0, 14.0]."""
+    """Format a share with its interval: 12.0 % [10.0, 14.0]."""
     return percent_with_interval(share.value, share.low, share.high, decimals=1, sign=sign)
 
 
 def listed(estimate: Estimate) -> list[float]:
-    """Return a value and the ends of its interval as plain data."""
+    """Return a value and the ends of its interval as JSON data."""
     return [rounded(one) for one in astuple(estimate)]
 
 
 def rounded(value: float) -> float:
-    """Return a number with six digits, which is all that any of them tells."""
+    """Round to six significant digits."""
     return float(f"{value:.6g}")

@@ -2,7 +2,7 @@
 const blockChoices = [...document.querySelectorAll("select.blocks")];
 const ownScales = [...document.querySelectorAll("input.own-scale")];
 
-/** Show the blocks of a choice: the picked ones, all, or those of a stage. */
+/** Show the blocks of a menu option: the picked ones, all, or one stage. */
 function showBlocks(choice) {
   for (const select of blockChoices) select.value = choice;
   for (const multiple of document.querySelectorAll(".multiple")) {
@@ -10,12 +10,12 @@ function showBlocks(choice) {
     const appears = multiple.hidden;
     multiple.hidden = !(choice === "all" || (choice === "picked" ? picked === "yes" : stage === choice));
     const place = multiple.querySelector(".figure");
-    // The window may have changed while the figure was not to be seen.
+    // The window may have been resized while the figure was hidden.
     if (appears && !multiple.hidden && place.querySelector(".main-svg")) Plotly.Plots.resize(place);
   }
 }
 
-/** Give a block's figure a vertical axis of its own, or the one that all blocks share. */
+/** Give a block's figure its own vertical axis or the shared one. */
 function scaleFigure(place) {
   if (!place.closest(".multiple")) return;
   const change = ownScales[0].checked ? { "yaxis.autorange": true } : { "yaxis.range": [...pageData.range], "yaxis.autorange": false };

@@ -1,4 +1,4 @@
-"""Figures of the excitation analysis: what the gates of each SE block do, and what follows from it by depth."""
+"""Figures of the excitation analysis: gate activations per block, and statistics by depth."""
 
 from itertools import groupby
 from typing import Any
@@ -16,19 +16,19 @@ VERDICTS = {
 }
 _CHANGES = {
     "accuracy": ("accuracy_change", 100.0, "accuracy change (points)", ".2f"),
-    "log_loss": ("log_loss_change", 1.0, "log-loss change", ".4f"),
+    "log_loss": ("log_loss_change", 1.0, "log-loss change (nats)", ".4f"),
 }
 
 
 def block_activations(analysis: dict[str, Any], depth: int) -> go.Figure:
-    """Draw a block's mean activation by channel: all classes together, and each chosen class.
+    """Draw a block's mean activation by channel, for all classes together and each chosen class.
 
     Args:
-        analysis: The content of ``excitation.json``.
-        depth: Which SE block, counted from the input, from 1.
+        analysis: Content of ``excitation.json``.
+        depth: Number of the SE block, counted from 1 at the input.
 
     Raises:
-        KeyError: No block has that depth.
+        KeyError: If no block has that depth.
     """
     block = _block(analysis, depth)
     figure = go.Figure(
@@ -59,14 +59,14 @@ def block_activations(analysis: dict[str, Any], depth: int) -> go.Figure:
 
 
 def block_spread(analysis: dict[str, Any], depth: int) -> go.Figure:
-    """Draw a block's activation by channel within each class of the pair: mean and one standard deviation around it.
+    """Draw a block's activation by channel for both classes of the pair: mean ± one standard deviation.
 
     Args:
-        analysis: The content of ``excitation.json``.
-        depth: Which SE block, counted from the input, from 1.
+        analysis: Content of ``excitation.json``.
+        depth: Number of the SE block, counted from 1 at the input.
 
     Raises:
-        KeyError: No block has that depth.
+        KeyError: If no block has that depth.
     """
     block = _block(analysis, depth)
     styles = class_styles(analysis)
@@ -108,20 +108,20 @@ def block_spread(analysis: dict[str, Any], depth: int) -> go.Figure:
 
 
 def specificity_by_depth(analysis: dict[str, Any]) -> go.Figure:
-    """Draw each block's class specificity: the share of the gates' variance over images that lies between classes.
+    """Draw each block's class specificity: the share of the gate variance over images that lies between classes.
 
     Args:
-        analysis: The content of ``excitation.json``.
+        analysis: Content of ``excitation.json``.
     """
     points = _with_intervals(analysis["blocks"], "specificity", "class specificity", ("circle", PALETTE[0]))
     return _by_depth(go.Figure(points), analysis, "class specificity", shares=True).update_layout(showlegend=False)
 
 
 def saturation_by_depth(analysis: dict[str, Any]) -> go.Figure:
-    """Draw the shares of each block's gates that are near one, and that are constant at any level.
+    """Draw the shares of each block's gates that are constant near one, and constant at any level.
 
     Args:
-        analysis: The content of ``excitation.json``.
+        analysis: Content of ``excitation.json``.
     """
     blocks = analysis["blocks"]
     figure = go.Figure(
@@ -134,24 +134,24 @@ def saturation_by_depth(analysis: dict[str, Any]) -> go.Figure:
 
 
 def similarity_by_depth(analysis: dict[str, Any]) -> go.Figure:
-    """Draw how alike classes are in each block up to scale: 1 where each is a scaled copy of the mean.
+    """Draw the similarity of classes up to scale in each block: 1 if each class is a scaled copy of the mean.
 
     Args:
-        analysis: The content of ``excitation.json``.
+        analysis: Content of ``excitation.json``.
     """
     points = _with_intervals(analysis["blocks"], "similarity", "similarity up to scale", ("circle", PALETTE[2]))
     return _by_depth(go.Figure(points), analysis, "similarity up to scale", shares=True).update_layout(showlegend=False)
 
 
 def change_by_depth(analysis: dict[str, Any], measure: str = "accuracy") -> go.Figure:
-    """Draw what replacing each block's gates by their mean changes, with the verdict on the block as its symbol.
+    """Draw the effect of mean ablation of each block, with its verdict as the symbol.
 
     Args:
-        analysis: The content of ``excitation.json``.
-        measure: ``accuracy`` (in points of per cent) or ``log_loss`` (in nats).
+        analysis: Content of ``excitation.json``.
+        measure: ``accuracy`` (in percentage points) or ``log_loss`` (in nats).
 
     Raises:
-        KeyError: There is no such measure.
+        KeyError: If the measure is unknown.
     """
     column, factor, title, digits = _CHANGES[measure]
     figure = go.Figure()
@@ -176,12 +176,12 @@ def change_by_depth(analysis: dict[str, Any], measure: str = "accuracy") -> go.F
 
 
 def class_styles(analysis: dict[str, Any]) -> dict[int, tuple[str, str]]:
-    """Return the colour and the line style of each chosen class.
+    """Return the colour and the dash style of each chosen class.
 
     Args:
-        analysis: The content of ``excitation.json``.
+        analysis: Content of ``excitation.json``.
     """
-    # Where colours begin anew, their line styles have moved on by one.
+    # When the colours repeat, the dash styles are shifted by one.
     return {
         one["index"]: (PALETTE[place % len(PALETTE)], DASHES[(place + place // len(PALETTE)) % len(DASHES)])
         for place, one in enumerate(analysis["classes"])
@@ -192,8 +192,8 @@ def class_name(analysis: dict[str, Any], index: int) -> str:
     """Return the name of a chosen class.
 
     Args:
-        analysis: The content of ``excitation.json``.
-        index: The class's index in the network's outputs.
+        analysis: Content of ``excitation.json``.
+        index: Index of the class in the network's outputs.
     """
     return {one["index"]: str(one["name"]) for one in analysis["classes"]}[index]
 
@@ -220,10 +220,10 @@ def _by_channel(figure: go.Figure, analysis: dict[str, Any]) -> go.Figure:
 
 
 def activation_range(analysis: dict[str, Any]) -> tuple[float, float]:
-    """Return the ends of an axis that holds what is drawn of all blocks, and is never shorter than a tenth.
+    """Return an axis range that covers all blocks and spans at least 0.1.
 
     Args:
-        analysis: The content of ``excitation.json``.
+        analysis: Content of ``excitation.json``.
     """
     values: list[float] = []
     for block in analysis["blocks"]:
@@ -246,7 +246,7 @@ def _with_intervals(
     factor: float = 1.0,
     digits: str = ".3f",
 ) -> go.Scatter:
-    """Return a block's number as a point over its depth, with its interval."""
+    """Return a trace with one value per block over its depth, with intervals."""
     values, lows, highs = ([block[column][place] * factor for block in blocks] for place in range(3))
     symbol, colour = marker
     return go.Scatter(
@@ -279,10 +279,10 @@ def _title(block: dict[str, Any]) -> str:
 
 
 def _by_depth(figure: go.Figure, analysis: dict[str, Any], title: str, shares: bool = False) -> go.Figure:
-    """Lay a figure out over the blocks by depth, with the stages behind them."""
+    """Format a figure over block depth, with the stages in the background."""
     blocks = analysis["blocks"]
     staged = any(block["stage"] is not None for block in blocks)
-    style_figure(figure, "SE block by depth" + (" (above: its stage)" if staged else ""), title)
+    style_figure(figure, "SE block by depth" + (" (stage above)" if staged else ""), title)
     figure.update_layout(
         height=320,
         margin={"t": 50},

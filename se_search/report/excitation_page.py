@@ -1,4 +1,4 @@
-"""The page of the excitation analysis: one HTML file that needs no network."""
+"""Page of the excitation analysis: one self-contained HTML file."""
 
 from collections import Counter
 from itertools import groupby
@@ -23,9 +23,9 @@ from .html import render_page
 
 _VERDICTS = {"works": "●", "idle": "○", "cannot be told": "◇"}
 _FOUND = {"seen": "✓", "not seen": "✗", "cannot be told": "?"}
-# Up to so many blocks are shown at once; of more, the page first shows a few of each stage.
+# With more blocks than this, the page initially shows a few per stage.
 _SHOWN_AT_ONCE = 12
-# Plotly's line styles as SVG draws them in a line of the legend's length.
+# SVG dash arrays for Plotly's dash styles at the length of a legend line.
 _DASHES = {
     "solid": "",
     "dash": "9 5",
@@ -37,10 +37,10 @@ _DASHES = {
 
 
 def render_excitation(analysis: dict[str, Any]) -> str:
-    """Return the whole page.
+    """Render the page as HTML.
 
     Args:
-        analysis: The content of ``excitation.json``.
+        analysis: Content of ``excitation.json``.
     """
     blocks = analysis["blocks"]
     picked = pick_blocks(blocks)
@@ -66,13 +66,13 @@ def render_excitation(analysis: dict[str, Any]) -> str:
 
 
 def pick_blocks(blocks: list[dict[str, Any]]) -> set[int]:
-    """Return the depths of the blocks that the page shows first.
+    """Return the depths of the blocks that the page initially shows.
 
-    All of a few; of many, the first, middle and last of each stage, and the last three, at which the paper looks one
-    by one.
+    These are all of up to twelve blocks. Of more, they are the first, middle and last of each stage, and the last
+    three, which the paper discusses individually.
 
     Args:
-        blocks: Of ``excitation.json``.
+        blocks: ``blocks`` of ``excitation.json``.
     """
     depths = [block["depth"] for block in blocks]
     if len(depths) <= _SHOWN_AT_ONCE:
@@ -84,99 +84,99 @@ def pick_blocks(blocks: list[dict[str, Any]]) -> set[int]:
     return picked
 
 
-def recalibrates_by_class(block: dict[str, Any], thresholds: dict[str, float]) -> bool:
-    """Return whether a block surely scales classes differently, and does not merely repeat one scale.
+def is_class_specific(block: dict[str, Any], thresholds: dict[str, float]) -> bool:
+    """Whether a block's specificity is significantly above the threshold and most of its gates are not constant.
 
     Args:
-        block: Of ``excitation.json``.
-        thresholds: Of ``excitation.json``.
+        block: One of ``blocks`` in ``excitation.json``.
+        thresholds: ``thresholds`` of ``excitation.json``.
     """
     return bool(block["specificity"][1] > thresholds["class_specific"] and block["constant"][2] < thresholds["most"])
 
 
 def summarize_excitation(analysis: dict[str, Any]) -> list[str]:
-    """Say in two plain sentences what the blocks do, which could be left out, and how sure that is.
+    """Summarise in two sentences how many blocks are class-specific, and how many are idle.
 
     Args:
-        analysis: The content of ``excitation.json``.
+        analysis: Content of ``excitation.json``.
     """
-    return [_by_class(analysis), _without(analysis)]
+    return [_class_specific(analysis), _ablation(analysis)]
 
 
-def _by_class(analysis: dict[str, Any]) -> str:
+def _class_specific(analysis: dict[str, Any]) -> str:
     blocks, thresholds = analysis["blocks"], analysis["thresholds"]
-    number = sum(recalibrates_by_class(block, thresholds) for block in blocks)
-    verb = "recalibrates" if number < 2 else "recalibrate"
+    number = sum(is_class_specific(block, thresholds) for block in blocks)
+    verb = "is" if number < 2 else "are"
     return (
-        f"Of {counted(len(blocks), 'SE block')} in {analysis['model']}, {number or 'none'} surely {verb} by class "
-        f"(at least {percent(thresholds['class_specific'], 0)} of the gates’ variance between classes, "
-        f"and at most {percent(thresholds['most'], 0)} of the gates constant)."
+        f"Of {counted(len(blocks), 'SE block')} in {analysis['model']}, {number or 'none'} {verb} class-specific: "
+        f"significantly more than {percent(thresholds['class_specific'], 0)} of the gate variance lies between "
+        f"classes, and significantly fewer than {percent(thresholds['most'], 0)} of the gates are constant."
     )
 
 
-def _without(analysis: dict[str, Any]) -> str:
+def _ablation(analysis: dict[str, Any]) -> str:
     blocks = analysis["blocks"]
     numbers = Counter(block["verdict"] for block in blocks)
     idle, works, open_ = numbers["idle"], numbers["works"], numbers["cannot be told"]
     parts = [f"{idle or 'none'} {'is' if idle == 1 else 'are'} idle"]
     if idle:
         most = max(block["log_loss_change"][2] for block in blocks if block["verdict"] == "idle")
-        whose = "its recalibration" if idle == 1 else "the recalibration of any one of them"
-        rise = f"rises by at most {most:.4f}" if most > 0 else "does not rise"
-        parts[0] += f" (without {whose} the log-loss {rise})"
+        which = "its mean ablation" if idle == 1 else "mean ablation of any one of them"
+        rise = f"raises the log-loss by at most {most:.4f}" if most > 0 else "does not raise the log-loss"
+        parts[0] += f" ({which} {rise})"
     if works:
         parts.append(f"{works} {'works' if works == 1 else 'work'}")
     if open_:
-        reason = "" if analysis["cautions"] else f" with {counted(analysis['data']['images'], 'image')}"
-        parts.append(f"for {open_} it cannot be told{reason}")
+        reason = "" if analysis["cautions"] else f" from {counted(analysis['data']['images'], 'image')}"
+        parts.append(f"{open_} cannot be told{reason}")
     text = ", ".join(parts)
     last = analysis["last_stage"]
     if last is not None:
         change = points_with_interval(*last["accuracy_change"])
-        text += f"; without the recalibration of all of stage {last['stage']} the accuracy changes by {change}"
+        text += f"; mean ablation of all of stage {last['stage']} changes the accuracy by {change}"
     return text[0].upper() + text[1:] + "."
 
 
 def describe_criteria(analysis: dict[str, Any]) -> list[tuple[str, str]]:
-    """Say what the words of the analysis mean: each word with its criterion.
+    """Return the terms of the analysis with their definitions.
 
     Args:
-        analysis: The content of ``excitation.json``.
+        analysis: Content of ``excitation.json``.
     """
     limits = analysis["thresholds"]
     return [
         (
             "Class specificity",
-            "variance between class means over all variance, summed over channels, the noise of the class means taken "
-            f"out; classes with {limits['least_images']:g} images or more count; class-specific from "
-            f"{percent(limits['class_specific'], 0)} on",
+            "share of the gate variance over images that lies between classes, summed over channels, without the noise "
+            f"of the class means; only classes with at least {limits['least_images']:g} images count; class-specific: "
+            f"at least {percent(limits['class_specific'], 0)}",
         ),
         (
             "Constant",
-            f"a gate whose standard deviation over images is below {limits['constant']:g} (above 1: below that share "
-            "of its mean)",
+            f"a gate whose standard deviation over images is below {limits['constant']:g}, or below that share of its "
+            "mean if the mean exceeds 1",
         ),
         (
             "Near 1",
-            f"a constant gate whose mean is at most {limits['near_one']:g} from 1; a block is saturated with more "
-            f"than {percent(limits['most'], 0)} of such gates",
+            f"a constant gate whose mean is within {limits['near_one']:g} of 1; a block is saturated if more than "
+            f"{percent(limits['most'], 0)} of its gates are near 1",
         ),
         (
             "Similarity up to scale",
-            "share of the variance between classes that is one factor per class; the same pattern from "
-            f"{percent(limits['same_pattern'], 0)} on",
+            "share of the variance between classes that one factor per class explains; the same pattern: at least "
+            f"{percent(limits['same_pattern'], 0)}",
         ),
         (
-            "Without recalibration",
-            "the block’s gates replaced by their means over images that were not judged; differences are paired on "
-            f"the same images, their intervals hold at {percent(limits['removal_confidence'], 4)} for each block and "
-            f"so at {percent(limits['confidence'], 0)} for all together",
+            "Mean ablation",
+            "the block’s gates are replaced by their means over other images; differences are paired on the evaluated "
+            f"images; intervals are {percent(limits['removal_confidence'], 4)} per block, so that they hold for all "
+            f"blocks together at {percent(limits['confidence'], 0)} (Bonferroni)",
         ),
         (
-            "Idle",
-            f"the whole interval of the log-loss change is below the tolerance of {analysis['tolerance']:g}; a block "
-            "works where the whole interval is above zero and it is not idle; otherwise it cannot be told; blocks that "
-            "are idle one by one need not be idle together",
+            "Verdict",
+            "idle: the interval of the log-loss change under mean ablation lies below the tolerance of "
+            f"{analysis['tolerance']:g}; works: it lies above zero, and the block is not idle; cannot be told: all "
+            "other cases; blocks that are idle one by one need not be idle together",
         ),
     ]
 
@@ -191,14 +191,14 @@ def _figures(analysis: dict[str, Any]) -> dict[str, go.Figure]:
     }
     for block in analysis["blocks"]:
         depth = block["depth"]
-        # One legend for all blocks stands above them.
+        # The page has one legend for all blocks.
         figures[f"activations-{depth}"] = block_activations(analysis, depth).update_layout(showlegend=False)
         figures[f"spread-{depth}"] = block_spread(analysis, depth).update_layout(showlegend=False)
     return figures
 
 
 def _choices(blocks: list[dict[str, Any]], picked: set[int]) -> list[tuple[str, str]]:
-    """Return which blocks the page can show: value and label of each choice."""
+    """Return value and label of each option in the menu of blocks."""
     choices = [("all", f"all {len(blocks)}")]
     if len(picked) < len(blocks):
         choices.insert(0, ("picked", f"first, middle and last of each stage ({len(picked)})"))

@@ -1,4 +1,4 @@
-"""What the HTML pages share: their template environment, and figures as data that the page's script draws."""
+"""Render HTML pages: the template environment, and figures as JSON for the page's script."""
 
 import json
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ from .style import DARK
 
 
 def render_page(template: str, figures: Mapping[str, go.Figure], scripts: tuple[str, ...] = (), **values: Any) -> str:
-    """Return a whole page that needs no network.
+    """Render a self-contained page.
 
     Args:
-        template: Name of a template that extends ``base.html.jinja``; where it has an element ``figure-NAME``, the
-            figure of that name is drawn as soon as it comes near the window.
+        template: Name of a template that extends ``base.html.jinja``. The figure NAME is drawn in the element
+            ``figure-NAME`` as soon as it comes near the viewport.
         figures: Figures by name.
-        scripts: Names of the scripts of the page, besides those of tables and figures.
-        **values: What the template shows; ``page`` is plain data for the scripts. Where it has a text for each trial's
-            number, ``hover``, traces with such numbers as ``customdata`` show that.
+        scripts: The page's own scripts, besides those of tables and figures.
+        **values: Variables of the template. ``page`` is JSON data for the scripts. Its optional ``hover`` maps trial
+            numbers to hover texts for traces with these numbers as ``customdata``.
     """
     environment = Environment(
         loader=PackageLoader("se_search.report", ""),
@@ -45,10 +45,10 @@ def render_page(template: str, figures: Mapping[str, go.Figure], scripts: tuple[
 
 
 def script_json(value: Any) -> Markup:
-    """Write plain data so that it can stand in an element ``script``: no text in it can end the element."""
+    """Serialise JSON data for a ``script`` element, escaped so that no text can close the element."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     text = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-    return Markup(text)  # noqa: S704  # as said above
+    return Markup(text)  # noqa: S704  # escaped above
 
 
 @cache

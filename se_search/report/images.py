@@ -1,4 +1,4 @@
-"""Figures as pictures."""
+"""Write figures as PNG files."""
 
 import shutil
 from collections.abc import Mapping
@@ -16,23 +16,26 @@ _IMAGE_WIDTH = 1000
 
 
 def write_images(figures: Mapping[Path, go.Figure]) -> None:
-    """Draw figures as PNG files.
+    """Write figures as PNG files.
 
     Args:
-        figures: Figures by the file that each shall be in.
+        figures: Figures by file to write.
 
     Raises:
-        DefinitionError: If what draws them is not installed; nothing is written then.
+        DefinitionError: If kaleido or its browser is not installed. No file is written.
         RunFolderError: If a file cannot be written.
     """
     with TemporaryDirectory() as folder:
         drawn = [Path(folder, f"{index}.png") for index in range(len(figures))]
         try:
-            # The page is the ground of its figures; an image needs one of its own.
+            # On the page figures are transparent; an image needs a background.
             shown = [go.Figure(figure).update_layout(paper_bgcolor="white") for figure in figures.values()]
             heights = [figure.layout.height for figure in shown]
             plotly.io.write_images(shown, drawn, width=_IMAGE_WIDTH, height=heights, scale=2)
-        except (RuntimeError, ValueError) as error:  # by Plotly's version; a page of text about package and browser
+        except (
+            RuntimeError,
+            ValueError,
+        ) as error:  # which one depends on Plotly's version; replaces a long text about package and browser
             needs = 'the format png needs Chrome or Chromium and the package kaleido: pip install "se-search[png]"'
             raise DefinitionError(needs) from error
         for file, image in zip(figures, drawn, strict=True):

@@ -72,10 +72,10 @@ def describe_excitation(analysis: Mapping[str, Any]) -> pd.DataFrame:
         shares = {
             word: percent_with_interval(*block[name], decimals=1)
             for name, word in (
-                ("specificity", "class-specific"),
-                ("near_one", "near one"),
+                ("specificity", "specificity"),
+                ("near_one", "near 1"),
                 ("constant", "constant"),
-                ("similarity", "alike up to scale"),
+                ("similarity", "similarity"),
             )
         }
         rows.append(
@@ -83,7 +83,7 @@ def describe_excitation(analysis: Mapping[str, Any]) -> pd.DataFrame:
                 "block": block["block"],
                 "stage": "–" if block["stage"] is None else str(block["stage"]),
                 **shares,
-                "log-loss without": with_interval(block["log_loss_change"], _LOG_LOSS, signed=True),
+                "log-loss change": with_interval(block["log_loss_change"], _LOG_LOSS, signed=True),
                 "": block["verdict"],
             }
         )

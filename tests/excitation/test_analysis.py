@@ -1,4 +1,4 @@
-"""What the analysis of excitation finds on gates that are known, and whether its intervals hold the truth."""
+"""Excitation analysis on known gates, and coverage of its intervals."""
 
 import math
 
@@ -27,14 +27,14 @@ from se_search.training.supernet import Supernet
 RECIPE = TrainingRecipe(epochs=0, batch=64, learning_rate=0.0)
 CLASSES, CHANNELS, IMAGES = 5, 12, 24
 
-# Gates of the class-specific block, one row for each class, and of the one whose classes are scaled copies.
+# Gates of the class-specific block, one row per class, and of the block whose classes are scaled copies.
 SPECIFIC = np.random.default_rng(0).uniform(0.1, 0.9, (CLASSES, CHANNELS))
 PROFILE, FACTORS = np.linspace(0.2, 0.9, CHANNELS), np.array([0.2, 0.4, 0.6, 0.8, 1.0])
 COPIES = FACTORS[:, None] * PROFILE
 
 
 def image_data(parts, classes=CLASSES, **given):
-    """Data of ``(images, labels)`` to calibrate, to validate and to test."""
+    """Create data from ``(images, labels)`` for calibration, validation and test."""
     calibration, validation, test = (TensorDataset(*part) for part in parts)
     size = tuple(parts[0][0].shape[1:])
     return ImageData(
@@ -55,7 +55,7 @@ def image_data(parts, classes=CLASSES, **given):
 
 
 def block_of(gates: np.ndarray) -> SEModule:
-    """An SE block that gives each class the gates of its row: a hidden unit is the class's channel of the image."""
+    """An SE block whose gates for class k are row k: hidden unit k copies the image channel that marks class k."""
     block = SEModule(CHANNELS, rd_channels=CLASSES)
     with torch.no_grad():
         block.fc1.weight.zero_()
@@ -67,10 +67,10 @@ def block_of(gates: np.ndarray) -> SEModule:
 
 
 class KnownGates(nn.Module):
-    """Three SE blocks with known gates, and a classifier that knows classes by those of the second one alone.
+    """Three SE blocks with known gates, and a classifier that uses only those of the second one.
 
-    The first ``CLASSES`` channels of an image say its class; the classifier sees the others, which are the same in all
-    images but for noise.
+    The first ``CLASSES`` channels of an image encode its class. The classifier sees the others, which differ between
+    images by noise only.
     """
 
     def __init__(self):
@@ -257,16 +257,16 @@ def test_a_class_without_enough_images_cannot_be_shown():
     model = KnownGates()
     passes = []
     model.register_forward_hook(lambda *given: passes.append(1))
-    with pytest.raises(DataError, match=r"class '3' has 2 of the images: 3 are needed"):
+    with pytest.raises(DataError, match=r"class '3' has 2 images: at least 3 are needed"):
         analyze_gates(model, data, classes=[0, 3])
     with pytest.raises(DataError, match=r"at least two need 3 images or more, 0 do"):
         analyze_gates(model, data, images=2)
-    assert passes == []  # it is told before anything takes time
+    assert passes == []  # refused before the first pass
 
 
 def test_a_network_of_other_classes_is_refused(known):
     data = image_data([known_images(seed) for seed in range(3)], classes=7)
-    with pytest.raises(DataError, match=r"tells 5 classes apart and made has 7"):
+    with pytest.raises(DataError, match=r"network has 5 classes and made has 7"):
         analyze_gates(KnownGates(), data)
 
 
@@ -276,7 +276,7 @@ def test_a_network_without_se_is_refused():
 
 
 def test_a_network_whose_attention_only_adds_is_refused():
-    with pytest.raises(ConfigurationError, match=r"no SE block .*of stages\.0\.0, its gate does not run"):
+    with pytest.raises(ConfigurationError, match=r"no SE block .*\(stages\.0\.0: its gate does not run\)"):
         analyze_gates(timm.create_model("gcresnext26ts", num_classes=10), load_data("digits"))
 
 
@@ -290,7 +290,7 @@ def test_images_that_the_network_cannot_take_are_refused():
 def test_an_image_size_that_timms_network_was_not_made_for_is_refused():
     model = timm.create_model("vit_tiny_patch16_224", num_classes=CLASSES, in_chans=CHANNELS)
     model.extra = SEModule(CHANNELS)
-    with pytest.raises(DataError, match=r"cannot take images of 12×4×4, as made has them: Input height"):
+    with pytest.raises(DataError, match=r"cannot take images of 12×4×4, the size of made: Input height"):
         analyze_gates(model, image_data([known_images(0)] * 3))
 
 
@@ -309,8 +309,8 @@ def test_of_a_network_that_guesses_no_block_is_called_idle(known):
     assert found["idle"] == []
     assert found["observations"][-1]["found"] == "cannot be told"
     (caution,) = found["cautions"]
-    assert caution.startswith("The network only guesses: its accuracy of 20.0 % [")
-    assert "not surely above 20.0 %" in caution
+    assert caution.startswith("The network performs at chance level: its accuracy of 20.0 % [")
+    assert "not significantly above 20.0 %" in caution
 
 
 def test_spaces_around_a_class_do_not_count(known):
@@ -326,7 +326,7 @@ def test_a_given_name_comes_before_an_index(known):
 
 
 class NearlyConstant(KnownGates):
-    """The second and third block follow the class, but by a hundredth: nine gates in ten are constant."""
+    """The gates of the second and third block follow the class at 1/100 of the amplitude, so that they are constant."""
 
     def __init__(self):
         super().__init__()
@@ -345,7 +345,7 @@ def test_blocks_of_mostly_constant_gates_are_not_class_specific(known):
 
 
 def made_gates(classes, images, channels, between, scale, deviation, correlation=0.0):
-    """Means of classes, deviations, and a function that draws gates and labels of a seed."""
+    """Return class means, deviations, and a function that draws gates and labels from a seed."""
     rng = np.random.default_rng(1)
     profile = rng.uniform(0.2, 0.8, channels)
     unit = profile / np.linalg.norm(profile)
@@ -399,7 +399,7 @@ def test_intervals_hold_the_truth_and_the_share_between_classes_is_not_biased(
 
 
 def test_the_plain_share_between_classes_would_be_biased():
-    """η², which takes the noise of class means for differences, is far from 0 for a block that ignores classes."""
+    """η² counts the noise of class means as differences: it is far from 0 for a block that ignores classes."""
     _, _, draw = made_gates(10, 5, 50, 0.0, 0.5, 0.02)
     gates, labels = draw(0)
     means = np.stack([gates[labels == one].mean(0) for one in range(10)])
@@ -512,14 +512,14 @@ def test_gates_are_what_inserted_blocks_multiply_by_and_are_named_by_their_sites
 
 
 def start_with_branches(model):
-    """timm's ResNets start with branches of zeros, of which gates cannot be read off."""
+    """Make timm's ResNet branches non-zero: they start at zero, where output over input is undefined."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
 
 
 def assert_gates_are_ratios(model, blocks, kind, gate):
-    """Compare the gates with output over input of each attention, added up over all places of a channel."""
+    """Compare the gates with output over input of each attention module, summed over all positions of a channel."""
     data = load_data("digits")
     found, skipped = find_blocks(model, data, RECIPE, "cpu")
     assert (skipped, blocks or len(found)) == ([], len(found))
@@ -629,7 +629,7 @@ def test_the_network_is_left_as_it_was():
 
 
 class Shared(nn.Module):
-    """Runs one SE block twice, has one that only adds and one that scales."""
+    """One SE block that runs twice, one additive and one scaling attention."""
 
     def __init__(self):
         super().__init__()
@@ -648,7 +648,7 @@ def test_gates_that_cannot_be_analysed_are_left_out_with_a_reason():
     analysis = analyze_gates(Shared(), load_data("digits"), "validation", images=60)
     assert [one["block"] for one in analysis["blocks"]] == ["scales"]
     assert analysis["skipped"] == [
-        {"block": "twice", "reason": "its gate runs 2 times in one forward"},
+        {"block": "twice", "reason": "its gate runs 2 times per forward"},
         {"block": "adds", "reason": "its gate does not run"},
     ]
     shallow, deep = analysis["observations"][:2]

@@ -1,4 +1,4 @@
-"""The page of an analysis that a network's own gates have given, opened as a person opens it."""
+"""The excitation page of a real analysis, in a browser."""
 
 import copy
 import json
@@ -20,7 +20,7 @@ from se_search.report.excitation_figures import (
     similarity_by_depth,
     specificity_by_depth,
 )
-from se_search.report.excitation_page import pick_blocks, recalibrates_by_class, render_excitation, summarize_excitation
+from se_search.report.excitation_page import is_class_specific, pick_blocks, render_excitation, summarize_excitation
 
 HOSTILE = "<script>alert(1)</script>".ljust(300, "x")
 
@@ -38,7 +38,7 @@ def _analysis():
 
 @pytest.fixture
 def analysis(_analysis):
-    """A copy of an analysis of eight blocks in four stages."""
+    """A copy of an analysis with eight blocks in four stages."""
     return copy.deepcopy(_analysis)
 
 
@@ -49,14 +49,14 @@ def excitation_page(_analysis, tmp_path_factory):
 
 
 def repeated(analysis, times):
-    """The analysis as if every block stood so often in its stage."""
+    """Return the analysis with every block repeated ``times`` times."""
     blocks = [{**block, "block": f"{block['block']}.{time}"} for block in analysis["blocks"] for time in range(times)]
     blocks.sort(key=lambda block: block["stage"])
     return analysis | {"blocks": [block | {"depth": depth} for depth, block in enumerate(blocks, 1)]}
 
 
 def estimates(trace):
-    """What a trace of estimates shows: depths, values and the ends of their intervals."""
+    """Return depths, values and interval ends of a trace."""
     values = np.array(trace.y)
     return (
         np.round(trace.x),
@@ -73,7 +73,7 @@ def write_page(tmp_path, analysis):
 
 
 def scroll_through(page):
-    """Let the first figure of each kind come into the window, and wait until they are drawn."""
+    """Scroll to the first figure of each kind and wait until it is drawn."""
     for name in ("activations-1", "spread-1", "specificity", "similarity", "saturation", "log_loss", "accuracy"):
         page.locator(f"#figure-{name}").scroll_into_view_if_needed()
         page.wait_for_selector(f"#figure-{name} .main-svg")
@@ -163,12 +163,12 @@ def test_of_many_blocks_a_few_of_each_stage_and_the_last_three_come_first(analys
     assert pick_blocks(blocks) == {1, 4, 6, 7, 10, 12, 13, 16, 18, 19, 22, 23, 24}
 
 
-def test_a_block_recalibrates_by_class_only_where_both_intervals_say_so():
+def test_a_block_is_class_specific_only_where_both_intervals_say_so():
     thresholds = {"class_specific": 0.25, "most": 0.5}
     specific, moving = [0.4, 0.3, 0.5], [0.1, 0.0, 0.2]
-    assert recalibrates_by_class({"specificity": specific, "constant": moving}, thresholds)
-    assert not recalibrates_by_class({"specificity": [0.3, 0.2, 0.4], "constant": moving}, thresholds)
-    assert not recalibrates_by_class({"specificity": specific, "constant": [0.4, 0.3, 0.6]}, thresholds)
+    assert is_class_specific({"specificity": specific, "constant": moving}, thresholds)
+    assert not is_class_specific({"specificity": [0.3, 0.2, 0.4], "constant": moving}, thresholds)
+    assert not is_class_specific({"specificity": specific, "constant": [0.4, 0.3, 0.6]}, thresholds)
 
 
 def test_the_summary_counts_blocks_and_says_what_leaving_them_out_costs(analysis):
@@ -181,19 +181,19 @@ def test_the_summary_counts_blocks_and_says_what_leaving_them_out_costs(analysis
     analysis["last_stage"]["accuracy_change"] = [-0.012, -0.03, 0.001]
     first, second = summarize_excitation(analysis)
     assert first == (
-        "Of 8 SE blocks in seresnet18, 3 surely recalibrate by class (at least 25 % of the gates’ variance between "
-        "classes, and at most 50 % of the gates constant)."
+        "Of 8 SE blocks in seresnet18, 3 are class-specific: significantly more than 25 % of the gate variance lies "
+        "between classes, and significantly fewer than 50 % of the gates are constant."
     )
     assert second == (
-        "2 are idle (without the recalibration of any one of them the log-loss rises by at most 0.0020), 5 work, "
-        "for 1 it cannot be told with 60 images; without the recalibration of all of stage 5 the accuracy changes by "
+        "2 are idle (mean ablation of any one of them raises the log-loss by at most 0.0020), 5 work, "
+        "1 cannot be told from 60 images; mean ablation of all of stage 5 changes the accuracy by "
         "-1.20 points [-3.00, +0.10]."
     )
     analysis["last_stage"] = None
     for block in analysis["blocks"]:
         block |= {"verdict": "idle", "log_loss_change": [-0.05, -0.07, -0.03]}
     assert summarize_excitation(analysis)[1] == (
-        "8 are idle (without the recalibration of any one of them the log-loss does not rise)."
+        "8 are idle (mean ablation of any one of them does not raise the log-loss)."
     )
     for block in analysis["blocks"]:
         block["verdict"] = "works"
@@ -315,8 +315,8 @@ def test_names_from_outside_are_text(open_page, tmp_path, analysis):
 
 @pytest.mark.parametrize("width", [1400, 400])
 def test_one_block_of_a_network_that_guesses_and_whose_stages_are_not_known(open_page, tmp_path, analysis, width):
-    # What an analysis of an untrained network says, as far as verdicts go.
-    assert "The network only guesses" in analysis["cautions"][0]
+    # The verdicts of an untrained network.
+    assert "The network performs at chance level" in analysis["cautions"][0]
     analysis["blocks"] = analysis["blocks"][:1]
     (block,) = analysis["blocks"]
     assert block["verdict"] == "cannot be told"
@@ -326,8 +326,8 @@ def test_one_block_of_a_network_that_guesses_and_whose_stages_are_not_known(open
     scroll_through(page)
     assert page.locator("select").count() == 0
     words = page.locator("header").inner_text()
-    assert "Of 1 SE block in seresnet18, none surely recalibrates by class" in words
-    assert "None are idle, for 1 it cannot be told." in words
+    assert "Of 1 SE block in seresnet18, none is class-specific" in words
+    assert "None are idle, 1 cannot be told." in words
     assert analysis["cautions"][0] in page.locator(".warning").all_inner_texts()
     assert page.locator("#blocks tbody td").all_inner_texts().count("–") == 1
     assert_quiet(page, errors, asked)
