@@ -13,14 +13,14 @@ from se_search.errors import DefinitionError, RunFolderError
 from se_search.excitation import analysis as excitation
 from se_search.network.insertion import create_model
 from se_search.report.excitation_page import render_excitation
-from se_search.results.excitation import find_analyses
+from se_search.results.excitation import analysis_folder, find_analyses
 from se_search.results.record import read_results
 from se_search.study.files import load_study
 from se_search.study.space import SearchSpace
 from se_search.study.space_definition import SpaceDefinition
 from se_search.trials import priors as module
 from se_search.trials.folder import load_trials
-from se_search.trials.priors import analysis_folder, priors_from_excitation
+from se_search.trials.priors import priors_from_excitation
 
 STUDY = {
     "backbone": "test_resnet",
