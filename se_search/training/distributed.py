@@ -1,4 +1,4 @@
-"""Shared training by several processes that torchrun has started: the first searches, the others only train."""
+"""Data-parallel training under torchrun; rank 0 runs the search, the other ranks only train."""
 
 import os
 import random
@@ -20,39 +20,39 @@ from .protocols import ConfigurationSource
 
 T = TypeVar("T")
 
-# torchrun ends all processes when one has failed, so this is for one that hangs. It has to cover what the first does
-# while the others wait: trying the runtime of the latencies before the training, writing checkpoints in it.
-_LONGEST_WAIT = timedelta(minutes=30)
+# torchrun stops all ranks when one fails, so this timeout is for a rank that hangs. It must cover the work of rank 0
+# while the others wait: testing the latency runtime before training, and writing checkpoints.
+_TIMEOUT = timedelta(minutes=30)
 
 
 def size() -> int:
-    """Processes that torchrun has started and that have not left yet; 1 without it."""
+    """Return the world size under torchrun; 1 without torchrun or after the training."""
     launched = dist.is_available() and dist.is_torchelastic_launched()
     return int(os.environ["WORLD_SIZE"]) if launched else 1
 
 
 def rank() -> int:
-    """Number of this process among them; 0 is the one that searches."""
+    """Return the rank of this process; rank 0 runs the search."""
     return int(os.environ["RANK"]) if size() > 1 else 0
 
 
 def use_own_device(device: str) -> None:
-    """Where torchrun has started several processes, let ``cuda`` be another device for each of a machine.
+    """Under torchrun, make ``cuda`` the device with this process's local rank.
 
     Raises:
-        DefinitionError: If ``device`` names one device, or there are fewer devices than processes.
+        DefinitionError: If ``device`` names a single CUDA device, or a machine has fewer devices than processes.
     """
     if size() == 1 or not device.startswith("cuda"):
         return
     if device != "cuda":
         raise DefinitionError(
-            f"device {device!r} is one device and torchrun has started {size()} processes: give cuda, and each takes "
-            "its own"
+            f"device {device!r} is a single device and torchrun has started {size()} processes: use cuda, which gives "
+            "each process its own device"
         )
     processes, devices = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
     if processes > devices:
         raise DefinitionError(
-            f"torchrun has started {processes} processes and PyTorch sees {devices} CUDA devices: give torchrun "
+            f"torchrun has started {processes} processes and PyTorch sees {devices} CUDA devices: run torchrun with "
             f"--nproc-per-node {devices}"
         )
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -60,59 +60,59 @@ def use_own_device(device: str) -> None:
 
 @dataclass(frozen=True)
 class Team:
-    """The processes that train one network together; each calls the same methods in the same order.
+    """A process group that trains one network. All ranks must call the same methods in the same order.
 
     Attributes:
-        rank: Number of this process.
-        size: Number of processes.
+        rank: Rank of this process.
+        size: Number of ranks.
     """
 
     rank: int
     size: int
 
-    def from_first(self, value: T) -> T:
-        """Return the value that process 0 gives."""
+    def broadcast(self, value: T) -> T:
+        """Return the value that rank 0 passes."""
         values = [value]
-        with _answering():
+        with _converting_errors():
             dist.broadcast_object_list(values)
         return values[0]
 
     def gather(self, value: T) -> list[T]:
-        """Return the values of all processes, by their numbers."""
+        """Return the values of all ranks, in rank order."""
         values: list[Any] = [None] * self.size
-        with _answering():
+        with _converting_errors():
             dist.all_gather_object(values, value)
         return values
 
-    def keep_in_step(self) -> None:
-        """Go on with the random numbers of process 0, so that all draw the same configuration.
+    def sync_random_state(self) -> None:
+        """Copy the random state of rank 0, so that all ranks draw the same configuration.
 
-        Networks that use random numbers may have drawn others of them for shares of other sizes.
+        The states can differ, because networks with random layers draw more numbers for larger shares.
         """
         state = torch.get_rng_state()
-        with _answering():
+        with _converting_errors():
             dist.broadcast(state, 0)
         torch.set_rng_state(state)
 
-    def average(self, model: nn.Module, losses: Sequence[float], images: int) -> list[float]:
+    def average_gradients(self, model: nn.Module, losses: Sequence[float], images: int) -> list[float]:
         """Replace gradients by their mean over all images of a step.
 
         Args:
-            model: The network with the gradients of this process, each the mean over its images.
-            losses: The losses of this process, likewise.
-            images: Their number; 0 if the process has none in this step.
+            model: The network with this rank's gradients, averaged over its images.
+            losses: This rank's losses, averaged likewise.
+            images: This rank's number of images; 0 if it has none in this step.
 
         Returns:
-            The mean of the losses, which is not finite if one in any process is not; nothing if none has images.
+            The mean loss, or an empty list if no rank has images. It is not finite if any rank's loss is not.
         """
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
-        # What no process has used must stay without a gradient: optimizers pass over it.
+        # A parameter that no rank used keeps no gradient, so that the optimizer skips it.
         used = [float(one.grad is not None) for one in parameters]
         head = torch.tensor([1.0, float(np.mean(losses)) if losses else 0.0, *used], device=gradients[0].device)
-        # In one piece: each exchange takes its time, whatever its size.
+        # One all-reduce for everything, because each has a fixed cost.
         everything = torch.cat([head, *(one.flatten() for one in gradients)]) * images
-        with _answering():
+        with _converting_errors():
             dist.all_reduce(everything)
         total, loss, *used = everything[: len(head)].tolist()
         if not total:
@@ -124,13 +124,13 @@ class Team:
 
 
 class Share(Subset[Any]):
-    """Images of which a batch holds the share of one process.
+    """A dataset that returns this rank's share of each batch.
 
-    A share is at least two images, because normalisation over it needs two, or none.
+    A share has at least two images, because batch normalisation needs two, or none.
 
     Args:
         images: All images.
-        team: The process and how many there are.
+        team: The process group.
     """
 
     def __init__(self, images: ImageSet, team: Team) -> None:
@@ -141,7 +141,7 @@ class Share(Subset[Any]):
         shares = max(1, min(self.team.size, len(indices) // 2))
         if self.team.rank >= shares:
             return []
-        # Random numbers were seeded for the whole batch, and the shares shall not be augmented alike.
+        # The seed is that of the whole batch; without the rank all shares would get the same augmentation.
         seed = (torch.initial_seed() + self.team.rank) % 2**32
         random.seed(seed)
         np.random.seed(seed)
@@ -151,85 +151,86 @@ class Share(Subset[Any]):
 
 @contextmanager
 def together(device: torch.device | str, needed: bool | None = None) -> Iterator[Team | None]:
-    """Give the team that trains within the block; the search is alone afterwards.
+    """Context with a process group for training; rank 0 continues alone afterwards.
 
     Args:
-        device: What is trained on.
-        needed: Whether there is something to train, which process 0 knows.
+        device: Device to train on.
+        needed: Whether there is anything to train. Only the value of rank 0 counts.
 
     Yields:
-        ``None`` if torchrun has not started several processes, or nothing is to be trained.
+        The process group, or ``None`` without several processes or without anything to train.
 
     Raises:
-        EvaluationError: If another process does not answer.
+        EvaluationError: If another rank does not respond.
     """
     if size() == 1:
         yield None
         return
-    with _answering():
-        store, number, count = next(dist.rendezvous("env://", timeout=_LONGEST_WAIT))  # type: ignore[attr-defined]
-        # Processes that torchrun starts again must not find the addresses of those before, or they wait for these.
+    with _converting_errors():
+        store, number, count = next(dist.rendezvous("env://", timeout=_TIMEOUT))  # type: ignore[attr-defined]
+        # Processes restarted by torchrun must not find the addresses of the previous ones, or they wait for them.
         store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)  # type: ignore[attr-defined]
-        # Objects go over the CPU.
+        # Python objects are exchanged on the CPU.
         backend = "cpu:gloo,cuda:nccl" if torch.device(device).type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=_LONGEST_WAIT, store=store, rank=number, world_size=count)
+        dist.init_process_group(backend, timeout=_TIMEOUT, store=store, rank=number, world_size=count)
     team = Team(number, count)
-    yield team if team.from_first(needed) else None
-    # Not after an error: it might wait for processes that are at another place. They all end then.
+    yield team if team.broadcast(needed) else None
+    # Not after an error: it could wait for ranks at another point of the program. All ranks exit then.
     dist.destroy_process_group()
-    _be_alone()
+    _leave_launch()
 
 
 @runtime_checkable
 class Shared(Protocol):
-    """An evaluator whose shared training several processes can do together."""
+    """An evaluator with data-parallel shared training."""
 
     def assist(self, space: ConfigurationSource, team: Team) -> None:
-        """Take part in the training that process 0 does in its ``prepare``, and write nothing."""
+        """Join the training that rank 0 runs in ``prepare``; write nothing."""
 
 
 def take_part(evaluator: object, space: ConfigurationSource, data: ImageData, device: str) -> None:
-    """In each process of torchrun's but the first: take part in the shared training, then end the process.
-
-    In the first, or without torchrun, return at once.
+    """On ranks above 0, join the shared training and exit; a no-op on rank 0 and without torchrun.
 
     Args:
-        evaluator: The evaluator, not prepared yet; others than :class:`Shared` train nothing together.
-        space: The space that is searched.
-        data: What is trained on.
+        evaluator: The evaluator before ``prepare``. Ranks above 0 exit at once if it is not :class:`Shared`.
+        space: The search space.
+        data: Data to train on.
         device: The study's device.
 
     Raises:
         DataError: If the data are a stream.
-        EvaluationError: If a loss is not finite, or another process does not answer.
+        EvaluationError: If a loss is not finite, or another rank does not respond.
+        SystemExit: On ranks above 0.
     """
     if size() == 1:
         return
     number = rank()
     if isinstance(evaluator, Shared):
         if isinstance(data.train, ImageStream):
-            raise DataError(f"data {data.name!r} are a stream, which processes cannot share: start without torchrun")
+            raise DataError(
+                f"data {data.name!r} are a stream, which cannot be split between processes: run without torchrun"
+            )
         if number > 0:
             with together(device) as team:
                 if team is not None:
                     evaluator.assist(space, team)
     elif number == 0:
-        _be_alone()
+        _leave_launch()
     if number > 0:
         raise SystemExit(0)
 
 
-def _be_alone() -> None:
-    """Note that the other processes have left: what follows here, or is started from here, is not one of several."""
+def _leave_launch() -> None:
+    """Mark this process and its children as running without torchrun, because the other ranks have exited."""
     del os.environ["TORCHELASTIC_RUN_ID"]
 
 
 @contextmanager
-def _answering() -> Iterator[None]:
+def _converting_errors() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # the kind that all backends raise
+    except RuntimeError as error:  # raised by all backends
         raise EvaluationError(
-            "another process of the training has ended or does not answer: see its message, then give the same command "
-            "again"
+            "another process of the training has exited or does not respond: see its message, then run the same "
+            "command again"
         ) from error

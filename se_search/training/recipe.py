@@ -1,4 +1,4 @@
-"""One way to train for all evaluators, on timm's optimizers, schedules, mixup, clipping and averages."""
+"""Training loop of all evaluators, on timm's optimizers, schedules, mixup, gradient clipping and EMA."""
 
 import io
 import itertools
@@ -27,33 +27,34 @@ from ..memory import memory_told
 from .distributed import Share, Team
 
 Losses = Callable[[torch.Tensor, torch.Tensor], Iterable[torch.Tensor]]
-"""Gives the losses of one step, whose gradients are added: from images and targets (class indices, or a share of each
-class where images are mixed)."""
+"""Function from images and targets to the losses of one step, whose gradients are added.
+
+Targets are class indices, or class probabilities with mixup or CutMix."""
 
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """How a network is trained.
+    """Hyperparameters of a training.
 
     Attributes:
-        epochs: Passes over the training images.
-        batch: Images in one step.
-        optimizer: An optimizer of ``timm.optim``.
+        epochs: Number of epochs.
+        batch: Batch size.
+        optimizer: Name of an optimizer in ``timm.optim``.
         learning_rate: Peak learning rate.
-        weight_decay: Weight decay of the weights; biases and norms have none, as in timm.
-        scheduler: A schedule of ``timm.scheduler`` that needs no more than the number of epochs.
-        warm_up: Part of the training in which the learning rate rises linearly to its peak.
-        clip_gradient: Largest norm of the gradient; ``None`` does not clip.
-        label_smoothing: Share of each label that is spread over all classes.
-        mixup: Alpha of mixup; 0 for none.
-        cutmix: Alpha of CutMix; 0 for none.
-        ema_decay: Decay of an exponential moving average of the weights, which is then what is evaluated; ``None``
-            evaluates the weights themselves.
+        weight_decay: Weight decay; biases and norms have none, as in timm.
+        scheduler: Name of a schedule in ``timm.scheduler`` that needs only the number of epochs.
+        warm_up: Share of the training during which the learning rate rises linearly to its peak.
+        clip_gradient: Maximum gradient norm; ``None`` disables clipping.
+        label_smoothing: Share of each label that is distributed over all classes.
+        mixup: Alpha of mixup; 0 disables it.
+        cutmix: Alpha of CutMix; 0 disables it.
+        ema_decay: Decay of an exponential moving average of the weights, which is then evaluated; ``None`` evaluates
+            the weights themselves.
         precision: ``"float32"``, or ``"bfloat16"`` for automatic mixed precision in training and evaluation.
-        channels_last: Whether tensors keep their channels last in memory.
-        compile: Whether ``torch.compile`` compiles the network that is trained.
-        workers: Processes that load images; 0 loads them in this one.
-        seed: Fixes batches, augmentation and whatever else is drawn in training.
+        channels_last: Whether to use the channels_last memory format.
+        compile: Whether to train with ``torch.compile``.
+        workers: Number of data loader processes; 0 loads in this process.
+        seed: Seed of batches, augmentation and all other random numbers in training.
     """
 
     epochs: int
@@ -76,22 +77,22 @@ class TrainingRecipe:
 
 
 class Training:
-    """The training of one network, epoch by epoch, which a killed process can go on with.
+    """Resumable training of one network, epoch by epoch.
 
     Args:
         model: The network; it is moved to ``device``.
-        recipe: How to train.
-        data: What to train on.
+        recipe: The hyperparameters.
+        data: The data.
         device: A torch device.
-        checkpoint: Where the state is kept after each epoch; an earlier one there is gone on from.
-        team: The processes that train together, each on its share of every batch. All go on from the checkpoint of the
-            first, the only one to give one. Norms see the shares, and the first one's statistics are kept.
+        checkpoint: File for a checkpoint after each epoch. Training resumes from an existing one.
+        team: Process group for data-parallel training, with a share of each batch per rank. All ranks resume from the
+            checkpoint of rank 0; the other ranks give none. Batch norms see their rank's share, and the statistics of
+            rank 0 are kept.
 
     Attributes:
-        history: ``loss`` (mean of the steps' losses) and ``seconds`` of every epoch so far, of several processes their
-            number as ``processes`` too.
-        steps: Steps of an epoch.
-        step: The step that is being taken, counted from the first of the training.
+        history: ``loss`` (mean over steps) and ``seconds`` of each finished epoch, and ``processes`` with a ``team``.
+        steps: Steps per epoch.
+        step: Current step, counted from the start of the training.
 
     Raises:
         RunFolderError: If the checkpoint is damaged.
@@ -140,35 +141,35 @@ class Training:
         if checkpoint is not None and checkpoint.exists():
             self._load(checkpoint)
         if team is not None:
-            self._begin_as_first(team)
+            self._broadcast_state(team)
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network to evaluate: the average of the weights where there is one."""
+        """The network to evaluate: the weight average if there is one."""
         return self.model if self._average is None else self._average.module
 
     def epochs(self, losses: Losses, advance: Callable[..., None] = lambda steps: None) -> Iterator[int]:
-        """Train on to the end of the recipe, and give the number of epochs done after each.
+        """Train the remaining epochs; yield the number of finished epochs after each.
 
         Args:
             losses: The losses of one step.
             advance: Called with 1 after each step.
 
         Raises:
-            EvaluationError: If a loss is not finite, or a process of the team does not answer.
+            EvaluationError: If a loss is not finite, memory runs out, or another rank does not respond.
         """
         for epoch in range(len(self.history), self.recipe.epochs):
             start = time.perf_counter()
             loss = self._train_epoch(epoch, losses, advance)
             self.history.append({"loss": loss, "seconds": time.perf_counter() - start})
             if self._team is not None:
-                self._compare_notes(self._team)
+                self._merge_epochs(self._team)
             if self._checkpoint is not None:
                 write_atomically(self._checkpoint, lambda path: path.write_bytes(self._packed_state()))
             yield epoch + 1
 
     def finish(self, advance: Callable[..., None] = lambda steps: None) -> nn.Module:
-        """Train a classifier on to the end of the recipe and return the network to evaluate, in evaluation mode.
+        """Train a classifier for the remaining epochs and return the network to evaluate, in evaluation mode.
 
         Args:
             advance: Called with 1 after each step.
@@ -181,29 +182,29 @@ class Training:
         return self.evaluated.eval()
 
     def describe(self, epoch: int) -> str:
-        """Say in one line what an epoch (the first is 1) has brought."""
+        """Describe an epoch (the first is 1) in one line."""
         one = self.history[epoch - 1]
         return f"epoch {epoch}/{self.recipe.epochs}: training loss {one['loss']:.4f}, {one['seconds']:.1f} s"
 
     @memory_told()
     def _train_epoch(self, epoch: int, losses: Losses, advance: Callable[..., None]) -> float:
         recipe = self.recipe
-        # Randomness depends on seed and epoch only, so that a resumed training takes the same steps.
+        # Random numbers depend on seed and epoch only, so that a resumed training takes the same steps.
         seed = recipe.seed * 1_000_003 + epoch
         torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)  # timm's mixup draws from NumPy's global generator
+        np.random.seed(seed % 2**32)  # used by timm's mixup
         self.model.train()
         seen: list[float] = []
         drawn = batches(self._images, recipe.batch, seed, recipe.workers)
-        # A share can be empty where a batch is small or not readable: all take the same steps nevertheless.
+        # A share can be empty if a batch is small or unreadable. All ranks still take the same number of steps.
         for step, batch in zip(range(self.steps), itertools.chain(drawn, itertools.repeat(None)), strict=False):
             self.step = epoch * self.steps + step
             if self._team is not None:
-                self._team.keep_in_step()
+                self._team.sync_random_state()
             self._optimizer.zero_grad()
             values, images = self._add_gradients(batch, losses)
             if self._team is not None:
-                values = self._team.average(self.model, values, images)
+                values = self._team.average_gradients(self.model, values, images)
             advance(1)
             if not values:
                 continue
@@ -226,9 +227,9 @@ class Training:
     def _add_gradients(
         self, batch: tuple[torch.Tensor, torch.Tensor] | None, losses: Losses
     ) -> tuple[list[float], int]:
-        """Return the losses of one step, whose gradients are added, and the number of images; none where there are few.
+        """Add the gradients of one step; return its losses and the number of images.
 
-        Normalisation over a batch needs two.
+        A step with fewer than two images is skipped, because batch normalisation needs two.
         """
         if batch is None or len(batch[0]) < 2:
             return [], 0
@@ -242,14 +243,14 @@ class Training:
             values.append(float(loss.detach()))
         return values, len(images)
 
-    def _begin_as_first(self, team: Team) -> None:
-        """Take over weights, optimizer and history of the first process."""
-        state = team.from_first(self._packed_state() if team.rank == 0 else b"")
+    def _broadcast_state(self, team: Team) -> None:
+        """Copy weights, optimizer and history from rank 0."""
+        state = team.broadcast(self._packed_state() if team.rank == 0 else b"")
         if team.rank > 0:
             self._set_state(torch.load(io.BytesIO(state), map_location=self._device, weights_only=True))
 
-    def _compare_notes(self, team: Team) -> None:
-        """Make the last epoch in the history the first process's, and note what any of them could not read."""
+    def _merge_epochs(self, team: Team) -> None:
+        """Use rank 0's history entry for the last epoch, and collect the unreadable images of all ranks."""
         unreadable = getattr(self._data.train, "unreadable", None)
         notes = team.gather((self.history[-1], [] if unreadable is None else sorted(unreadable.names)))
         self.history[-1] = notes[0][0] | {"processes": team.size}
@@ -257,7 +258,7 @@ class Training:
             unreadable.add([name for _, names in notes for name in names])
 
     def _packed_state(self) -> bytes:
-        """State as ``torch.save`` writes it, which to a full disk would fail with another kind of error."""
+        """Serialise the state in memory: ``torch.save`` to a full disk raises another exception type."""
         held = io.BytesIO()
         state = {
             "model": self.model.state_dict(),
@@ -278,14 +279,14 @@ class Training:
     def _load(self, checkpoint: Path) -> None:
         try:
             self._set_state(torch.load(checkpoint, map_location=self._device, weights_only=True))
-        except Exception as error:  # torch.load and load_state_dict raise many kinds for a damaged file
+        except Exception as error:  # torch.load and load_state_dict raise many exception types for a damaged file
             raise RunFolderError(
                 f"{checkpoint} is damaged ({type(error).__name__}): delete it to train again"
             ) from error
 
 
 def classification_losses(model: nn.Module, recipe: TrainingRecipe) -> Losses:
-    """Return the usual loss of a classifier: cross-entropy, with the recipe's label smoothing and precision."""
+    """Return the cross-entropy loss with the recipe's label smoothing and precision."""
     trained = torch.compile(model) if recipe.compile else model
     smoothing = label_smoothing(recipe)
 
@@ -298,37 +299,37 @@ def classification_losses(model: nn.Module, recipe: TrainingRecipe) -> Losses:
 
 
 def label_smoothing(recipe: TrainingRecipe) -> float:
-    """Smoothing that the loss has to do: none where mixup has smoothed the targets already."""
+    """Return the label smoothing of the loss; 0 with mixup or CutMix, which smooth the targets."""
     return 0.0 if recipe.mixup or recipe.cutmix else recipe.label_smoothing
 
 
 @memory_told()
 def prepare_network(model: nn.Module, recipe: TrainingRecipe, device: torch.device | str) -> nn.Module:
-    """Move a network to the device and into the memory format of the recipe, in place, and return it."""
+    """Move a network to the device and the recipe's memory format, in place, and return it."""
     model = model.to(device)
     return model.to(memory_format=torch.channels_last) if recipe.channels_last else model
 
 
 def to_device(images: torch.Tensor, recipe: TrainingRecipe, device: torch.device) -> torch.Tensor:
-    """Move images to the device and into the memory format of the recipe."""
+    """Move images to the device and the recipe's memory format."""
     return images.to(device, memory_format=torch.channels_last if recipe.channels_last else torch.preserve_format)
 
 
 def autocast(recipe: TrainingRecipe, device: torch.device) -> torch.autocast:
-    """Return the context in which a network runs in the recipe's precision."""
+    """Return the autocast context for the recipe's precision."""
     return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
 
 
 def load_weights(model: nn.Module, file: Path, otherwise: str) -> None:
-    """Load weights that were kept in a run folder.
+    """Load weights from a run folder.
 
     Args:
         model: The network.
         file: A safetensors file.
-        otherwise: What to do where it is missing.
+        otherwise: Advice for the error message if the file is missing.
 
     Raises:
-        RunFolderError: If it is missing, damaged or of another network.
+        RunFolderError: If the file is missing, damaged, or has the weights of another network.
     """
     if not file.is_file():
         raise RunFolderError(f"{file.parent} has no {file.name}: {otherwise}")

@@ -1,4 +1,4 @@
-"""The corrupted digits and the strips against scikit-learn's digits, enlarged and turned by SciPy."""
+"""digits-hard and digits-context against scikit-learn's digits, resized and rotated by SciPy."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Batches and samples of images in memory; those of files are tested in test_image_files."""
+"""Batches and samples of images in memory; test_image_files covers files."""
 
 import itertools
 import random

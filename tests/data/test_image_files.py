@@ -1,4 +1,4 @@
-"""Folders of images and timm's datasets, on real files that the tests write."""
+"""Image folders and timm datasets, on files written by the tests."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The embedded digits against scikit-learn's own."""
+"""The embedded digits against scikit-learn's."""
 
 from pathlib import Path
 

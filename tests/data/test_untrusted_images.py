@@ -1,4 +1,4 @@
-"""Folders of images from somebody else: bombs, pipes, other formats and links."""
+"""Untrusted image folders: decompression bombs, pipes, other formats and links."""
 
 import os
 

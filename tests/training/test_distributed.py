@@ -1,4 +1,4 @@
-"""Shared training by two processes: against one process, and started by torchrun as a user starts it.
+"""Data-parallel training with two processes, against one process and under torchrun.
 
 Started by torchrun, this file is a small search: all but the first process take part in the training and end.
 """
@@ -44,7 +44,7 @@ CONFIGURATIONS = (SEConfig(BACKBONE), SEConfig.uniform(BACKBONE, 4))
 
 
 class Blocks:
-    """Each block on or off with one of two ratios."""
+    """A space: each block with one of two ratios, or without SE."""
 
     sites = SITES
 
@@ -90,7 +90,7 @@ def weights(network):
 
 @pytest.fixture(scope="module")
 def processes():
-    """Starts processes that have imported everything already."""
+    """A forkserver whose processes have all imports loaded."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["se_search.training.supernet"])
     return context
@@ -150,7 +150,7 @@ def with_each_setting(team):
 
 
 def with_frozen_norms(team, patience=None, **settings):
-    """A supernet whose images do not depend on each other: its norms use their first statistics."""
+    """A supernet without dependence between images: its norms use their initial statistics."""
     # AdamW makes as much of gradients that are nearly zero, and so of their rounding, as of all others.
     network = supernet(replace(RECIPE, optimizer="sgd", **settings), tiny_data(), patience)
     network.model.eval()
@@ -164,7 +164,7 @@ def up_to_a_plateau(team):
 
 
 class PartlyUnreadable(Dataset):
-    """24 images of which three cannot be read."""
+    """24 images, three of them unreadable."""
 
     def __init__(self):
         self.images = tiny_data().train
@@ -178,13 +178,13 @@ class PartlyUnreadable(Dataset):
 
 
 def with_unreadable_images(team):
-    """Of a share of two images one or none is left: that process has no images in that step."""
+    """A share of two images with one or none readable: that rank has no images in that step."""
     data = tiny_data(images=PartlyUnreadable())
     return weights(train(replace(RECIPE, epochs=1, batch=4), linear_network(), data, team).model), data.unreadable
 
 
 def whole_and_interrupted(team, folder):
-    """Train at once, and from what the first process has kept after an epoch; the others begin with other weights."""
+    """Train without interruption, and resume from rank 0's checkpoint while the other ranks have other weights."""
     recipe = replace(RECIPE, ema_decay=0.9, mixup=0.2)
     whole = train(recipe, linear_network(), tiny_data(), team)
     kept = folder / "checkpoint.pt" if team.rank == 0 else None
@@ -194,7 +194,7 @@ def whole_and_interrupted(team, folder):
 
 
 def random_numbers_beside_noise(team):
-    """What each step draws first, before noise for each image of a share: of seven, four or three, of three, all."""
+    """Record the first random number of each step, before noise per image: a share of 7 is 4 or 3, of 3 it is all."""
     network = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(3 * 32 * 32, 4))
     training = Training(network, RECIPE, tiny_data(), "cpu", team=team)
     usual = classification_losses(training.model, RECIPE)
@@ -236,7 +236,7 @@ def _trainings(folder):
 
 @pytest.fixture(scope="module")
 def two(processes, tmp_path_factory):
-    """What the trainings of two processes have given, for each of them."""
+    """Results of two-process trainings, per rank."""
     answers, ends = in_two(processes, _trainings, tmp_path_factory.mktemp("two"))
     assert ends == [0, 0]
     return answers
@@ -258,7 +258,7 @@ def test_two_processes_train_to_the_weights_of_one(two, setting):
 
 
 def test_two_processes_train_the_supernet_to_the_weights_of_one(two):
-    """They draw the same configurations, and blocks that none of them has used in a step stay as they are."""
+    """Ranks draw the same configurations, and blocks that no rank used in a step stay unchanged."""
     alone, losses = with_frozen_norms(None)
     for answer in two:
         trained, seen = answer["supernet"]
@@ -311,7 +311,7 @@ def test_if_a_process_is_killed_the_other_does_not_wait_for_it(processes):
     (first, second), ends = in_two(processes, _ending_of_the_second)
     assert second is None
     assert ends == [0, -signal.SIGKILL]
-    assert first.startswith("EvaluationError: another process of the training has ended or does not answer")
+    assert first.startswith("EvaluationError: another process of the training has exited or does not respond")
 
 
 # --- shares ----------------------------------------------------------------------------------------------------------
@@ -336,7 +336,7 @@ def test_a_process_without_a_share_of_a_batch_makes_no_image():
 
 
 class Noisy(Dataset):
-    """Images that augmentation makes of random numbers alone."""
+    """Images of random numbers drawn by augmentation."""
 
     def __len__(self):
         return 8
@@ -426,7 +426,7 @@ def test_a_stream_is_refused(monkeypatch, rank):
 @pytest.mark.usefixtures("second_of_two")
 def test_one_device_for_several_processes_is_refused(monkeypatch):
     use_own_device("cpu")
-    with pytest.raises(DefinitionError, match=r"'cuda:1' is one device .* 2 processes: give cuda,"):
+    with pytest.raises(DefinitionError, match=r"'cuda:1' is a single device .* 2 processes: use cuda,"):
         use_own_device("cuda:1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(DefinitionError, match=r"2 processes and PyTorch sees 1 CUDA devices: .*--nproc-per-node 1"):
@@ -437,7 +437,7 @@ def test_one_device_for_several_processes_is_refused(monkeypatch):
 
 
 def _search(folder, kill_at):
-    """What a search does, as far as the training goes: its process is killed at a step, or tells what it has found."""
+    """Training part of a search: the process is killed at a step, or prints its result."""
     use_own_device("cpu")
     network = supernet(TrainingRecipe(epochs=2, batch=64, learning_rate=0.003))
     take_part(network, Blocks(), DATA, "cpu")

@@ -45,7 +45,7 @@ def train(recipe, model=None, data=None, checkpoint=None, epochs=None):
 
 
 def learning_rates(recipe, steps):
-    """Train and note the learning rate of each step."""
+    """Train and record the learning rate of each step."""
     training = Training(linear_network(), recipe, tiny_data(), "cpu")
     seen = []
     step = training._optimizer.step
@@ -146,7 +146,7 @@ def test_mixed_targets_are_shares_that_sum_to_one(settings):
 
 
 def test_the_average_of_the_weights_is_what_is_evaluated():
-    """timm's decay at step n is 1 - n^(-2/3), at most 0.3 here: the first update takes the weights whole."""
+    """timm's decay at step n is 1 - n^(-2/3), at most 0.3 here: the first update copies the weights."""
     recipe = replace(RECIPE, epochs=1, batch=6, ema_decay=0.3)
     training = Training(linear_network(), recipe, tiny_data(), "cpu")
     weights = []

@@ -1,4 +1,4 @@
-"""Evaluators that train each configuration by itself."""
+"""The evaluators scratch and finetune, which train each configuration independently."""
 
 import json
 from dataclasses import replace
@@ -97,7 +97,7 @@ def test_a_network_that_was_not_evaluated_is_refused(scratch):
 
 @pytest.fixture(scope="module")
 def finetune(tmp_path_factory):
-    """An evaluator whose common backbone was trained on the data."""
+    """An evaluator with a common backbone trained on the data."""
     folder = tmp_path_factory.mktemp("finetune")
     evaluator = Finetune(BACKBONE, DATA, RECIPE)
     evaluator.prepare(folder, None, no_progress)
@@ -143,7 +143,7 @@ def test_the_common_backbone_is_kept_with_its_origin(finetune):
 
 @pytest.fixture
 def trained(finetune):
-    """A bare backbone that was trained on the data."""
+    """A bare backbone trained on the data."""
     return finetune[0].start(BARE, 0).eval()
 
 
@@ -194,7 +194,7 @@ def test_a_checkpoint_with_other_classes_gives_all_but_the_classifier(trained, t
 
 
 class Payload:
-    """Would create a file when unpickled."""
+    """Creates a file when unpickled."""
 
     def __reduce__(self):
         return open, ("executed", "w")

@@ -1,4 +1,4 @@
-"""The weight-sharing network: slices, recalibration, training that resumes."""
+"""The supernet: slices, recalibration, resumable training."""
 
 import json
 import random
@@ -25,7 +25,7 @@ LARGEST = SEConfig.uniform(BACKBONE, 2)
 
 
 def draw(rng: random.Random) -> SEConfig:
-    """Each block on or off with any ratio, one gate."""
+    """A space: each block with any ratio or without SE, one gate."""
     gate = rng.choice(GATES)
     sites = [site for site in find_sites(BACKBONE, position="standard") if rng.random() < 0.6]
     return SEConfig(BACKBONE, tuple(PlacedSE(site, rng.choice((2, 3, 4, 8, 16, 32)), gate) for site in sites))
@@ -138,7 +138,7 @@ def test_an_evaluation_does_not_depend_on_what_was_evaluated_before(trained):
 
 
 def test_recalibration_uses_the_configurations_own_statistics(trained):
-    """The norm after the stem sees the same images whatever is switched on; the last one does not."""
+    """The input of the stem's norm does not depend on the configuration; that of the last norm does."""
     running = {}
     for name, config in (("none", SEConfig(BACKBONE)), ("all", LARGEST)):
         state = trained.slice(config).state_dict()
@@ -156,7 +156,7 @@ def test_training_lowers_the_loss(tmp_path):
 
 
 class Killed(Exception):
-    """Stands for a process that ends in the middle of training."""
+    """Simulates a process that is killed during training."""
 
 
 def test_interrupted_training_ends_with_the_weights_of_uninterrupted_training(tmp_path):
