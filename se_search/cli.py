@@ -2,17 +2,19 @@
 
 import functools
 import importlib
+import inspect
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal, ParamSpec
+from typing import Annotated, Any, Literal, ParamSpec
 
 import typer
 
 from . import __version__
-from .errors import DefinitionError, SeSearchError
+from .errors import DefinitionError, SeSearchError, naming_options
 from .progress import console, progress_bar, say
+from .study.options import OPTIONS, read_settings, shows_parameters
 
 P = ParamSpec("P")
 _GOES_ON = " The same command goes on from here."
@@ -52,7 +54,8 @@ def _command(loads: str = ".terminal", goes_on: str = "") -> Callable[[Callable[
             try:
                 with console.status("Loading PyTorch and timm"):
                     importlib.import_module(loads, __package__)
-                function(*args, **kwargs)
+                with naming_options():
+                    function(*args, **kwargs)
             except SeSearchError as error:
                 typer.echo(f"Error: {error}", err=True)
                 raise typer.Exit(2) from error
@@ -84,85 +87,31 @@ def _options(
 ) -> None: ...
 
 
+def _study_parameters() -> Iterator[inspect.Parameter]:
+    """Options of ``run`` that set a key of the study: types, choices, defaults and what they mean are its field's."""
+    for option in OPTIONS:
+        names = (f"{option.flag}/{option.opposite}",) if option.opposite else (option.flag,)
+        metavar = f"[{'|'.join(option.choices)}]" if option.choices else None
+        info = typer.Option(*names, help=option.help, metavar=metavar)
+        annotation = Annotated[option.written_as | None, info]  # type: ignore[name-defined]
+        yield inspect.Parameter(option.argument, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
 @_command(goes_on=_GOES_ON)
+@shows_parameters(_study_parameters())
 def run(
-    backbone: Annotated[str | None, typer.Option(help="A timm architecture name.  [default: the study's]")] = None,
-    budget: Annotated[int | None, typer.Option(help="Configurations to evaluate.  [default: the study's]")] = None,
     study: Annotated[str, typer.Option(help="How to search: a shipped study or a YAML file.")] = "digits",
-    space: Annotated[
-        str | None, typer.Option(help="What may vary: a shipped space or a YAML file.  [default: the study's]")
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Images: embedded (digits, digits-hard, …), a folder of classes, or timm's name of a dataset.  "
-            "[default: the study's]"
-        ),
-    ] = None,
-    image_size: Annotated[
-        int | None, typer.Option(help="Height and width of a folder's or dataset's images.  [default: the backbone's]")
-    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder.  [default: runs/BACKBONE-STUDY or runs/BACKBONE-DATA]")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Fixes what can be fixed.  [default: the study's]")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.  [default: the study's]")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.  [default: PyTorch's choice]")] = None,
-    sampler: Annotated[str | None, typer.Option(help="ehvi, tpe, nsga2 or random.  [default: the study's]")] = None,
-    priors: Annotated[
-        str | None,
+    *,
+    settings: Annotated[
+        list[str] | None,
         typer.Option(
-            help="What is tried first: the known answers, or with excitation also configurations without the blocks "
-            "that idle in the supernet.  [default: the study's]"
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any key of the study, such as evaluator.label_smoothing=0.1; may be given more than once.",
         ),
-    ] = None,
-    evaluator: Annotated[
-        str | None,
-        typer.Option(
-            help="What judges a configuration: supernet, finetune, scratch or a plugin's.  [default: the study's]"
-        ),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of each training.  [default: the study's]")] = None,
-    pretrained: Annotated[
-        str | None,
-        typer.Option(help="For finetune, the backbone's weights: timm, local-dir:FOLDER or a checkpoint file."),
-    ] = None,
-    trial_limit: Annotated[
-        float | None, typer.Option(help="Seconds after which a trial fails.  [default: the study's, or no limit]")
-    ] = None,
-    max_params: Annotated[
-        str | None, typer.Option(help="Most parameters to add, as a share of the backbone's, such as 5%.")
-    ] = None,
-    max_latency: Annotated[
-        float | None, typer.Option(help="Greatest latency ratio on the front, such as 1.03.")
-    ] = None,
-    latency: Annotated[
-        str | None,
-        typer.Option(
-            help="measured for each configuration, or model: predicted from the costs of single sites, and measured on "
-            "the front only.  [default: the study's]"
-        ),
-    ] = None,
-    latency_runtime: Annotated[
-        str | None,
-        typer.Option(help="What runs the networks: eager, compile, onnxruntime or openvino.  [default: the study's]"),
-    ] = None,
-    latency_optimized: Annotated[
-        bool | None,
-        typer.Option(
-            "--latency-optimized/--latency-plain",
-            help="Whether networks are optimized for inference first.  [default: the study's]",
-        ),
-    ] = None,
-    latency_batch: Annotated[int | None, typer.Option(help="Images in a forward pass.  [default: the study's]")] = None,
-    latency_size: Annotated[
-        int | None, typer.Option(help="Height and width of the images.  [default: the study's, or the data's]")
-    ] = None,
-    latency_threads: Annotated[
-        int | None, typer.Option(help="CPU threads of a forward pass.  [default: the study's]")
-    ] = None,
-    latency_dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16.  [default: the study's]")
     ] = None,
     workers: Annotated[
         int,
@@ -196,6 +145,7 @@ def run(
     worker_timeout: Annotated[
         float, typer.Option(help="Seconds without a sign of life after which a worker counts as gone.")
     ] = 60.0,
+    **arguments: Any,
 ) -> None:
     """Search and write the run folder with its report. The same command resumes.
 
@@ -212,42 +162,22 @@ def run(
       se-search run --backbone resnet18 --evaluator scratch --workers 4
       se-search run --backbone resnet50 --storage postgresql://me@host/studies \\
         --artifacts /shared/files
+      se-search run --backbone resnet18 --set evaluator.label_smoothing=0.1
     """
     from .api import search
     from .terminal import show_front
 
     found = search(
-        backbone,
-        study,
-        budget,
-        out,
-        space=space,
-        data=data,
-        seed=seed,
-        device=device,
-        threads=threads,
-        sampler=sampler,
-        priors=priors,
-        evaluator=evaluator,
-        epochs=epochs,
-        pretrained=pretrained,
-        image_size=image_size,
-        trial_limit=trial_limit,
-        max_params=max_params,
-        max_latency=max_latency,
-        latency=latency,
-        latency_runtime=latency_runtime,
-        latency_optimized=latency_optimized,
-        latency_batch=latency_batch,
-        latency_size=latency_size,
-        latency_threads=latency_threads,
-        latency_dtype=latency_dtype,
+        study=study,
+        out=out,
+        settings=read_settings(settings or ()),
         workers=workers,
         storage=storage,
         study_name=study_name,
         artifacts=artifacts,
         latency_device=latency_device,
         worker_timeout=worker_timeout,
+        **arguments,
     )
     show_front(found.folder)
 

@@ -1,9 +1,12 @@
 """The mistakes a user can make, each told in one sentence."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 _LONGEST = 2000
+_on_command_line = ContextVar("on_command_line", default=False)
 
 
 class SeSearchError(ValueError):
@@ -43,6 +46,28 @@ class ExportError(SeSearchError):
 
 class RunFolderError(SeSearchError):
     """A run folder is unwritable, damaged, in use or belongs to another study."""
+
+
+@contextmanager
+def naming_options() -> Iterator[None]:
+    """Let messages name options of the command line instead of arguments in Python."""
+    token = _on_command_line.set(True)
+    try:
+        yield
+    finally:
+        _on_command_line.reset(token)
+
+
+def as_given(argument: str, option: str = "") -> str:
+    """Return an argument as the user gives it: ``max_params`` in Python, ``--max-params`` on the command line.
+
+    Args:
+        argument: The argument in Python.
+        option: The option, where another one than the argument with hyphens.
+    """
+    if not _on_command_line.get():
+        return argument
+    return option or f"--{argument.replace('_', '-')}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -14,11 +14,13 @@ from ..study.definitions import StudyDefinition
 from ..study.evaluator_definition import FROM_PYTHON
 from ..study.files import ListedSpace, list_spaces, load_study, shipped_names
 from ..study.objectives import OBJECTIVES
+from ..study.options import python_parameters, shows_parameters
 from ..trials.evaluators import EvaluatorFactory
 from ..trials.trials import Measure
 from .run import Run
 
 
+@shows_parameters(python_parameters())
 def search(
     backbone: str | None = None,
     study: str | os.PathLike[str] = "digits",
@@ -27,13 +29,14 @@ def search(
     evaluator: str | Mapping[str, Any] | EvaluatorFactory | None = None,
     objectives: Sequence[str] | Mapping[str, str | tuple[Measure, str]] | None = None,
     *,
+    settings: Mapping[str, Any] | None = None,
     workers: int = 1,
     storage: str | None = None,
     study_name: str | None = None,
     artifacts: str | None = None,
     latency_device: str | None = None,
     worker_timeout: float = 60.0,
-    **overrides: Any,
+    **arguments: Any,
 ) -> Run:
     """Search where SE blocks pay for themselves; what ``se-search run`` calls.
 
@@ -51,6 +54,7 @@ def search(
         objectives: Two or three. Names as in a study file, or a mapping from each name to its direction
             (``"maximize"`` or ``"minimize"``) or, for an objective of your own, to a function and its direction. The
             function takes the configuration and the network that was evaluated and returns a finite number.
+        settings: Values of any keys of the study, such as ``{"evaluator.label_smoothing": 0.1}``.
         workers: Processes of this machine that evaluate; 1 is this process itself where there is no ``storage``, and 0
             leaves the work to others. They share the CPU threads, and pause while latency is measured.
         storage: URL of an Optuna storage through which workers of other machines join (:func:`work`):
@@ -60,8 +64,9 @@ def search(
             ``gs://BUCKET``; ``artifacts`` in the run folder by default.
         latency_device: Part of the name of the device whose latency counts; by default this process measures it.
         worker_timeout: Seconds without a sign of life after which a worker counts as gone.
-        **overrides: Further keys of a study, and ``max_params``, ``max_latency``, ``epochs``, ``pretrained`` and those
-            of its latency such as ``latency_runtime``, in place of the study's own; ``latency="model"`` is its source.
+        **arguments: Further keys of the study, in place of its own, by the names that the signature shows; ``se-search
+            run --help`` describes them. A mapping replaces a whole section such as ``latency``; other keys of it may be
+            given beside that, such as ``latency_runtime``. ``latency="model"`` is its source.
 
     Raises:
         SeSearchError: If something given is wrong; nothing is written then.
@@ -75,10 +80,11 @@ def search(
         create, evaluator = evaluator, FROM_PYTHON + _name_of(evaluator)
     if isinstance(objectives, Mapping):
         measures, directions = _split(objectives)
-        overrides |= {"custom_objectives": directions}
+        arguments |= {"custom_objectives": directions}
     listed = None if objectives is None else list(objectives)
-    definition = load_study(name, backbone=backbone, budget=budget, evaluator=evaluator, objectives=listed, **overrides)
-    named = overrides.get("data")
+    arguments |= {"backbone": backbone, "budget": budget, "evaluator": evaluator, "objectives": listed}
+    definition = load_study(name, settings, **arguments)
+    named = arguments.get("data")
     ending = Path(name).stem if named is None else Path(named).resolve().name
     folder = Path(out) if out is not None else Path("runs") / f"{definition.backbone}-{ending}"
     cluster = ClusterOptions(workers, storage, study_name, artifacts, latency_device, worker_timeout)

@@ -21,11 +21,11 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from ..data.image_data import ImageData
-from ..errors import DataError, DefinitionError, RunFolderError
+from ..errors import DataError, DefinitionError, RunFolderError, as_given
 from ..latency.meter import processor_name
 from ..network.config import SEConfig
 from ..progress import progress_bar, say
-from ..study.checking import COMMAND_LINE, check_definition
+from ..study.checking import check_definition
 from ..study.definitions import StudyDefinition
 from ..study.files import parse_definition
 from ..study.space import SearchSpace
@@ -171,11 +171,12 @@ class _SharedStudy:
 def _prepared(study: SearchStudy, options: WorkerOptions) -> Iterator["_Worker"]:
     """Load the study, data and shared files, and yield the worker."""
     attributes = study.user_attrs
-    definition = parse_definition(str(attributes[DEFINITION]), f"the study of {options.study}")
+    source = f"the study of {options.study}"
+    definition = parse_definition(str(attributes[DEFINITION]), source)
     given = {name: getattr(options, name) for name in ("data", "data_root", "device", "threads")}
     changes = {name: value for name, value in given.items() if value is not None}
     here = definition.model_dump() | {"threads": torch.get_num_threads()} | changes
-    definition = check_definition(StudyDefinition, here, COMMAND_LINE)
+    definition = check_definition(StudyDefinition, here, source, {name: as_given(name) for name in changes})
     use_device(definition)
     data = study_data(definition)
     _check_data(describe_data(data), attributes["data"], renamed=options.data is not None)

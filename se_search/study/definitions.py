@@ -68,10 +68,10 @@ class ConstraintsDefinition(Definition):
     """Limits; ``None`` is no limit."""
 
     max_params: Share = None
-    """Greatest parameter overhead, as a share of the backbone's parameters."""
+    """Greatest parameter overhead, as a share of the backbone's parameters, such as 5%; no limit by default."""
 
     max_latency: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Greatest latency ratio."""
+    """Greatest latency ratio, such as 1.03; no limit by default."""
 
 
 class SplitsDefinition(Definition):
@@ -91,7 +91,8 @@ class LatencyDefinition(Definition):
     """How latency is measured."""
 
     source: Literal["measured", "model"] = "measured"
-    """``"measured"`` for each configuration, or by the additive ``"model"``, and measured on the front only."""
+    """Latency is ``"measured"`` for each configuration, or predicted by an additive ``"model"`` of the costs of single
+    sites and measured on the front only."""
 
     runtime: Literal[RUNTIMES] = "eager"  # type: ignore[valid-type]
     """What runs the networks."""
@@ -106,13 +107,13 @@ class LatencyDefinition(Definition):
     """Height and width of the images; the data's own by default."""
 
     threads: Threads | None = None
-    """Threads of a CPU operation; the study's own by default."""
+    """Threads of a CPU operation while latency is measured; the study's own by default."""
 
     dtype: Literal[DTYPES] = "float32"  # type: ignore[valid-type]
-    """Of weights and images."""
+    """Data type of weights and images."""
 
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
-    """Of both."""
+    """Memory format of weights and images."""
 
     cuda_graph: bool = False
     """Whether a CUDA graph is replayed."""
@@ -121,7 +122,7 @@ class LatencyDefinition(Definition):
     """Half-width of the interval at which a measurement stops, as a share of the ratio."""
 
     limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] = LIMIT
-    """Seconds after which it stops."""
+    """Seconds after which a measurement stops."""
 
 
 def _device(value: str) -> str:

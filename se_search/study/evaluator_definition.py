@@ -48,7 +48,10 @@ LearningRate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class EvaluatorDefinition(Definition):
-    """What all evaluators have: a name, how to train, and what else a search asks about them."""
+    """What all evaluators have: a name, how to train, and what else a search asks about them.
+
+    Keys from ``epochs`` to ``compile`` are as in :class:`se_search.training.recipe.TrainingRecipe`.
+    """
 
     shipped: ClassVar[bool] = True
     """Whether it comes with this package: then it trains as the fields say."""
@@ -66,7 +69,7 @@ class EvaluatorDefinition(Definition):
     """Which evaluator."""
 
     epochs: Annotated[int, Field(ge=1)] = 8
-    """As in :class:`se_search.training.recipe.TrainingRecipe`, like all further ones to ``compile``."""
+    """Epochs of each training."""
 
     batch: Annotated[int, Field(ge=2, le=MOST_IMAGES)] = 64
     """Images in one step."""
@@ -280,7 +283,7 @@ class FinetuneDefinition(_SingleNetworks):
     """Peak learning rate."""
 
     pretrained: str | None = None
-    """``"timm"``, ``"local-dir:FOLDER"`` or the path of a checkpoint."""
+    """Weights of the backbone to start from: ``"timm"``, ``"local-dir:FOLDER"`` or the path of a checkpoint."""
 
     @property
     def starts_from_published_weights(self) -> bool:

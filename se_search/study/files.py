@@ -1,6 +1,7 @@
 """Space and study files: found by name, of a plugin or by path, and read."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any, Literal
 from ..errors import DefinitionError, SeSearchError, did_you_mean
 from ..files import read_text
 from ..plugins import SPACES, Plugin, find_plugin, find_plugins
-from .checking import COMMAND_LINE, check_definition
-from .definitions import ConstraintsDefinition, LatencyDefinition, StudyDefinition
+from .checking import check_definition
+from .definitions import StudyDefinition
+from .options import python_parameters, replace_keys, shows_parameters, values_given
 from .safe_yaml import read_yaml
 from .space_definition import SpaceDefinition
 
@@ -79,44 +81,26 @@ def list_spaces() -> tuple[ListedSpace, ...]:
     return tuple(listed)
 
 
-def load_study(name: str, **overrides: Any) -> StudyDefinition:
+@shows_parameters(python_parameters())
+def load_study(name: str, settings: Mapping[str, Any] | None = None, **arguments: Any) -> StudyDefinition:
     """Read a study by the name of a shipped one or by path, and resolve it: its space is in it, not named.
 
     Args:
         name: Name or path.
-        **overrides: Values that replace the file's, those of the command line; ``None`` replaces nothing.
-            ``max_params`` and ``max_latency`` go to the constraints, ``epochs`` and ``pretrained`` to the evaluator,
-            ``latency_batch`` and the like to ``latency``; a string for ``evaluator`` is its name, one for ``latency``
-            its source.
+        settings: Values that replace the file's, by key, such as ``{"evaluator.label_smoothing": 0.1}``.
+        **arguments: The same by argument, as in :data:`se_search.study.options.OPTIONS`; ``None`` replaces nothing.
 
     Raises:
         DefinitionError: If it does not exist, is malformed or holds an impossible value.
     """
-    study = check_definition(StudyDefinition, _read(name, "studies", "study"), name)
-
-    given = {key: value for key, value in overrides.items() if value is not None}
-    merged = {key: getattr(study, key) for key in StudyDefinition.model_fields} | given
-    settings: dict[str, Any] = {key: merged.pop(key) for key in ("epochs", "pretrained") if key in given}
-    if isinstance(given.get("evaluator"), str):
-        settings["name"] = given["evaluator"]
-    if settings:
-        asked = given.get("evaluator")
-        merged["evaluator"] = (
-            asked if isinstance(asked, dict) else study.evaluator.model_dump(exclude_defaults=True)
-        ) | settings
-    measuring = {
-        key: merged.pop(f"latency_{key}") for key in LatencyDefinition.model_fields if f"latency_{key}" in given
-    }
-    if isinstance(given.get("latency"), str):
-        measuring["source"] = given["latency"]
-    if measuring:
-        asked = given.get("latency")
-        merged["latency"] = (asked if isinstance(asked, dict) else study.latency.model_dump()) | measuring
-    limits = {key: merged.pop(key) for key in ConstraintsDefinition.model_fields if key in given}
-    merged["constraints"] = check_definition(
-        ConstraintsDefinition, study.constraints.model_dump() | limits, COMMAND_LINE
-    )
-    study = check_definition(StudyDefinition, merged, COMMAND_LINE)
+    content = _read(name, "studies", "study")
+    study = check_definition(StudyDefinition, content, name)
+    given = values_given(arguments, settings or {})
+    if given:
+        # What the file says of its evaluator but would be so anyway does not bind another one.
+        content |= {"evaluator": {"name": study.evaluator.name} | study.evaluator.model_dump(exclude_defaults=True)}
+        names = {key: one.name for key, one in given.items()}
+        study = check_definition(StudyDefinition, replace_keys(content, given), name, names)
     if isinstance(study.space, SpaceDefinition):
         return study
     return study.model_copy(update={"space": load_space(study.space)})

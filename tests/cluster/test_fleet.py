@@ -386,7 +386,7 @@ def test_what_a_worker_is_given_is_checked_under_its_own_name(option, value, tol
     definition = load_study("digits", backbone="test_resnet").model_dump_json()
     study = SimpleNamespace(user_attrs={"definition": definition})
     options = WorkerOptions("journal:study.log", "run", **{option: value})
-    with pytest.raises(DefinitionError, match=rf"^--{option} is {value!r}: .*{told}"), _prepared(study, options):
+    with pytest.raises(DefinitionError, match=rf"^{option} is {value!r}: .*{told}"), _prepared(study, options):
         pass
 
 

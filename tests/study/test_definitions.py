@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from se_search.errors import DefinitionError
+from se_search.errors import DefinitionError, naming_options
 from se_search.study.definitions import parse_share
 from se_search.study.files import load_space, load_study, parse_definition, shipped_names
 from se_search.study.safe_yaml import read_yaml, write_yaml
@@ -155,13 +155,40 @@ def test_given_values_replace_the_files_and_none_replaces_nothing(tmp_path):
     assert (study.constraints.max_params, study.constraints.max_latency) == (0.05, 1.1)
 
 
-def test_a_mistake_on_the_command_line_names_the_option():
-    with pytest.raises(DefinitionError, match="--max-params is"):
-        load_study("digits", max_params="abc")
-    with pytest.raises(DefinitionError, match="--budget is 0"):
-        load_study("digits", budget=0)
-    with pytest.raises(DefinitionError, match=r"^--pretrained requires --evaluator finetune$"):
-        load_study("digits", pretrained="timm")
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"max_params": "abc"}, ["max_params is 'abc'", "--max-params is 'abc'"]),
+        ({"budget": 0}, ["budget is 0", "--budget is 0"]),
+        ({"settings": {"evaluator.epohcs": 3}}, ["evaluator.epohcs is not", "--set evaluator.epohcs is not"]),
+        ({"settings": {"latency.limit": 0}}, ["latency.limit is 0", "--set latency.limit is 0"]),
+        (
+            {"pretrained": "timm"},
+            ["pretrained requires evaluator finetune$", "--pretrained requires --evaluator finetune$"],
+        ),
+    ],
+)
+def test_a_mistake_names_the_argument_or_on_the_command_line_the_option(given, told):
+    with pytest.raises(DefinitionError, match=f"^{told[0]}"):
+        load_study("digits", **given)
+    with naming_options(), pytest.raises(DefinitionError, match=f"^{told[1]}"):
+        load_study("digits", **given)
+
+
+def test_a_mistake_in_the_file_that_a_given_value_brings_to_light_names_the_file(tmp_path):
+    goals = {"objectives": ["energy", "accuracy"], "custom_objectives": {"energy": "minimize"}}
+    file = written(tmp_path, {"backbone": "resnet18"} | goals)
+    with pytest.raises(DefinitionError, match=rf"^{file}: objectives\.0 is 'energy'"):
+        load_study(file, custom_objectives={"speed": "maximize"})
+    file = written(tmp_path, {"backbone": "resnet18", "evaluator": {"recalibration_images": 64}})
+    with pytest.raises(DefinitionError, match=rf"^{file}: evaluator\.recalibration_images: finetune has no such"):
+        load_study(file, evaluator="finetune")
+
+
+def test_an_epoch_count_leaves_the_files_evaluator_as_it_is(tmp_path):
+    file = written(tmp_path, {"backbone": "resnet18", "evaluator": {"name": "finetune", "seeds": 2}})
+    evaluator = load_study(file, epochs=3).evaluator
+    assert (evaluator.name, evaluator.epochs, evaluator.seeds) == ("finetune", 3, 2)
 
 
 def test_a_resolved_study_is_a_study_file(tmp_path):
@@ -182,7 +209,7 @@ def test_the_name_of_an_evaluator_replaces_the_files_name_and_nothing_else(tmp_p
     evaluator = {"name": "one", "epochs": 3, "options": {"start": [1, 2]}}
     study = load_study(written(tmp_path, {"backbone": "resnet18", "evaluator": evaluator}), evaluator="other")
     assert (study.evaluator.name, study.evaluator.epochs, study.evaluator.options) == ("other", 3, {"start": [1, 2]})
-    with pytest.raises(DefinitionError, match="--evaluator is 'a b'"):
+    with pytest.raises(DefinitionError, match=r"^evaluator is 'a b'"):
         load_study("digits", evaluator="a b")
 
 
@@ -224,7 +251,7 @@ def test_a_study_comes_back_from_a_storage_and_a_run_folder_as_it_was(value):
     ],
 )
 def test_a_space_written_out_is_refused_by_its_key(space, told):
-    with pytest.raises(DefinitionError, match=rf"^--space: {told}"):
+    with pytest.raises(DefinitionError, match=rf"^space: {told}"):
         load_study("digits", backbone="resnet18", space=space)
     stored = json.dumps(load_study("digits", backbone="resnet18").model_dump(mode="json") | {"space": space})
     with pytest.raises(DefinitionError, match=rf"^the storage: space: {told}"):

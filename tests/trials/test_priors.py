@@ -146,7 +146,7 @@ def test_priors_need_a_supernet(tmp_path, name):
 
 
 def test_an_unknown_prior_is_refused():
-    with pytest.raises(DefinitionError, match=r"--priors is 'best': it should be 'known' or 'excitation'"):
+    with pytest.raises(DefinitionError, match=r"^priors is 'best': it should be 'known' or 'excitation'"):
         load_study("digits", priors="best")
 
 

@@ -1,0 +1,255 @@
+"""The options of a study: which argument sets which key, for the command line, for Python and for messages."""
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Literal, ParamSpec, TypeVar, get_args, get_origin
+
+from pydantic import BeforeValidator
+from pydantic.fields import FieldInfo
+
+from ..errors import DefinitionError, as_given, did_you_mean
+from .base import Definition
+from .definitions import StudyDefinition
+from .safe_yaml import read_yaml
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of the command line, and an argument in Python, that sets a key of a study.
+
+    Attributes:
+        argument: The argument; ``max_params`` is ``--max-params`` on the command line.
+        key: The key, such as ``constraints.max_params``.
+        hint: What the command line says besides the description of the key.
+        opposite: Of a truth value: the option that says no.
+    """
+
+    argument: str
+    key: str
+    hint: str = ""
+    opposite: str = ""
+
+    @property
+    def fields(self) -> tuple[FieldInfo, ...]:
+        """Fields of the key: several where evaluators have one of the same name."""
+        return find_fields(self.key)
+
+    @property
+    def flag(self) -> str:
+        """The option of the command line."""
+        return f"--{self.argument.replace('_', '-')}"
+
+    @property
+    def written_as(self) -> type[Any]:
+        """What the command line reads: a number, a truth value, or a text where the definition reads the value."""
+        field = self.fields[0]
+        if any(isinstance(one, BeforeValidator) for one in field.metadata):
+            return str
+        return next((kind for kind in (bool, int, float) if kind in _parts(field.annotation)), str)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Values that the key may have, where these are few; ``NAME`` where others may be installed."""
+        parts = [part for field in self.fields for part in _parts(field.annotation)]
+        found = dict.fromkeys(part for part in parts if isinstance(part, str))
+        return (*found, "NAME") if found and str in parts else tuple(found)
+
+    @property
+    def help(self) -> str:
+        """The description of the key, and its default."""
+        field = self.fields[0]
+        default = field.get_default()
+        otherwise = "" if field.is_required() or default is None else f", else {str(default).lower()}"
+        text = " ".join(filter(None, (_without_markup(field.description or ""), self.hint)))
+        return f"{text}  [default: the study's{otherwise}]"
+
+
+OPTIONS = (
+    Option("backbone", "backbone"),
+    Option("budget", "budget"),
+    Option("space", "space"),
+    Option("data", "data"),
+    Option("image_size", "image_size"),
+    Option("seed", "seed"),
+    Option("device", "device"),
+    Option("threads", "threads"),
+    Option("sampler", "sampler"),
+    Option("priors", "priors"),
+    Option("evaluator", "evaluator.name", hint="NAME is that of a plugin."),
+    Option("epochs", "evaluator.epochs"),
+    Option("pretrained", "evaluator.pretrained", hint="With --evaluator finetune."),
+    Option("trial_limit", "trial_limit"),
+    Option("max_params", "constraints.max_params"),
+    Option("max_latency", "constraints.max_latency"),
+    Option("latency", "latency.source"),
+    Option("latency_runtime", "latency.runtime"),
+    Option("latency_optimized", "latency.optimized", opposite="--latency-plain"),
+    Option("latency_batch", "latency.batch"),
+    Option("latency_size", "latency.size"),
+    Option("latency_threads", "latency.threads"),
+    Option("latency_dtype", "latency.dtype"),
+    Option("latency_memory_format", "latency.memory_format"),
+    Option("latency_cuda_graph", "latency.cuda_graph", opposite="--no-latency-cuda-graph"),
+    Option("latency_target", "latency.target"),
+    Option("latency_limit", "latency.limit"),
+)
+"""In the order in which the command line shows them. ``--set`` gives every other key."""
+
+_KEYS = {option.argument: option.key for option in OPTIONS}
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value that replaces the one of a study file.
+
+    Attributes:
+        name: What the user has typed, such as ``--epochs``, ``epochs`` or ``--set evaluator.epochs``.
+        value: Plain data.
+    """
+
+    name: str
+    value: Any
+
+
+def find_fields(key: str) -> tuple[FieldInfo, ...]:
+    """Return the fields of a study's key such as ``evaluator.epochs``: of a union, those of all members that have it.
+
+    Raises:
+        KeyError: If there is no such key.
+    """
+    kinds: list[Any] = [StudyDefinition]
+    found: tuple[FieldInfo, ...] = ()
+    for part in key.split("."):
+        found = tuple(kind.model_fields[part] for kind in kinds if part in kind.model_fields)
+        if not found:
+            raise KeyError(key)
+        kinds = [kind for field in found for kind in definitions_in(field.annotation)]
+    return found
+
+
+def definitions_in(annotation: Any) -> list[type[Definition]]:
+    """Return the definitions that an annotation names, which may be a union."""
+    return [one for one in _parts(annotation) if isinstance(one, type) and issubclass(one, Definition)]
+
+
+def _parts(annotation: Any) -> list[Any]:
+    """Types and literal values of which an annotation is made."""
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    inner = get_args(annotation)
+    return [part for one in inner for part in _parts(one)] if inner else [annotation]
+
+
+def _without_markup(text: str) -> str:
+    text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", " ".join(text.split()))
+    return re.sub(r'``"?(.*?)"?``', r"\1", text)
+
+
+def python_parameters() -> list[inspect.Parameter]:
+    """Parameters of a Python function that takes the keys of a study."""
+    names = [*_KEYS, *(name for name in StudyDefinition.model_fields if name not in _KEYS)]
+    parameters = []
+    for name in names:
+        annotation: Any = find_fields(_KEYS.get(name, name))[0].annotation
+        if name in StudyDefinition.model_fields and definitions_in(StudyDefinition.model_fields[name].annotation):
+            annotation = str | Mapping[str, Any] if name in _KEYS else Mapping[str, Any]
+        parameters.append(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation | None)
+        )
+    return parameters
+
+
+def shows_parameters(parameters: Iterable[inspect.Parameter]) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """Return a decorator for a function with ``**arguments``: its signature shows them, and others are refused.
+
+    Args:
+        parameters: What may be among ``**arguments``, keyword-only; those that the function names itself are left out.
+    """
+
+    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
+        signature = inspect.signature(function)
+        own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+        first = [one for one in own if one.kind is not inspect.Parameter.KEYWORD_ONLY]
+        added = [one for one in parameters if one.name not in signature.parameters]
+        whole = signature.replace(parameters=[*first, *added, *own[len(first) :]])
+
+        @functools.wraps(function)
+        def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            for name in kwargs:
+                if name not in whole.parameters:
+                    near = did_you_mean(name, whole.parameters)
+                    raise DefinitionError(f"{function.__name__}() got an unexpected argument {name!r}{near}")
+            return function(*args, **kwargs)
+
+        checked.__signature__ = whole  # type: ignore[attr-defined]
+        return checked
+
+    return decorate
+
+
+def read_settings(texts: Iterable[str]) -> dict[str, Any]:
+    """Read what ``--set`` was given: values by key.
+
+    Raises:
+        DefinitionError: If one is not ``KEY=VALUE`` with a value in YAML.
+    """
+    settings = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise DefinitionError(f"--set {text!r} is not KEY=VALUE, such as evaluator.label_smoothing=0.1")
+        settings[key] = read_yaml(value, f"--set {key}")
+    return settings
+
+
+def values_given(arguments: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Given]:
+    """Return what replaces values of a study file, by key.
+
+    Args:
+        arguments: Values by argument; ``None`` replaces nothing, and a mapping replaces a whole section.
+        settings: Values by key.
+
+    Raises:
+        DefinitionError: If a key is given twice.
+    """
+    given: dict[str, Given] = {}
+    for argument, value in arguments.items():
+        if value is not None:
+            plain = value.model_dump(exclude_unset=True) if isinstance(value, Definition) else value
+            whole = argument not in _KEYS or isinstance(plain, Mapping)
+            given[argument if whole else _KEYS[argument]] = Given(as_given(argument), plain)
+    for key, value in settings.items():
+        name = as_given(key, f"--set {key}")
+        if key in given:
+            raise DefinitionError(f"{name} and {given[key].name} give the same key: leave one of them out")
+        given[key] = Given(name, value)
+    return given
+
+
+def replace_keys(content: Mapping[str, Any], given: Mapping[str, Given]) -> dict[str, Any]:
+    """Return the content of a study file with some values replaced.
+
+    Args:
+        content: What the file holds.
+        given: What replaces it, by key; sections first, then keys in them.
+
+    Raises:
+        DefinitionError: If a key lies in what has no keys.
+    """
+    replaced = dict(deepcopy(content))
+    for key in sorted(given, key=lambda key: key.count(".")):
+        *sections, last = key.split(".")
+        inner = replaced
+        for section in sections:
+            inner = inner.setdefault(section, {})
+            if not isinstance(inner, dict):
+                raise DefinitionError(f"{given[key].name} is not possible: {section} is {inner!r}, which has no keys")
+        inner[last] = deepcopy(given[key].value)
+    return replaced
