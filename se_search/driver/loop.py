@@ -70,8 +70,8 @@ def run_search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     measures = measures or {}
     cluster = cluster or ClusterOptions()
-    if (folder / STUDY_FILE).is_file():
-        there = read_definition(folder)
+    there = read_definition(folder) if (folder / STUDY_FILE).is_file() else None
+    if there is not None:
         _check_given(str(folder), there, evaluator, measures)
         if study.threads is None:  # PyTorch's choice depends on the process: the same command goes on all the same
             study = study.model_copy(update={"threads": there.threads})
@@ -88,7 +88,7 @@ def run_search(
     # The other processes of torchrun's end here: the folder is the first one's.
     take_part(used, space, data, study.device)
     tell_if_busy()
-    check_folder(folder, study)
+    check_folder(folder, study, there)
     study.evaluator.check(folder)
     # It tries the backbone in its runtime: hours of training shall not end with a refusal.
     latency = StudyLatency(study, space, data.input_size, data.classes)
@@ -97,7 +97,7 @@ def run_search(
     with (
         closing(latency),
         _told_if_unwritable(folder),
-        open_folder(folder, study) as own,
+        open_folder(folder, study, there) as own,
         _shared(own, folder, study, storage, cluster.study_name) as (optuna_study, publish_state),
     ):
         note_data(folder, optuna_study, data)

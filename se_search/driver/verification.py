@@ -61,7 +61,7 @@ def run_verification(folder: Path, members: str = "front", seeds: int = 3, epoch
     trainer = study.evaluator.create_trainer(study, data, training_recipe(study, epochs), folder)
     recipe = trainer.recipe
     plan = [(*network, recipe.seed + number) for number in range(seeds) for network in networks.values()]
-    with open_folder(folder, study) as optuna_study:
+    with open_folder(folder, study, there=study) as optuna_study:
         note_data(folder, optuna_study, data)
         (folder / VERIFICATION).mkdir(exist_ok=True)
         left = [one for one in plan if not result_file(folder, one[1], recipe.epochs, one[2]).exists()]

@@ -61,8 +61,13 @@ def read_definition(folder: Path) -> StudyDefinition:
         raise RunFolderError(f"{file} is damaged: {error}") from error
 
 
-def check_folder(folder: Path, study: StudyDefinition) -> None:
-    """Check, without writing, that a run of ``study`` may go on or begin in ``folder``.
+def check_folder(folder: Path, study: StudyDefinition, there: StudyDefinition | None = None) -> None:
+    """Check, without writing, that a run of ``study`` may resume or begin in ``folder``.
+
+    Args:
+        folder: The run folder.
+        study: The study to search.
+        there: The study that the folder belongs to, where :func:`read_definition` has read it already.
 
     Raises:
         RunFolderError: If the folder holds something else or its study is damaged or another one.
@@ -75,7 +80,7 @@ def check_folder(folder: Path, study: StudyDefinition) -> None:
         if any(entry.name != _LOCK_FILE for entry in folder.iterdir()):
             raise RunFolderError(f"{folder} holds other files and no run: choose another folder with --out")
         return
-    differences = describe_differences(read_definition(folder), study)
+    differences = describe_differences(there or read_definition(folder), study)
     if differences:
         raise RunFolderError(f"{folder} belongs to another study: {differences}; choose another folder with --out")
     if (folder / STORAGE_FILE).exists():
@@ -164,13 +169,18 @@ _SET_USER_ATTRIBUTE = text(
 
 
 @contextmanager
-def open_folder(folder: Path, study: StudyDefinition) -> Iterator[RunStudy]:
+def open_folder(folder: Path, study: StudyDefinition, there: StudyDefinition | None = None) -> Iterator[RunStudy]:
     """Create or reopen the run folder of ``study``, for this process alone, and give its Optuna study.
+
+    Args:
+        folder: The run folder.
+        study: The study to search.
+        there: As in :func:`check_folder`.
 
     Raises:
         RunFolderError: If the folder cannot be written, is in use, or :func:`check_folder` objects.
     """
-    check_folder(folder, study)
+    check_folder(folder, study, there)
     created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     lock = FileLock(folder / _LOCK_FILE)
     try:

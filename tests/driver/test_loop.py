@@ -16,6 +16,7 @@ from se_search.report.page import render_report
 from se_search.results.record import read_results
 from se_search.study.files import load_space, load_study
 from se_search.study.space import SearchSpace
+from se_search.trials import folder as run_folder
 from se_search.trials.evaluators import tell_if_busy
 from se_search.trials.trials import Trials
 
@@ -52,6 +53,15 @@ def test_the_known_answers_come_first_and_the_budget_counts_distinct_networks(fi
     assert len(trials) == tiny_study(finished_run).budget
     structures = {SEConfig.from_json(text).structure for text in trials["config"]}
     assert len(structures) == len(trials)
+
+
+def test_a_resume_reads_the_definition_of_its_folder_once(going_on, monkeypatch):
+    folder, go_on = going_on
+    read = []
+    usual = run_folder.load_study
+    monkeypatch.setattr(run_folder, "load_study", lambda name: read.append(name) or usual(name))
+    go_on(1)
+    assert read == [str(folder / "study.yaml")]
 
 
 def test_parameters_beyond_the_limit_are_never_evaluated(finished_run, tmp_path, capsys):
