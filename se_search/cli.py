@@ -19,6 +19,8 @@ from .study.options import OPTIONS, read_settings, shows_parameters
 P = ParamSpec("P")
 _GOES_ON = " The same command goes on from here."
 
+_COMPARISON = Path("comparison.html")
+
 app = typer.Typer(
     help="Find where Squeeze-and-Excitation blocks pay for themselves in a timm backbone.",
     no_args_is_help=True,
@@ -257,61 +259,103 @@ def verify(
 
 @_command()
 def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER", help="The folder of a run, or of several.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER", help="The folder of a run.")],
     formats: Annotated[
         list[str] | None,
         typer.Option(
             "--format", metavar="NAME", help="html, md, csv or png; may be given more than once.  [default: html]"
         ),
     ] = None,
-    live: Annotated[
-        bool, typer.Option("--live", help="Write the report again and again until the run is finished.")
-    ] = False,
-    every: Annotated[int | None, typer.Option(help="With --live: seconds between two reports.  [default: 10]")] = None,
-    to: Annotated[
-        Path | None, typer.Option(help="Of several runs: the page to write.  [default: comparison.html]")
-    ] = None,
+    live: Annotated[bool, typer.Option("--live", hidden=True)] = False,
+    every: Annotated[int | None, typer.Option(hidden=True)] = None,
+    to: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Write a run's report and tables anew, or compare several runs.
+    """Write a run's report and tables anew.
 
-    The report, the tables and run.json are written from the study; of several runs, also a page that compares them.
-    With --live, beside a search that is under way, only the report is written; the page reads itself anew.
+    The report, the tables and run.json are written from the study. For a search that is under way there is watch, for
+    several runs compare.
 
     \b
     Example:
       se-search report runs/resnet50-digits
       se-search report runs/resnet50-digits --format md --format png
-      se-search report runs/resnet50-digits --live
-      se-search report runs/first runs/second --to comparison.html
     """
-    from .api import follow_run, load_run, write_comparison
-    from .report.comparison import describe_ratios
-    from .results.comparison import compare_runs
+    from .api import load_run
 
-    if len(folders) > 1:
-        if live or formats not in (None, ["html"]):
-            raise DefinitionError("several runs are compared in one HTML page: give --live or --format with one run")
-        with console.status("Comparing the runs"):
-            comparison = compare_runs(folders)
-            page = write_comparison(comparison, to or "comparison.html")
-        for folder in folders:
-            say(f"Report: {load_run(folder).report()}", to_copy=True)
-        for sentence in (*describe_ratios(comparison), *comparison.cautions):
-            say(sentence)
-        say(f"Comparison: {page}", to_copy=True)
+    if live or every is not None or to is not None or len(folders) > 1:
+        _report_as_before(folders, formats, live, every, to)
         return
-    (folder,) = folders
-    if to is not None:
+    for file in load_run(folders[0]).report_as(*(formats or ["html"])):
+        say(f"Report: {file}", to_copy=True)
+
+
+def _report_as_before(
+    folders: list[Path], formats: list[str] | None, live: bool, every: int | None, to: Path | None
+) -> None:
+    """Do what ``report`` did in version 0.1.0, which is now ``watch`` or ``compare``; to be dropped with 0.3.0."""
+    several, html = len(folders) > 1, formats in (None, ["html"])
+    if several and (live or not html):
+        raise DefinitionError("several runs are compared in one HTML page: give --live or --format with one run")
+    if to is not None and not several:
         raise DefinitionError("--to names the page that compares runs: give two folders or more")
     if every is not None and not live:
         raise DefinitionError("--every is the time between two reports of --live: give that too")
-    if live:
-        if formats not in (None, ["html"]):
-            raise DefinitionError("--live writes the HTML report: give --format without it")
-        say(f"Report: {follow_run(folder, 10 if every is None else every)}", to_copy=True)
-        return
-    for file in load_run(folder).report_as(*(formats or ["html"])):
-        say(f"Report: {file}", to_copy=True)
+    if live and not html:
+        raise DefinitionError("--live writes the HTML report: give --format without it")
+    typer.echo(f"Type se-search {'compare' if several else 'watch'} instead; this spelling will be dropped.", err=True)
+    if several:
+        _compare(folders, to or _COMPARISON)
+    else:
+        _watch(folders[0], 10 if every is None else every)
+
+
+@_command()
+def watch(folder: RunFolder, every: Annotated[int, typer.Option(help="Seconds between two reports.")] = 10) -> None:
+    """Write a run's report again and again until the run is finished.
+
+    Beside a search that is under way in another process, or before it. Only the report is written; the page reloads
+    itself.
+
+    \b
+    Example:
+      se-search watch runs/resnet50-digits
+    """
+    _watch(folder, every)
+
+
+def _watch(folder: Path, every: int) -> None:
+    from .api import follow_run
+
+    say(f"Report: {follow_run(folder, every)}", to_copy=True)
+
+
+@_command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER", help="The folders of two runs or more.")],
+    to: Annotated[Path, typer.Option(help="The page to write.")] = _COMPARISON,
+) -> None:
+    """Compare the fronts of several runs in one page. The report of each is written anew.
+
+    \b
+    Example:
+      se-search compare runs/first runs/second --to comparison.html
+    """
+    _compare(folders, to)
+
+
+def _compare(folders: list[Path], to: Path) -> None:
+    from .api import load_run, write_comparison
+    from .report.comparison import describe_ratios
+    from .results.comparison import compare_runs
+
+    with console.status("Comparing the runs"):
+        comparison = compare_runs(folders)
+        page = write_comparison(comparison, to)
+    for folder in folders:
+        say(f"Report: {load_run(folder).report()}", to_copy=True)
+    for sentence in (*describe_ratios(comparison), *comparison.cautions):
+        say(sentence)
+    say(f"Comparison: {page}", to_copy=True)
 
 
 @_command()

@@ -88,7 +88,7 @@ CONFIGURATIONS = {
 RUN = ["run", "--backbone", "test_resnet"]
 
 ARGUMENTS = [
-    *([command, LONG] for command in ("verify", "report", "export", "excitation")),
+    *([command, LONG] for command in ("verify", "report", "watch", "compare", "export", "excitation")),
     [*RUN, "--out", LONG],
     ["run", "--backbone", LONG],
     *([*RUN, option, value] for option in ("--study", "--space") for value in (LONG, "../x", "a\nb", "a\0b", ".", "")),
@@ -114,7 +114,10 @@ ARGUMENTS = [
         for value in (LONG, "a\0b", "local-dir:a\nb")
     ),
     *([command, value] for command in ("verify", "report", "export") for value in ("a\nb", "../x", "file")),
-    *(["report", value, "pictures"] for value in ("a\nb", "pictures", "../x")),
+    ["watch", "file"],
+    *(["compare", value, "pictures"] for value in ("a\nb", "pictures", "../x")),
+    *([*RUN, "--set", value] for value in (LONG, "a\nb", "", "=", "budget", "a.b.c=1", "..=1", "budget=[1", "a\0b=1")),
+    *([*RUN, "--set", f"budget={value}"] for value in (LONG, NESTED, "9" * 500, "!!python/object/apply:os.abort []")),
     *(["reproduce", value] for value in (LONG, "a\nb", "../x")),
     *(["worker", "--study", "a", "--storage", value] for value in ("a\nb", "a\0b", "", "x", "journal:none/x", LONG)),
     ["worker", "--study", "a", "--storage", "journal:.", "--patience", "1"],
@@ -170,7 +173,7 @@ CASES = {
             {"theirs/study.yaml": text},
             ["study.yaml is damaged"],
         )
-        for command in ("verify", "report", "export", "excitation")
+        for command in ("verify", "report", "watch", "export", "excitation")
         for name, (text, _) in YAML.items()
         if name in ("aliases that multiply", "lists in lists", "a large file", "a Python object")
     },

@@ -5,7 +5,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from ..errors import DefinitionError, RunFolderError, SeSearchError
+from ..errors import DefinitionError, RunFolderError, SeSearchError, as_given
 from ..files import refusing_unwritable, write_text
 from ..progress import say
 from ..report.page import render_report
@@ -14,7 +14,7 @@ from ..trials.folder import REPORT_FILE, STORAGE_FILE, STUDY_FILE, load_trials, 
 
 
 def follow_run(path: str | os.PathLike[str], every: int = 10) -> Path:
-    """Write a run's report again and again while another process makes it; what ``se-search report --live`` calls.
+    """Write a run's report again and again while another process makes it; what ``se-search watch`` calls.
 
     It waits for a run that has not begun. Only ``report.html`` is written: everything else is the other process's. The
     report reads itself anew until the run is finished or this is interrupted.
@@ -30,7 +30,7 @@ def follow_run(path: str | os.PathLike[str], every: int = 10) -> Path:
         RunFolderError: If the folder holds something else or is damaged.
     """
     if every < 1:
-        raise DefinitionError(f"--every is {every}: it must be at least 1 second")
+        raise DefinitionError(f"{as_given('every')} is {every}: it must be at least 1 second")
     folder = Path(path)
     told = ""
     try:

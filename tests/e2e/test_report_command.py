@@ -29,7 +29,7 @@ COMMAND = [sys.executable, "-m", "se_search"]
 
 
 def invoke(*arguments):
-    return CliRunner().invoke(app, ["report", *map(str, arguments)])
+    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
 @pytest.fixture
@@ -43,14 +43,24 @@ def directory(finished_run, monkeypatch):
 def test_several_runs_have_a_page_and_a_report_each(directory):
     for name in ("run", "other"):
         (directory / name / "report.html").unlink()
-    result = invoke("run", "other")
+    result = invoke("compare", "run", "other")
     assert result.exit_code == 0, result.output
     assert "No measurable difference between other and run: the front of other has ×1.000" in result.stdout
     assert result.stdout.splitlines()[-1] == "Comparison: comparison.html"
     assert "2 runs compared" in (directory / "comparison.html").read_text()
     assert all((directory / name / "report.html").is_file() for name in ("run", "other"))
-    assert invoke("run", "other", "--to", "again.html").exit_code == 0
+    assert invoke("compare", "run", "other", "--to", "again.html").exit_code == 0
     assert (directory / "again.html").is_file()
+
+
+def test_the_spellings_of_the_version_before_say_what_to_type_instead(directory):
+    result = invoke("report", "run", "other", "--to", "again.html")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == "Comparison: again.html"
+    assert result.stderr == "Type se-search compare instead; this spelling will be dropped.\n"
+    result = invoke("report", "run", "--live", "--every", "1")
+    assert result.stdout.splitlines() == ["6 of 6: run/report.html", "Report: run/report.html"]
+    assert result.stderr == "Type se-search watch instead; this spelling will be dropped.\n"
 
 
 @pytest.mark.parametrize("form", ["html", "md", "csv"])
@@ -65,18 +75,20 @@ def test_a_terminal_is_told_while_the_report_is_written(finished_run, form, monk
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["run", "other", "--live"], "several runs are compared in one HTML page"),
-        (["run", "other", "--format", "md"], "several runs are compared in one HTML page"),
-        (["run", "other", "--to", "output.txt"], "output.txt exists and is no comparison"),
-        (["run", "run"], "2 runs cannot be compared: give two to 8 different run folders"),
-        (["run", "nowhere"], "nowhere is not a run folder"),
-        (["run", "--to", "page.html"], "--to names the page that compares runs"),
-        (["run", "--every", "5"], "--every is the time between two reports of --live"),
-        (["run", "--live", "--format", "md"], "--live writes the HTML report"),
-        (["run", "--live", "--every", "0"], "--every is 0: it must be at least 1 second"),
-        (["run", "--format", "csv", "--format", "pdf"], "format 'pdf' is unknown: choose one of html, md, csv, png"),
-        (["output.txt", "--live"], "output.txt is not a run folder"),
-        ([".", "--live"], "is not a run folder"),
+        (["compare", "run", "other", "--to", "output.txt"], "output.txt exists and is no comparison"),
+        (["compare", "run", "run"], "2 runs cannot be compared: give two to 8 different run folders"),
+        (["compare", "run"], "1 runs cannot be compared: give two to 8 different run folders"),
+        (["compare", "run", "nowhere"], "nowhere is not a run folder"),
+        (["watch", "run", "--every", "0"], "--every is 0: it must be at least 1 second"),
+        (["watch", "output.txt"], "output.txt is not a run folder"),
+        (["watch", "."], "is not a run folder"),
+        (["report", "run", "--format", "csv", "--format", "pdf"], "'pdf' is unknown: choose one of html, md, csv, png"),
+        # Spellings of version 0.1.0:
+        (["report", "run", "other", "--live"], "several runs are compared in one HTML page"),
+        (["report", "run", "other", "--format", "md"], "several runs are compared in one HTML page"),
+        (["report", "run", "--to", "page.html"], "--to names the page that compares runs"),
+        (["report", "run", "--every", "5"], "--every is the time between two reports of --live"),
+        (["report", "run", "--live", "--format", "md"], "--live writes the HTML report"),
     ],
 )
 def test_a_mistake_is_told_in_one_sentence_and_nothing_is_written(directory, arguments, sentence):
@@ -91,7 +103,7 @@ def test_a_mistake_is_told_in_one_sentence_and_nothing_is_written(directory, arg
 def test_the_report_in_other_formats(directory):
     for name in ("trials.csv", "pareto.csv", "report.html"):
         (directory / "run" / name).unlink()
-    result = invoke("run", "--format", "csv", "--format", "md")
+    result = invoke("report", "run", "--format", "csv", "--format", "md")
     assert result.stdout.split() == [
         "Report:",
         "run/trials.csv",
@@ -156,7 +168,7 @@ def start(directory, *arguments):
 def test_beside_a_search_the_report_follows_it_to_the_end(tmp_path):
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY_STUDY | {"budget": 12}))
     report = tmp_path / "run" / "report.html"
-    live = start(tmp_path, "report", "run", "--live", "--every", "1")
+    live = start(tmp_path, "watch", "run", "--every", "1")
     assert live.stdout.readline() == "Waiting for a run in run; Ctrl-C ends this.\n"
     search = start(tmp_path, "run", "--study", "tiny.yaml", "--out", "run")
     wait_for(report.exists, search)
@@ -178,7 +190,7 @@ def test_interrupted_the_report_no_longer_reads_itself_anew(directory):
     report = directory / "run" / "report.html"
     report.unlink()
     before = {path.name: path.stat().st_mtime_ns for path in (directory / "run").iterdir()}
-    live = start(directory, "report", "run", "--live", "--every", "60")
+    live = start(directory, "watch", "run", "--every", "60")
     wait_for(report.exists, live)
     assert live.stdout.readline() == "6 of 99: run/report.html\n"
     live.send_signal(signal.SIGINT)
@@ -245,7 +257,7 @@ def test_what_the_last_report_cannot_show_does_not_replace_an_interruption(direc
         yaml.safe_dump(yaml.safe_load((directory / "run" / "study.yaml").read_text()) | {"budget": 99})
     )
     monkeypatch.setattr(time, "sleep", damage_and_interrupt)
-    assert invoke("run", "--live").exit_code == 130
+    assert invoke("watch", "run").exit_code == 130
 
 
 def ask(application, path):
