@@ -292,7 +292,7 @@ def report(
 def _report_as_before(
     folders: list[Path], formats: list[str] | None, live: bool, every: int | None, to: Path | None
 ) -> None:
-    """Do what ``report`` did in version 0.1.0, which is now ``watch`` or ``compare``; to be dropped with 0.3.0."""
+    """Do what ``report`` did before ``watch`` and ``compare``; to be dropped with the release after the next."""
     several, html = len(folders) > 1, formats in (None, ["html"])
     if several and (live or not html):
         raise DefinitionError("several runs are compared in one HTML page: give --live or --format with one run")

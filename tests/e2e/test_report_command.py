@@ -53,7 +53,7 @@ def test_several_runs_have_a_page_and_a_report_each(directory):
     assert (directory / "again.html").is_file()
 
 
-def test_the_spellings_of_the_version_before_say_what_to_type_instead(directory):
+def test_the_spellings_before_watch_and_compare_say_what_to_type_instead(directory):
     result = invoke("report", "run", "other", "--to", "again.html")
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1] == "Comparison: again.html"
@@ -83,7 +83,7 @@ def test_a_terminal_is_told_while_the_report_is_written(finished_run, form, monk
         (["watch", "output.txt"], "output.txt is not a run folder"),
         (["watch", "."], "is not a run folder"),
         (["report", "run", "--format", "csv", "--format", "pdf"], "'pdf' is unknown: choose one of html, md, csv, png"),
-        # Spellings of version 0.1.0:
+        # Spellings before watch and compare:
         (["report", "run", "other", "--live"], "several runs are compared in one HTML page"),
         (["report", "run", "other", "--format", "md"], "several runs are compared in one HTML page"),
         (["report", "run", "--to", "page.html"], "--to names the page that compares runs"),
