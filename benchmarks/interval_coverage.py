@@ -21,7 +21,6 @@ from se_search.statistics import (
     crossed_difference,
     mean_estimate,
     noise_ceiling,
-    paired_mean_difference,
     rank_agreement,
 )
 
@@ -120,7 +119,7 @@ def means(studies: int) -> None:
 
             used = {"used": mean_estimate}
             row(f"log-loss, {task}, n={images}", second.mean(), drawn(second), used | others)
-            used = {"used": lambda values: paired_mean_difference(values, np.zeros(values.size))}
+            used = {"used": lambda values: crossed_difference(values[None], np.zeros((1, values.size)))}
             differences = first - second
             row(f"difference, {task}, n={images}", differences.mean(), drawn(differences), used | others)
 

@@ -24,7 +24,6 @@ from se_search.deployment.prepare import prepare
 from se_search.deployment.runtimes.base import using_threads
 from se_search.latency.meter import LatencyMeter
 from se_search.network.backbones import network_options
-from se_search.statistics import median_estimate
 
 BUSY = "import numpy as np\na = np.ones((500, 500))\nwhile True:\n    a @ a"
 
@@ -98,8 +97,10 @@ def one_copy(network: torch.nn.Module, deployment: Deployment, seed: int) -> tup
                 start = time.perf_counter()
                 both[which].run()
                 pair[which] = time.perf_counter() - start
-    estimate = median_estimate(seconds[5:, 1] / seconds[5:, 0], seed)
-    return estimate.low, estimate.high
+    ratios, rng = seconds[5:, 1] / seconds[5:, 0], np.random.default_rng(seed)
+    return tuple(
+        stats.bootstrap((ratios,), np.median, n_resamples=2000, method="percentile", rng=rng).confidence_interval
+    )
 
 
 @contextmanager

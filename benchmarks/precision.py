@@ -10,12 +10,13 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from scipy import stats
 from torch.utils.data import TensorDataset
 
 from se_search import SEConfig, create_model
 from se_search.data.image_data import ImageData
 from se_search.network.backbones import network_options
-from se_search.statistics import median_estimate
+from se_search.statistics import Estimate
 from se_search.training.recipe import Training, TrainingRecipe, classification_losses
 
 BATCH = 64
@@ -65,7 +66,9 @@ def compare(backbone: str, size: int, settings: dict, pairs: int):
             start = time.perf_counter()
             next(trainings[which])
             pair[which] = time.perf_counter() - start
-    return median_estimate(seconds[2:, 1] / seconds[2:, 0])
+    ratios, rng = seconds[2:, 1] / seconds[2:, 0], np.random.default_rng(0)
+    interval = stats.bootstrap((ratios,), np.median, n_resamples=2000, method="percentile", rng=rng).confidence_interval
+    return Estimate(float(np.median(ratios)), interval.low, interval.high)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Intervals: no accuracy and no latency is reported without one.
 
-Each method is the one that kept its coverage in simulated studies (``tests/evaluation/test_interval_coverage.py``).
-Networks that are compared are judged on the same images, so the intervals of differences are paired ones.
+Each method kept its coverage in simulated studies (``tests/test_interval_coverage.py``). Networks are compared on the
+same images, so the intervals of differences are paired.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 from .words import points_with_interval
 
@@ -38,22 +38,22 @@ def difference_in_words(quality: str, difference: Estimate) -> str:
 
 
 def normal_quantile(confidence: float) -> float:
-    """Return how many standard deviations of a normal distribution hold so much of it on both sides together."""
+    """Return the two-sided quantile of the standard normal distribution."""
     return float(special.ndtri(0.5 + confidence / 2))
 
 
 def t_quantile(confidence: float, freedom: float) -> float:
-    """Return the same for Student's t distribution with so many degrees of freedom."""
+    """Return the two-sided quantile of Student's t distribution with ``freedom`` degrees of freedom."""
     return float(special.stdtrit(freedom, 0.5 + confidence / 2))
 
 
 def confidence_of_each(comparisons: int) -> float:
-    """Return the confidence that each of so many intervals needs for all to hold together at 95 % (Bonferroni)."""
+    """Return the confidence of each of several intervals such that all hold together at 95 % (Bonferroni)."""
     return 1 - (1 - CONFIDENCE) / comparisons
 
 
 def accuracy_estimate(correct: npt.NDArray[np.bool_]) -> Estimate:
-    """Return the part of images that is ``correct`` with its Wilson interval."""
+    """Return the share of images that is ``correct`` with its Wilson interval."""
     return _wilson(correct.astype(float), CONFIDENCE)
 
 
@@ -62,35 +62,22 @@ def mean_estimate(values: npt.NDArray[Any]) -> Estimate:
 
     Log-losses are skewed to the right: a few misclassified images make up most of the mean, and samples that lack them
     have a low mean and a low spread at once. Student's and the bootstrap intervals then miss the truth from below. This
-    is Hall's interval (1992), whose cubic transformation of the t statistic takes the skewness out, with degrees of
-    freedom reduced for heavy tails (as in :func:`paired_mean_difference`).
+    is Hall's interval (1992), whose cubic transformation of the t statistic removes the skewness, with degrees of
+    freedom reduced for heavy tails (as in :func:`crossed_difference`).
 
     Args:
-        values: One log-loss for each image. The interval of one alone is unbounded; that of equal values has no width.
+        values: One log-loss for each image. The interval of a single value is unbounded; that of equal values has no
+            width.
     """
     return _hall(values.astype(float), CONFIDENCE)
 
 
-def median_estimate(values: npt.NDArray[Any], seed: int = 0) -> Estimate:
-    """Return the median of ``values`` with its percentile bootstrap interval."""
-    interval = stats.bootstrap(
-        (values,),
-        np.median,
-        n_resamples=2000,
-        batch=500,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Estimate(float(np.median(values)), float(interval.low), float(interval.high))
-
-
 def rounds_needed(pilot: npt.NDArray[Any], half_width: float, confidence: float = CONFIDENCE) -> int:
-    """Return how many values like those of a pilot give their mean an interval of this half-width (Stein 1945).
+    """Return the number of values that gives their mean an interval of this half-width (Stein 1945).
 
     Args:
-        pilot: The first values; they count among those needed.
-        half_width: What the interval shall have to both sides of the mean.
+        pilot: The first values, which are part of that number.
+        half_width: Of the interval of the mean.
         confidence: Of the interval.
     """
     standard_deviation = float(pilot.std(ddof=1))
@@ -98,56 +85,21 @@ def rounds_needed(pilot: npt.NDArray[Any], half_width: float, confidence: float 
 
 
 def two_stage_mean(values: npt.NDArray[Any], pilot: int, confidence: float = CONFIDENCE) -> Estimate:
-    """Return the mean of values whose number a pilot has decided by :func:`rounds_needed`, with its interval.
+    """Return the mean of values whose number :func:`rounds_needed` decided from a pilot, with its interval.
 
-    It is Student's, with the pilot's degrees of freedom: values that were few because the first happened to lie close
-    together tell too low a spread. Stein's interval has the pilot's spread; where all values have a larger one, as when
-    another process starts meanwhile, that counts.
+    It is Student's interval with the pilot's degrees of freedom: where the first values happen to lie close together,
+    few values follow and their spread is too low. Stein's interval uses the pilot's spread. Where all values have a
+    larger spread, as when another process starts meanwhile, that is used.
 
     Args:
         values: All values, the pilot's first.
-        pilot: How many decided, or the number of all values if it was fixed without them: it is then Student's
-            interval.
+        pilot: Number of values in the pilot. With the number of all values it is Student's interval.
         confidence: Of the interval.
     """
     spread = max(float(values[:pilot].std(ddof=1)), float(values.std(ddof=1)))
     mean = float(values.mean())
     margin = t_quantile(confidence, pilot - 1) * spread / math.sqrt(values.size)
     return Estimate(mean, mean - margin, mean + margin)
-
-
-def paired_accuracy_difference(
-    first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_], confidence: float = CONFIDENCE
-) -> Estimate:
-    """Return the accuracy of ``first`` minus that of ``second`` on the same images, with its interval.
-
-    The interval is Wald's for paired proportions with half an image added to each of the four cells
-    (Agresti and Min 2005), which keeps its coverage when few images tell the two apart.
-
-    Args:
-        first: Whether each image was classified correctly by the first network.
-        second: The same of the second, in the same order.
-        confidence: Of the interval; ``1 - 0.05 / k`` for ``k`` comparisons that shall all hold at 95 % (Bonferroni).
-    """
-    return _agresti_min(np.subtract(first, second, dtype=float), confidence)
-
-
-def paired_mean_difference(
-    first: npt.NDArray[Any], second: npt.NDArray[Any], confidence: float = CONFIDENCE
-) -> Estimate:
-    """Return the mean log-loss of ``first`` minus that of ``second`` on the same images, with its interval.
-
-    It is Student's interval of the images' differences. Their tails are heavy on both sides, so the degrees of freedom
-    are those of a variance estimated from values of the sample's kurtosis (Satterthwaite 1946): as many as images less
-    one if it is a normal distribution's or lower, far fewer if few images decide. Bootstrap intervals and Hall's, which
-    :func:`mean_estimate` takes, cover less here: they follow a skewness that those few images happen to have.
-
-    Args:
-        first: The log-loss of the first network for each image.
-        second: The same of the second, in the same order.
-        confidence: Of the interval; ``1 - 0.05 / k`` for ``k`` comparisons that shall all hold at 95 % (Bonferroni).
-    """
-    return _student(np.subtract(first, second, dtype=float), confidence)
 
 
 def crossed_mean(values: npt.NDArray[Any], confidence: float = CONFIDENCE) -> Estimate:
@@ -173,20 +125,26 @@ def crossed_difference(first: npt.NDArray[Any], second: npt.NDArray[Any], confid
     """Return the mean difference of two networks, each trained with the same seeds and judged on the same images.
 
     The interval covers two sources of chance: which images were drawn, and the seeds of training. The variance between
-    images that seeds have in common and the variance between the seeds' means give a margin each, the first as in
-    :func:`paired_mean_difference` or :func:`paired_accuracy_difference`, the second Student's; the margins are squared
-    and added (Zou and Donner 2008). The interval covers 94 to 98 % with three seeds and more, up to 99 % with two. That
-    of Student with the sum of both variances and Satterthwaite's degrees of freedom is narrower, but covers as little
-    as 92 % with three seeds and 87 % with two.
+    images that seeds have in common and the variance between the seeds' means give a margin each; the margins are
+    squared and added (Zou and Donner 2008). The interval covers 94 to 98 % with three seeds and more, up to 99 % with
+    two. Student's interval with the sum of both variances and Satterthwaite's degrees of freedom is narrower, but
+    covers as little as 92 % with three seeds and 87 % with two. With one seed the interval covers the choice of images
+    only: it is about these two trained networks, not about another seed.
 
-    With one seed the images alone count: the interval is about these two trained networks, and what another seed would
-    change is not in it.
+    The seeds' margin is Student's. The images' margin depends on what is compared:
+
+    - Correctness: Wald's for paired proportions with half an image added to each of the four cells (Agresti and Min
+      2005), which keeps its coverage when few images distinguish the two networks.
+    - Log-losses: Student's. The differences have heavy tails on both sides, so the degrees of freedom are those of a
+      variance estimated from values of the sample's kurtosis (Satterthwaite 1946): images less one for a normal
+      distribution's kurtosis or a lower one, far fewer if few images decide. Bootstrap intervals and Hall's (see
+      :func:`mean_estimate`) cover less here: they follow a skewness that those few images happen to have.
 
     Args:
         first: One row for each seed, one column for each image: log-losses, or of dtype bool whether it was classified
             correctly.
         second: The same of the second network, seeds and images in the same order.
-        confidence: Of the interval.
+        confidence: Of the interval; ``1 - 0.05 / k`` for ``k`` comparisons that shall all hold at 95 % (Bonferroni).
     """
     interval = _agresti_min if first.dtype == bool else _student
     return _crossed(np.subtract(first, second, dtype=float), interval, confidence)
@@ -195,12 +153,12 @@ def crossed_difference(first: npt.NDArray[Any], second: npt.NDArray[Any], confid
 def rank_agreement(first: npt.NDArray[Any], second: npt.NDArray[Any], confidence: float = CONFIDENCE) -> Estimate:
     """Return Kendall's τ-b between two scores of the same configurations, with its interval.
 
-    The interval holds every τ from which the estimate lies no further than chance explains, with the variance that the
-    estimate has when the configurations are a sample of a bivariate normal distribution of any two scales (Esscher
-    1924). From five configurations on it covers 92 to 98 %, where the bootstrap over configurations covers 35 % for
-    five that agree well: it cannot see disagreement that the sample lacks.
+    The interval holds every τ that a test would not reject, with the variance of the estimate for a sample of a
+    bivariate normal distribution of any two scales (Esscher 1924). From five configurations on it covers 92 to 98 %.
+    The bootstrap over configurations covers 35 % for five that agree well: it cannot see disagreement that the sample
+    lacks.
 
-    Scores that are all equal order nothing: the value is 0 and the interval reaches from -1 to 1.
+    For scores that are all equal the value is 0 and the interval reaches from -1 to 1.
 
     Args:
         first: One score for each configuration.
@@ -211,7 +169,9 @@ def rank_agreement(first: npt.NDArray[Any], second: npt.NDArray[Any], confidence
         ValueError: If a score is not finite, or their numbers differ.
     """
     if len(first) != len(second):
-        raise ValueError(f"{len(first)} scores cannot be compared with {len(second)}: one of each for a configuration")
+        raise ValueError(
+            f"{len(first)} scores cannot be compared with {len(second)}: each configuration needs one of each"
+        )
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise ValueError("scores that are not finite have no rank")
     tau = _kendall(first, second)
@@ -223,7 +183,7 @@ def rank_agreement(first: npt.NDArray[Any], second: npt.NDArray[Any], confidence
     def excess(candidate: float) -> float:
         return abs(candidate - tau) - quantile * math.sqrt(max(_kendall_variance(candidate, count), 0.0))
 
-    # The variance is 0 at both ends, so the excess of an estimate of ±1 is 0 there: look for its other end from inside.
+    # The variance is 0 at both ends, and so is the excess of an estimate of ±1: start the search inside.
     inside = min(max(tau, -1 + 1e-9), 1 - 1e-9)
     low = optimize.brentq(excess, -1.0, inside) if tau > -1 else -1.0
     high = optimize.brentq(excess, inside, 1.0) if tau < 1 else 1.0
@@ -233,14 +193,14 @@ def rank_agreement(first: npt.NDArray[Any], second: npt.NDArray[Any], confidence
 def noise_ceiling(scores: npt.NDArray[Any], draws: int = 1000, seed: int = 0) -> Estimate:
     """Return Kendall's τ that a perfect evaluator would reach with the mean of these seeds, and its 95 % range.
 
-    Seeds are paired: what a seed adds to all configurations does not count. The variance of the rest is the noise. The
-    configurations' means, shrunk until their variance is what noise leaves of it (Morris 1983), are taken for the
-    truth, and noise is added to it many times. Each time the noise's variance is drawn from what the residuals allow,
-    so the range has its uncertainty too.
+    Seeds are paired: an effect of a seed on all configurations does not count. The variance of the rest is the noise.
+    The configurations' means are shrunk until their variance is the observed one less the noise (Morris 1983). They are
+    taken for the truth, and noise is added to it many times. Each time the noise's variance is drawn from its
+    distribution given the residuals, so the range includes its uncertainty.
 
-    On average the value is within 0.05 of the truth where the configurations' true scores are spread as a normal or an
-    exponential distribution (0.08 for five configurations), up to 0.1 too high where they fall into two groups, and
-    about 0.2 where there is nothing but noise. Of two or three configurations all the spread is taken for real.
+    On average the value is within 0.05 of the truth where the true scores have a normal or an exponential distribution
+    (0.08 for five configurations), up to 0.1 too high where they form two groups, and about 0.2 where there is only
+    noise. For two or three configurations all the spread counts as real.
 
     Args:
         scores: One row for each seed, one column for each configuration.
@@ -248,11 +208,13 @@ def noise_ceiling(scores: npt.NDArray[Any], draws: int = 1000, seed: int = 0) ->
         seed: Of the drawn noise.
 
     Raises:
-        ValueError: If a score is not finite, or there are fewer than two seeds or configurations to tell noise by.
+        ValueError: If a score is not finite, or there are fewer than two seeds or configurations.
     """
     seeds, configurations = scores.shape
     if seeds < 2 or configurations < 2:
-        raise ValueError(f"{seeds} seeds of {configurations} configurations do not tell noise: two of each are needed")
+        raise ValueError(
+            f"{seeds} seeds of {configurations} configurations cannot estimate noise: two of each are needed"
+        )
     if not np.isfinite(scores).all():
         raise ValueError("scores that are not finite have no rank")
     means = scores.mean(axis=0)
@@ -261,7 +223,7 @@ def noise_ceiling(scores: npt.NDArray[Any], draws: int = 1000, seed: int = 0) ->
     rng = np.random.default_rng(seed)
     noise = np.sum(residuals**2) / rng.chisquare(freedom, draws) / seeds
     between = means.var(ddof=1)
-    part = max(configurations - 3, 0) / (configurations - 1)  # the mean of noise over variance is too large by this
+    part = max(configurations - 3, 0) / (configurations - 1)  # corrects the mean of noise over variance
     kept = np.sqrt(np.maximum(1 - part * noise / between, 0.0)) if between > 0 else np.zeros(draws)
     drawn = kept[:, None] * means + np.sqrt(noise)[:, None] * rng.standard_normal((draws, configurations))
     taus = np.nan_to_num([_kendall(means, one) for one in drawn])
@@ -270,7 +232,7 @@ def noise_ceiling(scores: npt.NDArray[Any], draws: int = 1000, seed: int = 0) ->
 
 
 def _wilson(shares: _Values, confidence: float) -> Estimate:
-    """Wilson's interval of a mean of values from 0 to 1, as of the number of yes-or-no values with its variance."""
+    """Return Wilson's interval of a mean of shares, for the number of binary values of the same variance."""
     share, variance = float(shares.mean()), float(shares.var())
     count = shares.size * share * (1 - share) / variance if variance > 0 else shares.size
     square = normal_quantile(confidence) ** 2
@@ -319,7 +281,7 @@ def _crossed(values: _Values, interval: Callable[[_Values, float], Estimate], co
     seeds = values.mean(axis=1)
     value = float(seeds.mean())
     residuals = values - images - seeds[:, None] + value
-    # Averages over few seeds also differ between images by chance of training, which the seeds' part has already.
+    # Averages over few seeds also differ between images by chance of training, which the seeds' margin includes.
     spread = float(np.sum((images - value) ** 2))
     chance = float(np.sum(residuals**2)) / (len(values) - 1) / len(values)
     common = math.sqrt(max(1 - chance / spread, 0.0)) if spread > 0 else 1.0
@@ -330,7 +292,7 @@ def _crossed(values: _Values, interval: Callable[[_Values, float], Estimate], co
 
 
 def _degrees_of_freedom(values: _Values) -> float:
-    """Return those of the variance of values with the sample's kurtosis, as if never below a normal distribution's."""
+    """Return those of a variance for the sample's kurtosis, or for a normal distribution's if that is larger."""
     excess = max(_standardised_moment(values, 4) - 3, 0.0)
     return 2 / (excess / values.size + 2 / (values.size - 1))
 
@@ -349,7 +311,7 @@ def _standard_error(values: _Values) -> float:
 
 
 def _kendall(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
-    # scipy.stats.kendalltau finds p-values too, which takes several times as long and fails for two scores.
+    # scipy.stats.kendalltau computes p-values too: it takes several times as long and fails for two scores.
     one, other = (np.sign(np.subtract.outer(scores, scores)) for scores in (first.astype(float), second.astype(float)))
     untied = math.sqrt(np.sum(one**2) * np.sum(other**2))
     return float(np.sum(one * other)) / untied if untied > 0 else math.nan

@@ -14,8 +14,6 @@ from se_search.statistics import (
     crossed_difference,
     crossed_mean,
     mean_estimate,
-    paired_accuracy_difference,
-    paired_mean_difference,
     rank_agreement,
 )
 
@@ -91,7 +89,8 @@ def test_paired_accuracy_differences(alone, images, confidence, least, most):
 
     def study():
         drawn = random.random(images)
-        return paired_accuracy_difference(drawn < alone[0], (drawn >= alone[0]) & (drawn < sum(alone)), confidence)
+        first, second = drawn < alone[0], (drawn >= alone[0]) & (drawn < sum(alone))
+        return crossed_difference(first[None], second[None], confidence)
 
     covered = coverage(alone[0] - alone[1], (study() for _ in range(STUDIES)))
     assert least <= covered <= most
@@ -105,7 +104,7 @@ def test_paired_log_loss_differences(task, images, populations):
 
     def study():
         drawn = random.integers(first.size, size=images)
-        return paired_mean_difference(first[drawn], second[drawn])
+        return crossed_difference(first[None, drawn], second[None, drawn])
 
     covered = coverage(np.mean(first - second), (study() for _ in range(STUDIES)))
     assert 0.93 <= covered <= upper_limit(task, images)
@@ -122,7 +121,7 @@ def test_paired_log_loss_differences_of_many_comparisons(task, populations):
 
     def study():
         drawn = random.integers(first.size, size=400)
-        return paired_mean_difference(first[drawn], second[drawn], confidence=0.99)
+        return crossed_difference(first[None, drawn], second[None, drawn], confidence=0.99)
 
     assert coverage(np.mean(first - second), (study() for _ in range(STUDIES))) >= 0.98
 

@@ -13,10 +13,7 @@ from se_search.statistics import (
     crossed_difference,
     crossed_mean,
     mean_estimate,
-    median_estimate,
     noise_ceiling,
-    paired_accuracy_difference,
-    paired_mean_difference,
     rank_agreement,
     rounds_needed,
     two_stage_mean,
@@ -39,6 +36,24 @@ def reduced_freedom(values):
     """Satterthwaite's degrees of freedom of a variance: 2 Var² / Var(s²), with the sample's excess kurtosis."""
     excess = max(stats.kurtosis(values), 0)
     return 2 / (excess / values.size + 2 / (values.size - 1))
+
+
+def paired_difference(first, second, confidence=0.95):
+    """The difference of two networks trained with one seed."""
+    return crossed_difference(first[None], second[None], confidence)
+
+
+def student(differences):
+    """Student's interval of a mean with these degrees of freedom."""
+    freedom, error = reduced_freedom(differences), stats.sem(differences)
+    return Estimate(differences.mean(), *stats.t.interval(0.95, freedom, differences.mean(), error))
+
+
+def agresti_min(first, second):
+    """Wald's interval of paired proportions with half an image added to each of the four cells."""
+    images, gained, lost = first.size + 2, np.sum(first & ~second) + 0.5, np.sum(second & ~first) + 0.5
+    error = math.sqrt(gained + lost - (gained - lost) ** 2 / images) / images
+    return Estimate(first.mean() - second.mean(), *stats.norm.interval(0.95, (gained - lost) / images, error))
 
 
 def wilson(right, images, z=1.959963984540054):
@@ -103,7 +118,7 @@ def test_losses_of_single_precision_give_the_interval_of_double():
     assert mean_estimate(losses) == mean_estimate(losses.astype(float))
     others = np.random.default_rng(1).exponential(size=500).astype(np.float32)
     doubled = losses.astype(float), others.astype(float)
-    assert paired_mean_difference(losses, others) == paired_mean_difference(*doubled)
+    assert paired_difference(losses, others) == paired_difference(*doubled)
     seeds = [values.reshape(5, 100) for values in (losses, others)]
     assert crossed_mean(seeds[0]) == crossed_mean(seeds[0].astype(float))
     assert crossed_difference(*seeds) == crossed_difference(*(values.astype(float) for values in seeds))
@@ -112,8 +127,8 @@ def test_losses_of_single_precision_give_the_interval_of_double():
 def test_equal_losses_have_no_width_and_one_alone_no_bounds():
     assert mean_estimate(np.full(7, 0.25)) == Estimate(0.25, 0.25, 0.25)
     assert mean_estimate(np.array([0.25])) == Estimate(0.25, -math.inf, math.inf)
-    assert paired_mean_difference(np.full(7, 0.5), np.full(7, 0.25)) == Estimate(0.25, 0.25, 0.25)
-    assert paired_mean_difference(np.array([0.5]), np.array([0.25])) == Estimate(0.25, -math.inf, math.inf)
+    assert paired_difference(np.full(7, 0.5), np.full(7, 0.25)) == Estimate(0.25, 0.25, 0.25)
+    assert paired_difference(np.array([0.5]), np.array([0.25])) == Estimate(0.25, -math.inf, math.inf)
 
 
 def test_the_size_of_losses_does_not_matter():
@@ -121,30 +136,6 @@ def test_the_size_of_losses_does_not_matter():
     expected = np.array(astuple(mean_estimate(losses)))
     for factor in (1e-150, 1e150):
         assert np.array(astuple(mean_estimate(losses * factor))) / factor == pytest.approx(expected)
-
-
-def test_the_interval_of_a_median_covers_it_nineteen_times_in_twenty():
-    random = np.random.default_rng(1)
-    covered = 0
-    for _ in range(200):
-        estimate = median_estimate(random.lognormal(size=60))
-        covered += estimate.low <= 1.0 <= estimate.high  # the median of the standard log-normal distribution
-    assert 180 <= covered <= 200
-
-
-def test_the_interval_of_a_median_is_that_of_the_bootstraps_exact_distribution():
-    """Of n values drawn again, at least half lie among the k smallest with a binomial probability (Efron 1982)."""
-    values = np.arange(21) ** 2.0
-    at_most = stats.binom.sf(10, 21, np.arange(1, 22) / 21)  # probability that the median is at most each value
-    low, high = (values[np.argmax(at_most >= level)] for level in (0.025, 0.975))
-    estimate = median_estimate(values[::-1])
-    assert astuple(estimate) == (100.0, low, high) == (100.0, 36.0, 196.0)
-
-
-def test_intervals_are_the_same_for_the_same_seed():
-    values = np.random.default_rng(2).normal(size=50)
-    assert median_estimate(values, 3) == median_estimate(values, 3) != median_estimate(values, 4)
-    assert median_estimate(values) == median_estimate(values, 0)
 
 
 def test_a_pilot_tells_how_many_values_are_needed():
@@ -177,7 +168,7 @@ def test_a_paired_difference_by_hand():
     # 20 images: 5 only by the first, 1 only by the second. With half an image in each cell: 5.5, 1.5 of 22.
     first = np.array([True] * 5 + [False] + [True] * 10 + [False] * 4)
     second = np.array([False] * 5 + [True] + [True] * 10 + [False] * 4)
-    estimate = paired_accuracy_difference(first, second)
+    estimate = paired_difference(first, second)
     assert estimate.value == pytest.approx(4 / 20)
     centre = 4 / 22
     margin = 1.959964 * math.sqrt(7 - 16 / 22) / 22
@@ -186,7 +177,7 @@ def test_a_paired_difference_by_hand():
         pytest.approx(centre + margin, abs=1e-6),
     )
 
-    mirrored = paired_accuracy_difference(second, first)
+    mirrored = paired_difference(second, first)
     assert (mirrored.value, mirrored.low, mirrored.high) == pytest.approx(
         (-estimate.value, -estimate.high, -estimate.low)
     )
@@ -194,21 +185,21 @@ def test_a_paired_difference_by_hand():
 
 def test_equal_outcomes_cannot_be_told_apart():
     same = outcomes(390, 10)
-    estimate = paired_accuracy_difference(same, same)
+    estimate = paired_difference(same, same)
     assert estimate.value == 0
     assert estimate.low < 0 < estimate.high
 
 
 def test_one_image_is_little_to_tell_two_networks_apart():
-    estimate = paired_accuracy_difference(np.array([True]), np.array([False]))
+    estimate = paired_difference(np.array([True]), np.array([False]))
     assert estimate.value == 1
     assert estimate.low < 0
 
 
 def test_a_higher_confidence_is_that_of_its_normal_quantile():
     first, second = outcomes(350, 50), outcomes(330, 70)
-    usual = paired_accuracy_difference(first, second)
-    adjusted = paired_accuracy_difference(first, second, confidence=1 - 0.05 / 7)
+    usual = paired_difference(first, second)
+    adjusted = paired_difference(first, second, confidence=1 - 0.05 / 7)
     assert adjusted.value == usual.value
     ratio = (adjusted.high - adjusted.low) / (usual.high - usual.low)
     assert ratio == pytest.approx(stats.norm.ppf(1 - 0.025 / 7) / stats.norm.ppf(0.975))
@@ -221,7 +212,7 @@ def test_a_paired_difference_of_losses_with_light_tails_is_students():
     assert stats.kurtosis(first - second) < 0
     for confidence in (0.95, 0.99):
         expected = stats.ttest_rel(first, second).confidence_interval(confidence)
-        estimate = paired_mean_difference(first, second, confidence)
+        estimate = paired_difference(first, second, confidence)
         assert astuple(estimate) == pytest.approx((np.mean(first - second), *expected))
 
 
@@ -232,7 +223,7 @@ def test_a_paired_difference_that_few_images_decide_has_few_degrees_of_freedom()
     freedom = 2 / ((1 - 6 * 0.02 * 0.98) / (0.02 * 0.98) / 100 + 2 / 99)
     assert freedom == pytest.approx(4.2517, abs=1e-4)
     error = 5 * math.sqrt(0.02 * 0.98 / 99)
-    estimate = paired_mean_difference(first, np.zeros(100))
+    estimate = paired_difference(first, np.zeros(100))
     assert estimate.high - estimate.value == pytest.approx(stats.t.ppf(0.975, freedom) * error)
     assert estimate.low < 0 < estimate.value
 
@@ -243,29 +234,29 @@ def test_networks_that_agree_on_most_images_have_few_degrees_of_freedom():
     # Two of 50 values differ from the mean of 0, by as much: kurtosis 25.
     freedom = 2 / ((25 - 3) / 50 + 2 / 49)
     error = math.sqrt(2 * 3**2 / 49 / 50)
-    estimate = paired_mean_difference(first, np.zeros(50))
+    estimate = paired_difference(first, np.zeros(50))
     assert astuple(estimate) == pytest.approx((0, *stats.t.interval(0.95, freedom, scale=error)))
 
 
 def test_paired_differences_of_losses_change_their_sign_with_the_order():
     first, second = np.random.default_rng(5).exponential(size=(2, 80))
-    assert astuple(paired_mean_difference(second, first)) == close_to(negative(paired_mean_difference(first, second)))
+    assert astuple(paired_difference(second, first)) == close_to(negative(paired_difference(first, second)))
 
 
 def test_with_one_seed_only_the_images_count():
     random = np.random.default_rng(6)
     first, second = random.exponential(size=(2, 1, 90))
-    assert astuple(crossed_difference(first, second)) == close_to(paired_mean_difference(first[0], second[0]))
+    assert astuple(crossed_difference(first, second)) == close_to(student(first[0] - second[0]))
     assert astuple(crossed_mean(first)) == close_to(mean_estimate(first[0]))
     right, wrong = first < 1, second < 1
-    assert astuple(crossed_difference(right, wrong)) == close_to(paired_accuracy_difference(right[0], wrong[0]))
+    assert astuple(crossed_difference(right, wrong)) == close_to(agresti_min(right[0], wrong[0]))
     assert astuple(crossed_mean(right)) == close_to(accuracy_estimate(right[0]))
 
 
 def test_seeds_that_do_not_matter_leave_the_interval_of_the_images():
     random = np.random.default_rng(7)
     first, second = np.repeat(random.exponential(size=(2, 1, 90)), 4, axis=1)
-    assert astuple(crossed_difference(first, second)) == close_to(paired_mean_difference(first[0], second[0]))
+    assert astuple(crossed_difference(first, second)) == close_to(student(first[0] - second[0]))
     assert astuple(crossed_mean(first)) == close_to(mean_estimate(first[0]))
 
 
