@@ -51,7 +51,7 @@ class Excitation:
         return self.folder / PAGE_FILE
 
 
-def analyze_excitation(
+def analyze_excitation(  # noqa: PLR0913
     model: str | os.PathLike[str] | Run | nn.Module,
     data: str | ImageData | None = None,
     *,
@@ -69,6 +69,7 @@ def analyze_excitation(
     """Analyse the role of excitation in a trained network, as ``se-search excitation`` does.
 
     A run member with the search's weights is analysed on the run's validation images, everything else on test images.
+    All arguments but the first two are independent options, each with a default.
 
     Args:
         model: A run folder, an exported folder, a timm architecture name, or a network.

@@ -108,7 +108,6 @@ class Dispatcher:
         trials: Its trials.
         fleet: Its workers.
         latency: Measures latency in this process.
-        size: Input size ``(channels, height, width)`` at which FLOPs are counted.
         optuna_study: The Optuna study that all share.
         folder: The run folder.
         artifacts: Store for files from remote workers; ``None`` if only local workers evaluate.
@@ -121,7 +120,6 @@ class Dispatcher:
         trials: Trials,
         fleet: Fleet,
         latency: StudyLatency,
-        size: tuple[int, int, int],
         optuna_study: SearchStudy,
         folder: Path,
         artifacts: ArtifactStore | None,
@@ -131,7 +129,6 @@ class Dispatcher:
         self._trials = trials
         self._fleet = fleet
         self._latency = latency
-        self._size = size
         self._optuna_study = optuna_study
         self._folder = folder
         self._artifacts = artifacts
@@ -279,7 +276,7 @@ class Dispatcher:
             if proposal is None:
                 return started, True
             started = True
-            costs = costs_of(proposal.config, self._size)
+            costs = costs_of(proposal.config, self._latency.size)
             try:
                 if self._measures_locally:
                     costs |= self._measure(proposal)

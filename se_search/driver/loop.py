@@ -114,7 +114,7 @@ def run_search(
             if cluster.uses_workers:
                 shared_files = getattr(used, "shared_files", ())
                 _search_with_workers(
-                    study, trials, latency, size, own, optuna_study, folder, cluster, shared_files, publish_state
+                    study, trials, latency, own, optuna_study, folder, cluster, shared_files, publish_state
                 )
             else:
                 _search(study, trials, used, measures, latency, size, optuna_study)
@@ -260,7 +260,6 @@ def _search_with_workers(
     study: StudyDefinition,
     trials: Trials,
     latency: StudyLatency,
-    size: tuple[int, int, int],
     own: RunStudy,
     optuna_study: SearchStudy,
     folder: Path,
@@ -285,7 +284,7 @@ def _search_with_workers(
     ):
         publish_state("searching")
         device = cluster.latency_device
-        Dispatcher(study, trials, fleet, latency, size, optuna_study, folder, store, device).run(advance, keep)
+        Dispatcher(study, trials, fleet, latency, optuna_study, folder, store, device).run(advance, keep)
         publish_state("ended")
 
 

@@ -53,7 +53,7 @@ _Gates = npt.NDArray[np.float32]
 
 
 @memory_told()
-def analyze_gates(
+def analyze_gates(  # noqa: PLR0913
     model: nn.Module,
     data: ImageData,
     split: Literal["validation", "test"] = "test",
@@ -72,6 +72,8 @@ def analyze_gates(
     (3 GB for ``seresnet50`` on 50,000 images; ``images`` limits their number). One more pass per block evaluates the
     network under mean ablation: the block's gates are replaced by their means over other images, those of
     ``data.calibration``.
+
+    The arguments after ``split`` are independent settings, each with a default.
 
     Args:
         model: A network with SE blocks or similar attention. It is in evaluation mode during the call.

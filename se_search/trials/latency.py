@@ -83,6 +83,9 @@ class StudyLatency:
         input_size: That of the data.
         classes: Outputs of the networks.
 
+    Attributes:
+        size: ``(channels, height, width)`` of the images.
+
     Raises:
         SeSearchError: If the backbone cannot be run in the way of the study here.
     """
@@ -90,9 +93,10 @@ class StudyLatency:
     def __init__(self, study: StudyDefinition, space: SearchSpace, input_size: Sequence[int], classes: int) -> None:
         self._study = study
         self._space = space
-        self._options = network_options(study.backbone, latency_size(study, input_size)) | {"num_classes": classes}
-        latency = study.latency
         deployment = deployment_of(study, input_size)
+        self.size = deployment.size
+        self._options = network_options(study.backbone, self.size) | {"num_classes": classes}
+        latency = study.latency
         kind = LatencyMeter if runtime_of(deployment).in_process else IsolatedMeter
         self._meter = kind(
             create_model(SEConfig(study.backbone), **self._options),
