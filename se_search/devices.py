@@ -9,10 +9,10 @@ from .words import counted
 
 
 def check_device(device: str) -> None:
-    """Check that a device is one that PyTorch sees.
+    """Check that PyTorch sees a device.
 
     Raises:
-        DefinitionError: If it is not.
+        DefinitionError: If it does not, or the name is invalid.
     """
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise DefinitionError(f"device {device!r} is unknown: it must be cpu, cuda or cuda:N")

@@ -1,4 +1,4 @@
-"""The mistakes a user can make, each told in one sentence."""
+"""Exceptions for mistakes of the user; each message is one sentence."""
 
 import difflib
 from collections.abc import Iterable, Iterator
@@ -10,10 +10,10 @@ _on_command_line = ContextVar("on_command_line", default=False)
 
 
 class SeSearchError(ValueError):
-    """A mistake in what the user gave; its message is one sentence fit to be shown as it is."""
+    """A mistake of the user; its message is one sentence that can be shown as it is."""
 
     def __str__(self) -> str:
-        """Return the message on one line: names in it may hold line breaks, escape sequences, or have no end."""
+        """Return the message on one line, shortened: names in it may contain line breaks or be very long."""
         text = super().__str__()
         if len(text) > _LONGEST:
             text = f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
@@ -29,11 +29,11 @@ class ConfigurationError(SeSearchError):
 
 
 class DefinitionError(SeSearchError):
-    """A space or study file, or what is asked of this machine, is missing, malformed or impossible."""
+    """A space or study file is missing or malformed, or a setting is impossible on this machine."""
 
 
 class DataError(SeSearchError):
-    """The data asked for do not exist or cannot be read."""
+    """The data do not exist or cannot be read."""
 
 
 class EvaluationError(SeSearchError):
@@ -41,7 +41,7 @@ class EvaluationError(SeSearchError):
 
 
 class ExportError(SeSearchError):
-    """A network cannot be written in the format asked for, or a written one cannot be read."""
+    """A network cannot be written in a format, or an exported one cannot be read."""
 
 
 class RunFolderError(SeSearchError):
@@ -77,12 +77,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def first_reason(error: BaseException) -> str:
-    """Return the first line of the message of what caused ``error`` in the first place, or the name of its class."""
+    """Return the first line of the root cause's message, or the name of its class."""
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def printable(text: str) -> str:
-    """Return text on one line: what cannot be printed, such as a line break, is written out."""
+    """Return text on one line; characters that are not printable, such as line breaks, are escaped."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)

@@ -1,4 +1,4 @@
-"""Reading files of others, and writing so that a killed process leaves the last whole version."""
+"""Read untrusted files, and write atomically: a killed process leaves the last complete version."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ def read_text(path: Path, most_bytes: int = _MOST_BYTES) -> str:
 
     Raises:
         OSError: If it cannot be read.
-        ValueError: If it is larger, or no UTF-8.
+        ValueError: If it is larger, or not UTF-8.
     """
     with path.open("rb") as file:
         content = file.read(most_bytes + 1)
@@ -44,11 +44,11 @@ def digest_of(path: Path) -> str:
 
 @contextmanager
 def refusing_unwritable(path: Path, advice: str = "") -> Iterator[None]:
-    """Say in a sentence that a file or folder cannot be written where the block finds that out.
+    """Convert an :class:`OSError` of a block that writes a file or folder.
 
     Args:
-        path: What the block writes.
-        advice: What follows the reason, such as ``": choose another with --to"``.
+        path: The file or folder.
+        advice: Text after the reason, such as ``": choose another with --to"``.
 
     Raises:
         RunFolderError: For an :class:`OSError` of the block, which is its cause.
@@ -78,10 +78,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 @contextmanager
 def draft_beside(target: Path) -> Iterator[Path]:
-    """Give a temporary folder from which files can be moved to ``target``, whose own folder need not exist yet.
+    """Yield a temporary folder from which files can be moved to ``target``, whose parent need not exist yet.
 
     Args:
-        target: The file or folder that is to be written.
+        target: The file or folder to write.
     """
     beside = next(parent for parent in target.absolute().parents if parent.is_dir())
     with tempfile.TemporaryDirectory(dir=beside, prefix=f".{target.name}.") as temporary:
@@ -89,18 +89,18 @@ def draft_beside(target: Path) -> Iterator[Path]:
 
 
 def is_name(text: str) -> bool:
-    """Whether a text names a file or folder in another one, and cannot lead out of that."""
+    """Whether a text is the name of a file or folder and not a path that leads elsewhere."""
     return text not in ("", ".", "..") and Path(text).name == text
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove the temporary files that killed processes have left in ``folder``."""
+    """Remove temporary files that killed processes left in ``folder``."""
     for left in folder.rglob(f".*{_UNFINISHED}"):
         left.unlink(missing_ok=True)
 
 
 def move_into_place(temporary: Path, path: Path) -> None:
-    """Replace ``path`` by ``temporary``, readable for whom a new file would be."""
+    """Replace ``path`` by ``temporary``, with the permissions of a new file."""
     temporary.chmod(0o666 & ~_umask())
     os.replace(temporary, path)
 
@@ -117,7 +117,7 @@ def _umask() -> int:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object; empty where there is none or it is damaged."""
+    """Read a JSON object; empty if the file is missing or damaged."""
     try:
         content = json.loads(read_text(file))
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Texts that come from outside, as GitHub's Markdown shows them unchanged."""
+"""Escape untrusted text for GitHub's Markdown."""
 
 import re
 
@@ -7,12 +7,12 @@ _NUMBERED = re.compile(r"^(\d+)([.)])(?= |$)")
 
 
 def escape_text(text: object) -> str:
-    """Return ``text`` as one line that Markdown shows as it is: no markup, no HTML, no links, no line breaks."""
+    """Return ``text`` as one line that Markdown shows unchanged: no markup, HTML, links or line breaks."""
     return _NUMBERED.sub(r"\1\\\2", _MARKUP.sub(r"\\\1", _one_line(text)))
 
 
 def escape_code(text: object) -> str:
-    """Return ``text`` as a code span on one line, also where it holds backquotes, and also within a table."""
+    """Return ``text`` as a code span on one line; it may contain backquotes and stand in a table."""
     line = _one_line(text).replace("|", "\\|")
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     space = " " if "`" in line or not line.strip() else ""

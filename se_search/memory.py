@@ -1,4 +1,4 @@
-"""What does not fit into the memory of a device, told in a sentence."""
+"""Convert out-of-memory errors to EvaluationError."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,14 +10,14 @@ from .errors import EvaluationError
 
 @contextmanager
 def memory_told() -> Iterator[None]:
-    """Say in a sentence that memory is used up, in a block or, as a decorator, in a function.
+    """Convert out-of-memory errors of a block or, as a decorator, of a function.
 
     Raises:
-        EvaluationError: If it is.
+        EvaluationError: If memory runs out.
     """
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:
-        # PyTorch goes on with what every other process holds and with settings of its allocator.
+        # The rest of PyTorch's message lists other processes and settings of its allocator.
         reason = ". ".join(str(error).split(". ")[:3]) or "the machine has no more"
-        raise EvaluationError(f"memory is used up ({reason}): use a smaller batch or smaller images") from error
+        raise EvaluationError(f"out of memory ({reason}): use a smaller batch or smaller images") from error

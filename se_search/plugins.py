@@ -1,4 +1,4 @@
-"""Plugins: what other installed packages add by entry points, read only when it is asked for."""
+"""Plugins: entry points of other installed packages, loaded on demand."""
 
 import warnings
 from collections.abc import Collection
@@ -15,8 +15,8 @@ class Group:
 
     Attributes:
         name: Name of the group of entry points.
-        word: What a plugin of this kind is called in messages.
-        error: What is raised where one cannot be used.
+        word: Name of this kind of plugin in messages.
+        error: Exception for a plugin that cannot be used.
     """
 
     name: str
@@ -39,13 +39,13 @@ CONFIGURATIONS = Group("se_search.configurations", "configuration", Configuratio
 
 @dataclass(frozen=True)
 class Plugin:
-    """What one entry point of an installed package offers; nothing is imported yet.
+    """One entry point of an installed package, not imported yet.
 
     Attributes:
         group: Its kind.
-        name: Name of the entry point, by which it is asked for.
-        package: Name of the package that brings it.
-        entry_point: Where it is.
+        name: Name of the entry point.
+        package: Name of the package.
+        entry_point: The entry point.
     """
 
     group: Group
@@ -60,7 +60,7 @@ class Plugin:
         """Import it.
 
         Raises:
-            SeSearchError: Of the group's kind, if that fails for whatever reason.
+            SeSearchError: Of the group's kind, if that fails for any reason.
         """
         try:
             return self.entry_point.load()
@@ -71,7 +71,7 @@ class Plugin:
         """Import it and, where it is a function, call it.
 
         Raises:
-            SeSearchError: Of the group's kind, if that fails for whatever reason.
+            SeSearchError: Of the group's kind, if that fails for any reason.
         """
         content = self.load()
         try:
@@ -80,14 +80,14 @@ class Plugin:
             raise self.refusal("cannot be read", error) from error
 
     def refusal(self, what: str, error: Exception) -> SeSearchError:
-        """Return the error that says in one sentence what is wrong, naming the package and the entry point."""
+        """Return the error for a failure, naming the package and the entry point."""
         reason = f"{type(error).__name__}: {error}".partition("\n")[0].removesuffix(": ")
         where = f"entry point {self.name} = {self.entry_point.value} of group {self.group.name}"
         return self.group.error(f"{self} {what} ({where}): {reason}")
 
 
 def find_plugins(group: Group) -> tuple[Plugin, ...]:
-    """Return what the installed packages offer in ``group``, by name; nothing of theirs is imported."""
+    """Return the plugins of ``group``, sorted by name; nothing is imported."""
     found = [
         Plugin(group, entry_point.name, entry_point.dist.name if entry_point.dist else "unknown", entry_point)
         for entry_point in metadata.entry_points(group=group.name)
@@ -96,14 +96,14 @@ def find_plugins(group: Group) -> tuple[Plugin, ...]:
 
 
 def find_plugin(group: Group, name: str, shipped: Collection[str] = ()) -> Plugin | None:
-    """Return the plugin of ``group`` that is called ``name``, ``None`` where there is none.
+    """Return the plugin ``name`` of ``group``; ``None`` if there is none.
 
-    A shipped name stays what is shipped: a plugin of that name is not used, and a warning says so.
+    Shipped names take precedence: a plugin of that name is not used, with a warning.
 
     Args:
         group: Its kind.
         name: Its name.
-        shipped: Names of the group that this package takes itself.
+        shipped: Names of this group in this package.
 
     Raises:
         SeSearchError: Of the group's kind, if several packages offer the name.

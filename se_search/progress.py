@@ -1,4 +1,4 @@
-"""Progress for what takes long: a bar on a terminal that can redraw it, plain lines elsewhere."""
+"""Progress of long operations: a bar on an interactive terminal, plain lines elsewhere."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,27 +17,27 @@ _running: list[Progress] = []
 
 
 def say(line: str, to_copy: bool = False) -> None:
-    """Print one line, which may come from a user's file: markup in it is not interpreted.
+    """Print one line without interpreting markup in it, since it may come from a user's file.
 
     Args:
-        line: The line. A terminal breaks a long one between words; elsewhere it stays one line.
-        to_copy: Whether it stays one line on a terminal too, as a path or a command that is to be copied.
+        line: The line. A terminal wraps a long one between words; elsewhere it stays one line.
+        to_copy: Whether it stays one line on a terminal too, for paths and commands to copy.
     """
     console.print(line, markup=False, soft_wrap=to_copy or None)
 
 
 @contextmanager
 def progress_bar(description: str, total: int, completed: int = 0) -> Iterator[Callable[..., None]]:
-    """Show progress through ``total`` steps; within another one, as a part of it.
+    """Show progress through ``total`` steps; a nested bar is shown below the outer one.
 
     Args:
-        description: What is going on.
+        description: Name of the operation.
         total: Number of steps.
-        completed: Steps that an earlier run has done.
+        completed: Steps that an earlier run completed.
 
     Yields:
-        A function to call after steps: ``advance(steps=1, line=None)``; ``line`` is printed, above the bars on a
-        terminal. Parts print no line of their own: a search trains hundreds of networks.
+        A function to call after steps: ``advance(steps=1, line=None)`` prints ``line``, above the bars on a terminal.
+        Outside a terminal a nested bar prints no description: a search trains hundreds of networks.
     """
     outermost = not _running
     if outermost:
@@ -62,5 +62,5 @@ def progress_bar(description: str, total: int, completed: int = 0) -> Iterator[C
         bars.remove_task(task)
         if outermost:
             _running.clear()
-            if console.is_interactive:  # elsewhere nothing was shown, and stopping would print an empty line
+            if console.is_interactive:  # elsewhere stopping would print an empty line
                 bars.stop()

@@ -11,19 +11,19 @@ from .errors import EvaluationError
 
 
 class _TimeIsUp(BaseException):
-    """No :class:`Exception`: what takes any failure for one of an image or a compiler must let it pass."""
+    """Not an :class:`Exception`, so that handlers for any failure of an image or a compiler let it pass."""
 
 
 @contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
-    """Raise an error in the block after so long.
+    """Raise an error when a block takes longer than a limit.
 
-    It is raised between two steps of Python: a call that waits, as for a process that loads images, is left at once,
-    one that computes outside Python when it returns. Where there are no alarms, on Windows and outside the main thread,
-    nothing is raised.
+    The error is raised between two steps of Python. A call that waits, such as for a process that loads images, ends at
+    once; one that computes outside Python ends when it returns. On Windows and outside the main thread, where there are
+    no alarms, there is no limit.
 
     Args:
-        seconds: The limit; ``None`` for none.
+        seconds: The limit; ``None`` for no limit.
 
     Raises:
         EvaluationError: If the block takes longer.
@@ -40,7 +40,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
     try:
         yield
     except _TimeIsUp:
-        raise EvaluationError(f"it took longer than the limit of {seconds:g} s for a trial") from None
+        raise EvaluationError(f"the trial took longer than its limit of {seconds:g} s") from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -1,35 +1,35 @@
-"""Words that several parts say in the same way."""
+"""Numbers, shares and names as text, in one format everywhere."""
 
 from collections.abc import Collection, Iterable
 
 
 def by(size: Iterable[int]) -> str:
-    """Return a size in words: 3×224×224."""
+    """Format a size: 3×224×224."""
     return "×".join(map(str, size))
 
 
 def counted(number: int, word: str) -> str:
-    """Return a number with its word: 1 epoch, 2 epochs."""
+    """Format a number with a noun: 1 epoch, 2 epochs."""
     return f"{number} {word}" + ("" if number == 1 else "s")
 
 
 def percent(share: float, decimals: int = 2, sign: str = "") -> str:
-    """Return a share as 74.75 %; with ``+`` for its sign also where it is positive."""
+    """Format a share: 74.75 %; with ``sign="+"`` a positive one has a sign too."""
     return f"{100 * share:{sign}.{decimals}f} %"
 
 
 def percent_with_interval(share: float, low: float, high: float, *, decimals: int = 2, sign: str = "") -> str:
-    """Return a share with the ends of its interval as 74.75 % [70.27, 78.76]."""
+    """Format a share with its interval: 74.75 % [70.27, 78.76]."""
     form = f"{sign}.{decimals}f"
     return f"{percent(share, decimals, sign)} [{100 * low:{form}}, {100 * high:{form}}]"
 
 
 def points_with_interval(difference: float, low: float, high: float) -> str:
-    """Return a difference of shares with the ends of its interval as +2.00 points [-0.39, +4.37]."""
+    """Format a difference of shares with its interval: +2.00 points [-0.39, +4.37]."""
     return f"{100 * difference:+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}]"
 
 
 def some_of(names: Collection[str]) -> str:
-    """Return the first three names, and how many more there are."""
+    """List the first three names and the number of the others."""
     shown = [repr(name) for name in sorted(names)[:3]]
     return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

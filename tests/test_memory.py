@@ -32,7 +32,7 @@ def test_a_function_that_finds_no_memory_says_so_in_a_sentence(error, reason):
 
     with pytest.raises(EvaluationError) as refusal:
         needs_too_much()
-    assert str(refusal.value) == f"memory is used up ({reason}): use a smaller batch or smaller images"
+    assert str(refusal.value) == f"out of memory ({reason}): use a smaller batch or smaller images"
 
 
 def test_other_errors_pass():

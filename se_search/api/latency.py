@@ -1,4 +1,4 @@
-"""What SE blocks cost on this machine: configurations of one backbone, measured without a search."""
+"""Latency of configurations of one backbone on this machine, measured without a search."""
 
 import os
 from collections.abc import Sequence
@@ -31,17 +31,17 @@ def compare_latency(
     limit: float = LIMIT,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Measure configurations against their bare backbone; what ``se-search latency`` prints.
+    """Measure the latency of configurations against their bare backbone; ``se-search latency`` prints this table.
 
     Args:
         backbone: A timm architecture name.
-        configs: Configurations of it, or files that :meth:`SEConfig.to_json` wrote; by default those of ``space`` that
-            everybody knows, the network without SE among them.
+        configs: Configurations of it, or files that :meth:`SEConfig.to_json` wrote; by default the well-known ones of
+            ``space``, which include the network without SE.
         space: Name of a space or path of a space file.
         deployments: How all networks, the backbone too, are run; by default in eager mode, one image of the backbone's
             own size at a time.
         target: Half-width of the interval at which a measurement stops, as a share of the ratio.
-        limit: Seconds after which it stops.
+        limit: Time limit of a measurement in seconds.
         seed: Fixes the order of calls.
 
     Returns:

@@ -1,1 +1,1 @@
-"""What a configuration costs in time."""
+"""Latency of a network: measured as a ratio to its backbone, or predicted."""

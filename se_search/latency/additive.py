@@ -1,4 +1,4 @@
-"""Latency of configurations that were not measured, from an additive model of those that were."""
+"""Additive model that predicts the latency of configurations from measured ones."""
 
 import json
 import math
@@ -17,18 +17,18 @@ from ..network.sites import Site
 from ..statistics import CONFIDENCE, Estimate, t_quantile
 from .meter import PILOT, LatencyConditions, Ratio
 
-_NEGLIGIBLE = 1e-12  # part of the largest singular value below which one is the rounding error of zero
+_NEGLIGIBLE = 1e-12  # share of the largest singular value below which one is zero up to rounding
 
 _Matrix = npt.NDArray[np.float64]
 
 
 class Kind(NamedTuple):
-    """Sites that cost the same: a stage is one resolution.
+    """Sites of the same cost, with the fields of :class:`se_search.network.sites.Site`.
 
     Attributes:
-        stage: As :attr:`se_search.network.sites.Site.stage`, like all others.
-        position: Where the SE block stands.
-        channels: What it scales.
+        stage: Number of the stage; all its sites have one resolution.
+        position: Position of the SE block.
+        channels: Channels that it scales.
         layout: Order of the dimensions.
     """
 
@@ -50,15 +50,14 @@ class MeasuredLatency:
 class LatencyModel:
     """Latency ratio of a configuration as one plus the costs of its sites.
 
-    An SE block of hidden width h at a site of a kind with C channels costs a + b·h/C, in parts of the backbone's
-    latency; attention of the backbone's own that is taken out costs c, which is usually negative. Gates are not told
-    apart.
+    An SE block of hidden width h at a site of a kind with C channels costs a + b·h/C, as a share of the backbone's
+    latency. Removing the backbone's own attention costs c, which is usually negative. The gate does not matter.
 
     Attributes:
-        terms: What has a coefficient: a kind and ``"block"`` (a), ``"width"`` (b) or ``"removed"`` (c).
+        terms: A kind and ``"block"`` (a), ``"width"`` (b) or ``"removed"`` (c) for each coefficient.
         coefficients: The costs, in the order of the terms.
         covariance: Of the coefficients.
-        misfit: Standard deviation of what the model leaves unexplained beyond the noise of the measurements.
+        misfit: Standard deviation of the residuals beyond the noise of the measurements.
         freedom: Measurements beyond those that determine the coefficients.
     """
 
@@ -69,17 +68,17 @@ class LatencyModel:
     freedom: int
 
     def predict(self, config: SEConfig) -> Estimate:
-        """Predict the ratio of a configuration with the 95 % interval of what endless measuring would find.
+        """Predict the ratio of a configuration, with a 95 % prediction interval for the ratio without noise.
 
         Raises:
-            ConfigurationError: If the measured configurations do not tell what one of its sites costs.
+            ConfigurationError: If the measured configurations do not determine the cost of one of its sites.
         """
         amounts = count_terms(config)
         row = np.array([amounts.get(term, 0.0) for term in self.terms])
         known = self.covariance @ np.linalg.pinv(self.covariance, rcond=_NEGLIGIBLE, hermitian=True)
         if not amounts.keys() <= set(self.terms) or not np.allclose(known @ row, row):
             raise ConfigurationError(
-                f"the latency model cannot tell what configuration {config.id} costs: none measured has such SE blocks"
+                f"the latency model cannot predict configuration {config.id}: no measured one has such SE blocks"
             )
         value = 1 + float(row @ self.coefficients)
         variance = self.misfit**2 + float(row @ self.covariance @ row)
@@ -93,7 +92,7 @@ def kind_of(site: Site) -> Kind:
 
 
 def count_terms(config: SEConfig) -> dict[tuple[Kind, str], float]:
-    """Return how often each term of the model counts for a configuration."""
+    """Return the multiplicity of each term of the model in a configuration."""
     amounts: defaultdict[tuple[Kind, str], float] = defaultdict(float)
     for placed in config.placed:
         amounts[kind_of(placed.site), "block"] += 1
@@ -106,13 +105,13 @@ def count_terms(config: SEConfig) -> dict[tuple[Kind, str], float]:
 def fit_latency_model(measured: Sequence[MeasuredLatency]) -> LatencyModel:
     """Fit the costs to measured configurations by weighted least squares.
 
-    It is a random-effects regression: a ratio's variance is that of its measurement, which its interval tells, plus one
-    of the misfit, common to all and as large as makes the weighted squares of the residuals what they are on average
-    (Paule and Mandel 1982; DerSimonian and Kacker 2007). Student's quantile with the regression's degrees of freedom
-    makes intervals of it (Higgins et al. 2009).
+    It is a random-effects regression: a ratio's variance is that of its measurement, taken from its interval, plus that
+    of the misfit. The misfit's variance is common to all, and such that the weighted sum of squared residuals equals
+    its expectation (Paule and Mandel 1982; DerSimonian and Kacker 2007). Intervals use Student's quantile with the
+    regression's degrees of freedom (Higgins et al. 2009).
 
     Args:
-        measured: More configurations than terms; one may be there twice.
+        measured: More configurations than terms; a configuration may occur twice.
 
     Raises:
         ConfigurationError: If they are too few.
@@ -148,10 +147,10 @@ def measurements_to_json(measured: Iterable[MeasuredLatency]) -> str:
 
 
 def measurements_from_json(text: str) -> list[MeasuredLatency]:
-    """Read what :func:`measurements_to_json` wrote.
+    """Read the JSON of :func:`measurements_to_json`.
 
     Raises:
-        ConfigurationError: If ``text`` is anything else.
+        ConfigurationError: If ``text`` is not such JSON.
     """
     try:
         return [MeasuredLatency(SEConfig.from_dict(one["config"]), _ratio(one["ratio"])) for one in json.loads(text)]
@@ -162,13 +161,13 @@ def measurements_from_json(text: str) -> list[MeasuredLatency]:
 def _ratio(data: dict[str, Any]) -> Ratio:
     conditions = data["conditions"]
     if conditions.keys() != {one.name for one in fields(LatencyConditions)}:
-        raise ValueError("of other conditions")
+        raise ValueError("the conditions have other keys")
     tuples = {"affinity": tuple(conditions["affinity"]), "size": tuple(conditions["size"])}
     return Ratio(**data | {"conditions": LatencyConditions(**conditions | tuples)})
 
 
 def _variance(ratio: Ratio) -> float:
-    """Return the squared standard error of a measured ratio, taken back from its interval."""
+    """Return the squared standard error of a measured ratio, computed from its interval."""
     freedom = (PILOT if ratio.stopped == "target" else ratio.rounds) - 1
     error = (ratio.high - ratio.low) / 2 / t_quantile(CONFIDENCE, freedom)
     return max(error**2, np.finfo(float).tiny)

@@ -1,4 +1,4 @@
-"""What may crash or hang, kept from taking the search with it."""
+"""Latency measurement in a separate process, so that a runtime that crashes does not end the search."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,24 +19,24 @@ R = TypeVar("R")
 
 
 class IsolatedMeter:
-    """A :class:`~se_search.latency.meter.LatencyMeter` in a process of its own.
+    """A :class:`~se_search.latency.meter.LatencyMeter` in a separate process, with the same arguments.
 
-    A runtime that crashes ends that process; the next measurement begins a new one.
+    A runtime that crashes ends that process; the next measurement starts a new one.
 
     Args:
-        baseline: As for the meter, like all others.
+        baseline: The network to compare with, usually the bare backbone.
         deployment: How both networks are run.
         target: Half-width of the interval at which a measurement stops.
-        limit: Seconds after which it stops.
+        limit: Time limit of a measurement, in seconds.
         seed: Fixes the order within pairs.
 
     Raises:
-        SeSearchError: As the meter does.
+        SeSearchError: As the meter raises it.
         EvaluationError: If the runtime crashes.
     """
 
     def __init__(self, baseline: nn.Module, deployment: Deployment, target: float, limit: float, seed: int) -> None:
-        # The other process has a number of threads of its own.
+        # PyTorch's default number of threads may differ in the other process.
         self._deployment = replace(deployment, threads=deployment.threads or torch.get_num_threads())
         self._arguments = (baseline, self._deployment, target, limit, seed)
         self._executor: ProcessPoolExecutor | None = None
@@ -46,7 +46,7 @@ class IsolatedMeter:
         """Measure as the meter does.
 
         Raises:
-            SeSearchError: As the meter does.
+            SeSearchError: As the meter raises it.
             EvaluationError: If the runtime crashes.
         """
         if self._executor is None:
@@ -76,12 +76,12 @@ class IsolatedMeter:
             self.close()
             raise EvaluationError(f"{describe(self._deployment)} crashed while it ran the network") from error
         finally:
-            if not called.done():  # nobody waits for it any more: it shall not go on
+            if not called.done():  # an exception interrupted the wait: stop the measurement
                 self.close()
 
 
 _meters: list[LatencyMeter] = []
-"""In the other process, its one meter."""
+"""The meter of the other process."""
 
 
 def _create(*arguments: Any) -> LatencyConditions:

@@ -22,24 +22,24 @@ from ..deployment.runtimes.base import Prepared, using_threads
 from ..errors import DefinitionError
 from ..memory import memory_told
 from ..statistics import rounds_needed, two_stage_mean
-from ..words import by, percent
+from ..words import by
 from .stopping import LIMIT, TARGET
 
 try:
     import resource
-except ImportError:  # there is none on Windows
+except ImportError:  # on Windows
     resource = None  # type: ignore[assignment]
 
 BUSY = 60.0
-"""Interruptions in a second above which a machine is called busy: a quiet one has up to 35, one busy core 200."""
+"""Interruptions per second above which a machine is busy: an idle one has up to 35, one busy core causes 200."""
 
 PILOT = 8
-"""Rounds that decide how many are needed."""
+"""Rounds from which the number of rounds is computed."""
 
 _FEWEST_ROUNDS = 4
-_MOST_PAIRS = 10  # of a round: more copies of the networks tell more than more pairs of the same ones
-_WARM = 0.95  # a network still warms up while a call takes less than this part of the fastest before
-_WARM_UP = 3  # calls that it usually takes
+_MOST_PAIRS = 10  # of a round: more copies of the networks narrow the interval more than more pairs of one copy
+_WARM = 0.95  # a network is still warming up while a call takes less than this share of the fastest one before
+_WARM_UP = 3  # usual number of calls until then
 _MOST_WARM_UP = 50
 
 _TimeOfCall = Callable[[Prepared], float]
@@ -82,10 +82,9 @@ class Ratio:
         high: Upper end.
         pairs: Paired calls of both networks.
         rounds: Rounds of pairs.
-        stopped: Whether the measurement ended with the rounds that its pilot asked for (``"target"``) or by its time
+        stopped: Whether the measurement ended after the rounds computed from its pilot (``"target"``) or by its time
             limit (``"limit"``).
-        interruptions: How often in a second another process took this one's place on a CPU; ``None`` where the platform
-            does not tell.
+        interruptions: Preemptions of this process per second; ``None`` where the platform does not count them.
         conditions: How it was measured.
     """
 
@@ -99,7 +98,7 @@ class Ratio:
     conditions: LatencyConditions
 
     def to_columns(self) -> dict[str, Any]:
-        """Return the values by the names that they have in tables; the conditions are not among them."""
+        """Return the values by their names in tables, without the conditions."""
         return {
             "latency_ratio": self.median,
             "latency_low": self.low,
@@ -113,20 +112,20 @@ class Ratio:
 class LatencyMeter:
     """Measures networks against one backbone, which it prepares once.
 
-    The unit of a measurement is a round: both networks are copied to a new place in memory where the runtime makes that
-    cheap, called until calls no longer get faster, and then called in pairs, in random order within each, so that what
-    slows the machine down slows both. A round's value is the median of the logarithms of its ratios. Where a network
-    lies in memory alone changes its speed by up to one per cent: pairs of one copy agree on a ratio that those of
-    another copy contradict, so the interval is Student's over rounds, not a bootstrap over pairs.
+    A measurement is a sequence of rounds. In a round both networks are copied to a new place in memory where the
+    runtime makes that cheap, called until calls no longer get faster, and then called in pairs, in random order within
+    each pair, so that a slower machine slows both. A round's value is the median of the logarithms of its ratios. A
+    network's place in memory changes its speed by up to one per cent: pairs of one copy agree on a ratio that those of
+    another copy contradict. So the interval is Student's over rounds, not a bootstrap over pairs.
 
-    The first :data:`PILOT` rounds tell how many are needed for the target (Stein 1945). To stop as soon as the interval
-    looks narrow would make it wrong too often.
+    The number of rounds for the target is computed from the first :data:`PILOT` rounds (Stein 1945). Stopping as soon
+    as the interval is narrow would make it miss the true ratio too often.
 
     Args:
-        baseline: What to compare with, usually the bare backbone; it is not changed.
+        baseline: The network to compare with, usually the bare backbone; it is not changed.
         deployment: How both are run.
         target: Half-width of the interval at which a measurement stops, as a share of the ratio.
-        limit: Seconds after which it stops, but not before four rounds.
+        limit: Time limit of a measurement in seconds; four rounds are run in any case.
         seed: Fixes the order within pairs.
 
     Raises:
@@ -169,7 +168,7 @@ class LatencyMeter:
 
     @contextmanager
     def _stream(self) -> Iterator[None]:
-        """Let a GPU run the networks in a stream of their own, which nothing else waits for."""
+        """Run the networks on a separate CUDA stream, for which nothing else waits."""
         if not self._deployment.device.startswith("cuda"):
             yield
             return
@@ -189,14 +188,14 @@ class LatencyMeter:
         interrupted, begin = _interruptions(), time.perf_counter()
         while True:
             began = time.perf_counter()
-            # The copies of the last round are still there: the new ones get another place.
+            # The copies of the last round still exist, so the new ones get another place.
             networks = _fresh(networks, order)
             copied = time.perf_counter()
             warm = sum(_warm_up(network, time_of_call) for network in order.sample(networks, 2))
             each = each or max(1, min(_MOST_PAIRS, int(self._limit / (PILOT + 1) / warm) - _WARM_UP))
             longest = longest or 2 * (each + _WARM_UP) * warm
             ratios: list[float] = []
-            # Where other processes make calls slow, short rounds: few long ones would tell too little of their spread.
+            # Where other processes slow calls down, rounds are short: few long ones would not show their spread.
             while len(ratios) < each and (not ratios or time.perf_counter() - copied < longest):
                 seconds = {which: time_of_call(networks[which]) for which in order.sample((0, 1), 2)}
                 ratios.append(math.log(seconds[1] / seconds[0]))
@@ -237,10 +236,10 @@ def measure_latency(
 
     Args:
         model: The searched network.
-        baseline: What to compare with, usually the bare backbone.
+        baseline: The network to compare with, usually the bare backbone.
         deployment: How both are run.
         target: Half-width of the interval at which the measurement stops, as a share of the ratio.
-        limit: Seconds after which it stops.
+        limit: Time limit in seconds.
         seed: Fixes the order within pairs.
 
     Raises:
@@ -250,7 +249,7 @@ def measure_latency(
 
 
 def describe_conditions(conditions: Mapping[str, Any]) -> str:
-    """Say in words how a latency was measured.
+    """Describe how a latency was measured.
 
     Args:
         conditions: From :meth:`LatencyConditions.to_dict`.
@@ -285,26 +284,26 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def remarks(measured: pd.DataFrame, target: float, limit: float) -> list[str]:
-    """Say in sentences what was wrong with measurements; empty where nothing was.
+    """Return a sentence for each problem of the measurements.
 
     Args:
         measured: A row for each, with ``latency_low``, ``latency_high`` and ``latency_interruptions``.
-        target: Half-width of the interval that was asked for.
-        limit: Seconds that each might take.
+        target: Half-width of the interval at which they stop.
+        limit: Time limit of each in seconds.
     """
     said = []
     wide = int((np.log(measured["latency_high"] / measured["latency_low"]) / 2 > target * (1 + 1e-6)).sum())
     if wide:
         said.append(
-            f"{wide} of {len(measured)} latencies are less certain than ±{percent(target)}; each was measured for up "
-            f"to {limit:g} s."
+            f"{'No latency' if wide == len(measured) else f'{len(measured) - wide} of {len(measured)} latencies'} "
+            f"reached the ±{100 * target:g} % target within the time limit of {limit:g} s."
         )
     busy = measured["latency_interruptions"].astype(float) > BUSY
     if busy.any():
         said.append(
-            f"The machine was busy during {busy.sum()} of {len(measured)} measurements: other work took the CPU away "
-            f"up to {measured['latency_interruptions'].max():.0f} times a second, which widens their intervals. "
-            "Measure when it is quiet, with no more threads than CPUs."
+            f"Other processes slowed down {busy.sum()} of {len(measured)} latency measurements, with up to "
+            f"{measured['latency_interruptions'].max():.0f} interruptions per second, which widens their intervals. "
+            "Measure on an idle machine, with no more threads than CPUs."
         )
     return said
 
@@ -317,7 +316,7 @@ def _fresh(networks: list[Prepared], order: random.Random) -> list[Prepared]:
 
 
 def _warm_up(network: Prepared, time_of_call: _TimeOfCall) -> float:
-    """Call a network until a call is not clearly faster than all before, and return the fastest one's seconds."""
+    """Call a network until calls no longer get clearly faster, and return the seconds of the fastest call."""
     fastest = time_of_call(network)
     for _ in range(_MOST_WARM_UP):
         seconds = time_of_call(network)
@@ -344,7 +343,7 @@ def _call_on_gpu(network: Prepared) -> float:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Keep Python's garbage collector from running in the middle of a pair."""
+    """Disable Python's garbage collector."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -355,7 +354,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _interruptions() -> int:
-    """How often this process has lost a CPU to another one although it had work to do."""
+    """Return how often another process has preempted this one."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if resource else 0
 
 
@@ -377,12 +376,12 @@ def _clock_mhz(device: str) -> int | None:
         return None
     try:
         return int(torch.cuda.clock_rate(device))
-    except Exception:  # NVIDIA's management library need not be there, nor tell it for a part of a GPU
+    except Exception:  # NVIDIA's management library may be missing, or not support a part of a GPU
         return None
 
 
 def processor_name(device: str) -> str:
-    """Return the name of the processor or GPU that a torch device is."""
+    """Return the name of a torch device's processor or GPU."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     try:

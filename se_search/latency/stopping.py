@@ -1,8 +1,7 @@
-"""When a measurement of latency stops."""
+"""Default precision and time limit of a latency measurement."""
 
 TARGET = 0.005
 """Half-width of the interval at which a measurement stops, as a share of the ratio."""
 
-
 LIMIT = 5.0
-"""Seconds after which it stops."""
+"""Time limit of a measurement, in seconds."""

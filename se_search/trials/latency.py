@@ -1,4 +1,4 @@
-"""How a study measures latency, or predicts it: one backbone, prepared once, for all of its configurations."""
+"""Latency of a study's configurations, measured against one backbone or predicted."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ from .notes import MEASURED_LATENCY, PREDICTED, latency_conditions, with_measure
 LATENCY_MODEL_FILE = "latency_model.json"
 
 _FEWEST_DRAWN = 8
-# What has to be the same for values to be compared. Which CPUs are used and for how long may differ.
+# Conditions that must be equal for values to be comparable. The CPUs in use and the time limit may differ.
 _COMPARABLE = (
     "device",
     "processor",
@@ -62,7 +62,7 @@ def latency_size(study: StudyDefinition, input_size: Sequence[int]) -> tuple[int
 
 
 def deployment_of(study: StudyDefinition, input_size: Sequence[int]) -> Deployment:
-    """How the study runs the networks whose latency it measures.
+    """Return the deployment in which the study measures latency.
 
     Args:
         study: The study.
@@ -109,7 +109,7 @@ class StudyLatency:
         self._first: Mapping[str, Any] = {}
 
     def close(self) -> None:
-        """End what runs beside this process."""
+        """End the separate process, if there is one."""
         if isinstance(self._meter, IsolatedMeter):
             self._meter.close()
 
@@ -119,14 +119,14 @@ class StudyLatency:
         return self._study.latency.source == "model"
 
     def is_on(self, device: str) -> bool:
-        """Whether the device that this process measures on has ``device`` in its name."""
+        """Whether the name of this process's device contains ``device``."""
         return device.casefold() in self._meter.conditions.processor.casefold()
 
     def check_comparable(self, conditions: Mapping[str, Any]) -> None:
-        """Check that a latency may be compared with those of the trials before it.
+        """Check that a latency can be compared with those of earlier trials.
 
         Args:
-            conditions: How it was measured, as a trial notes it. The first to be checked are the measure of all others.
+            conditions: How it was measured, as a trial records it. All others are compared with the first ones.
 
         Raises:
             EvaluationError: If it was measured on another device or in another way.
@@ -139,15 +139,15 @@ class StudyLatency:
                 )
 
     def go_on_from(self, folder: Path, optuna_study: optuna.Study, device: str | None = None) -> None:
-        """Check that what is measured from now on may be compared with what a run has.
+        """Check that new latencies can be compared with those of a run.
 
         Args:
             folder: The run folder.
             optuna_study: Its trials.
-            device: Part of the name of the device that measures, where that is not this process's.
+            device: Part of the name of the measuring device, if it is not this process's.
 
         Raises:
-            RunFolderError: If the run was begun on another device or in another way.
+            RunFolderError: If the run was started on another device or in another way.
         """
         there = latency_conditions(optuna_study)
         if not there:
@@ -158,14 +158,14 @@ class StudyLatency:
                 self.check_comparable(self._meter.conditions.to_dict())
             except EvaluationError as error:
                 raise RunFolderError(
-                    f"{folder} was begun elsewhere: {error}; go on where it was, or choose another folder with --out"
+                    f"{folder} was started elsewhere: {error}; resume it there, or choose another folder with --out"
                 ) from error
 
     def learn(self, folder: Path) -> None:
-        """Fit the additive model, where the study wants one, before any latency is asked for.
+        """Fit the additive model, if the study uses it; call it before :meth:`of`.
 
         Args:
-            folder: The run folder. It keeps what the model is fitted to: a killed run measures what is missing.
+            folder: The run folder. It keeps the measurements: a resumed run makes only those that are missing.
 
         Raises:
             RunFolderError: If the measurements there are damaged or were made under other conditions.
@@ -175,7 +175,7 @@ class StudyLatency:
             self._model = fit_latency_model(self._measure_once(folder / LATENCY_MODEL_FILE))
 
     def of(self, config: SEConfig) -> dict[str, Any]:
-        """Return what a trial notes of its latency: from the model where there is one, else measured now."""
+        """Return the attributes of a trial's latency, predicted if there is a model, else measured now."""
         if self._model is None:
             return self.measured(config)
         predicted = self._model.predict(config)
@@ -188,15 +188,15 @@ class StudyLatency:
         }
 
     def measured(self, config: SEConfig) -> dict[str, Any]:
-        """Return the same, measured now."""
+        """Return the attributes of a trial's latency, measured now."""
         ratio = self._measure(config)
         return ratio.to_columns() | {"latency_conditions": ratio.conditions.to_dict()}
 
     def measure_front(self, optuna_study: optuna.Study) -> None:
-        """Measure the members of the front that are predicted, until every member of the front is measured.
+        """Measure predicted members of the front until every member is measured.
 
-        A measured value takes the place of the predicted one (:func:`se_search.trials.notes.with_measured_latency`):
-        some leave the front then, and others come onto it. One that cannot be measured stays predicted.
+        A measured value replaces the predicted one (:func:`se_search.trials.notes.with_measured_latency`), so that
+        members can leave the front and others can join it. One that cannot be measured stays predicted.
         """
         if self._model is None:
             return
@@ -210,7 +210,7 @@ class StudyLatency:
                 for trial in predicted:
                     try:
                         measured = self.measured(SEConfig.from_json(trial.user_attrs["config"]))
-                    except Exception as error:  # of one network: the others are worth knowing
+                    except Exception as error:  # of one network: measure the others
                         failed.add(trial.number)
                         advance(1, f"trial {trial.number} cannot be measured: {type(error).__name__}: {error}")
                         continue
@@ -230,7 +230,7 @@ class StudyLatency:
         wanted = configurations_to_measure(self._space, self._study.seed)
         measured = learned_latencies(file.parent)
         _check_learned(measured, file, wanted, self._meter.conditions)
-        with progress_bar("Measuring what SE costs", len(wanted), len(measured)) as advance:
+        with progress_bar("Measuring for the latency model", len(wanted), len(measured)) as advance:
             for config in wanted[len(measured) :]:
                 try:
                     measured.append(MeasuredLatency(config, self._measure(config)))
@@ -243,12 +243,12 @@ class StudyLatency:
 
 
 def configurations_to_measure(space: SearchSpace, seed: int) -> list[SEConfig]:
-    """Return the configurations from which the additive model learns what a space's sites cost.
+    """Return the configurations to which the additive model of a space is fitted.
 
-    They are, for each kind of sites, SE at all of them, with the widest and with the narrowest blocks of the space, and
-    none where the backbone has attention; and as many configurations drawn from the space, eight at least, which tell
-    by how much the costs of whole networks differ from the sums. A drawn one may come twice in a small space: its
-    second measurement tells as much of the noise.
+    For each kind of sites they are SE at all of them, with the widest and with the narrowest blocks of the space, and
+    for a backbone's own attention its removal. The same number, but at least eight, is drawn from the space: these show
+    by how much the costs of whole networks differ from the sums. In a small space a configuration may be drawn twice;
+    its second measurement shows the noise.
 
     Args:
         space: The space.
@@ -282,7 +282,7 @@ def configurations_to_measure(space: SearchSpace, seed: int) -> list[SEConfig]:
 
 
 def learned_latencies(folder: Path) -> list[MeasuredLatency]:
-    """Return what a run folder's additive model was fitted to, or is going to be; empty where there is none.
+    """Return the measurements in a run folder for the additive model; empty if there are none.
 
     Raises:
         RunFolderError: If the file is damaged.
@@ -293,20 +293,20 @@ def learned_latencies(folder: Path) -> list[MeasuredLatency]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:  # a ConfigurationError is one too
-        raise RunFolderError(f"{file} is damaged: remove it to measure anew") from error
+        raise RunFolderError(f"{file} is damaged: remove it to measure again") from error
 
 
 def _check_learned(
     measured: Sequence[MeasuredLatency], file: Path, wanted: Sequence[SEConfig], conditions: LatencyConditions
 ) -> None:
     if [one.config for one in measured] != wanted[: len(measured)]:
-        raise RunFolderError(f"{file} is of another space: remove it to measure anew")
+        raise RunFolderError(f"{file} belongs to another space: remove it to measure again")
     here = conditions.to_dict()
     for one in measured:
         there = one.ratio.conditions.to_dict()
         for name in _COMPARABLE:
             if there[name] != here[name]:
                 raise RunFolderError(
-                    f"{file} was measured with {name} {there[name]!r} and not {here[name]!r}: go on where it was, or "
-                    "choose another folder with --out"
+                    f"{file} was measured with {name} {there[name]!r} and not {here[name]!r}: resume the run there, "
+                    "or choose another folder with --out"
                 )

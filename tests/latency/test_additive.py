@@ -195,7 +195,7 @@ def test_one_width_does_not_tell_what_another_costs():
     random = np.random.default_rng(7)
     model = fit_latency_model(measure([configuration({2: 4})] * 3, random, noise=0.001))
     assert model.predict(configuration({2: 4})).value == pytest.approx(true_ratio(configuration({2: 4})), abs=0.005)
-    with pytest.raises(ConfigurationError, match="cannot tell what configuration"):
+    with pytest.raises(ConfigurationError, match="cannot predict configuration"):
         model.predict(configuration({2: 32}))
 
 

@@ -192,9 +192,11 @@ def test_remarks_count_wide_intervals_and_busy_measurements():
     assert remarks(measured(), 0.005, 5) == []
     assert remarks(measured((1.0, 1.01, 3.0), (1.195, 1.205, np.nan)), 0.005, 5) == []
     wide, busy = remarks(measured((1.0, 1.02, 3.0), (1.0, 1.01, 100.4), (1.0, 1.001, 400.0)), 0.005, 5)
-    assert wide == "1 of 3 latencies are less certain than ±0.50 %; each was measured for up to 5 s."
+    assert wide == "2 of 3 latencies reached the ±0.5 % target within the time limit of 5 s."
+    (none,) = remarks(measured((1.0, 1.02, 3.0), (1.0, 1.03, 3.0)), 0.005, 5)
+    assert none == "No latency reached the ±0.5 % target within the time limit of 5 s."
     assert busy.startswith(
-        "The machine was busy during 2 of 3 measurements: other work took the CPU away up to 400 times"
+        "Other processes slowed down 2 of 3 latency measurements, with up to 400 interruptions per second"
     )
 
 

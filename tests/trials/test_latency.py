@@ -136,7 +136,7 @@ def test_a_member_that_turns_out_slow_leaves_the_front_and_others_are_measured_i
     assert not trials["on_front"].any()
     assert len(measured) == 16 + 8
     assert run["hypervolume_history"][-1] == 0.0
-    assert any(line.startswith("8 of 24 latencies are less certain than ±0.50 %") for line in run["cautions"])
+    assert any(line.startswith("16 of 24 latencies reached the ±0.5 % target") for line in run["cautions"])
     with pytest.raises(RunFolderError, match="limits"):
         run_verification(tmp_path / "run")
 
@@ -218,7 +218,7 @@ def test_a_damaged_file_of_measurements_is_refused_and_one_that_was_removed_is_w
     search(tmp_path / "run", 2)
     file = tmp_path / "run" / LATENCY_MODEL_FILE
     file.write_text("{", encoding="utf-8")
-    with pytest.raises(RunFolderError, match="is damaged: remove it to measure anew"):
+    with pytest.raises(RunFolderError, match="is damaged: remove it to measure again"):
         search(tmp_path / "run", 3)
     file.unlink()
     search(tmp_path / "run", 3)
