@@ -1,4 +1,4 @@
-"""The embedded tasks, made from scikit-learn's handwritten digits."""
+"""Embedded tasks made from scikit-learn's handwritten digits."""
 
 import math
 from dataclasses import replace
@@ -16,24 +16,24 @@ _SPLIT_SEED = 2017
 _CORRUPTION_SEED = 1
 _PAIRING_SEED = 2
 
-_REPEATS_CONTEXT = (4, 2, 2)  # how often a digit counts in training, validation and test
+_REPEATS_CONTEXT = (4, 2, 2)  # images in which a digit gives the class, in training, validation and test
 _STRIP_HEIGHT, _STRIP_WIDTH, _LAMP_WIDTH = 16, 96, 24
 
 
 def load_easy_digits() -> ImageData:
-    """scikit-learn's 1,797 grey 8×8 digits, shown at 3×32×32: 1,000 to train, 400 to validate, 397 to test."""
+    """Load scikit-learn's 1,797 grey 8×8 digits at 3×32×32: 1,000 to train, 400 to validate, 397 to test."""
     digits, labels = _digits()
     images = F.interpolate(digits, size=32, mode="bilinear").expand(-1, 3, -1, -1)
     return _image_data("digits", *((images[part], labels[part]) for part in _split(labels)))
 
 
 def load_hard_digits() -> ImageData:
-    """The digits of :func:`load_easy_digits` in the same parts, corrupted at random: anew in every epoch of training.
+    """Load the digits of :func:`load_easy_digits` in the same parts with random corruption.
 
-    A digit is turned by up to 15°, scaled by 0.85 to 1.15 and shifted by up to a twentieth of the image in both
-    directions. Its values, from 0 to 1, are multiplied by a contrast of 0.3 to 1 with a random sign, a constant from
-    −0.25 to 0.25 is added, and to every pixel Gaussian noise with a standard deviation of 0.35. Images to validate, to
-    test and to calibrate are corrupted once, always in the same way.
+    A digit is rotated by up to 15°, scaled by 0.85 to 1.15 and shifted by up to a twentieth of the image in both
+    directions. Its values, from 0 to 1, are multiplied by a contrast of 0.3 to 1 with a random sign. A constant from
+    −0.25 to 0.25 and Gaussian noise with a standard deviation of 0.35 are added. Training images are corrupted again in
+    every epoch; validation, test and calibration images are corrupted once, with a fixed seed.
     """
     digits, labels = _digits()
     images = _corrupt(digits, torch.Generator().manual_seed(_CORRUPTION_SEED))
@@ -43,7 +43,7 @@ def load_hard_digits() -> ImageData:
 
 
 class CorruptedDigits(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Digits that are corrupted anew whenever they are asked for, as :func:`load_hard_digits` says.
+    """Digits that are corrupted each time they are read, as in :func:`load_hard_digits`.
 
     Args:
         digits: Grey images with values from 0 to 1, ``(count, 1, 8, 8)``.
@@ -65,7 +65,7 @@ class CorruptedDigits(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Corrupt a whole batch at once, as PyTorch's loaders ask for it: one by one costs 20 times as much."""
+        """Corrupt a whole batch at once, which PyTorch's loaders call: one by one costs 20 times as much."""
         images = (_corrupt(self._digits[indices]) - self._mean) / self._std
         return list(zip(images, self._labels[indices], strict=True))
 
@@ -92,18 +92,18 @@ def _corrupt(digits: torch.Tensor, generator: torch.Generator | None = None) -> 
 
 
 def load_context_digits() -> ImageData:
-    """Strips of 3×16×96 on which a lamp, far from two digits, tells which of them counts.
+    """Load a synthetic task that needs global context, so SE must help.
 
-    At the left end lie two digits on top of each other, one in the red and one in the green channel. The right quarter
-    of the blue channel is a lamp: where it is lit the class is that of the red digit, where it is dark that of the
-    green one. Everything between is black. Each digit of a part counts equally often in red and in green, altogether
-    4 times in training and 2 times in validation and test; its partner is drawn from the same part.
+    At the left end of a strip of 3×16×96 are two digits on top of each other, one in the red and one in the green
+    channel. The right quarter of the blue channel is a lamp: where it is lit the class is that of the red digit, where
+    it is dark that of the green one. The rest is black. Each digit of a part gives the class equally often in red and
+    in green, 4 times in training and 2 times in validation and test; its partner is drawn from the same part.
 
     Digits and lamp are 56 pixels apart: no feature of a small network such as ``test_efficientnet`` without attention
     depends on both. Pooling and the classifier add features up, so the logits are a term of the digits plus a term of
-    the lamp, and the best such sum guesses between the two digits: right in 55 % of the images (partners share their
-    class in a tenth), at a log-loss of 0.9 log 2 = 0.62. Squeeze-and-Excitation multiplies the channels that carry a
-    colour by what the whole strip shows, and has no such bound.
+    the lamp. The best such sum guesses between the two digits: its accuracy is 55 % (partners share their class in a
+    tenth of the images), its log-loss 0.9 log 2 = 0.62. Squeeze-and-Excitation scales the channels of a colour by a
+    function of the whole strip, and has no such bound.
     """
     digits, labels = _digits()
     digits = F.interpolate(digits, size=_STRIP_HEIGHT, mode="bilinear")[:, 0]

@@ -1,4 +1,4 @@
-"""Images and labels in the parts that a search needs, and how batches are drawn from them."""
+"""Images and labels in three parts, and the batches drawn from them."""
 
 import itertools
 import random
@@ -17,17 +17,17 @@ from ..words import some_of
 
 
 class ImageSet(Sized, Protocol):
-    """Pairs of a normalised image and its class index, by number.
+    """Pairs of a normalised image and its class index.
 
-    A set that has an attribute ``unreadable``, an :class:`UnreadableImages`, may give an :class:`Unreadable` in place
-    of a pair.
+    A set with an attribute ``unreadable``, an :class:`UnreadableImages`, may return an :class:`Unreadable` in place of
+    a pair.
     """
 
     def __getitem__(self, index: int) -> Any: ...
 
 
 class ImageStream(ABC, IterableDataset[Any]):
-    """An :class:`ImageSet` whose images come one after the other only."""
+    """An :class:`ImageSet` that can only be read sequentially."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -35,19 +35,19 @@ class ImageStream(ABC, IterableDataset[Any]):
 
     @abstractmethod
     def __iter__(self) -> Iterator[Any]:
-        """Yield what an :class:`ImageSet` gives, always in the same order."""
+        """Yield the items of an :class:`ImageSet`, always in the same order."""
 
     @abstractmethod
     def shuffled(self, seed: int) -> Iterator[Any]:
-        """Yield the same in an order that ``seed`` fixes."""
+        """Yield the same items in an order that ``seed`` determines."""
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Stands in place of an image that cannot be read.
+    """Placeholder for an image that cannot be read.
 
     Attributes:
-        name: Where the image is, in words that a user knows.
+        name: Location of the image, for messages.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Unreadable:
 
 @dataclass
 class UnreadableImages:
-    """What could not be read so far of one part of the data.
+    """Images of one part of the data that could not be read so far.
 
     Attributes:
         part: Name of the part.
@@ -69,14 +69,14 @@ class UnreadableImages:
 
     @property
     def limit(self) -> int:
-        """Images that may be left out: one in a hundred, or ten, but of a small part not more than half."""
+        """Images that may be left out: one in a hundred or ten, whichever is more, but at most half of the part."""
         return max(self.total // 100, min(10, self.total // 2))
 
     def add(self, names: Sequence[str]) -> None:
-        """Note images that cannot be read.
+        """Record images that cannot be read.
 
         Raises:
-            DataError: If they are more than :attr:`limit` now.
+            DataError: If there are now more than :attr:`limit`.
         """
         self.names.update(names)
         if len(self.names) > self.limit:
@@ -96,16 +96,16 @@ class ImageData:
         name: Name as given to ``--data``.
         classes: Number of classes.
         input_size: ``(channels, height, width)`` of every image.
-        mean: Mean that was subtracted, for each channel, of images with values from 0 to 1.
-        std: Standard deviation that was divided by, for each channel.
+        mean: Mean of each channel that was subtracted from images with values from 0 to 1.
+        std: Standard deviation of each channel, by which they were divided.
         interpolation: How the images were resized, in timm's words.
-        train: Images to train on, augmented at random where the data are.
+        train: Training images, with random augmentation if the data have any.
         calibration: The same images without random augmentation, for statistics of a trained network.
-        validation: Images that the search compares configurations on.
-        test: Images that a search never sees; kept for verification.
+        validation: Images on which the search compares configurations.
+        test: Images for verification, which a search never uses.
         label_names: Names of the classes, where they are known.
-        crop_pct: Share of the resized image's side that is kept in evaluation.
-        crop_mode: How it is cut out, in timm's words.
+        crop_pct: Share of the resized image's side that the crop keeps in evaluation.
+        crop_mode: How the crop is placed, in timm's words.
     """
 
     name: str
@@ -124,17 +124,14 @@ class ImageData:
 
     @property
     def unreadable(self) -> tuple[str, ...]:
-        """Names of the images that could not be read and were left out, of those drawn so far by this process."""
+        """Names of the images that this process has left out so far because they could not be read."""
         noted = [_noted(images) for images in (self.train, self.calibration, self.validation, self.test)]
         return tuple(sorted(set().union(*(part.names for part in noted if part is not None))))
 
 
 @dataclass(frozen=True)
 class Batches:
-    """Pairs of images and class indices, batch by batch; each time it is iterated the same ones again.
-
-    Made by :func:`batches`.
-    """
+    """Batches of images and class indices, the same in each iteration; created by :func:`batches`."""
 
     images: ImageSet
     batch: int
@@ -155,15 +152,15 @@ class Batches:
                 yield samples[0], samples[1]
 
     def _loader(self) -> DataLoader[Any]:
-        # Drawing from a generator of its own, a pass leaves the process's random numbers as they are.
+        # A separate generator leaves the process's random state unchanged.
         seed = self.shuffle_seed or 0
         generator = torch.Generator().manual_seed(seed)
         if isinstance(self.images, ImageStream):
             return DataLoader(
                 _SeededStream(self.images, self.shuffle_seed),
                 self.batch,
-                # Several would each read a part of the stream, in an order that depends on their number; and in the
-                # main process some of timm's readers shuffle otherwise than in a worker.
+                # Several workers would each read a part of the stream, so that the order depends on their number. In
+                # the main process some of timm's readers shuffle differently than in a worker.
                 num_workers=1,
                 collate_fn=_collate,
                 generator=generator,
@@ -181,16 +178,16 @@ class Batches:
 def batches(images: ImageSet, batch: int, shuffle_seed: int | None = None, workers: int = 0) -> Batches:
     """Return the batches of one pass over ``images``: pairs of images and class indices.
 
-    The batches, random augmentation included, follow from the arguments but ``workers``, and drawing them leaves the
-    random numbers of the process as they are. Images that cannot be read are left out and noted in
-    :attr:`ImageData.unreadable`, so that a batch may have fewer images than asked for.
+    All arguments but ``workers`` determine the batches, including random augmentation. Drawing them leaves the random
+    state of the process unchanged. Images that cannot be read are left out and recorded in
+    :attr:`ImageData.unreadable`, so that a batch may have fewer images than ``batch``.
 
     Args:
         images: One part of :class:`ImageData`.
         batch: Images in one batch; the last one may have fewer.
-        shuffle_seed: Fixes a random order and the augmentation, not negative; without it the order is that of
-            ``images``.
-        workers: Processes that read images; 0 reads them in this one. An :class:`ImageStream` is always read by one.
+        shuffle_seed: Seed of the order and the augmentation, not negative; without it the order is that of ``images``.
+        workers: Processes that read images; 0 reads them in this process. An :class:`ImageStream` is always read by
+            one.
 
     Raises:
         DataError: While iterating, if more images cannot be read than :attr:`UnreadableImages.limit`.
@@ -199,12 +196,12 @@ def batches(images: ImageSet, batch: int, shuffle_seed: int | None = None, worke
 
 
 def sample(images: ImageSet, count: int, seed: int) -> ImageSet:
-    """Return ``count`` images drawn at random, or all where there are no more.
+    """Return ``count`` images drawn at random, or all if there are fewer.
 
     Args:
         images: One part of :class:`ImageData`.
         count: Images to draw.
-        seed: Fixes which, not negative.
+        seed: Seed of the draw, not negative.
     """
     if count >= len(images):
         return images
@@ -215,7 +212,7 @@ def sample(images: ImageSet, count: int, seed: int) -> ImageSet:
 
 
 class _StreamSample(ImageStream):
-    """The first images of a stream that is shuffled with one seed."""
+    """The first images of a stream shuffled with one seed."""
 
     def __init__(self, stream: ImageStream, count: int, seed: int) -> None:
         self.stream = stream
@@ -233,7 +230,7 @@ class _StreamSample(ImageStream):
 
 
 class _Seeded(Dataset[Any]):
-    """Draws the images of a batch with random numbers that follow from a seed and the batch alone."""
+    """Draws the images of a batch with random numbers that depend on a seed and the batch only."""
 
     def __init__(self, images: ImageSet, seed: int) -> None:
         self.images = images
@@ -252,7 +249,7 @@ class _Seeded(Dataset[Any]):
 
 
 class _SeededStream(IterableDataset[Any]):
-    """Draws each image of a stream with random numbers that follow from a seed and the image's place alone."""
+    """Draws each image of a stream with random numbers that depend on a seed and the image's position only."""
 
     def __init__(self, stream: ImageStream, shuffle_seed: int | None) -> None:
         self.stream = stream
@@ -270,7 +267,7 @@ class _SeededStream(IterableDataset[Any]):
 
 @contextmanager
 def _seeded(*seeds: int) -> Iterator[None]:
-    """Seed Python's, NumPy's and torch's random numbers, and put them back afterwards."""
+    """Seed Python's, NumPy's and PyTorch's random numbers, and restore their states afterwards."""
     seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
@@ -285,13 +282,13 @@ def _seeded(*seeds: int) -> Iterator[None]:
 
 
 def _collate(drawn: list[Any]) -> tuple[Any, list[str]]:
-    """Batch of what could be read, ``None`` where nothing could, and names of what could not."""
+    """Return a batch of the readable images, ``None`` if there are none, and the names of the others."""
     read = [one for one in drawn if not isinstance(one, Unreadable)]
     return default_collate(read) if read else None, [one.name for one in drawn if isinstance(one, Unreadable)]
 
 
 def _noted(images: ImageSet) -> UnreadableImages | None:
-    """The record of what could not be read that a set, or the set that it is a part of, keeps."""
+    """Return the record of unreadable images of a set, or of the set that it is a part of."""
     if isinstance(images, Subset):
         return _noted(cast("ImageSet", images.dataset))
     if isinstance(images, _StreamSample):

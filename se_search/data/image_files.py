@@ -1,4 +1,4 @@
-"""Images of a user's folders and of timm's datasets: found, checked and cut into parts."""
+"""Find, check and split the images of a user's folders and of timm's datasets."""
 
 import importlib.util
 import itertools
@@ -29,18 +29,18 @@ from .image_sources import (
 )
 
 PREFIXES = ("torch/", "hfds/", "hfids/", "wds/", "tfds/")
-"""What names of timm's datasets start with."""
+"""Prefixes of the names of timm's datasets."""
 
 TORCH_ROOT = Path("~/.cache/se-search/data")
-"""Where torchvision's datasets are looked for when no other folder is given."""
+"""Default folder of torchvision's datasets."""
 
 CUT_SHARE = 0.2
-"""Share of the training images that a validation or test part cut from them gets."""
+"""Share of the training images in a validation or test part that is cut from them."""
 
 CUT_LIMIT = 10_000
-"""Most images of such a part."""
+"""Maximum number of images in such a part."""
 
-_CUT_SEED = 2017  # part of the data's definition: every search, whatever its seed, sees the same parts
+_CUT_SEED = 2017  # part of the data's definition: every search has the same parts, whatever its seed
 _PARTS = ("train", "validation", "test")
 _SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
 _PACKAGES = {
@@ -56,11 +56,11 @@ _TORCH_FOLDERS = ("image_folder", "folder")
 
 @dataclass(frozen=True)
 class Splits:
-    """Which splits of a folder or dataset are the parts; ``None`` looks for one of the usual name.
+    """Names of the splits of a folder or dataset; ``None`` looks for one of the usual name.
 
     Attributes:
-        train: Split to train on.
-        validation: Split that configurations are compared on.
+        train: Training split.
+        validation: Split on which configurations are compared.
         test: Split for verification.
     """
 
@@ -70,23 +70,23 @@ class Splits:
 
 
 USUAL_SPLITS = Splits()
-"""Splits of the usual names, and what is missing cut from the training images."""
+"""Splits of the usual names; missing ones are cut from the training images."""
 
 
 def load_folder(name: str, folder: Path, backbone: str, image_size: int | None, splits: Splits) -> ImageData:
-    """Load a folder of images: class folders, or ``train`` and others that hold them.
+    """Load a folder of images: class folders, or folders such as ``train`` that contain class folders.
 
-    Links are followed. Validation and test images that have no folder of their own are cut from the training images.
+    Symlinks are followed. Without a validation or test folder these images are cut from the training images.
 
     Args:
         name: Name of the data.
         folder: The folder.
-        backbone: The timm architecture that will see the images.
+        backbone: The timm architecture whose configuration determines the transforms.
         image_size: Height and width; ``None`` takes the backbone's.
         splits: Names of folders in ``folder``.
 
     Raises:
-        DataError: If the folder has no images, or not such as can be learnt from, or links that go round.
+        DataError: If the folder has no images, too few images or classes, or a symlink that forms a loop.
     """
     found = _split_folders(name, folder, splits)
     sources = {part: _read_folder(name, folder, path) for part, path in found.items()}
@@ -97,10 +97,10 @@ def load_timm_dataset(name: str, root: Path | None, backbone: str, image_size: i
     """Load a dataset by timm's name for it.
 
     Args:
-        name: A prefix of :data:`PREFIXES` and what follows it.
-        root: Where the dataset is. ``None`` is :data:`TORCH_ROOT` for ``torch/``, the path after the prefix for
-            ``wds/`` and the library's own place for the others.
-        backbone: The timm architecture that will see the images.
+        name: A prefix of :data:`PREFIXES` followed by the name of the dataset.
+        root: Folder of the dataset. ``None`` is :data:`TORCH_ROOT` for ``torch/``, the path after the prefix for
+            ``wds/`` and the library's own folder for the others.
+        backbone: The timm architecture whose configuration determines the transforms.
         image_size: Height and width; ``None`` takes the backbone's.
         splits: Names of the dataset's splits.
 
@@ -129,8 +129,8 @@ def _split_folders(name: str, folder: Path, splits: Splits) -> dict[str, Path]:
         if given is not None:
             if not (folder / given).is_dir():
                 raise DataError(
-                    f"data {name!r} have no folder {given!r} to be the {part} split: there "
-                    f"{'are ' + some_of(present) if present else 'is none at all'}"
+                    f"data {name!r} have no folder {given!r} for the {part} split: there "
+                    f"{'are ' + some_of(present) if present else 'are no folders'}"
                 )
             found[part] = folder / given
             continue
@@ -142,8 +142,8 @@ def _split_folders(name: str, folder: Path, splits: Splits) -> dict[str, Path]:
             found[part] = folder / usual[0]
     if found and "train" not in found:
         raise DataError(
-            f"data {name!r} have a folder {next(iter(found.values())).name!r} but none named 'train': name the one to "
-            f"train on in splits"
+            f"data {name!r} have a folder {next(iter(found.values())).name!r} but none named 'train': name the "
+            f"training split in splits"
         )
     for one, other in itertools.permutations(found.values(), 2):
         if one.resolve().is_relative_to(other.resolve()):
@@ -156,13 +156,13 @@ def _has_folders(folder: Path) -> bool:
 
 
 def _check_links(name: str, path: Path) -> None:
-    """Check that links lead to no folder twice: loops have no end, and of others images would be counted twice."""
+    """Check that symlinks lead to no folder twice: loops never end, and otherwise images would count twice."""
     seen: dict[str, str] = {}
     for here, _, _ in os.walk(path, followlinks=True):
         real = os.path.realpath(here)
         if real in seen:
             raise DataError(
-                f"data {name!r} hold the folder {real!r} twice, as {seen[real]!r} and as {here!r}: remove the link"
+                f"data {name!r} contain the folder {real!r} twice, as {seen[real]!r} and as {here!r}: remove the link"
             )
         seen[real] = here
 
@@ -190,7 +190,7 @@ def _torch_sources(name: str, rest: str, root: Path | None, splits: Splits) -> d
     if rest.lower() in _TORCH_FOLDERS:
         raise DataError(f"data {name!r} are a folder of images: give the folder's path in place of this name")
     if splits != USUAL_SPLITS:
-        raise DataError(f"data {name!r} have a training and a test split that are known: leave splits out")
+        raise DataError(f"data {name!r} have fixed training and test splits: leave splits out")
     place = (root or TORCH_ROOT).expanduser()
     sources: dict[str, Source] = {}
     for part, split in (("train", "train"), ("test", "validation")):
@@ -222,7 +222,7 @@ def _hfds_sources(name: str, rest: str, root: Path | None, splits: Splits) -> di
         raise DataError(f"data {name!r} cannot be read: {first_reason(error)}") from error
     if "train" not in sources:
         raise DataError(
-            f"data {name!r} have no split 'train': name the one to train on in splits, of {some_of(present)}"
+            f"data {name!r} have no split 'train': name the training split in splits, of {some_of(present)}"
         )
     return sources
 
@@ -254,8 +254,7 @@ def _streamed_data(
 ) -> ImageData:
     if splits.validation is None or splits.test is None:
         raise DataError(
-            f"data {name!r} are a stream, from which nothing can be cut: name the validation and the test split in "
-            f"splits"
+            f"data {name!r} are a stream, which cannot be split: name the validation and the test split in splits"
         )
     names = {"train": splits.train or "train", "validation": splits.validation, "test": splits.test}
     _check_different(name, Splits(**names))
@@ -263,7 +262,7 @@ def _streamed_data(
     if name.startswith("wds/"):
         folder = (root or Path(rest)).expanduser()
         if not folder.is_dir():
-            raise DataError(f"data {name!r} are not there: {str(folder)!r} is not a folder of shards")
+            raise DataError(f"data {name!r} not found: {str(folder)!r} is not a folder of shards")
         # An absolute path cannot be one of the commands that webdataset runs for names that start with "pipe:".
         place = str(folder.absolute())
     readers = {}
@@ -289,7 +288,7 @@ def _streamed_data(
 
 
 def _classes_of_shards(name: str, reader: Any) -> int:
-    """Classes by the labels of one split, whose images timm's reader would decode to tell."""
+    """Return the number of classes from the labels of one split, without decoding images as timm's reader does."""
     import webdataset
 
     shards = webdataset.SimpleShardList([os.path.join(reader.root, file) for file in reader.split_info.filenames])
@@ -297,7 +296,7 @@ def _classes_of_shards(name: str, reader: Any) -> int:
     try:
         return 1 + max((int(one["cls"]) for one in samples if "cls" in one), default=-1)
     except ValueError as error:
-        raise DataError(f"data {name!r} have a label that is no index of a class ({error})") from error
+        raise DataError(f"data {name!r} have a label that is not a class index ({error})") from error
 
 
 def _image_data(
@@ -309,7 +308,7 @@ def _image_data(
     totals: Mapping[str, int],
     images: Callable[[str, Transform, UnreadableImages], ImageSet],
 ) -> ImageData:
-    """Data whose parts ``images`` makes, with the transforms of the backbone's own configuration."""
+    """Create data from the parts that ``images`` returns, with the transforms of the backbone's configuration."""
     settings = resolve_model_data_config(create_on_meta(backbone))
     if image_size is not None:
         settings["input_size"] = (settings["input_size"][0], image_size, image_size)
@@ -334,7 +333,7 @@ def _image_data(
 
 
 def _cut(name: str, source: Source, indices: Sequence[int], parts: int) -> tuple[list[int], list[int]]:
-    """Divide training images into those that stay and one of ``parts`` parts, each class in proportion."""
+    """Cut one of ``parts`` parts from the training images, stratified by class; return the rest and the part."""
     labels = np.asarray(source.labels)
     counts = Counter(source.labels)
     rarest, count = min(counts.items(), key=lambda one: one[1])
@@ -351,7 +350,7 @@ def _cut(name: str, source: Source, indices: Sequence[int], parts: int) -> tuple
 def _check_different(name: str, splits: Splits) -> None:
     given = [split for split in astuple(splits) if split is not None]
     if twice := [split for split, count in Counter(given).items() if count > 1]:
-        raise DataError(f"data {name!r} have the split {twice[0]!r} named for two parts: they may share no image")
+        raise DataError(f"data {name!r} have the split {twice[0]!r} named for two parts: parts must not share images")
 
 
 def _check_labels(name: str, source: Source) -> None:
@@ -360,7 +359,7 @@ def _check_labels(name: str, source: Source) -> None:
         raise DataError(f"{where} {len(source.labels)} images: at least two are needed")
     wrong = [label for label in source.labels if not isinstance(label, int) or label < 0]
     if wrong:
-        raise DataError(f"{where} labels that are no class's number, such as {wrong[0]!r}: name another split")
+        raise DataError(f"{where} labels that are not class numbers, such as {wrong[0]!r}: name another split")
 
 
 def _check_same_classes(name: str, train: Source, source: Source) -> None:

@@ -1,4 +1,4 @@
-"""Images of folders, datasets and streams, read when they are asked for."""
+"""Images of folders, datasets and streams, read lazily."""
 
 import os
 import warnings
@@ -14,14 +14,14 @@ from torch.utils.data import Dataset
 from ..errors import DataError, first_reason, printable
 from .image_data import ImageStream, Unreadable, UnreadableImages
 
-# Among PIL's others are some that run programs.
+# Some of PIL's other formats run programs.
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
 Transform = Callable[[Image.Image], torch.Tensor]
 
 
 class ImageFiles(Dataset[Any]):
-    """Images that are read when they are asked for: an :class:`~se_search.data.image_data.ImageSet`."""
+    """A lazily read :class:`~se_search.data.image_data.ImageSet`."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class ImageFiles(Dataset[Any]):
 
 
 class StreamedImages(ImageStream):
-    """Images of a dataset that timm reads from its start to its end only."""
+    """Images of a dataset that timm can only read sequentially."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class StreamedImages(ImageStream):
         return self._pass(create_dataset(self.name, self.root, self.split, batch_size=1))
 
     def shuffled(self, seed: int) -> Iterator[Any]:
-        """Yield the images in an order that ``seed`` fixes, as far as the reader's shuffling goes."""
+        """Yield the images in an order that ``seed`` determines, as far as the reader shuffles."""
         return self._pass(create_dataset(self.name, self.root, self.split, batch_size=1, is_training=True, seed=seed))
 
     def _pass(self, dataset: Any) -> Iterator[Any]:
@@ -93,7 +93,7 @@ class StreamedImages(ImageStream):
             if not 0 <= int(label) < self.classes:
                 raise DataError(
                     f"data {self.name!r} have the label {label} in the split {self.split!r}, beyond their "
-                    f"{self.classes} classes: an _info.json that names the classes tells them all"
+                    f"{self.classes} classes: name all classes in an _info.json"
                 )
             yield self.transform(image), int(label)
         for place in range(given, len(self)):
@@ -105,7 +105,7 @@ class Source(Protocol):
 
     @property
     def split(self) -> str:
-        """Name of the part of the data set."""
+        """Name of the split of the dataset."""
 
     @property
     def labels(self) -> Sequence[int]:
@@ -119,7 +119,7 @@ class Source(Protocol):
         """Return an image in RGB."""
 
     def name(self, index: int) -> str:
-        """Return where an image is, in words that a user knows."""
+        """Return the location of an image, for messages."""
 
 
 class TimmSource:
@@ -140,7 +140,7 @@ class TimmSource:
             return _rgb(Image.open(file, formats=_FORMATS))
 
     def name(self, index: int) -> str:
-        """Return where an image is, in words that a user knows."""
+        """Return the location of an image, for messages."""
         return f"{self.split}[{index}]"
 
 
@@ -150,12 +150,12 @@ class FolderSource(TimmSource):
     def read(self, index: int) -> Image.Image:
         """Return an image in RGB."""
         file = self._reader.samples[index][0]
-        if not os.path.isfile(file):  # to open a pipe waits for ever
-            raise DataError(f"{file} is no file")
+        if not os.path.isfile(file):  # opening a pipe would block
+            raise DataError(f"{file} is not a file")
         return super().read(index)
 
     def name(self, index: int) -> str:
-        """Return where an image is, in words that a user knows."""
+        """Return the location of an image, for messages."""
         return printable_name(os.path.join(self.split, self._reader.filename(index)))
 
 
@@ -177,7 +177,7 @@ class TorchSource:
         return _rgb(self._dataset[index][0])
 
     def name(self, index: int) -> str:
-        """Return where an image is, in words that a user knows."""
+        """Return the location of an image, for messages."""
         return f"{self.split}[{index}]"
 
 
@@ -188,5 +188,5 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def printable_name(name: str) -> str:
-    """A file's name with what is not text written out, so that it can be kept in JSON and shown on one line."""
+    """Return a file's name with undecodable and unprintable bytes escaped, for JSON and messages."""
     return printable(os.fsencode(name).decode("utf-8", "backslashreplace"))

@@ -1,4 +1,4 @@
-"""Data by name."""
+"""Load data by name."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ EMBEDDED: Mapping[str, Callable[[], ImageData]] = {
     "digits-hard": load_hard_digits,
     "digits-context": load_context_digits,
 }
-"""Data that travel with the package."""
+"""Data that come with the package."""
 
 
 def load_data(
@@ -27,13 +27,12 @@ def load_data(
     """Load data by name.
 
     Args:
-        name: One of :data:`EMBEDDED`, else the path of a folder of images, else timm's name of a dataset, such as
+        name: One of :data:`EMBEDDED`, the path of a folder of images, or timm's name of a dataset, such as
             ``torch/cifar100``.
-        backbone: The timm architecture that will see the images: its configuration says how they are prepared. The
-            embedded ones need none.
+        backbone: The timm architecture whose configuration determines the transforms. Embedded data need none.
         image_size: Height and width of images that are not embedded; ``None`` takes the backbone's.
-        splits: Which splits of data that are not embedded are the parts.
-        root: Where a timm dataset is, see :func:`~se_search.data.image_files.load_timm_dataset`.
+        splits: Names of the splits of data that are not embedded.
+        root: Location of a timm dataset, see :func:`~se_search.data.image_files.load_timm_dataset`.
 
     Raises:
         DataError: If the name is unknown or the data cannot be used.
@@ -51,7 +50,7 @@ def load_data(
             f"({', '.join(prefix + '…' for prefix in PREFIXES)}){did_you_mean(name, EMBEDDED)}"
         )
     if backbone is None:
-        raise DataError(f"data {name!r} are prepared as a backbone says: name one")
+        raise DataError(f"the transforms of data {name!r} depend on the backbone: name one")
     if os.path.isdir(folder):
         return load_folder(name, folder, backbone, image_size, splits)
     return load_timm_dataset(name, root, backbone, image_size, splits)

@@ -1,1 +1,1 @@
-"""A network as it is run elsewhere."""
+"""Run and export a network: graphs, runtimes, optimization for inference."""

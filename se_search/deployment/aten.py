@@ -1,4 +1,4 @@
-"""Questions to a node of an exported program: its arguments, whether it only computes, who writes to it."""
+"""Properties of a node of an exported program: arguments, purity, writes in place."""
 
 import operator
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ from torch import fx
 
 
 def shape_of(node: Any) -> tuple[Any, ...]:
-    """Shape of what ``node`` returned where it was traced; nothing if that is no tensor."""
+    """Return the traced shape of the result of ``node``; empty if that is not a tensor."""
     return tuple(getattr(node.meta.get("val"), "shape", ())) if isinstance(node, fx.Node) else ()
 
 
 def arguments_of(node: fx.Node) -> dict[str, Any]:
-    """Arguments of an operation by name, with the defaults of its schema."""
+    """Return the arguments of an operation by name, with the defaults of its schema."""
     return {
         parameter.name: (
             node.args[place] if place < len(node.args) else node.kwargs.get(parameter.name, parameter.default_value)
@@ -24,8 +24,8 @@ def arguments_of(node: fx.Node) -> dict[str, Any]:
 
 
 def schema_of(node: fx.Node) -> Any:
-    """Return the schema of an operation of PyTorch."""
-    return node.target._schema  # type: ignore[union-attr]  # of an operation of PyTorch
+    """Return the schema of a PyTorch operation."""
+    return node.target._schema  # type: ignore[union-attr]  # a PyTorch operation
 
 
 def is_elementwise(node: fx.Node) -> bool:
@@ -34,7 +34,7 @@ def is_elementwise(node: fx.Node) -> bool:
 
 
 def is_function(node: fx.Node) -> bool:
-    """Whether ``node`` returns the same for the same arguments and does nothing else."""
+    """Whether ``node`` is a pure function of its arguments."""
     return node.target is operator.getitem or (
         isinstance(node.target, torch._ops.OpOverload)
         and not node.target._schema.is_mutable
@@ -43,7 +43,7 @@ def is_function(node: fx.Node) -> bool:
 
 
 def is_written(value: fx.Node, start: fx.Node, end: fx.Node) -> bool:
-    """Whether an operation between two others writes where ``value`` lies."""
+    """Whether an operation between two others writes to the storage of ``value``."""
     node, storage = start.next, storage_of(value)
     while node is not end:
         if any(storage_of(one) is storage for one in written_by(node)):
@@ -53,7 +53,7 @@ def is_written(value: fx.Node, start: fx.Node, end: fx.Node) -> bool:
 
 
 def written_by(node: fx.Node) -> Iterator[fx.Node]:
-    """What ``node`` writes to in place."""
+    """Yield the values that ``node`` writes to in place."""
     if isinstance(node.target, torch._ops.OpOverload):
         for parameter in node.target._schema.arguments:
             if parameter.alias_info is not None and parameter.alias_info.is_write:
@@ -62,7 +62,7 @@ def written_by(node: fx.Node) -> Iterator[fx.Node]:
 
 
 def storage_of(node: fx.Node) -> fx.Node:
-    """Return the operation whose result ``node`` is a view of, or the same as."""
+    """Return the node whose result ``node`` is, or is a view of."""
     while node.args and isinstance(node.args[0], fx.Node) and _is_alias(node.target):
         node = node.args[0]
     return node

@@ -1,6 +1,6 @@
-"""Writing a searched network as a graph that other runtimes load: ONNX, torch.export's program, OpenVINO.
+"""Export a network as a graph for other runtimes: ONNX, ``torch.export`` program, OpenVINO.
 
-A file is kept only where its runtime, reading it from disk, gives the outputs of the network.
+A file is kept only if its runtime reads it from disk and reproduces the outputs of the network.
 """
 
 import contextlib
@@ -24,10 +24,10 @@ from ..errors import ExportError, first_reason
 from ..files import draft_beside, move_into_place
 
 TOLERANCE = 1e-4
-"""Largest difference between two outputs that is put down to rounding, relative to the largest output."""
+"""Tolerance for rounding: difference of two outputs relative to the largest output."""
 
 BATCHES = (1, 5)
-"""Batch sizes at which a written graph is compared: the one that exporters like to fix, and another."""
+"""Batch sizes at which an exported graph is compared: 1, which exporters tend to fix, and another."""
 
 _MOST_OF_CUDNN = 65535
 _TRACED_BATCH = 2
@@ -38,14 +38,14 @@ _Run = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class _Format:
-    """How one kind of file is written and run.
+    """A file format: how it is written and run.
 
     Attributes:
-        name: What it is called.
-        suffix: How its file's name ends.
-        packages: What must be importable.
-        extra: The extra of this package that brings them.
-        write: Writes a program to a file, with further files beside it where the format has such.
+        name: Its name in messages.
+        suffix: Suffix of the file name.
+        packages: Packages that it needs.
+        extra: The extra of se-search that installs them.
+        write: Writes a program to a file, and further files beside it if the format has any.
         load: Reads the file and returns the graph as a function of images.
     """
 
@@ -60,9 +60,9 @@ class _Format:
 def export_onnx(model: nn.Module, file: str | os.PathLike[str], input_size: tuple[int, int, int]) -> None:
     """Write ``model`` as an ONNX file, by PyTorch's exporter.
 
-    The graph is that of evaluation mode in single precision, with the input ``images`` and the output ``logits``, both
-    of any batch size. ONNX Runtime must give the network's outputs, within :data:`TOLERANCE`, for each of
-    :data:`BATCHES`. Weights of more than 1.5 GiB go to ``FILE.data`` beside the file.
+    The graph has evaluation mode, single precision, the input ``images`` and the output ``logits``, and any batch size.
+    ONNX Runtime must reproduce the network's outputs within :data:`TOLERANCE` for each of :data:`BATCHES`. Weights of
+    more than 1.5 GiB are written to ``FILE.data`` beside the file.
 
     Args:
         model: The network; it is not changed.
@@ -77,10 +77,10 @@ def export_onnx(model: nn.Module, file: str | os.PathLike[str], input_size: tupl
 
 
 def export_program(model: nn.Module, file: str | os.PathLike[str], input_size: tuple[int, int, int]) -> None:
-    """Write ``model`` as a program that ``torch.export.load`` reads.
+    """Write ``model`` as a program for ``torch.export.load``.
 
-    It is that of evaluation mode in single precision, for any batch size. Loaded again it must give the network's
-    outputs, within :data:`TOLERANCE`, for each of :data:`BATCHES`.
+    It has evaluation mode, single precision and any batch size. Loaded again it must reproduce the network's outputs
+    within :data:`TOLERANCE` for each of :data:`BATCHES`.
 
     Args:
         model: The network; it is not changed.
@@ -95,11 +95,11 @@ def export_program(model: nn.Module, file: str | os.PathLike[str], input_size: t
 
 
 def export_openvino(model: nn.Module, file: str | os.PathLike[str], input_size: tuple[int, int, int]) -> None:
-    """Write ``model`` as an OpenVINO graph with its weights in a ``.bin`` file beside it, by way of ONNX.
+    """Write ``model`` as an OpenVINO graph, converted from ONNX, with its weights in a ``.bin`` file beside it.
 
-    It is that of evaluation mode in single precision, with the input ``images`` and the output ``logits``, both of any
-    batch size. OpenVINO, computing in single precision on the CPU, must give the network's outputs, within
-    :data:`TOLERANCE`, for each of :data:`BATCHES`.
+    The graph has evaluation mode, single precision, the input ``images`` and the output ``logits``, and any batch size.
+    OpenVINO must reproduce the network's outputs in single precision on the CPU within :data:`TOLERANCE` for each of
+    :data:`BATCHES`.
 
     Args:
         model: The network; it is not changed.
@@ -132,14 +132,14 @@ def _export(model: nn.Module, target: Path, input_size: tuple[int, int, int], fo
                 form.write(program, written)
                 compare(network, form.load(written), input_size, form.name)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                # The file that names the others comes last: where it is, they are.
+                # The file that refers to the others comes last: if it exists, they do.
                 for part in sorted(written.parent.iterdir(), key=lambda part: part == written):
                     move_into_place(part, target.with_name(part.name))
     except ExportError:
         raise
     except OSError as error:
         raise ExportError(f"{target} cannot be written ({error.strerror or error})") from error
-    # A network may fail in any way where it is traced, and so may the exporters, of which each has errors of its own.
+    # Tracing and the exporters may raise any exception.
     except Exception as error:
         raise ExportError(
             f"this {type(model).__name__} cannot be exported as {form.name}: {first_reason(error)}"
@@ -150,23 +150,23 @@ def trace(network: nn.Module, input_size: tuple[int, int, int]) -> torch.export.
     """Return the program of ``network``, which is in evaluation mode, for images of one size and any batch size.
 
     Args:
-        network: The network; images for it are made on the device and in the precision of its weights.
+        network: The network. Example images have the device and precision of its weights.
         input_size: ``(channels, height, width)`` of the images.
 
     Raises:
         TypeError: If it does not return one tensor.
-        Exception: Of any other kind that the network or ``torch.export`` raises.
+        Exception: Any other exception of the network or ``torch.export``.
     """
     weight = next((one for one in network.parameters() if one.is_floating_point()), torch.empty(0))
     images = _images(_TRACED_BATCH, input_size).to(weight)
     outputs = network(images)
     if not isinstance(outputs, torch.Tensor):
         raise TypeError(f"it returns a {type(outputs).__name__}, not one tensor")
-    # On a GPU PyTorch asks before a batch norm in single precision whether there are too many images for cuDNN.
+    # On a GPU PyTorch checks before a batch norm in single precision whether the batch is too large for cuDNN.
     batch = torch.export.Dim(_BATCH, min=1, max=_MOST_OF_CUDNN if images.is_cuda else None)
     with _quiet():
         program = torch.export.export(network, (images,), dynamic_shapes=({0: batch},))
-    # They hold the paths of this machine's source files, which the written file would tell to everyone.
+    # Stack traces contain paths of this machine, which the exported file would disclose.
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             for node in module.graph.nodes:
@@ -176,7 +176,7 @@ def trace(network: nn.Module, input_size: tuple[int, int, int]) -> torch.export.
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep off the terminal what exporters log and warn of, and what they print before an exception says it too."""
+    """Suppress logs and warnings of exporters, and what they print if an exception follows."""
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
@@ -195,13 +195,13 @@ def _images(batch: int, input_size: tuple[int, int, int]) -> torch.Tensor:
 def compare(
     network: nn.Module, run: Callable[[torch.Tensor], torch.Tensor], input_size: tuple[int, int, int], name: str
 ) -> None:
-    """Check that what was made of ``network`` gives its outputs, within :data:`TOLERANCE`, for :data:`BATCHES`.
+    """Check that an export reproduces the outputs of ``network`` within :data:`TOLERANCE` for :data:`BATCHES`.
 
     Args:
         network: The network, in evaluation mode.
-        run: What was made of it, as a function of images.
+        run: The export as a function of images.
         input_size: ``(channels, height, width)`` of the images.
-        name: What that is called.
+        name: Name of the export in messages.
 
     Raises:
         ExportError: If the outputs differ.
@@ -216,7 +216,7 @@ def compare(
                 f"{tuple(got.shape)} and not {tuple(expected.shape)}"
             )
         difference, largest = (got - expected).abs().max().item(), expected.abs().max().item()
-        if not difference <= TOLERANCE * largest:  # also where one is not a number
+        if not difference <= TOLERANCE * largest:  # also if one is NaN
             raise ExportError(
                 f"{name} of this {type(network).__name__} was not kept, as its outputs differ from the network's by "
                 f"{difference:.2g} at batch size {batch}, where the largest is {largest:.2g}"
@@ -231,7 +231,7 @@ def _write_onnx(program: torch.export.ExportedProgram, file: Path) -> None:
             verbose=False,
             input_names=[_INPUT],
             output_names=[_OUTPUT],
-            dynamic_shapes=({0: _BATCH},),  # the program has it already: this hands on its name
+            dynamic_shapes=({0: _BATCH},),  # passes on the name; the program has the shape
         )
     written.save(file)
 
@@ -239,7 +239,7 @@ def _write_onnx(program: torch.export.ExportedProgram, file: Path) -> None:
 def _load_onnx(file: Path) -> _Run:
     runtime = importlib.import_module("onnxruntime")
     options = runtime.SessionOptions()
-    options.log_severity_level = 3  # errors: what else it has to say is about speed
+    options.log_severity_level = 3  # errors; its warnings are about speed
     options.intra_op_num_threads = torch.get_num_threads()
     session = runtime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run([_OUTPUT], {_INPUT: images.numpy()})[0])
@@ -261,14 +261,14 @@ def _write_openvino(program: torch.export.ExportedProgram, file: Path) -> None:
         try:
             graph = openvino.convert_model(between)
         except Exception as error:
-            # The first line tells where in OpenVINO's source it arose, the last one what could not be converted.
+            # The first line is a place in OpenVINO's source, the last one names what could not be converted.
             raise ValueError(str(error).strip().rpartition("\n")[2].lstrip("- ")) from None
         openvino.save_model(graph, file, compress_to_fp16=False)
 
 
 def _load_openvino(file: Path) -> _Run:
     openvino = importlib.import_module("openvino")
-    # Its own choice is half precision where the CPU has it.
+    # The default is half precision on CPUs that support it.
     graph = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda images: torch.from_numpy(graph({_INPUT: images.numpy()})[_OUTPUT].copy())
 

@@ -1,6 +1,6 @@
-"""Rewriting an evaluated network for deployment: the same outputs, with SE blocks that cost less.
+"""Rewrite a network for inference: the same outputs with cheaper SE blocks.
 
-The network is traced by ``torch.export``, and its graph of ATen operations is rewritten by exact algebra.
+``torch.export`` traces the network, and exact algebra rewrites its graph of ATen operations.
 """
 
 import copy
@@ -31,32 +31,32 @@ _SAME_ELEMENTS = {
     _ATEN.unsqueeze.default,
     _ATEN.view.default,
 }
-"""Operations that keep the order of the elements; a slice may leave some out."""
+"""Operations that keep the order of the elements; a slice may drop some."""
 
 
 def optimize_for_inference(model: nn.Module, input_size: tuple[int, int, int] | None = None) -> nn.Module:
-    """Return a network for deployment that computes what ``model`` does in evaluation mode, with cheaper SE blocks.
+    """Return a network with the outputs of ``model`` in evaluation mode and cheaper SE blocks.
 
-    Outputs agree to 1e-5 of the largest one in single precision. The graph is rewritten so:
+    Outputs agree to 1e-5 of the largest one in single precision. The graph is rewritten as follows:
 
-    - What depends on no image is computed once; batch norm is folded into the convolution before it.
+    - Values that depend on no image are computed once. Batch norm is folded into the convolution before it.
     - Where an SE block squeezes the output of a 1×1 convolution (or linear layer) that has fewer input than output
-      channels, the input is averaged instead: averages commute with an affine map, which the first layer of the
-      excitation takes up.
-    - The layers of the excitation work on vectors; where one image is compiled, as sums that a compiler fuses.
-    - Where that 1×1 convolution has fewer weights than outputs for one image, and no compiler or exporter is at work,
-      the gate of a single image scales the weights instead of the output.
+      channels, the input is averaged instead: averages commute with an affine map, which is merged into the first layer
+      of the excitation.
+    - The layers of the excitation operate on vectors; when one image is compiled, as sums that a compiler fuses.
+    - Where that 1×1 convolution has fewer weights than outputs for one image, the gate of a single image scales the
+      weights instead of the output, but not in compiled or exported networks.
 
-    The network takes images of one size in batches of any size, on the device and in the precision of ``model``:
-    convert that before, ``optimize_for_inference(model.bfloat16())``. Its weights are copies that take no gradients.
+    The network takes images of one size in batches of any size, on the device and in the precision of ``model``.
+    Convert that first: ``optimize_for_inference(model.bfloat16())``. The new weights are copies without gradients.
 
     Args:
         model: A network, plain or with SE blocks, that returns one tensor; it is not changed.
-        input_size: ``(channels, height, width)`` of the images; timm's own size by default.
+        input_size: ``(channels, height, width)`` of the images; timm's size for the network by default.
 
     Raises:
-        ExportError: If ``torch.export`` cannot trace the network; and from the returned network, if images have
-            another size.
+        ExportError: If ``torch.export`` cannot trace the network. The returned network raises it for images of another
+            size.
     """
     channels, height, width = input_size or _optimized_size(model) or default_input_size(model)
     size = (channels, height, width)
@@ -64,7 +64,7 @@ def optimize_for_inference(model: nn.Module, input_size: tuple[int, int, int] | 
         with torch.no_grad():
             module = trace(copy.deepcopy(model).eval(), size).module()
             return _rewrite(module, size)
-    # A network may fail in any way where it is traced.
+    # Tracing may raise any exception.
     except Exception as error:
         raise ExportError(
             f"this {type(model).__name__} cannot be optimized for inference: {first_reason(error)}"
@@ -72,7 +72,7 @@ def optimize_for_inference(model: nn.Module, input_size: tuple[int, int, int] | 
 
 
 class FixedSize(nn.Module):
-    """Lets images of one size pass.
+    """Checks the size of images.
 
     Args:
         input_size: ``(channels, height, width)``.
@@ -112,14 +112,14 @@ class PooledLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``x`` of shape ``(N, inputs)`` to ``(N, outputs)``."""
         if torch.compiler.is_compiling() and not torch.compiler.is_exporting() and x.shape[0] == 1:
-            # Inductor fuses a sum with what stands around it, where a matrix product is a call of its own.
+            # Inductor fuses a sum with the operations around it, while a matrix product is a separate call.
             product = (self.weight[None] * x[:, None, :]).sum(-1)
             return product if self.bias is None else product + self.bias
         return F.linear(x, self.weight, self.bias)
 
 
 class GatedConv(nn.Module):
-    """A 1×1 convolution whose outputs are scaled, by way of its weights for a single image.
+    """A 1×1 convolution with scaled outputs; for a single image the weights are scaled instead.
 
     Args:
         weight: Shape ``(outputs, inputs, 1, 1)``.
@@ -133,7 +133,7 @@ class GatedConv(nn.Module):
 
     def forward(self, x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
         """Convolve ``x`` of shape ``(N, inputs, H, W)`` and scale by ``gate`` of shape ``(N, outputs, 1, 1)``."""
-        # Compilers and runtimes prepare constant weights, which costs far more than the scaling if they vary.
+        # Compilers and runtimes prepare constant weights: varying ones would cost far more than the scaling.
         if x.shape[0] == 1 and not torch.compiler.is_compiling():
             bias = None if self.bias is None else self.bias * gate.flatten()
             return F.conv2d(x, self.weight * gate.reshape(-1, 1, 1, 1), bias)
@@ -149,10 +149,10 @@ class _Layer:
     """A convolution or linear layer with constant weights.
 
     Attributes:
-        name: What it is called in the network, with underscores.
+        name: Its name in the network, with underscores.
         weight: Its weights in double precision.
         bias: Its biases in double precision, or ``None``.
-        like: Its weights as they are.
+        like: Its weights in their own precision.
     """
 
     name: str
@@ -170,7 +170,7 @@ def _rewrite(module: fx.GraphModule, size: tuple[int, int, int]) -> fx.GraphModu
     _drop_unused(module.graph)
     _gate_weights(module)
     _drop_unused(module.graph)
-    graph = fx.Graph()  # without the ways of torch.export, which keep a module from being pickled
+    graph = fx.Graph()  # without attributes of torch.export that prevent pickling
     graph.output(graph.graph_copy(module.graph, {}))
     for node in graph.nodes:
         node.meta.clear()
@@ -178,7 +178,7 @@ def _rewrite(module: fx.GraphModule, size: tuple[int, int, int]) -> fx.GraphModu
 
 
 def _take_one_tensor(module: fx.GraphModule, size: tuple[int, int, int]) -> None:
-    """Make it a function of one tensor that returns one and checks the size."""
+    """Make it a function from one tensor to one tensor that checks the size."""
     graph = module.graph
     (images,), output = graph.find_nodes(op="placeholder"), graph.output_node()
     output.args = (output.all_input_nodes[0],)
@@ -193,7 +193,7 @@ def _take_one_tensor(module: fx.GraphModule, size: tuple[int, int, int]) -> None
 
 
 def _drop_idle(graph: fx.Graph) -> None:
-    """Take out what does nothing in evaluation mode."""
+    """Remove operations that do nothing in evaluation mode."""
     for node in list(graph.nodes):
         idle = (node.target is _ATEN.dropout.default and not node.args[2]) or (
             node.target is _ATEN.to.dtype
@@ -211,7 +211,7 @@ def _drop_unused(graph: fx.Graph) -> None:
 
 
 def _fold_constants(module: fx.GraphModule) -> None:
-    """Compute once what follows from the weights alone."""
+    """Compute values that depend on weights only."""
     written = {storage_of(one) for node in module.graph.nodes for one in written_by(node)}
     values: dict[fx.Node, Any] = {}
     for node in module.graph.nodes:
@@ -233,7 +233,7 @@ def _fold_constants(module: fx.GraphModule) -> None:
 
 
 def _fold_norms(module: fx.GraphModule) -> None:
-    """Let convolutions do what the batch norm after them does."""
+    """Fold batch norms into the convolutions before them."""
     graph = module.graph
     for norm in graph.find_nodes(op="call_function", target=_ATEN.batch_norm.default):
         given = arguments_of(norm)
@@ -259,7 +259,7 @@ def _fold_norms(module: fx.GraphModule) -> None:
 
 
 def _squeeze_narrow(module: fx.GraphModule) -> None:
-    """Let the layers of excitations map vectors, the first one the average of the narrower tensor."""
+    """Apply excitations to vectors, and the first layer to the average of the narrower tensor."""
     graph = module.graph
     vectors: dict[fx.Node, fx.Node] = {}  # of shape (N, C), for tensors of shape (N, C, 1, 1) that hold the same
     for node in list(graph.nodes):
@@ -284,12 +284,12 @@ def _squeeze_narrow(module: fx.GraphModule) -> None:
 
 
 def _squeeze(module: fx.GraphModule, excitation: _Layer, pooled: fx.Node) -> tuple[_Layer, fx.Node]:
-    """Return the first layer of an excitation and the vector that it maps, both of the narrower tensor if there is one.
+    """Return the first layer of an excitation and its input vector, for the narrower tensor if there is one.
 
     Args:
         module: The network.
-        excitation: The first layer as it is.
-        pooled: What it takes, of shape ``(N, C, 1, 1)``.
+        excitation: The original first layer.
+        pooled: Its input of shape ``(N, C, 1, 1)``.
     """
     graph = module.graph
     mean: Any = pooled
@@ -323,7 +323,7 @@ def _compose(second: _Layer, first: _Layer) -> _Layer:
 
 
 def _averaged(node: fx.Node) -> tuple[fx.Node | None, tuple[int, ...]]:
-    """Return what ``node`` averages, and over which dimensions, if these are all but the batch and one more."""
+    """Return the input and dimensions of an average over all dimensions but the batch and one more."""
     if node.target is _MEAN and arguments_of(node)["dtype"] is None:
         given = arguments_of(node)
         source = given["self"]
@@ -339,7 +339,7 @@ def _averaged(node: fx.Node) -> tuple[fx.Node | None, tuple[int, ...]]:
 
 
 def _gate_weights(module: fx.GraphModule) -> None:
-    """Let 1×1 convolutions with fewer weights than outputs apply the gate themselves."""
+    """Merge the gate into 1×1 convolutions with fewer weights than outputs."""
     graph = module.graph
     for scaled in graph.find_nodes(op="call_function", target=_ATEN.mul.Tensor):
         for conv, gate in (scaled.args, scaled.args[::-1]):
@@ -362,7 +362,7 @@ def _gate_weights(module: fx.GraphModule) -> None:
 
 
 def _is_pointwise(module: fx.GraphModule, node: Any) -> bool:
-    """Whether ``node`` is a 1×1 convolution that maps the channels at each place."""
+    """Whether ``node`` is a 1×1 convolution with stride 1, one group and no padding."""
     if not _is_layer(module, node, _CONV):
         return False
     given = arguments_of(node)

@@ -348,7 +348,7 @@ def test_latency_is_left_to_the_worker_that_has_the_device(orders, start, journa
         "latency: done|accuracy: done", "".join((tmp_path / f"{name}.log").read_text() for name in (1, 2))
     )
     assert sorted(works) == ["accuracy: done"] * 3 + ["latency: done"] * 3
-    with pytest.raises(RunFolderError, match="begun elsewhere: latency was measured with processor"):
+    with pytest.raises(RunFolderError, match="started elsewhere: latency was measured with processor"):
         search(tmp_path / "run", budget=4)
 
 

@@ -307,7 +307,7 @@ def test_a_split_of_one_image_is_refused(tmp_path):
 
 def test_a_split_that_is_not_there_is_refused(tmp_path):
     write_classes(tmp_path / "train", {"a": 5, "b": 5})
-    refuses(tmp_path, r"have no folder 'dev' to be the validation split: there are 'train'", validation="dev")
+    refuses(tmp_path, r"have no folder 'dev' for the validation split: there are 'train'", validation="dev")
 
 
 def test_one_split_for_two_parts_is_refused(tmp_path):
@@ -393,7 +393,7 @@ def test_a_hugging_face_dataset_has_its_own_splits(tmp_path, monkeypatch):
 
 def test_a_hugging_face_dataset_without_training_images_is_refused(tmp_path):
     write_classes(tmp_path / "set" / "test", {"cat": 3, "dog": 3}, 100)
-    with pytest.raises(DataError, match="have no split 'train': name the one to train on in splits, of 'test'"):
+    with pytest.raises(DataError, match="have no split 'train': name the training split in splits, of 'test'"):
         load_data(f"hfds/{tmp_path / 'set'}", BACKBONE, root=tmp_path / "cache")
     with pytest.raises(DataError, match=r"cannot be read: .*dev"):
         load_data(f"hfds/{tmp_path / 'set'}", BACKBONE, splits=Splits(train="dev"), root=tmp_path / "cache")
@@ -407,7 +407,7 @@ def test_labels_that_are_no_classes_are_refused(tmp_path):
     for split, labels in (("train", [0, 1] * 3), ("test", [-1] * 6)):
         table = datasets.Dataset.from_dict({"image": paths, "label": labels}).cast_column("image", datasets.Image())
         table.to_parquet(tmp_path / "set" / f"{split}.parquet")
-    with pytest.raises(DataError, match="have in the split 'test' labels that are no class's number, such as -1"):
+    with pytest.raises(DataError, match="have in the split 'test' labels that are not class numbers, such as -1"):
         load_data(f"hfds/{tmp_path / 'set'}", BACKBONE, root=tmp_path / "cache")
 
 
@@ -481,9 +481,7 @@ def test_unreadable_images_of_shards_are_counted(tmp_path):
 def test_streams_that_cannot_be_used_are_refused(tmp_path):
     write_shards(tmp_path / "shards", {"train": [0, 0], "validation": [0, 0], "test": [0, 0]})
     name = f"wds/{tmp_path / 'shards'}"
-    with pytest.raises(
-        DataError, match="are a stream, from which nothing can be cut: name the validation and the test"
-    ):
+    with pytest.raises(DataError, match="are a stream, which cannot be split: name the validation and the test"):
         load_data(name, BACKBONE, splits=Splits(validation="validation"))
     with pytest.raises(DataError, match="have the split 'train' named for two parts"):
         load_data(name, BACKBONE, splits=Splits(validation="train", test="test"))
@@ -518,7 +516,7 @@ def test_labels_beyond_the_classes_of_a_stream_are_refused(tmp_path):
     with pytest.raises(DataError, match="have the label 2 in the split 'train', beyond their 2 classes"):
         labels_of(data.train)
     write_shards(tmp_path / "words", {"train": [0, 1], "validation": ["cat", "dog"], "test": [0, 1]})
-    with pytest.raises(DataError, match=r"have a label that is no index of a class \(.*cat"):
+    with pytest.raises(DataError, match=r"have a label that is not a class index \(.*cat"):
         load_data(f"wds/{tmp_path / 'words'}", BACKBONE, 32, NAMED)
 
 

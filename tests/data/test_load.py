@@ -59,7 +59,7 @@ def test_a_folder_does_not_hide_embedded_data(tmp_path, monkeypatch):
 
 
 def test_images_of_files_need_a_backbone(tmp_path):
-    with pytest.raises(DataError, match="are prepared as a backbone says: name one"):
+    with pytest.raises(DataError, match=r"transforms of data .* depend on the backbone: name one"):
         load_data(str(tmp_path))
 
 

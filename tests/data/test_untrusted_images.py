@@ -94,7 +94,7 @@ def test_links_out_of_the_folder_are_followed(folder, tmp_path):
 def test_links_that_lead_to_a_folder_twice_are_refused(folder, links):
     for name, target in links.items():
         (folder / name).symlink_to(target)
-    with pytest.raises(DataError, match=r"hold the folder .* twice, as .* and as .*: remove the link"):
+    with pytest.raises(DataError, match=r"contain the folder .* twice, as .* and as .*: remove the link"):
         load(folder)
 
 
