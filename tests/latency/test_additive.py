@@ -187,7 +187,7 @@ def test_what_was_not_measured_is_not_predicted():
     random = np.random.default_rng(6)
     one_stage = [configuration({2: 4}), configuration({2: 32}), configuration({2: 4})]
     model = fit_latency_model(measure(one_stage, random, noise=0.001))
-    with pytest.raises(ConfigurationError, match="none measured has such SE blocks"):
+    with pytest.raises(ConfigurationError, match="no measured one has such SE blocks"):
         model.predict(configuration({3: 4}))
 
 

@@ -26,6 +26,6 @@ class Waits:
 def test_a_limit_is_not_taken_for_an_image_that_cannot_be_read():
     unreadable = UnreadableImages("training", 2)
     images = ImageFiles(Waits(), range(2), lambda image: image, unreadable)
-    with pytest.raises(EvaluationError, match=r"longer than the limit of 0\.2 s for a trial"), time_limit(0.2):
+    with pytest.raises(EvaluationError, match=r"longer than its limit of 0\.2 s"), time_limit(0.2):
         images[0]
     assert not unreadable.names
