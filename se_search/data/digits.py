@@ -1,7 +1,7 @@
 """Embedded tasks made from scikit-learn's handwritten digits."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -42,32 +42,32 @@ def load_hard_digits() -> ImageData:
     return replace(data, train=CorruptedDigits(digits[train], labels[train], data.mean[0], data.std[0]))
 
 
+@dataclass(eq=False)
 class CorruptedDigits(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Digits that are corrupted each time they are read, as in :func:`load_hard_digits`.
 
-    Args:
+    Attributes:
         digits: Grey images with values from 0 to 1, ``(count, 1, 8, 8)``.
         labels: Their classes.
         mean: Mean that is subtracted.
         std: Standard deviation that is divided by.
     """
 
-    def __init__(self, digits: torch.Tensor, labels: torch.Tensor, mean: float, std: float) -> None:
-        self._digits = digits
-        self._labels = labels
-        self._mean = mean
-        self._std = std
+    digits: torch.Tensor
+    labels: torch.Tensor
+    mean: float
+    std: float
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Corrupt a whole batch at once, which PyTorch's loaders call: one by one costs 20 times as much."""
-        images = (_corrupt(self._digits[indices]) - self._mean) / self._std
-        return list(zip(images, self._labels[indices], strict=True))
+        images = (_corrupt(self.digits[indices]) - self.mean) / self.std
+        return list(zip(images, self.labels[indices], strict=True))
 
 
 def _corrupt(digits: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:

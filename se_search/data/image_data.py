@@ -211,13 +211,13 @@ def sample(images: ImageSet, count: int, seed: int) -> ImageSet:
     return Subset(cast("Dataset[Any]", images), order[:count].tolist())
 
 
+@dataclass(eq=False)
 class _StreamSample(ImageStream):
     """The first images of a stream shuffled with one seed."""
 
-    def __init__(self, stream: ImageStream, count: int, seed: int) -> None:
-        self.stream = stream
-        self.count = count
-        self.seed = seed
+    stream: ImageStream
+    count: int
+    seed: int
 
     def __len__(self) -> int:
         return self.count
@@ -229,12 +229,12 @@ class _StreamSample(ImageStream):
         return iter(self)
 
 
+@dataclass(eq=False)
 class _Seeded(Dataset[Any]):
     """Draws the images of a batch with random numbers that depend on a seed and the batch only."""
 
-    def __init__(self, images: ImageSet, seed: int) -> None:
-        self.images = images
-        self.seed = seed
+    images: ImageSet
+    seed: int
 
     def __len__(self) -> int:
         return len(self.images)
@@ -248,12 +248,12 @@ class _Seeded(Dataset[Any]):
             return [self.images[index] for index in indices] if at_once is None else at_once(indices)
 
 
+@dataclass(eq=False)
 class _SeededStream(IterableDataset[Any]):
     """Draws each image of a stream with random numbers that depend on a seed and the image's position only."""
 
-    def __init__(self, stream: ImageStream, shuffle_seed: int | None) -> None:
-        self.stream = stream
-        self.shuffle_seed = shuffle_seed
+    stream: ImageStream
+    shuffle_seed: int | None
 
     def __iter__(self) -> Iterator[Any]:
         stream = iter(self.stream) if self.shuffle_seed is None else self.stream.shuffled(self.shuffle_seed)

@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,20 +21,14 @@ _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 Transform = Callable[[Image.Image], torch.Tensor]
 
 
+@dataclass(eq=False)
 class ImageFiles(Dataset[Any]):
     """A lazily read :class:`~se_search.data.image_data.ImageSet`."""
 
-    def __init__(
-        self,
-        source: "Source",
-        indices: Sequence[int],
-        transform: Transform,
-        unreadable: UnreadableImages,
-    ) -> None:
-        self.source = source
-        self.indices = indices
-        self.transform = transform
-        self.unreadable = unreadable
+    source: "Source"
+    indices: Sequence[int]
+    transform: Transform
+    unreadable: UnreadableImages
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -49,24 +44,16 @@ class ImageFiles(Dataset[Any]):
         return self.transform(image), self.source.labels[place]
 
 
+@dataclass(eq=False)
 class StreamedImages(ImageStream):
     """Images of a dataset that timm can only read sequentially."""
 
-    def __init__(
-        self,
-        name: str,
-        root: str | None,
-        split: str,
-        classes: int,
-        transform: Transform,
-        unreadable: UnreadableImages,
-    ) -> None:
-        self.name = name
-        self.root = root
-        self.split = split
-        self.classes = classes
-        self.transform = transform
-        self.unreadable = unreadable
+    name: str
+    root: str | None
+    split: str
+    classes: int
+    transform: Transform
+    unreadable: UnreadableImages
 
     def __len__(self) -> int:
         return self.unreadable.total

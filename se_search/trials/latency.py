@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +35,9 @@ from .notes import MEASURED_LATENCY, PREDICTED, latency_conditions, with_measure
 LATENCY_MODEL_FILE = "latency_model.json"
 
 _FEWEST_DRAWN = 8
+_REMEDY = "resume the run there, or choose another folder with --out"
 # Conditions that must be equal for values to be comparable. The CPUs in use and the time limit may differ.
-_COMPARABLE = (
-    "device",
-    "processor",
-    "threads",
-    "dtype",
-    "memory_format",
-    "runtime",
-    "optimized",
-    "cuda_graph",
-    "batch",
-    "size",
-)
+_COMPARABLE = ("processor", *(one.name for one in fields(Deployment)))
 
 
 def latency_size(study: StudyDefinition, input_size: Sequence[int]) -> tuple[int, int, int]:
@@ -131,12 +122,8 @@ class StudyLatency:
         Raises:
             EvaluationError: If it was measured on another device or in another way.
         """
-        first = self._first = self._first or conditions
-        for name in _COMPARABLE:
-            if conditions[name] != first[name]:
-                raise EvaluationError(
-                    f"latency was measured with {name} {first[name]!r} before and with {conditions[name]!r} now"
-                )
+        self._first = self._first or conditions
+        _check_same(self._first, conditions)
 
     def go_on_from(self, folder: Path, optuna_study: optuna.Study, device: str | None = None) -> None:
         """Check that new latencies can be compared with those of a run.
@@ -157,9 +144,7 @@ class StudyLatency:
             try:
                 self.check_comparable(self._meter.conditions.to_dict())
             except EvaluationError as error:
-                raise RunFolderError(
-                    f"{folder} was started elsewhere: {error}; resume it there, or choose another folder with --out"
-                ) from error
+                raise RunFolderError(f"{folder} was started elsewhere: {error}; {_REMEDY}") from error
 
     def learn(self, folder: Path) -> None:
         """Fit the additive model, if the study uses it; call it before :meth:`of`.
@@ -301,12 +286,14 @@ def _check_learned(
 ) -> None:
     if [one.config for one in measured] != wanted[: len(measured)]:
         raise RunFolderError(f"{file} belongs to another space: remove it to measure again")
-    here = conditions.to_dict()
     for one in measured:
-        there = one.ratio.conditions.to_dict()
-        for name in _COMPARABLE:
-            if there[name] != here[name]:
-                raise RunFolderError(
-                    f"{file} was measured with {name} {there[name]!r} and not {here[name]!r}: resume the run there, "
-                    "or choose another folder with --out"
-                )
+        try:
+            _check_same(one.ratio.conditions.to_dict(), conditions.to_dict())
+        except EvaluationError as error:
+            raise RunFolderError(f"{file} cannot be used: {error}; {_REMEDY}") from error
+
+
+def _check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for name in _COMPARABLE:
+        if now[name] != before[name]:
+            raise EvaluationError(f"latency was measured with {name} {before[name]!r} before and {now[name]!r} now")

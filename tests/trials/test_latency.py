@@ -210,7 +210,7 @@ def test_measurements_of_another_machine_are_refused(tmp_path, measured):
     for one in content:
         one["ratio"]["conditions"]["processor"] = "a faster one"
     file.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(RunFolderError, match="was measured with processor 'a faster one' and not"):
+    with pytest.raises(RunFolderError, match="was measured with processor 'a faster one' before and"):
         search(tmp_path / "run", 3)
 
 
