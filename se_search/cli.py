@@ -22,7 +22,7 @@ _GOES_ON = " The same command goes on from here."
 _COMPARISON = Path("comparison.html")
 
 app = typer.Typer(
-    help="Find where Squeeze-and-Excitation blocks pay for themselves in a timm backbone.",
+    help="Find where Squeeze-and-Excitation blocks are worth their cost in a timm backbone.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

@@ -38,7 +38,7 @@ def search(
     worker_timeout: float = 60.0,
     **arguments: Any,
 ) -> Run:
-    """Search where SE blocks pay for themselves; what ``se-search run`` calls.
+    """Search where SE blocks are worth their cost; what ``se-search run`` calls.
 
     A folder that holds a part of the same search is gone on with. Where functions were given, the same names must be
     given again.

@@ -96,7 +96,7 @@ def test_workers_of_one_machine_share_the_trials_and_replace_those_that_die(orde
     evaluated = orders.evaluated()
     processes = {process for _, process in evaluated}
     assert str(os.getpid()) not in processes
-    assert len(processes) == 2 + 4  # two that began, and one for each that died
+    assert len(processes) == 2 + 4  # two at the start, and one replacement for each that died
     assert len(evaluated) == 8 + 1 + 3
     for row in complete(run).to_dict("records"):
         expected = answer(SEConfig.from_json(row["config"]), VALIDATION_IMAGES)

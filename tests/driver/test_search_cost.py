@@ -86,7 +86,7 @@ def test_a_trial_is_committed_when_it_begins_and_when_it_ends(tmp_path, space):
     limits = {"max_params": 5.0, "max_latency": 100.0}
     with listening("commit", count):
         run(tmp_path / "run", 7, Null(lambda: at_evaluation.append(sum(commits))), space, **limits)
-    # The first also notes with the study how many images there are.
+    # The first trial also records the number of images in the study.
     assert differences(at_evaluation)[1:] == [2] * 5
     for trial in load_trials(tmp_path / "run").trials:
         assert len(trial.user_attrs) >= 20
@@ -108,7 +108,7 @@ def test_what_a_trial_reads_and_converts_does_not_grow_with_the_trials_before_it
     conversions, readings = [], []
     with listening("before_cursor_execute", count_reading):
         run(tmp_path / "run", 30, Null(lambda: (conversions.append(len(converted)), readings.append(sum(read)))))
-    # The finished trial, one or two proposals, the trial's own, and the first points that are left.
+    # The finished trial, one or two proposals, the trial itself, and the first remaining points.
     assert max(differences(conversions)[3:]) <= 6
     assert max(differences(readings)[-5:]) <= max(differences(readings)[3:8])
 

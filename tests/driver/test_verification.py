@@ -71,7 +71,7 @@ def test_seeds_differ_and_configurations_share_them(verified):
     losses = arrays(verified, BARE, "losses")
     assert losses.shape == (2, 397)
     assert not np.allclose(losses[0], losses[1])
-    # The same weights of the backbone and the same batches: two configurations resemble each other more than two seeds.
+    # Equal backbone weights and batches: configurations are more similar than seeds.
     other = arrays(verified, UNIFORM, "losses")
     assert np.corrcoef(losses[0], other[0])[0, 1] > np.corrcoef(losses[0], losses[1])[0, 1]
 
@@ -230,7 +230,7 @@ def test_a_network_whose_training_diverges_does_not_keep_the_others_from_being_v
     assert "no SE, seed 0 failed: the training loss is nan" in capsys.readouterr().out
     assert result_file(folder, UNIFORM, 1, 0).exists()
     assert not result_file(folder, BARE, 1, 0).exists()
-    # Its weights are there, but no values that a card could tell of them.
+    # Its weights exist, but no values for a card.
     run = load_run(folder)
     number = int(run.trials.set_index("config_id").loc[UNIFORM.id, "number"])
     with pytest.raises(

@@ -229,7 +229,7 @@ def test_a_run_that_disappears_is_waited_for_again(directory, monkeypatch, capsy
     times = iter([lambda: None, lambda: shutil.rmtree("run"), lambda: None])
 
     def vanish(folder):
-        next(times)()  # the second time between the look and the reading
+        next(times)()  # the second time between check and read
         return read_results(folder)
 
     pauses = iter(range(3))

@@ -84,12 +84,12 @@ def test_killed_three_times_the_search_ends_as_if_it_had_not_been(tmp_path):
     outputs = []
     for is_time in (trained, enough_complete(moments.randint(1, 3)), enough_complete(moments.randint(4, 6))):
         code, output = stop_when(tmp_path, arguments, a_little_later(is_time), signal.SIGKILL)
-        # The first comes while most of the work is left; by a later one a fast machine may have ended.
+        # The first signal comes early; a fast machine may finish before later ones.
         assert code == -signal.SIGKILL or (outputs and code == 0)
         outputs.append(output)
     outputs.append(run_to_the_end(tmp_path, *arguments))
 
-    # Once a checkpoint was there, no later process began with the first epoch, and all trained three in total.
+    # After the first checkpoint, later processes resume from it, and all train three epochs in total.
     assert all("epoch 1/" not in output for output in outputs[1:])
     assert "training loss" not in "".join(outputs[2:])
     assert len(json.loads((tmp_path / "run" / "supernet.json").read_text())["epochs"]) == 3
@@ -144,7 +144,7 @@ def test_a_repeated_command_changes_no_trial_and_a_larger_budget_adds_some(finis
 def test_the_study_of_a_run_folder_runs_again(finished_run):
     run_to_the_end(finished_run, "run", "--study", "run/study.yaml", "--budget", "3", "--out", "again")
     first, again = (pd.read_csv(finished_run / name / "trials.csv") for name in ("run", "again"))
-    # Everything but time is fixed by the seed; the known answers come first in both.
+    # The seed determines everything except times; both evaluate the baselines first.
     columns = ["config_id", "accuracy", "log_loss", "counted_parameters"]
     pd.testing.assert_frame_equal(first[columns].head(3), again[columns])
 
