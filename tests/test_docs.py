@@ -54,7 +54,8 @@ IN_PYTHON = {
     # Weights of the backbone would be downloaded; the start is that of pretrained ones.
     "create_model(config, pretrained=True)": "create_model(config, identity_start=True)",
     # Small images, little time.
-    "input_size=(3, 224, 224), threads=1": "input_size=(3, 64, 64), threads=1, limit=0.5",
+    "size=(3, 224, 224), threads=1": "size=(3, 64, 64), threads=1",
+    "backbone, deployment=deployment)": "backbone, deployment=deployment, limit=0.5)",
 }
 
 SMALLEST_SPACE = {"placement": "stage", "ratios": [16], "gates": ["sigmoid"]}
