@@ -101,7 +101,7 @@ def train_supernet(
     space: SearchSpace, configs: list[SEConfig], data: ImageData, recipe: TrainingRecipe, distillation: float
 ) -> dict[str, Any]:
     """Train one supernet and evaluate all configurations with it."""
-    supernet = Supernet(space.backbone, space.widest_blocks(), True, data, recipe, distillation=distillation)
+    supernet = Supernet(space.backbone, space.widest_blocks(), data, recipe, distillation=distillation)
     with tempfile.TemporaryDirectory() as folder, timed() as training_time:
         supernet.prepare(Path(folder), space, no_progress)
     with timed() as evaluation_time:

@@ -61,7 +61,7 @@ CORE = {
     "statistics": Part("se_search/statistics.py", ("tests/evaluation/test_statistics.py",)),
     "insertion": Part("se_search/network/insertion.py", ("tests/network/test_insertion.py",)),
     "config": Part("se_search/network/config.py", ("tests/network/test_config.py",)),
-    "se_block": Part("se_search/network/attention/se.py", ("tests/network/test_se_block.py",)),
+    "se_block": Part("se_search/network/attention/se_layers.py", ("tests/network/test_se.py",)),
     "results": Part(
         "se_search/results/table.py",
         ("tests/search/test_results.py",),

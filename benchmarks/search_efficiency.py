@@ -205,7 +205,6 @@ class Bench:
         return Supernet(
             options.backbone,
             self.space.widest_blocks(),
-            self.space.definition.bias,
             self.data,
             replace(self.shared_recipe, seed=seed),
             options.device,

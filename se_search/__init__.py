@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from .export.loading import load_exported
     from .export.timm_folder import export_timm
     from .latency.meter import Ratio, measure_latency
-    from .network.config import PlacedSE, SEConfig
+    from .network.attention.se import PlacedSE
+    from .network.config import SEConfig
     from .network.insertion import create_model, insert
     from .network.overhead import Overhead, parameter_overhead
     from .network.sites import Site, find_sites
@@ -35,7 +36,7 @@ _HOMES = {
     "Overhead": ".network.overhead",
     "Ratio": ".latency.meter",
     "Run": ".api",
-    "PlacedSE": ".network.config",
+    "PlacedSE": ".network.attention.se",
     "SEConfig": ".network.config",
     "SeSearchError": ".errors",
     "Site": ".network.sites",

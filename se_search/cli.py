@@ -641,8 +641,7 @@ def spaces() -> None:
         typer.echo(f"{name}: {one.definition.description}")
         choices = {
             "positions": one.definition.positions,
-            "ratios": one.definition.ratios,
-            "gates": one.definition.gates,
+            **{key: values for key, values in one.definition.choices if isinstance(values, tuple)},
         }
         typer.echo("  " + "; ".join(f"{key} {', '.join(map(str, values))}" for key, values in choices.items()))
 

@@ -169,7 +169,7 @@ def check(words: list[str]) -> None:
 def definition_of(block: Block) -> tuple[str, dict]:
     """Kind and content of a YAML block; a fragment is completed with the smallest space or with a backbone."""
     data = yaml.safe_load(block.text)
-    if data.keys() <= SpaceDefinition.model_fields.keys():
+    if data.keys() <= set(SpaceDefinition.keys_for(data)):
         return "space", SMALLEST_SPACE | data
     assert data.keys() <= StudyDefinition.model_fields.keys(), f"{block.where}: neither a space nor a study"
     return "study", {"backbone": "test_resnet"} | data

@@ -22,6 +22,7 @@ ORDER = [
     "devices",
     "time_limit",
     "statistics",
+    "definition",
     "network",
     "deployment",
     "data",

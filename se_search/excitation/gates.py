@@ -13,15 +13,16 @@ from torch import nn
 
 from ..data.image_data import ImageData, ImageSet, batches
 from ..errors import BackboneError, ConfigurationError, DataError, first_reason
-from ..network.attention.se import ElasticSE, GateFromOne
+from ..network.attention.gates import GATES
+from ..network.attention.layers import Elastic, Gated, GateFromOne
 from ..network.config import SEConfig
 from ..network.discovery import ATTENTION, Place
 from ..network.sites import Site, find_places
 from ..training.recipe import TrainingRecipe, autocast, to_device
 from ..words import by
 
-_PARTS_OF_GATES = ("gate", "sigmoid", "_gate")  # timm's SE modules, its legacy SENets, the elastic block
-_GATE_NAMES = {"Hardsigmoid": "hard_sigmoid", "HardSigmoid": "hard_sigmoid", "HardSigmoidMe": "hard_sigmoid"}
+_PARTS_OF_GATES = ("gate", "sigmoid")  # of timm's blocks and this package's, of timm's legacy SENets
+_GATE_NAMES = {name.replace("_", ""): name for name in GATES}
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def find_gates(model: nn.Module) -> dict[str, nn.Module]:
     """
     found = {}
     for name, module in model.named_modules():
-        if isinstance(module, ElasticSE) or any(_is_timms(kind) for kind in type(module).__mro__):
+        if isinstance(module, Gated) or any(_is_timms(kind) for kind in type(module).__mro__):
             parts = (getattr(module, part, None) for part in _PARTS_OF_GATES)
             gate = next((part for part in parts if isinstance(part, nn.Module)), None)
             if gate is not None:
@@ -152,7 +153,7 @@ def find_blocks(
             )
     for name in (name for name in gates if name not in seen):
         # Elastic blocks can be switched off. In timm's networks a gate that does not run belongs to additive attention.
-        if not isinstance(model.get_submodule(name), ElasticSE) and not name.endswith(".kept"):
+        if not isinstance(model.get_submodule(name), Elastic) and not name.endswith(".kept"):
             skipped.append({"block": name.rpartition(".")[0] or name, "reason": "its gate does not run"})
     if not blocks:
         reason = f" ({skipped[0]['block']}: {skipped[0]['reason']})" if skipped else ""
@@ -189,8 +190,8 @@ def gate_name(gate: nn.Module) -> str:
     """Return the name of a gate in configurations, or its class name in lower case."""
     if isinstance(gate, GateFromOne):
         return f"{gate_name(gate.gate)} from one"
-    kind = type(gate).__name__
-    return _GATE_NAMES.get(kind, kind.lower())
+    kind = type(gate).__name__.lower().removesuffix("me")  # timm's memory-efficient variants
+    return _GATE_NAMES.get(kind, kind)
 
 
 def _sites_by_module(model: nn.Module, modules: Sequence[str], size: tuple[int, int, int]) -> dict[str, Site]:

@@ -16,7 +16,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from .. import __version__
 from ..errors import BackboneError
 from ..markdown import escape_code, escape_text
-from ..network.config import PlacedSE, SEConfig
+from ..network.attention import DEFAULT_KIND, KINDS
+from ..network.attention.kind import PlacedAttention
+from ..network.config import SEConfig
 from ..network.overhead import parameter_overhead
 from ..network.sites import Site, default_position, find_sites
 from ..words import counted, percent
@@ -134,6 +136,7 @@ def render_card(
         title=title,
         config=config,
         drawing=draw_configuration(config),
+        formula=" + ".join(dict.fromkeys(one.formula for one in config.placed)) or KINDS[DEFAULT_KIND].formula,
         overhead=parameter_overhead(config),
         origin=origin,
         files=files,
@@ -152,7 +155,7 @@ def render_card(
 def draw_configuration(config: SEConfig) -> str:
     """Draw a configuration as text: one line per stage, one letter per block, and a legend."""
     here: dict[str, list[str]] = {}
-    letters: dict[PlacedSE, str] = {}
+    letters: dict[PlacedAttention, str] = {}
     for placed in config.placed:
         kind = _kind(placed)
         here.setdefault(placed.site.block, []).append(letters.setdefault(kind, _letter(len(letters))))
@@ -172,7 +175,7 @@ def draw_configuration(config: SEConfig) -> str:
         for stage in stages
     ]
     used = {part for cell in cells.values() for part in cell.split("+")}
-    legend = [f"{letter}  {_describe(kind)}" for kind, letter in letters.items()]
+    legend = [f"{letter}  {kind.description}" for kind, letter in letters.items()]
     marks = {
         _KEPT: "the backbone's own attention, unchanged",
         _REMOVED: "the backbone's own attention, removed",
@@ -194,17 +197,9 @@ def _drawn_sites(config: SEConfig) -> list[Site]:
         return list(config.sites)
 
 
-def _kind(placed: PlacedSE) -> PlacedSE:
+def _kind(placed: PlacedAttention) -> PlacedAttention:
     """The block with only the position of its site, so that equal blocks share a letter."""
     return replace(placed, site=Site("", 1, placed.site.position, 1, ""))
-
-
-def _describe(kind: PlacedSE) -> str:
-    words = [f"r={kind.ratio}", f"gate {kind.gate}", f"position {kind.site.position}"]
-    words += [] if kind.bias else ["no biases"]
-    words += [] if kind.rounding == 8 else [f"hidden width a multiple of {kind.rounding}"]
-    words += ["identity start"] if kind.start == "identity" else []
-    return ", ".join(words)
 
 
 def _letter(index: int) -> str:

@@ -10,11 +10,10 @@ from torch import nn
 
 from .. import __version__
 from ..errors import ExportError
-from ..network.attention.options import LAYOUTS
-from ..network.attention.se import GateFromOne
+from ..network.attention.gates import GATES
 from ..network.backbones import create_on_meta
 from ..network.config import SEConfig
-from ..network.insertion import attach, create_block
+from ..network.insertion import attach
 from ..network.sites import find_places
 from .twin import bare_arguments, outputs
 
@@ -35,21 +34,15 @@ def render_standalone(model: nn.Module, config: SEConfig) -> str:
     for site in config.removed:
         steps.append({"put": "replace", "host": places[site.block, site.position].host, "block": None})
     for placed in config.placed:
-        site, place, block = placed.site, places[placed.site.block, placed.site.position], create_block(placed)
+        site, place, block = placed.site, places[placed.site.block, placed.site.position], placed.create()
         attach(bare, site, place, block)
         name = next(name for name, module in bare.named_modules() if module is block)
-        options: dict[str, Any] = {} if placed.bias else {"bias": False}
-        if LAYOUTS[site.layout] != 1:
-            options["channel_axis"] = LAYOUTS[site.layout]
-        if isinstance(block.gate, GateFromOne):
-            options |= {"shift": block.gate.shift, "factor": block.gate.factor}
         steps.append(
             {
                 "put": {"output": "scale_output", "input": "scale_input"}.get(place.side, "replace"),
                 "host": place.host,
                 "name": name.rpartition(".")[2],
-                "block": [site.channels, placed.hidden, placed.gate],
-                "options": options,
+                "block": placed.standalone_call(),
             }
         )
     environment = Environment(
@@ -61,8 +54,16 @@ def render_standalone(model: nn.Module, config: SEConfig) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["repr"] = repr
+    kinds = dict.fromkeys(type(placed) for placed in config.placed)
+    classes = [
+        environment.from_string(kind.standalone_source()).render(
+            blocks=[placed for placed in config.placed if type(placed) is kind]
+        )
+        for kind in kinds
+    ]
+    gates = GATES if any(placed.gate for placed in config.placed) else {}
     return environment.get_template("standalone.py.jinja").render(
-        backbone=config.backbone, arguments=arguments, steps=steps, version=__version__
+        backbone=config.backbone, arguments=arguments, steps=steps, classes=classes, gates=gates, version=__version__
     )
 
 

@@ -9,22 +9,21 @@ from timm.models import get_arch_name, get_model_args
 from torch import nn
 
 from ..errors import ExportError, first_reason
+from ..network.attention import KINDS
 from ..network.backbones import create_on_meta
 from ..network.insertion import whole_state
 from ..words import by
-
-_SE = "se"
 
 
 def find_twin(model: nn.Module, backbone: str, input_size: tuple[int, int, int]) -> str | None:
     """Return the timm architecture that is the same network, or ``None``.
 
-    Candidates are the backbone's name and the names that differ from it by one ``se``. Names and shapes of the
-    parameters must be equal, and outputs bit-identical in evaluation mode with random weights. Random, because
-    zero-initialised weights would hide an SE block.
+    Candidates are the backbone's name and the names that differ from it by one kind of attention, such as ``se``. Names
+    and shapes of the parameters must be equal, and outputs bit-identical in evaluation mode with random weights.
+    Random, because zero-initialised weights would hide a block.
 
     Args:
-        model: A network with SE blocks; it is not changed.
+        model: A network with attention blocks; it is not changed.
         backbone: Architecture name of its backbone.
         input_size: ``(channels, height, width)`` of the images to compare on.
 
@@ -74,14 +73,16 @@ def outputs(network: nn.Module, input_size: tuple[int, int, int]) -> torch.Tenso
 
 
 def _near_names(backbone: str) -> list[str]:
-    """``backbone`` and the architectures whose names differ from it by one ``se``."""
+    """``backbone`` and the architectures whose names differ from it by one kind of attention."""
 
-    def without_se(name: str) -> set[str]:
-        parts = name.split(_SE)
-        return {_SE.join(parts[:cut]) + _SE.join(parts[cut:]) for cut in range(1, len(parts))}
+    def without_kind(name: str) -> set[str]:
+        split = [(kind, name.split(kind)) for kind in KINDS]
+        return {
+            kind.join(parts[:cut]) + kind.join(parts[cut:]) for kind, parts in split for cut in range(1, len(parts))
+        }
 
-    shorter = without_se(backbone)
-    return [backbone, *(name for name in timm.list_models() if name in shorter or backbone in without_se(name))]
+    shorter = without_kind(backbone)
+    return [backbone, *(name for name in timm.list_models() if name in shorter or backbone in without_kind(name))]
 
 
 def _randomise(network: nn.Module) -> None:

@@ -22,7 +22,7 @@ _NEGLIGIBLE = 1e-12  # share of the largest singular value below which one is ze
 _Matrix = npt.NDArray[np.float64]
 
 
-class Kind(NamedTuple):
+class SiteGroup(NamedTuple):
     """Sites of the same cost, with the fields of :class:`se_search.network.sites.Site`.
 
     Attributes:
@@ -50,18 +50,20 @@ class MeasuredLatency:
 class LatencyModel:
     """Latency ratio of a configuration as one plus the costs of its sites.
 
-    An SE block of hidden width h at a site of a kind with C channels costs a + b·h/C, as a share of the backbone's
-    latency. Removing the backbone's own attention costs c, which is usually negative. The gate does not matter.
+    A block costs what its kind of attention says, as a share of the backbone's latency: an SE block of hidden width h
+    at a site of a group with C channels a + b·h/C, whatever its gate. Removing the backbone's own attention costs c,
+    which is usually negative.
 
     Attributes:
-        terms: A kind and ``"block"`` (a), ``"width"`` (b) or ``"removed"`` (c) for each coefficient.
+        terms: A group of sites and ``"removed"`` (c) or a term of a kind, of SE ``"block"`` (a) or ``"width"`` (b), for
+            each coefficient.
         coefficients: The costs, in the order of the terms.
         covariance: Of the coefficients.
         misfit: Standard deviation of the residuals beyond the noise of the measurements.
         freedom: Measurements beyond those that determine the coefficients.
     """
 
-    terms: tuple[tuple[Kind, str], ...]
+    terms: tuple[tuple[SiteGroup, str], ...]
     coefficients: _Matrix
     covariance: _Matrix
     misfit: float
@@ -86,19 +88,19 @@ class LatencyModel:
         return Estimate(value, value - margin, value + margin)
 
 
-def kind_of(site: Site) -> Kind:
-    """Return the kind of a site."""
-    return Kind(site.stage, site.position, site.channels, site.layout)
+def group_of(site: Site) -> SiteGroup:
+    """Return the group of a site."""
+    return SiteGroup(site.stage, site.position, site.channels, site.layout)
 
 
-def count_terms(config: SEConfig) -> dict[tuple[Kind, str], float]:
+def count_terms(config: SEConfig) -> dict[tuple[SiteGroup, str], float]:
     """Return the multiplicity of each term of the model in a configuration."""
-    amounts: defaultdict[tuple[Kind, str], float] = defaultdict(float)
+    amounts: defaultdict[tuple[SiteGroup, str], float] = defaultdict(float)
     for placed in config.placed:
-        amounts[kind_of(placed.site), "block"] += 1
-        amounts[kind_of(placed.site), "width"] += placed.hidden / placed.site.channels
+        for name, amount in placed.latency_terms().items():
+            amounts[group_of(placed.site), name] += amount
     for site in config.removed:
-        amounts[kind_of(site), "removed"] += 1
+        amounts[group_of(site), "removed"] += 1
     return dict(amounts)
 
 

@@ -11,67 +11,21 @@ from typing import Any
 from timm.utils import natural_key
 
 from ..errors import ConfigurationError, did_you_mean
-from .attention.options import MOST_ROUNDING, check_gate, check_ratio, check_start
-from .attention.se import hidden_channels
+from .attention import DEFAULT_KIND, KINDS
+from .attention.kind import PlacedAttention, check_choice
+from .attention.se import PlacedSE
 from .sites import Site, check_site, default_position, find_sites
 
 _MOST_CHARACTERS = 2**20
 
 
-@dataclass(frozen=True, order=True)
-class PlacedSE:
-    """An SE block at its site.
-
-    Attributes:
-        site: Where it stands.
-        ratio: Reduction ratio r, an integer of at least 1.
-        gate: One of :data:`se_search.network.attention.se.GATES`.
-        bias: Whether both layers have a bias.
-        rounding: The hidden width is a multiple of this, as in timm's ``make_divisible``; 1 rounds to integers only.
-        start: ``"paper"``, or ``"identity"``: the block starts without an effect.
-
-    Raises:
-        ConfigurationError: If a value is impossible.
-    """
-
-    site: Site
-    ratio: int = 16
-    gate: str = "sigmoid"
-    bias: bool = True
-    rounding: int = 8
-    start: str = "paper"
-
-    def __post_init__(self) -> None:
-        check_ratio(self.ratio)
-        check_gate(self.gate)
-        check_start(self.start)
-        if not isinstance(self.bias, bool):
-            raise ConfigurationError(f"bias {self.bias!r} is not possible: it must be true or false")
-        rounding: Any = self.rounding
-        if isinstance(rounding, bool) or not isinstance(rounding, int) or not 1 <= rounding <= MOST_ROUNDING:
-            raise ConfigurationError(
-                f"rounding {rounding!r} is not possible: an integer of at least 1 and at most {MOST_ROUNDING} is needed"
-            )
-
-    @property
-    def hidden(self) -> int:
-        """Width of the hidden layer in channels."""
-        return hidden_channels(self.site.channels, self.ratio, self.rounding)
-
-    @property
-    def parameters(self) -> int:
-        """Number of parameters: two weight matrices and, where there are biases, two bias vectors."""
-        weights = 2 * self.site.channels * self.hidden
-        return weights + (self.hidden + self.site.channels if self.bias else 0)
-
-
 @dataclass(frozen=True)
 class SEConfig:
-    """A backbone and the SE blocks to insert; frozen, hashable, and equal for equal networks.
+    """A backbone and the attention blocks to insert; frozen, hashable, and equal for equal networks.
 
     Attributes:
         backbone: A timm architecture name.
-        placed: SE blocks, at most one for each site, kept in the order of stages and of block names within them
+        placed: Blocks, at most one for each site, kept in the order of stages and of block names within them
             (numbers compared as numbers), in whatever order they are given. At a site ``existing`` the block takes the
             place of the attention that stands there.
         removed: Sites ``existing`` whose attention is taken out, in the same order. All others keep it.
@@ -81,7 +35,7 @@ class SEConfig:
     """
 
     backbone: str
-    placed: tuple[PlacedSE, ...] = ()
+    placed: tuple[PlacedAttention, ...] = ()
     removed: tuple[Site, ...] = ()
 
     def __post_init__(self) -> None:
@@ -145,9 +99,8 @@ class SEConfig:
 
     @property
     def structure(self) -> tuple[tuple[Any, ...], ...]:
-        """What the network is: equal for configurations whose ratios are rounded to the same hidden widths."""
-        placed = ((one.site, one.hidden, one.gate, one.bias, one.start) for one in self.placed)
-        return (*placed, *((site,) for site in self.removed))
+        """What the network is: equal for configurations whose blocks are the same modules."""
+        return (*(one.structure for one in self.placed), *((site,) for site in self.removed))
 
     @property
     def block_count(self) -> int:
@@ -188,12 +141,15 @@ class SEConfig:
 
     def starting_at_identity(self) -> "SEConfig":
         """Return a copy whose SE blocks start without an effect."""
-        return replace(self, placed=tuple(replace(placed, start="identity") for placed in self.placed))
+        return replace(self, placed=tuple(placed.at_identity() for placed in self.placed))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that :meth:`from_dict` reads."""
-        sites = [asdict(placed.site) | {key: getattr(placed, key) for key in _OPTIONS} for placed in self.placed]
-        return {"backbone": self.backbone, "sites": sites, "removed": [asdict(site) for site in self.removed]}
+        return {
+            "backbone": self.backbone,
+            "sites": [_block_to_dict(one) for one in self.placed],
+            "removed": [asdict(site) for site in self.removed],
+        }
 
     @classmethod
     def from_dict(cls, data: Any) -> "SEConfig":
@@ -206,11 +162,9 @@ class SEConfig:
         for key in ("sites", "removed"):
             if not isinstance(data[key], list):
                 raise ConfigurationError(f"{key!r} of an SE configuration must be a list, not {data[key]!r}")
-        for one in data["sites"]:
-            _check_keys(one, _SITE_KEYS | _OPTIONS, "a site of an SE configuration")
         for one in data["removed"]:
             _check_keys(one, _SITE_KEYS, "a site that an SE configuration removes")
-        placed = tuple(PlacedSE(_site(one), **{key: one[key] for key in _OPTIONS}) for one in data["sites"])
+        placed = tuple(_block_from_dict(one) for one in data["sites"])
         return cls(data["backbone"], placed, tuple(_site(one) for one in data["removed"]))
 
     def to_json(self) -> str:
@@ -240,6 +194,20 @@ def _forward_order(site: Site) -> tuple[Any, ...]:
     return site.stage, natural_key(site.block), site.position
 
 
+def _block_to_dict(placed: PlacedAttention) -> dict[str, Any]:
+    kind = {} if placed.kind == DEFAULT_KIND else {"kind": placed.kind}
+    return asdict(placed.site) | placed.options() | kind
+
+
+def _block_from_dict(data: Any) -> PlacedAttention:
+    named = isinstance(data, dict) and "kind" in data
+    kind: Any = KINDS[check_choice("kind of attention", data["kind"], KINDS) if named else DEFAULT_KIND]
+    options = kind.option_names()
+    keys = _SITE_KEYS.union(options, {"kind"} if named else ())
+    _check_keys(data, keys, "a site of an SE configuration")
+    return kind(_site(data), **{name: data[name] for name in options})
+
+
 def _site(data: Any) -> Site:
     return Site(**{key: data[key] for key in _SITE_KEYS})
 
@@ -255,4 +223,3 @@ def _check_keys(data: Any, known: frozenset[str], what: str) -> None:
 
 _KEYS = frozenset({"backbone", "sites", "removed"})
 _SITE_KEYS = frozenset(field.name for field in fields(Site))
-_OPTIONS = frozenset(field.name for field in fields(PlacedSE)) - {"site"}

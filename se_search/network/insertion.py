@@ -12,9 +12,8 @@ from torch import nn
 
 from ..errors import ConfigurationError
 from ..files import write_atomically
-from .attention.se import create_se_block
 from .backbones import create_backbone, create_on_meta
-from .config import PlacedSE, SEConfig
+from .config import SEConfig
 from .discovery import Place
 from .sites import Site, find_places, find_places_once
 
@@ -42,14 +41,6 @@ def attach(model: nn.Module, site: Site, place: Place, block: nn.Module) -> None
         host.register_forward_hook(functools.partial(_scale_output, name))
     else:
         host.register_forward_pre_hook(functools.partial(_scale_input, name))
-
-
-def create_block(placed: PlacedSE) -> nn.Module:
-    """Create the SE block of a configuration, as :func:`se_search.network.attention.se.create_se_block` does."""
-    site = placed.site
-    return create_se_block(
-        site.channels, placed.ratio, placed.gate, placed.bias, placed.rounding, site.layout, placed.start
-    )
 
 
 # Hooks find the block by its name on the module they run for: a copy of the network then uses its own block.
@@ -116,7 +107,7 @@ def _insert(model: nn.Module, config: SEConfig, find: Callable[[nn.Module], dict
         attach(model, site, places[here[site.block, site.position]], nn.Identity())
     for placed in config.placed:
         place = places[here[placed.site.block, placed.site.position]]
-        attach(model, placed.site, place, create_block(placed))
+        attach(model, placed.site, place, placed.create())
     model.se_config = config  # type: ignore[assignment]  # so that an export knows what was inserted
     return model
 

@@ -48,8 +48,8 @@ def formula_by_stage(config: SEConfig) -> dict[int, float]:
     """
     total: dict[int, Fraction] = {}
     for placed in config.placed:
-        cost = Fraction(2 * placed.site.channels**2, placed.ratio)
-        total[placed.site.stage] = total.get(placed.site.stage, Fraction(0)) + cost
+        stage = placed.site.stage
+        total[stage] = total.get(stage, Fraction(0)) + placed.formula_parameters
     for site, place in _replaced(config):
         total[site.stage] = total.get(site.stage, Fraction(0)) - place.weights
     return {stage: float(cost) for stage, cost in sorted(total.items())}
@@ -126,8 +126,7 @@ def _count_by_module(model: nn.Module, input_size: tuple[int, int, int] | None) 
 def added_flops(config: SEConfig, input_size: tuple[int, int, int] | None = None) -> int:
     """Return the multiply-additions that ``config`` adds to its backbone, without building the network.
 
-    They equal the difference of :func:`count_flops`: squeeze and scale read each element that a block scales, its two
-    layers have 2·C·C/r weights.
+    They equal the difference of :func:`count_flops`.
 
     Args:
         config: A configuration.
@@ -141,12 +140,8 @@ def added_flops(config: SEConfig, input_size: tuple[int, int, int] | None = None
     known = {site: one for name in positions for site, one in _site_flops(config.backbone, input_size, name).items()}
     for site in config.sites:
         check_site(site, config.backbone, known)
-    total = -sum(known[site].attention for site in config.sites)
-    for placed in config.placed:
-        total += 2 * known[placed.site].elements + 2 * placed.site.channels * placed.hidden
-        if placed.start == "identity":  # the gate is multiplied
-            total += placed.site.channels
-    return total
+    added = sum(placed.flops(known[placed.site].elements) for placed in config.placed)
+    return added - sum(known[site].attention for site in config.sites)
 
 
 def flops_overhead(config: SEConfig, input_size: tuple[int, int, int] | None = None) -> float:

@@ -154,7 +154,7 @@ def cautions(table: pd.DataFrame, chance: float) -> list[str]:
 def _row(trial: FrozenTrial, columns: Iterable[str], on_front: bool, tied_with: int | None) -> dict[str, Any]:
     attributes = trial.user_attrs
     row: dict[str, Any] = {name: attributes.get(name, math.nan) for name in columns}
-    placed = _read_config(attributes["config"]).placed
+    placed = read_config(attributes["config"]).placed
     texts = {name: attributes.get(name, "") for name in ("name", "latency_stopped", "error")}
     for name, text in texts.items():
         if not isinstance(text, str):
@@ -174,7 +174,12 @@ def _row(trial: FrozenTrial, columns: Iterable[str], on_front: bool, tied_with: 
 
 
 @functools.lru_cache(maxsize=4096)
-def _read_config(text: str) -> SEConfig:
+def read_config(text: str) -> SEConfig:
+    """Read the configuration of a trial, each text once.
+
+    Raises:
+        ConfigurationError: If it is none.
+    """
     return SEConfig.from_json(text)
 
 

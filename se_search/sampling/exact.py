@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from ..network.config import PlacedSE, SEConfig
+from ..network.config import SEConfig
 from ..network.overhead import flops_overhead, parameter_share
 from ..network.sites import Site
 from ..study.space import SearchSpace
@@ -15,8 +15,8 @@ def exact_objectives(
 ) -> dict[int, Callable[[Mapping[str, Any]], float]]:
     """Return functions that compute the exact objectives from the parameters of a trial, by index of the objective.
 
-    Parameters and FLOPs of SE blocks are additive, so a configuration costs the sum of its blocks. The cost of each
-    site and ratio is cached.
+    Parameters and FLOPs of blocks are additive, so a configuration costs the sum of its blocks. The cost of each site
+    and choice is cached.
 
     Args:
         space: The space.
@@ -31,11 +31,9 @@ def exact_objectives(
 
 
 def _additive(space: SearchSpace, cost: Callable[[SEConfig], float]) -> Callable[[Mapping[str, Any]], float]:
-    definition, gate = space.definition, space.definition.gates[0]
-
     @cache
-    def of_block(site: Site, ratio: int) -> float:
-        return cost(SEConfig(space.backbone, (PlacedSE(site, ratio, gate, definition.bias, definition.rounding),)))
+    def of_block(site: Site, options: tuple[Any, ...]) -> float:
+        return cost(SEConfig(space.backbone, (space.place(site, options),)))
 
     @cache
     def of_removal(site: Site) -> float:
@@ -43,6 +41,6 @@ def _additive(space: SearchSpace, cost: Callable[[SEConfig], float]) -> Callable
 
     def total(parameters: Mapping[str, Any]) -> float:
         placed, removed = space.chosen(parameters)
-        return sum(of_block(site, ratio) for site, ratio in placed) + sum(map(of_removal, removed))
+        return sum(of_block(*one) for one in placed) + sum(map(of_removal, removed))
 
     return total

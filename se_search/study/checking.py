@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from ..definition import Definition
 from ..errors import DefinitionError, as_given, did_you_mean
-from .base import Definition
 from .definitions import StudyDefinition
 from .evaluator_definition import EVALUATOR_TAGS, SHIPPED_EVALUATORS
 from .space_definition import SpaceDefinition
@@ -29,7 +29,7 @@ def check_definition(kind: type[_D], data: Any, source: str, names: Mapping[str,
         DefinitionError: Naming the source and the key, or what the user has typed, and what would be right.
     """
     if not isinstance(data, dict):
-        raise DefinitionError(f"{source} is not a mapping of keys such as {', '.join(kind.model_fields)}")
+        raise DefinitionError(f"{source} is not a mapping of keys such as {', '.join(_keys(kind, data, []))}")
     if kind is StudyDefinition and isinstance(data.get("space"), dict):  # the study's errors would be about its name
         inside = {key.removeprefix("space."): name for key, name in names.items() if key.startswith("space.")}
         whose = names.get("space", f"{source}: space")
@@ -37,10 +37,12 @@ def check_definition(kind: type[_D], data: Any, source: str, names: Mapping[str,
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        raise DefinitionError(_one_sentence(error, kind, source, names)) from error
+        raise DefinitionError(_one_sentence(error, kind, data, source, names)) from error
 
 
-def _one_sentence(error: ValidationError, kind: type[Definition], source: str, names: Mapping[str, str]) -> str:
+def _one_sentence(
+    error: ValidationError, kind: type[Definition], data: Any, source: str, names: Mapping[str, str]
+) -> str:
     first = error.errors()[0]
     location = ".".join(str(part) for part in first["loc"] if part not in ("str", "[key]", *EVALUATOR_TAGS))
     typed = _typed(location, names)
@@ -54,7 +56,7 @@ def _one_sentence(error: ValidationError, kind: type[Definition], source: str, n
                 return f"{where} requires {as_given('evaluator')} {' or '.join(having) or 'of a plugin'}"
             whose = evaluator.model_fields["name"].default if evaluator.shipped else "an evaluator of a plugin"
             return f"{where}: {whose} has no such setting; its own are {', '.join(evaluator.own_settings())}"
-        known = _keys(kind, parents)
+        known = _keys(kind, data, parents)
         near = did_you_mean(str(key), known)
         return f"{where} is not a known key{near}; known are {', '.join(known)}"
     if first["type"] == "missing":
@@ -72,7 +74,9 @@ def _typed(key: str, names: Mapping[str, str]) -> str:
     return next((name for one, name in names.items() if one.startswith(f"{key}.")), "")
 
 
-def _keys(kind: type[Definition], parents: list[int | str]) -> list[str]:
+def _keys(kind: type[Definition], data: Any, parents: list[int | str]) -> list[str]:
+    if issubclass(kind, SpaceDefinition):
+        return list(kind.keys_for(data))
     for parent in parents:
         kind = EVALUATOR_TAGS.get(str(parent)) or type(kind.model_fields[str(parent)].default)
     return list(kind.model_fields)

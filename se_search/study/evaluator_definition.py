@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, 
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, JsonValue, Tag
 
+from ..definition import Definition
 from ..errors import did_you_mean
 from ..words import counted
-from .base import MOST_IMAGES, Definition
+from .base import MOST_IMAGES
 
 if TYPE_CHECKING:  # PyTorch with it, which reading a study does without
     from ..data.image_data import ImageData
@@ -220,7 +221,6 @@ class SupernetDefinition(EvaluatorDefinition):
         return Supernet(
             study.backbone,
             space.widest_blocks(),
-            space.definition.bias,
             data,
             recipe,
             study.device,

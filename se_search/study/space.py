@@ -2,22 +2,22 @@
 
 import itertools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution
 
 from ..errors import BackboneError, ConfigurationError
-from ..network.attention.se import hidden_channels
-from ..network.config import PlacedSE, SEConfig
+from ..network.attention.kind import PlacedAttention
+from ..network.config import SEConfig
 from ..network.sites import Site, default_position, find_sites
 from .space_definition import SpaceDefinition
 
 OFF = "none"
-"""Choice of a stage's ratio that leaves the stage without SE."""
+"""First choice of a stage (of SE its ratio) that leaves the stage without a block."""
 
 KEEP = "keep"
-"""Choice of a stage's ratio that leaves the attention that the backbone has there as it is."""
+"""First choice of a stage that leaves the attention that the backbone has there as it is."""
 
 
 class SearchSpace:
@@ -50,20 +50,26 @@ class SearchSpace:
                 )
         self.sites = tuple(site for site in found if site.position in self.positions)
         self.stages = tuple(sorted({site.stage for site in self.sites}))
+        choices = self.choices = definition.choices
+        self._per_stage, self._per_network = choices.per_stage, choices.per_network
+        self._switch = next(iter(self._per_stage))
         self.distributions: dict[str, CategoricalDistribution] = {
-            f"stage{stage}.ratio": CategoricalDistribution(self._ratios(stage)) for stage in self.stages
+            f"stage{stage}.{name}": CategoricalDistribution(self._without_block(stage, name) + values)
+            for stage in self.stages
+            for name, values in self._per_stage.items()
         }
         if len(self.positions) > 1:
             names = (self._position_name(stage) for stage in self.stages)
             self.distributions |= {name: CategoricalDistribution(self.positions) for name in names}
         if definition.placement == "block":
             self.distributions |= {site.block: CategoricalDistribution((False, True)) for site in self.sites}
-        self.distributions["gate"] = CategoricalDistribution(definition.gates)
+        self.distributions |= {name: CategoricalDistribution(values) for name, values in self._per_network.items()}
 
-    def _ratios(self, stage: int) -> tuple[str | int, ...]:
+    def _without_block(self, stage: int, name: str) -> tuple[Any, ...]:
+        if name != self._switch:
+            return ()
         existing = any(site.stage == stage and site.position == "existing" for site in self.sites)
-        off = (OFF,) if self.definition.placement == "stage" else ()
-        return (*off, *((KEEP,) if existing else ()), *self.definition.ratios)
+        return (*((OFF,) if self.definition.placement == "stage" else ()), *((KEEP,) if existing else ()))
 
     def _position_name(self, stage: int) -> str:
         return f"stage{stage}.position" if self.definition.position_per == "stage" else "position"
@@ -71,22 +77,31 @@ class SearchSpace:
     def to_config(self, parameters: Mapping[str, Any]) -> SEConfig:
         """Return the configuration that ``parameters`` describe; different parameters may describe the same one."""
         placed, removed = self.chosen(parameters)
-        blocks = tuple(self._place(site, ratio, parameters["gate"]) for site, ratio in placed)
-        return SEConfig(self.backbone, blocks, tuple(removed))
+        return SEConfig(self.backbone, tuple(self.place(*one) for one in placed), tuple(removed))
 
-    def chosen(self, parameters: Mapping[str, Any]) -> tuple[list[tuple[Site, int]], list[Site]]:
-        """Return the sites that get an SE block, with its ratio, and those whose own attention is taken out."""
+    def chosen(self, parameters: Mapping[str, Any]) -> tuple[list[tuple[Site, tuple[Any, ...]]], list[Site]]:
+        """Return the sites that get a block, with its options for :meth:`place`, and those whose own is taken out."""
         placed, removed = [], []
+        shared = tuple(parameters[name] for name in self._per_network)
+        options = {
+            stage: (*(parameters[f"stage{stage}.{name}"] for name in self._per_stage), *shared) for stage in self.stages
+        }
         for site in self.sites:
             if site.position != parameters.get(self._position_name(site.stage), self.positions[0]):
                 continue
-            ratio = parameters[f"stage{site.stage}.ratio"]
-            if ratio == OFF or not parameters.get(site.block, True):
+            switch = options[site.stage][0]
+            if switch == OFF or not parameters.get(site.block, True):
                 if site.position == "existing":
                     removed.append(site)
-            elif ratio != KEEP:
-                placed.append((site, ratio))
+            elif switch != KEEP:
+                placed.append((site, options[site.stage]))
         return placed, removed
+
+    def place(self, site: Site, options: Iterable[Any]) -> PlacedAttention:
+        """Create a block from the values of what varies: first each stage's, then the network's."""
+        kind: Any = self.definition.kind
+        names = (*self._per_stage, *self._per_network)
+        return kind(site, **dict(zip(names, options, strict=True)), **self.choices.fixed)
 
     def to_parameters(self, config: SEConfig) -> dict[str, Any]:
         """Return parameters that describe ``config``.
@@ -95,13 +110,19 @@ class SearchSpace:
             ConfigurationError: If the space does not hold the configuration.
         """
         used = {placed.site: placed for placed in config.placed}
-        parameters: dict[str, Any] = {"gate": next((one.gate for one in config.placed), self.definition.gates[0])}
+        parameters: dict[str, Any] = {
+            name: getattr(config.placed[0], name, None) if config.placed else values[0]
+            for name, values in self._per_network.items()
+        }
         for stage in self.stages:
             here = [site for site in config.sites if site.stage == stage]
             name = self._position_name(stage)
             if here or name not in parameters:
                 parameters[name] = here[0].position if here else self.positions[0]
-            parameters[f"stage{stage}.ratio"] = self._ratio_of(config, stage)
+            block = next((placed for placed in config.placed if placed.site.stage == stage), None)
+            for option, values in self._per_stage.items():
+                without = self._switch_without_block(config, stage) if option == self._switch else values[0]
+                parameters[f"stage{stage}.{option}"] = getattr(block, option, None) if block else without
         if self.definition.placement == "block":
             parameters |= {site.block: False for site in self.sites}
             for site in self.sites:
@@ -114,14 +135,11 @@ class SearchSpace:
             raise ConfigurationError(f"configuration {config.id} is not in this space")
         return parameters
 
-    def _ratio_of(self, config: SEConfig, stage: int) -> str | int:
-        for placed in config.placed:
-            if placed.site.stage == stage:
-                return placed.ratio
+    def _switch_without_block(self, config: SEConfig, stage: int) -> Any:
         existing = [site for site in self.sites if site.stage == stage and site.position == "existing"]
         if existing and not set(existing) <= set(config.removed):
             return KEEP
-        return OFF if self.definition.placement == "stage" else self.definition.ratios[0]
+        return OFF if self.definition.placement == "stage" else self._per_stage[self._switch][0]
 
     def draw(self, rng: random.Random) -> SEConfig:
         """Draw a configuration, each parameter uniformly from its choices."""
@@ -135,13 +153,11 @@ class SearchSpace:
 
     def largest(self) -> SEConfig:
         """Return a configuration with the widest SE block at every site of one position."""
-        return self._uniform(min(self.definition.ratios))
+        return self.uniform(self.choices.widest)
 
-    def widest_blocks(self) -> dict[Site, int]:
-        """Return the hidden width of the widest SE block of each site."""
-        definition = self.definition
-        ratio = min(definition.ratios)
-        return {site: hidden_channels(site.channels, ratio, definition.rounding) for site in self.sites}
+    def widest_blocks(self) -> tuple[PlacedAttention, ...]:
+        """Return the widest block of each site."""
+        return tuple(self.place(site, self._uniform_options(self.choices.widest)) for site in self.sites)
 
     def widen(self, config: SEConfig) -> SEConfig:
         """Return the widest relative of a configuration: its gate and positions, the widest block at each of them.
@@ -150,7 +166,8 @@ class SearchSpace:
             ConfigurationError: If the space does not hold the configuration.
         """
         parameters = self.to_parameters(config)
-        parameters |= {f"stage{stage}.ratio": min(self.definition.ratios) for stage in self.stages}
+        widest = self.choices.widest.items()
+        parameters |= {f"stage{stage}.{name}": value for stage in self.stages for name, value in widest}
         return self.to_config(parameters | {site.block: True for site in self.sites})
 
     def known_answers(self) -> dict[str, SEConfig]:
@@ -161,11 +178,11 @@ class SearchSpace:
         """
         bare = SEConfig.without_attention(self.backbone)
         known = {} if bare == SEConfig(self.backbone) else {"as published": SEConfig(self.backbone)}
-        known |= {
-            "no SE": bare,
-            "uniform r=16": self._uniform(16),
-            "r=16 without the last stage": self._uniform(16).without_stage(self.stages[-1]),
-        }
+        known["no SE"] = bare
+        if published := self.choices.published:
+            uniform, label = self.uniform(published), self.label(published)
+            known[f"uniform {label}"] = uniform
+            known[f"{label} without the last stage"] = uniform.without_stage(self.stages[-1])
         return {name: config for name, config in known.items() if self._holds(config)}
 
     def paper_variants(self) -> dict[str, SEConfig]:
@@ -174,20 +191,42 @@ class SearchSpace:
         They are uniform with other reduction ratios (section 6.1 of the journal version) and r=16 in one stage alone
         (6.4). A search marks them where it comes upon them.
         """
-        uniform = {f"uniform r={ratio}": self._uniform(ratio) for ratio in self.definition.ratios if ratio != 16}
-        all_stages = self._uniform(16)
+        published = self.choices.published
+        others = [options for options in self.stage_options() if options != published]
+        uniform = {f"uniform {self.label(options)}": self.uniform(options) for options in others}
         single = {}
-        for kept in self.stages:
-            config = all_stages
-            for stage in self.stages:
-                config = config if stage == kept else config.without_stage(stage)
-            single[f"r=16 in stage {kept} alone"] = config
+        if published:
+            for kept in self.stages:
+                config = self.uniform(published)
+                for stage in self.stages:
+                    config = config if stage == kept else config.without_stage(stage)
+                single[f"{self.label(published)} in stage {kept} alone"] = config
         return {name: config for name, config in (uniform | single).items() if self._holds(config)}
 
-    def _uniform(self, ratio: int) -> SEConfig:
-        gate = self.definition.gates[0]
-        sites = [site for site in self.sites if site.position == self.positions[0]]
-        return SEConfig(self.backbone, tuple(self._place(site, ratio, gate) for site in sites))
+    def stage_options(self) -> Iterator[dict[str, Any]]:
+        """Yield what a stage with blocks may have."""
+        for values in itertools.product(*self._per_stage.values()):
+            yield dict(zip(self._per_stage, values, strict=True))
+
+    def uniform(self, options: Mapping[str, Any], sites: Iterable[Site] | None = None) -> SEConfig:
+        """Return the configuration with one block, of the first choices of the network, at all sites of one position.
+
+        Args:
+            options: Values of what a stage chooses.
+            sites: Other sites.
+        """
+        if sites is None:
+            sites = (site for site in self.sites if site.position == self.positions[0])
+        values = self._uniform_options(options)
+        return SEConfig(self.backbone, tuple(self.place(site, values) for site in sites))
+
+    def label(self, options: Mapping[str, Any]) -> str:
+        """Return what figures call a block with these options of a stage."""
+        return self.place(self.sites[0], self._uniform_options(options)).label
+
+    def _uniform_options(self, options: Mapping[str, Any]) -> tuple[Any, ...]:
+        first = (values[0] for values in self._per_network.values())
+        return (*(options[name] for name in self._per_stage), *first)
 
     def _holds(self, config: SEConfig) -> bool:
         try:
@@ -195,6 +234,3 @@ class SearchSpace:
         except ConfigurationError:
             return False
         return True
-
-    def _place(self, site: Site, ratio: int, gate: str) -> PlacedSE:
-        return PlacedSE(site, ratio, gate, self.definition.bias, self.definition.rounding)

@@ -2,28 +2,21 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from ..network.attention.options import MOST_ROUNDING, check_gate, check_ratio
-from .base import Definition, Listed, as_value_error, distinct
-
-
-def _ratio(value: Any) -> int:
-    return as_value_error(check_ratio, value)
+from ..definition import Definition, Listed, as_value_error, distinct
+from ..network.attention import DEFAULT_KIND, KINDS
+from ..network.attention.kind import Choices, PlacedAttention, check_choice
 
 
-def _gate(value: Any) -> str:
-    return as_value_error(check_gate, value)
-
-
-ReductionRatio = Annotated[int, BeforeValidator(_ratio)]
-
-
-Gate = Annotated[str, BeforeValidator(_gate)]
+def _kind(name: str) -> str:
+    return as_value_error(lambda value: check_choice("kind of attention", value, KINDS), name)
 
 
 class SpaceDefinition(Definition):
-    """What may vary."""
+    """What may vary; the keys of the kind of attention stand beside these and are attributes like them."""
+
+    model_config = ConfigDict(extra="allow")
 
     description: str = ""
     """One sentence for ``se-search spaces``."""
@@ -43,14 +36,35 @@ class SpaceDefinition(Definition):
     position_per: Literal["network", "stage"] = "network"
     """Whether one position is chosen for the whole ``"network"`` or for each ``"stage"``."""
 
-    ratios: Annotated[tuple[ReductionRatio, ...], Listed, Field(min_length=1), AfterValidator(distinct)]
-    """Reduction ratios that a stage may have."""
+    attention: Annotated[str, AfterValidator(_kind)] = DEFAULT_KIND
+    """Kind of attention: one of :data:`se_search.network.attention.KINDS`."""
 
-    gates: Annotated[tuple[Gate, ...], Listed, Field(min_length=1), AfterValidator(distinct)]
-    """Gates of which a configuration uses one."""
+    @model_validator(mode="before")
+    @classmethod
+    def _check_choices(cls, data: Any) -> Any:
+        kind = cls._kind_of(data)
+        if kind is None:  # the field's own check says what is wrong
+            return data
+        own = {key: value for key, value in data.items() if key not in cls.model_fields}
+        return {**data, **dict(kind.choices.model_validate(own))}
 
-    bias: bool = True
-    """Whether the SE blocks have biases."""
+    @staticmethod
+    def _kind_of(data: Any) -> type[PlacedAttention] | None:
+        name = data.get("attention", DEFAULT_KIND) if isinstance(data, dict) else None
+        return KINDS.get(name) if isinstance(name, str) else None
 
-    rounding: Annotated[int, Field(ge=1, le=MOST_ROUNDING)] = 8
-    """Rounding of hidden widths; 1 for none."""
+    @classmethod
+    def keys_for(cls, data: Any) -> tuple[str, ...]:
+        """Return the keys that a space of the kind of attention of ``data`` may have."""
+        kind = cls._kind_of(data)
+        return (*cls.model_fields, *(kind.choices.model_fields if kind else ()))
+
+    @property
+    def kind(self) -> type[PlacedAttention]:
+        """The kind of attention."""
+        return KINDS[self.attention]
+
+    @property
+    def choices(self) -> Choices:
+        """What may vary about the kind."""
+        return self.kind.choices.model_validate(self.model_extra)

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from torch.optim.swa_utils import update_bn
 from ..data.image_data import ImageData, batches, sample
 from ..files import write_text
 from ..memory import memory_told
-from ..network.attention.se import ElasticSE
+from ..network.attention.kind import PlacedAttention
+from ..network.attention.layers import Elastic
 from ..network.backbones import network_options
 from ..network.config import SEConfig
 from ..network.insertion import attach, create_model, write_weights
@@ -36,12 +37,11 @@ _LEAST_IMPROVEMENT = 0.001
 
 
 class Supernet:
-    """The ordinary network with an elastic SE block at every site, shared by all configurations of a space.
+    """The ordinary network with an elastic block at every site, shared by all configurations of a space.
 
     Args:
         backbone: A timm architecture name.
-        widest: Hidden width of the widest SE block of each site.
-        bias: Whether the SE blocks have biases.
+        widest: The widest block of each site.
         data: What to train and evaluate on.
         recipe: How to train.
         device: A torch device.
@@ -57,8 +57,7 @@ class Supernet:
     def __init__(
         self,
         backbone: str,
-        widest: Mapping[Site, int],
-        bias: bool,
+        widest: Iterable[PlacedAttention],
         data: ImageData,
         recipe: TrainingRecipe,
         device: str = "cpu",
@@ -76,26 +75,26 @@ class Supernet:
         torch.manual_seed(recipe.seed)
         self._options = network_options(backbone, data.input_size) | {"num_classes": data.classes}
         self.model = create_model(SEConfig(backbone), **self._options)
-        self._elastic: dict[Site, ElasticSE] = {}
+        self._elastic: dict[Site, Elastic] = {}
         places = {(site.block, site.position): place for site, place in find_places(self.model).items()}
-        for site, hidden in widest.items():
-            place = places[site.block, site.position]
+        for block in widest:
+            site, place = block.site, places[block.site.block, block.site.position]
             kept = self.model.get_submodule(place.host) if place.side == "existing" else None
-            self._elastic[site] = ElasticSE(site.channels, hidden, bias, site.layout, kept)
+            self._elastic[site] = block.create_elastic(kept)
             attach(self.model, site, place, self._elastic[site])
         prepare_network(self.model, recipe, self.device)
         names = {module: name for name, module in self.model.named_modules()}
-        self._names = {site: names[block] for site, block in self._elastic.items()}
+        self._names = {site: names[elastic] for site, elastic in self._elastic.items()}
         self._statistics: dict[Any, dict[str, torch.Tensor]] = {}
 
     def select(self, config: SEConfig) -> None:
-        """Switch the SE blocks of ``config`` on and all others off; existing attention stays where nothing is said."""
-        for site, block in self._elastic.items():
-            block.select(None)
-            if block.kept is not None and site not in config.removed:
-                block.keep()
+        """Switch the blocks of ``config`` on and all others off; existing attention stays where nothing is said."""
+        for site, elastic in self._elastic.items():
+            elastic.select(None)
+            if elastic.kept is not None and site not in config.removed:
+                elastic.keep()
         for placed in config.placed:
-            self._elastic[placed.site].select(placed.hidden, placed.gate)
+            placed.select_in(self._elastic[placed.site])
 
     def prepare(self, folder: Path, space: ConfigurationSource, progress_bar: ProgressBar) -> None:
         """Train the shared network on ``space``, see :meth:`train`."""
@@ -225,13 +224,13 @@ class Supernet:
         shared = {name: value.cpu() for name, value in self.model.state_dict().items()}
         elastic = tuple(f"{name}." for name in self._names.values())
         state = {name: value for name, value in shared.items() if not name.startswith(elastic)}
-        for site, block in self._elastic.items():
-            if block.keeps:
+        for site, one in self._elastic.items():
+            if one.keeps:
                 own = f"{self._names[site]}."
                 kept = {name: value for name, value in shared.items() if name.startswith(f"{own}kept.")}
                 state |= {own + name.removeprefix(f"{own}kept."): value for name, value in kept.items()}
         for placed in config.placed:
-            sliced = self._elastic[placed.site].slice_state(placed.hidden)
+            sliced = placed.slice_of(self._elastic[placed.site])
             state |= {f"{self._names[placed.site]}.{name}": value.cpu() for name, value in sliced.items()}
         model = create_model(config, **self._options)
         model.load_state_dict(state)

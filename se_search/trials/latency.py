@@ -13,18 +13,18 @@ from ..deployment.prepare import runtime_of
 from ..errors import EvaluationError, RunFolderError, first_reason
 from ..files import read_text, write_text
 from ..latency.additive import (
-    Kind,
     LatencyModel,
     MeasuredLatency,
+    SiteGroup,
     fit_latency_model,
-    kind_of,
+    group_of,
     measurements_from_json,
     measurements_to_json,
 )
 from ..latency.isolated import IsolatedMeter
 from ..latency.meter import LatencyConditions, LatencyMeter, Ratio
 from ..network.backbones import network_options
-from ..network.config import PlacedSE, SEConfig
+from ..network.config import SEConfig
 from ..network.insertion import create_model
 from ..network.sites import Site
 from ..progress import progress_bar
@@ -230,31 +230,24 @@ class StudyLatency:
 def configurations_to_measure(space: SearchSpace, seed: int) -> list[SEConfig]:
     """Return the configurations to which the additive model of a space is fitted.
 
-    For each kind of sites they are SE at all of them, with the widest and with the narrowest blocks of the space, and
-    for a backbone's own attention its removal. The same number, but at least eight, is drawn from the space: these show
-    by how much the costs of whole networks differ from the sums. In a small space a configuration may be drawn twice;
-    its second measurement shows the noise.
+    For each group of sites they are the widest and the narrowest blocks of the space at all of them, and for a
+    backbone's own attention its removal. The same number, but at least eight, is drawn from the space: these show by
+    how much the costs of whole networks differ from the sums. In a small space a configuration may be drawn twice; its
+    second measurement shows the noise.
 
     Args:
         space: The space.
         seed: Fixes the draws.
     """
-    kinds: dict[Kind, list[Site]] = {}
+    groups: dict[SiteGroup, list[Site]] = {}
     for site in space.sites:
-        kinds.setdefault(kind_of(site), []).append(site)
-    definition = space.definition
-    ratios = dict.fromkeys((min(definition.ratios), max(definition.ratios)))
-
-    def place(site: Site, ratio: int) -> PlacedSE:
-        return PlacedSE(site, ratio, definition.gates[0], definition.bias, definition.rounding)
-
-    alone = [
-        SEConfig(space.backbone, tuple(place(site, ratio) for site in sites))
-        for sites in kinds.values()
-        for ratio in ratios
-    ]
+        groups.setdefault(group_of(site), []).append(site)
+    extremes = (space.choices.widest, space.choices.narrowest)
+    alone = [space.uniform(options, sites) for sites in groups.values() for options in extremes]
     alone += [
-        SEConfig(space.backbone, removed=tuple(sites)) for kind, sites in kinds.items() if kind.position == "existing"
+        SEConfig(space.backbone, removed=tuple(sites))
+        for group, sites in groups.items()
+        if group.position == "existing"
     ]
     different = {config.structure: config for config in alone}
     rng = random.Random(seed)

@@ -47,7 +47,7 @@ def priors_from_excitation(
     """Return configurations without the SE blocks that idle in the trained supernet, with their names.
 
     The supernet's network with the widest block at every site is analysed once; the analysis is kept in the run folder.
-    There is one configuration for each ratio of the space, but those that are known answers already. Where blocks are
+    There is one configuration for each choice of a stage, but those that are known answers already. Where blocks are
     placed by stage, a stage is left out if all of its blocks idle.
 
     Args:
@@ -85,9 +85,9 @@ def priors_from_excitation(
         gone = [site for site in idle if site.stage not in working]
     known = {config.structure for config in space.known_answers().values()}
     found = {
-        config: f"r={ratio} without idle blocks"
-        for ratio in (space.definition.ratios if gone else ())
-        if (config := _without(_with_ratio(widest, ratio), gone)).structure not in known
+        config: f"{space.label(options)} without idle blocks"
+        for options in (space.stage_options() if gone else ())
+        if (config := _without(space.uniform(options), gone)).structure not in known
     }
     for caution in cautions:
         say(f"The supernet's excitation: {caution}")
@@ -124,10 +124,6 @@ def _read_analysis(
 def _idle_sites(config: SEConfig, verdicts: Mapping[tuple[str, str], str]) -> list[Site]:
     sites = (placed.site for placed in config.placed)
     return [site for site in sites if verdicts.get((site.block, site.position)) == "idle"]
-
-
-def _with_ratio(config: SEConfig, ratio: int) -> SEConfig:
-    return replace(config, placed=tuple(replace(placed, ratio=ratio) for placed in config.placed))
 
 
 def _without(config: SEConfig, sites: Collection[Site]) -> SEConfig:

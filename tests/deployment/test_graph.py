@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from se_search import PlacedSE, SEConfig, create_model, find_sites
 from se_search.deployment.graph import export_onnx, export_openvino, export_program, trace
 from se_search.errors import ExportError
-from se_search.network.attention.options import GATES
+from se_search.network.attention.gates import GATES
 
 SIZE = (3, 64, 64)
 EXPORTS = {"onnx": export_onnx, "pt2": export_program, "xml": export_openvino}

@@ -16,8 +16,8 @@ from se_search import PlacedSE, SEConfig, find_sites, insert, optimize_for_infer
 from se_search.deployment.graph import export_onnx
 from se_search.deployment.inference import GatedConv, PooledLinear
 from se_search.errors import ExportError
-from se_search.network.attention.options import GATES
-from se_search.network.attention.se import create_se_block
+from se_search.network.attention.gates import GATES
+from se_search.network.attention.se_layers import create_se_block
 from se_search.network.backbones import default_input_size
 
 TOLERANCE = 1e-5
@@ -55,7 +55,7 @@ def searched(config, seed=0):
 def every_gate(backbone, position, ratio=4):
     """Blocks at all sites of a position, with each gate, with and without biases and identity starts."""
     placed = [
-        PlacedSE(site, ratio, GATES[i % 4], bias=i % 3 > 0, start=("paper", "identity")[i // 4 % 2])
+        PlacedSE(site, ratio, tuple(GATES)[i % 4], bias=i % 3 > 0, start=("paper", "identity")[i // 4 % 2])
         for i, site in enumerate(find_sites(backbone, position=position))
     ]
     return SEConfig(backbone, tuple(placed))
@@ -114,7 +114,7 @@ def configurations(draw):
         PlacedSE(
             site,
             draw(st.sampled_from((1, 2, 4, 16))),
-            draw(st.sampled_from(GATES)),
+            draw(st.sampled_from(tuple(GATES))),
             bias=draw(st.booleans()),
             rounding=draw(st.sampled_from((1, 8))),
             start=draw(st.sampled_from(("paper", "identity"))),

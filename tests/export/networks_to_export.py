@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from se_search import PlacedSE, SEConfig, create_model, find_sites
-from se_search.network.attention.options import GATES
+from se_search.network.attention.gates import GATES
 from se_search.network.backbones import default_input_size
 
 
@@ -20,7 +20,7 @@ def drawn_configuration(backbone: str, seed: int, most: int = 5) -> SEConfig:
     sites = draw.sample(every, min(most, len(every)))
     removed = tuple(site for site in sites if site.position == "existing")[::2]
     placed = tuple(
-        PlacedSE(site, draw.choice((2, 4, 8, 16)), draw.choice(GATES), draw.random() < 0.7, draw.choice((1, 8)))
+        PlacedSE(site, draw.choice((2, 4, 8, 16)), draw.choice(tuple(GATES)), draw.random() < 0.7, draw.choice((1, 8)))
         for site in sites
         if site not in removed
     )

@@ -10,8 +10,8 @@ from scipy import stats
 from se_search import SEConfig, find_sites
 from se_search.errors import ConfigurationError
 from se_search.latency.additive import (
-    Kind,
     MeasuredLatency,
+    SiteGroup,
     count_terms,
     fit_latency_model,
     measurements_from_json,
@@ -92,7 +92,7 @@ def test_the_costs_of_exact_measurements_are_found_and_predict_ratios_between_th
     model = fit_latency_model(measure(design(random), random, error=1e-6))
     found = dict(zip(model.terms, model.coefficients, strict=True))
     for stage in STAGES:
-        kind = Kind(stage, "standard", SITES[stage][0].channels, "NCHW")
+        kind = SiteGroup(stage, "standard", SITES[stage][0].channels, "NCHW")
         assert found[kind, "block"] == pytest.approx(BLOCK_COST[stage], abs=1e-9)
         assert found[kind, "width"] == pytest.approx(WIDTH_COST[stage], abs=1e-9)
     between = configuration(dict.fromkeys(STAGES, 8))
@@ -116,7 +116,7 @@ def test_a_gate_costs_nothing_of_its_own():
 def test_attention_that_is_taken_out_replaced_or_kept_is_told_apart():
     backbone = "mobilenetv3_small_050"
     first, *others = find_sites(backbone, position="existing")
-    kind = Kind(first.stage, "existing", first.channels, first.layout)
+    kind = SiteGroup(first.stage, "existing", first.channels, first.layout)
     config = SEConfig(backbone, (PlacedSE(first, 4),), tuple(others))
     amounts = count_terms(config)
     assert amounts[kind, "block"] == 1

@@ -8,8 +8,10 @@ import torch
 from timm.layers import SEModule
 
 from se_search.errors import ConfigurationError
-from se_search.network.attention.options import GATES, LAYOUTS
-from se_search.network.attention.se import ElasticSE, create_se_block, hidden_channels
+from se_search.network.attention.gates import GATES
+from se_search.network.attention.kind import LAYOUTS
+from se_search.network.attention.se import hidden_channels
+from se_search.network.attention.se_layers import ElasticSE, create_se_block
 
 GATE_FUNCTIONS = {
     "sigmoid": lambda z: 1 / (1 + torch.exp(-z)),

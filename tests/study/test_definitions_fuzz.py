@@ -20,7 +20,7 @@ SHIPPED = tuple(
     if file.name.endswith(".yaml")
 )
 WHOLE_STUDY = yaml.safe_dump(load_study("digits").model_dump(mode="json")).encode()
-KEYS = sorted({*SpaceDefinition.model_fields, *StudyDefinition.model_fields, "epochs", "name", "options", "target"})
+KEYS = sorted({*SpaceDefinition.keys_for({}), *StudyDefinition.model_fields, "epochs", "name", "options", "target"})
 WORDS = ["stage", "block", "standard", "sigmoid", "tanh", "resnet18", "digits", "stages", "accuracy", "flops_overhead"]
 # What a reader of YAML trips over: tags with the wrong kind of value, numbers of every notation, aliases, merging.
 PIECES = [
@@ -49,6 +49,10 @@ PIECES = [
 ]
 
 
+def keys_of(kind):
+    return kind.keys_for({}) if kind is SpaceDefinition else kind.model_fields
+
+
 def valid(kind):
     """Values that such a file may hold, right ones among them, as deep as wanted and deeper."""
     return st.recursive(
@@ -62,7 +66,7 @@ def valid(kind):
         | st.dates(),
         lambda inner: (
             st.lists(inner, max_size=4)
-            | st.dictionaries(st.sampled_from([*kind.model_fields, *KEYS]) | st.text(max_size=5), inner, max_size=5)
+            | st.dictionaries(st.sampled_from([*keys_of(kind), *KEYS]) | st.text(max_size=5), inner, max_size=5)
             | st.dictionaries(st.integers() | st.booleans() | st.none() | st.dates(), inner, max_size=2)
         ),
         max_leaves=12,
@@ -70,7 +74,7 @@ def valid(kind):
 
 
 def mappings(kind):
-    keys = st.sampled_from(sorted(kind.model_fields)) | st.sampled_from(KEYS) | st.text(max_size=5)
+    keys = st.sampled_from(sorted(keys_of(kind))) | st.sampled_from(KEYS) | st.text(max_size=5)
     return st.dictionaries(keys, valid(kind), max_size=6)
 
 

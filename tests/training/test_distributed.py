@@ -27,7 +27,6 @@ from se_search import PlacedSE, SEConfig, find_sites
 from se_search.data.image_data import ImageData, ImageStream, Unreadable, UnreadableImages, batches
 from se_search.data.load import load_data
 from se_search.errors import DataError, DefinitionError, EvaluationError
-from se_search.network.attention.se import hidden_channels
 from se_search.training import distributed
 from se_search.training.distributed import Share, Team, take_part, together, use_own_device
 from se_search.training.evaluator import evaluate_network
@@ -60,8 +59,8 @@ class Blocks:
 
 
 def supernet(recipe, data=DATA, patience=None):
-    widest = {site: hidden_channels(site.channels, 2) for site in SITES}
-    return Supernet(BACKBONE, widest, True, data, recipe, recalibration_images=64, patience=patience)
+    widest = [PlacedSE(site, 2) for site in SITES]
+    return Supernet(BACKBONE, widest, data, recipe, recalibration_images=64, patience=patience)
 
 
 def tiny_data(count=24, images=None):

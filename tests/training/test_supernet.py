@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from se_search import PlacedSE, SEConfig, create_model, find_sites
 from se_search.data.load import load_data
 from se_search.errors import EvaluationError, RunFolderError
-from se_search.network.attention.options import GATES
-from se_search.network.attention.se import hidden_channels
+from se_search.network.attention.gates import GATES
 from se_search.network.backbones import network_options
 from se_search.training import supernet as supernet_module
 from se_search.training.recipe import Training, TrainingRecipe
@@ -26,7 +25,7 @@ LARGEST = SEConfig.uniform(BACKBONE, 2)
 
 def draw(rng: random.Random) -> SEConfig:
     """A space: each block with any ratio or without SE, one gate."""
-    gate = rng.choice(GATES)
+    gate = rng.choice(tuple(GATES))
     sites = [site for site in find_sites(BACKBONE, position="standard") if rng.random() < 0.6]
     return SEConfig(BACKBONE, tuple(PlacedSE(site, rng.choice((2, 3, 4, 8, 16, 32)), gate) for site in sites))
 
@@ -43,9 +42,9 @@ def silent(description, total, completed):
 
 
 def supernet(epochs=1, seed=0, learning_rate=0.003, recalibration_images=128, **settings):
-    widest = {site: hidden_channels(site.channels, 2) for site in find_sites(BACKBONE, position="standard")}
+    widest = [PlacedSE(site, 2) for site in find_sites(BACKBONE, position="standard")]
     recipe = TrainingRecipe(epochs=epochs, batch=64, learning_rate=learning_rate, seed=seed)
-    return Supernet(BACKBONE, widest, True, DATA, recipe, recalibration_images=recalibration_images, **settings)
+    return Supernet(BACKBONE, widest, DATA, recipe, recalibration_images=recalibration_images, **settings)
 
 
 def train(network, folder, progress_bar=silent):
@@ -92,8 +91,8 @@ PLACED = [
 
 def placed_supernet(name, position):
     sites = find_sites(name, position=position)
-    widest = {site: hidden_channels(site.channels, 2) for site in sites}
-    return Supernet(name, widest, True, DATA, TrainingRecipe(1, 64, 0.003), recalibration_images=128), sites
+    widest = [PlacedSE(site, 2) for site in sites]
+    return Supernet(name, widest, DATA, TrainingRecipe(1, 64, 0.003), recalibration_images=128), sites
 
 
 @pytest.mark.parametrize(("name", "position"), PLACED)
@@ -307,8 +306,8 @@ def test_statistics_of_a_configuration_are_estimated_once(trained, monkeypatch):
 
 
 def test_with_an_average_of_the_weights_the_average_is_kept(trained, tmp_path):
-    widest = {site: hidden_channels(site.channels, 2) for site in find_sites(BACKBONE, position="standard")}
-    network = train(Supernet(BACKBONE, widest, True, DATA, TrainingRecipe(1, 64, 0.003, ema_decay=0.9)), tmp_path)
+    widest = [PlacedSE(site, 2) for site in find_sites(BACKBONE, position="standard")]
+    network = train(Supernet(BACKBONE, widest, DATA, TrainingRecipe(1, 64, 0.003, ema_decay=0.9)), tmp_path)
     # The weights themselves are those of a training without an average.
     assert not torch.equal(network.model.fc.weight, trained.model.fc.weight)
     assert torch.allclose(network.model.fc.weight, trained.model.fc.weight, atol=0.01)

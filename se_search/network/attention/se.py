@@ -1,15 +1,35 @@
-"""Squeeze-and-Excitation blocks: the plain one and the elastic one that a supernet shares."""
+"""Squeeze-and-Excitation, the default kind of attention."""
 
-import torch
-import torch.nn.functional as F
-from timm.layers import SEModule, create_act_layer, make_divisible
-from torch import nn
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from ...definition import Listed, as_value_error, distinct
 from ...errors import ConfigurationError
-from .options import _FROM_ONE, LAYOUTS, check_gate, check_layout, check_ratio, check_start
+from .gates import GATES, check_gate
+from .kind import LAYOUTS, STARTS, Choices, PlacedAttention, check_choice
 
-# No activation is large enough to make this felt: the outputs stay. Zero would keep the gradient from the first layer.
-_NEXT_TO_ZERO = 1e-20
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from .se_layers import ElasticSE
+
+MOST_ROUNDING = 1024
+"""Largest multiple that hidden widths are rounded to; a larger one makes networks that no machine holds."""
+
+
+def check_ratio(ratio: object) -> int:
+    """Return ``ratio`` if it is a reduction ratio, an integer of at least 1.
+
+    Raises:
+        ConfigurationError: If it is anything else.
+    """
+    if isinstance(ratio, bool) or not isinstance(ratio, int) or ratio < 1:
+        raise ConfigurationError(f"reduction ratio {ratio!r} is not possible: it must be an integer of at least 1")
+    return ratio
 
 
 def hidden_channels(channels: int, ratio: int, rounding: int = 8) -> int:
@@ -20,164 +40,179 @@ def hidden_channels(channels: int, ratio: int, rounding: int = 8) -> int:
         ratio: Reduction ratio r.
         rounding: The width is a multiple of this and at least this; 1 rounds to the nearest integer only.
     """
-    return int(make_divisible(channels / ratio, rounding, round_limit=0.0))
+    return max(rounding, int(channels / ratio + rounding / 2) // rounding * rounding)
 
 
-def create_se_block(
-    channels: int,
-    ratio: int,
-    gate: str = "sigmoid",
-    bias: bool = True,
-    rounding: int = 8,
-    layout: str = "NCHW",
-    start: str = "paper",
-) -> nn.Module:
-    """Create a plain SE block: ``x * gate(W2 ReLU(W1 mean(x)))`` (SENet paper, section 3), timm's ``SEModule``.
+class SEChoices(Choices):
+    """What a space may vary about SE blocks."""
 
-    The two layers start as timm's ResNet starts its 1×1 convolutions (Kaiming normal, fan out). Of tokens all are
-    averaged and all are scaled, class and register tokens among them.
+    ratios: Annotated[
+        tuple[Annotated[int, BeforeValidator(lambda value: as_value_error(check_ratio, value))], ...],
+        Listed,
+        Field(min_length=1),
+        AfterValidator(distinct),
+    ]
+    """Reduction ratios that a stage may have."""
 
-    Args:
-        channels: Channels C of the tensor that is scaled.
-        ratio: Reduction ratio r.
-        gate: One of :data:`GATES`.
+    gates: Annotated[
+        tuple[Annotated[str, BeforeValidator(lambda value: as_value_error(check_gate, value))], ...],
+        Listed,
+        Field(min_length=1),
+        AfterValidator(distinct),
+    ]
+    """Gates of which a configuration uses one."""
+
+    bias: bool = True
+    """Whether the SE blocks have biases."""
+
+    rounding: Annotated[int, Field(ge=1, le=MOST_ROUNDING)] = 8
+    """Rounding of hidden widths; 1 for none."""
+
+    published: ClassVar[dict[str, Any] | None] = {"ratio": 16}
+
+    @property
+    def per_stage(self) -> dict[str, tuple[Any, ...]]:
+        """The ratio."""
+        return {"ratio": self.ratios}
+
+    @property
+    def per_network(self) -> dict[str, tuple[Any, ...]]:
+        """The gate."""
+        return {"gate": self.gates}
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """Biases and rounding."""
+        return {"bias": self.bias, "rounding": self.rounding}
+
+    @property
+    def widest(self) -> dict[str, Any]:
+        """The smallest ratio."""
+        return {"ratio": min(self.ratios)}
+
+    @property
+    def narrowest(self) -> dict[str, Any]:
+        """The largest ratio."""
+        return {"ratio": max(self.ratios)}
+
+
+@dataclass(frozen=True, order=True)
+class PlacedSE(PlacedAttention):
+    """An SE block at its site.
+
+    Attributes:
+        site: Where it stands.
+        ratio: Reduction ratio r, an integer of at least 1.
+        gate: One of :data:`se_search.network.attention.gates.GATES`.
         bias: Whether both layers have a bias.
-        rounding: See :func:`hidden_channels`.
-        layout: One of :data:`LAYOUTS`.
-        start: ``"paper"``, or ``"identity"``: the gate is shifted and multiplied so that it starts at one, from where
-            the second layer, which starts next to zero, moves it.
-    """
-    kind = SEModule if layout == "NCHW" else LaidOutSE
-    block = kind(
-        channels,
-        rd_channels=hidden_channels(channels, check_ratio(ratio), rounding),
-        bias=bias,
-        gate_layer=check_gate(gate),
-    )
-    for layer in (block.fc1, block.fc2):
-        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-    if isinstance(block, LaidOutSE):
-        block.channel_axis = LAYOUTS[check_layout(layout)]
-    if check_start(start) == "identity":
-        block.gate = GateFromOne(block.gate, *_FROM_ONE[gate])
-        nn.init.normal_(block.fc2.weight, std=_NEXT_TO_ZERO)
-        if block.fc2.bias is not None:
-            nn.init.zeros_(block.fc2.bias)
-    return block
+        rounding: The hidden width is a multiple of this, as in timm's ``make_divisible``; 1 rounds to integers only.
+        start: ``"paper"``, or ``"identity"``: the block starts without an effect.
 
-
-class GateFromOne(nn.Module):
-    """A gate shifted and multiplied so that its value at zero is one.
-
-    Args:
-        gate: The gate.
-        shift: What is added to its input.
-        factor: What its output is multiplied by.
+    Raises:
+        ConfigurationError: If a value is impossible.
     """
 
-    def __init__(self, gate: nn.Module, shift: float, factor: float) -> None:
-        super().__init__()
-        self.gate = gate
-        self.shift = shift
-        self.factor = factor
+    ratio: int = 16
+    gate: str = "sigmoid"
+    bias: bool = True
+    rounding: int = 8
+    start: str = "paper"
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the gate's values for ``x`` of any shape."""
-        return self.gate(x + self.shift) * self.factor
+    kind: ClassVar[str] = "se"
+    choices: ClassVar[type[Choices]] = SEChoices
+    formula: ClassVar[str] = "2C²/r"
 
-
-class LaidOutSE(SEModule):  # type: ignore[misc]  # timm is untyped
-    """timm's ``SEModule`` for tensors that keep their channels in another dimension, :attr:`channel_axis`."""
-
-    channel_axis = 1
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Scale the channels of ``x``."""
-        z = self.fc2(self.act(self.bn(self.fc1(_squeeze(x, self.channel_axis)))))
-        return x * _spread(self.gate(z), x, self.channel_axis)
-
-
-def _squeeze(x: torch.Tensor, channel_axis: int) -> torch.Tensor:
-    """Average all dimensions but batch and channels: shape ``(N, C, 1, 1)``."""
-    return x.mean([axis for axis in range(1, x.dim()) if axis != channel_axis])[:, :, None, None]
-
-
-def _spread(gate: torch.Tensor, x: torch.Tensor, channel_axis: int) -> torch.Tensor:
-    """Bring a gate of shape ``(N, C, 1, 1)`` into the dimensions of ``x``."""
-    shape = [1] * x.dim()
-    shape[0], shape[channel_axis] = x.shape[0], x.shape[channel_axis]
-    return gate.reshape(shape)
-
-
-class ElasticSE(nn.Module):
-    """An SE block whose hidden width and gate can change between forward passes.
-
-    It owns the layers of the widest block; a narrower one uses the leading hidden units. Switched off it returns
-    its input. Parameter names are those of the plain block. Where the backbone has attention of its own, that can be
-    used instead.
-
-    Args:
-        channels: Channels C of the tensor that is scaled.
-        hidden: Hidden width of the widest block.
-        bias: Whether both layers have a bias.
-        layout: One of :data:`LAYOUTS`.
-        kept: The backbone's own attention at this site.
-    """
-
-    def __init__(
-        self, channels: int, hidden: int, bias: bool = True, layout: str = "NCHW", kept: nn.Module | None = None
-    ) -> None:
-        super().__init__()
-        self.channel_axis = LAYOUTS[check_layout(layout)]
-        widest = SEModule(channels, rd_channels=hidden, bias=bias)
-        self.fc1 = widest.fc1
-        self.fc2 = widest.fc2
-        for layer in (self.fc1, self.fc2):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-        self.kept = kept
-        self.keeps = False
-        self.active_hidden: int | None = None
-        self._gate = create_act_layer("sigmoid")
-
-    def select(self, hidden: int | None, gate: str = "sigmoid") -> None:
-        """Use the first ``hidden`` units with ``gate`` from now on; ``None`` switches the block off.
-
-        Raises:
-            ConfigurationError: If the block has fewer hidden units, or the gate is unknown.
-        """
-        if hidden is not None and not 1 <= hidden <= self.fc1.out_channels:
+    def __post_init__(self) -> None:
+        check_ratio(self.ratio)
+        check_gate(self.gate)
+        check_choice("start", self.start, STARTS)
+        if not isinstance(self.bias, bool):
+            raise ConfigurationError(f"bias {self.bias!r} is not possible: it must be true or false")
+        rounding: Any = self.rounding
+        if isinstance(rounding, bool) or not isinstance(rounding, int) or not 1 <= rounding <= MOST_ROUNDING:
             raise ConfigurationError(
-                f"hidden width {hidden} is not possible: the elastic block has {self.fc1.out_channels} hidden units"
+                f"rounding {rounding!r} is not possible: an integer of at least 1 and at most {MOST_ROUNDING} is needed"
             )
-        self._gate = create_act_layer(check_gate(gate))
-        self.active_hidden = hidden
-        self.keeps = False
 
-    def keep(self) -> None:
-        """Use the backbone's own attention from now on.
+    @property
+    def hidden(self) -> int:
+        """Width of the hidden layer in channels."""
+        return hidden_channels(self.site.channels, self.ratio, self.rounding)
 
-        Raises:
-            ConfigurationError: If it has none here.
-        """
-        if self.kept is None:
-            raise ConfigurationError("the backbone has no attention of its own at this site: there is none to keep")
-        self.keeps = True
+    @property
+    def structure(self) -> tuple[Any, ...]:
+        """Equal for ratios that are rounded to the same hidden width."""
+        return (self.kind, self.site, self.hidden, self.gate, self.bias, self.start)
 
-    def slice_state(self, hidden: int) -> dict[str, torch.Tensor]:
-        """Return the state of the plain block that the first ``hidden`` units form."""
-        state = {"fc1.weight": self.fc1.weight[:hidden], "fc2.weight": self.fc2.weight[:, :hidden]}
-        if self.fc1.bias is not None and self.fc2.bias is not None:
-            state |= {"fc1.bias": self.fc1.bias[:hidden], "fc2.bias": self.fc2.bias}
-        return {name: value.detach().clone() for name, value in state.items()}
+    @property
+    def parameters(self) -> int:
+        """Number of parameters: two weight matrices and, where there are biases, two bias vectors."""
+        weights = 2 * self.site.channels * self.hidden
+        return weights + (self.hidden + self.site.channels if self.bias else 0)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Scale the channels of ``x``."""
-        hidden = self.active_hidden
-        if self.keeps and self.kept is not None:
-            return self.kept(x)
-        if hidden is None:
-            return x
-        bias = None if self.fc1.bias is None else self.fc1.bias[:hidden]
-        z = F.relu(F.conv2d(_squeeze(x, self.channel_axis), self.fc1.weight[:hidden], bias))
-        z = F.conv2d(z, self.fc2.weight[:, :hidden], self.fc2.bias)
-        return x * _spread(self._gate(z), x, self.channel_axis)
+    @property
+    def formula_parameters(self) -> Fraction:
+        """Section 3.4 of the journal version of the SENet paper."""
+        return Fraction(2 * self.site.channels**2, self.ratio)
+
+    def flops(self, elements: int) -> int:
+        """Squeeze and scale read each element, the layers have 2·C·h weights, and a gate that starts at one scales."""
+        channels = self.site.channels
+        return 2 * elements + 2 * channels * self.hidden + (channels if self.start == "identity" else 0)
+
+    def latency_terms(self) -> dict[str, float]:
+        """A block, and its hidden width as a share of its channels; gates are not told apart."""
+        return {"block": 1.0, "width": self.hidden / self.site.channels}
+
+    @property
+    def label(self) -> str:
+        """The ratio."""
+        return f"r={self.ratio}"
+
+    @property
+    def rank(self) -> int:
+        """The ratio."""
+        return self.ratio
+
+    @property
+    def description(self) -> str:
+        """Ratio, gate and position, and what is unusual."""
+        words = [self.label, f"gate {self.gate}", f"position {self.site.position}"]
+        words += [] if self.bias else ["no biases"]
+        words += [] if self.rounding == 8 else [f"hidden width a multiple of {self.rounding}"]
+        words += ["identity start"] if self.start == "identity" else []
+        return ", ".join(words)
+
+    def at_identity(self) -> "PlacedSE":
+        """Return the block whose gate starts at one."""
+        return replace(self, start="identity")
+
+    def create(self) -> "nn.Module":
+        """Create it as :func:`se_search.network.attention.se_layers.create_se_block` does."""
+        from .se_layers import create_se_block
+
+        channels, layout = self.site.channels, self.site.layout
+        return create_se_block(channels, self.ratio, self.gate, self.bias, self.rounding, layout, self.start)
+
+    def create_elastic(self, kept: "nn.Module | None" = None) -> "ElasticSE":
+        """Create the elastic block of this hidden width."""
+        from .se_layers import ElasticSE
+
+        return ElasticSE(self.site.channels, self.hidden, self.bias, self.site.layout, kept)
+
+    def select_in(self, elastic: "ElasticSE") -> None:
+        """Use the leading hidden units."""
+        elastic.select(self.hidden, self.gate)
+
+    def slice_of(self, elastic: "ElasticSE") -> "dict[str, torch.Tensor]":
+        """Take the leading hidden units."""
+        return elastic.slice_state(self.hidden)
+
+    def standalone_call(self) -> str:
+        """Call ``SqueezeExcite``; what is usual is left out."""
+        call = f"SqueezeExcite({self.site.channels}, {self.hidden}, {self.gate!r}"
+        call += "" if self.bias else ", bias=False"
+        axis, gate = LAYOUTS[self.site.layout], GATES[self.gate]
+        call += "" if axis == 1 else f", channel_axis={axis}"
+        call += f", shift={gate.shift!r}, factor={gate.factor!r}" if self.start == "identity" else ""
+        return f"{call})"

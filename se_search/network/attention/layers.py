@@ -1,0 +1,84 @@
+"""What the modules of all kinds of attention share."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...errors import ConfigurationError
+from .gates import GATES
+
+
+class Gated:
+    """Marks modules whose ``gate`` returns the scale of each channel of each image, which can be analysed."""
+
+
+class GateFromOne(nn.Module):
+    """A gate shifted and multiplied so that its value at zero is one.
+
+    Args:
+        gate: The gate.
+        name: Its name in :data:`~se_search.network.attention.gates.GATES`.
+    """
+
+    def __init__(self, gate: nn.Module, name: str) -> None:
+        super().__init__()
+        self.gate = gate
+        self.shift = GATES[name].shift
+        self.factor = GATES[name].factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the gate's values for ``x`` of any shape."""
+        return self.gate(x + self.shift) * self.factor
+
+
+class Elastic(nn.Module):
+    """A block of the supernet, which can become each block of its kind at its site between forward passes.
+
+    Switched off it returns its input. Parameter names are those of the plain block. Where the backbone has attention
+    of its own, that can be used instead.
+
+    Attributes:
+        kept: The backbone's own attention at this site.
+        keeps: Whether that is used.
+    """
+
+    kept: nn.Module | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keeps = False
+
+    def select(self, *args: Any, **kwargs: Any) -> None:
+        """Compute what a block with these options does from now on; ``None`` switches off."""
+        raise NotImplementedError
+
+    def keep(self) -> None:
+        """Use the backbone's own attention from now on.
+
+        Raises:
+            ConfigurationError: If it has none here.
+        """
+        if self.kept is None:
+            raise ConfigurationError("the backbone has no attention of its own at this site: there is none to keep")
+        self.keeps = True
+
+    def attend(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the selected block does."""
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the selected block or the backbone's own attention does."""
+        return self.kept(x) if self.keeps and self.kept is not None else self.attend(x)
+
+
+def squeeze(x: torch.Tensor, channel_axis: int) -> torch.Tensor:
+    """Average all dimensions but batch and channels: shape ``(N, C, 1, 1)``."""
+    return x.mean([axis for axis in range(1, x.dim()) if axis != channel_axis])[:, :, None, None]
+
+
+def spread(gate: torch.Tensor, x: torch.Tensor, channel_axis: int) -> torch.Tensor:
+    """Bring a gate of shape ``(N, C, 1, 1)`` into the dimensions of ``x``."""
+    shape = [1] * x.dim()
+    shape[0], shape[channel_axis] = x.shape[0], x.shape[channel_axis]
+    return gate.reshape(shape)
