@@ -3,17 +3,18 @@
 from collections.abc import Iterable
 from typing import Any
 
+from ..results.table import read_config
 from ..words import counted
 from .style import SHADES
 
 _SQUARES_IN_A_ROW = 24
 
 
-def describe_stages(config: dict[str, Any], sites: list[dict[str, Any]]) -> str:
-    """Say in a few words which stages have SE blocks, with which ratios and where.
+def describe_stages(config: str, sites: list[dict[str, Any]]) -> str:
+    """Say in a few words which stages have blocks, of which options and where.
 
     Args:
-        config: A configuration's plain data.
+        config: A configuration's JSON.
         sites: ``block``, ``stage`` and ``position`` of every site of the space.
     """
     parts = []
@@ -25,47 +26,49 @@ def describe_stages(config: dict[str, Any], sites: list[dict[str, Any]]) -> str:
     return "; ".join(parts) or "no SE"
 
 
-def draw_configuration(config: dict[str, Any], sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def draw_configuration(config: str, sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return what to draw of a configuration: one row for each stage, one cell for each block.
 
     Args:
-        config: A configuration's plain data.
+        config: A configuration's JSON.
         sites: ``block``, ``stage``, ``position`` and ``channels`` of every site of the space, in forward order.
 
     Returns:
-        Rows of ``stage``, ``label`` (its ratios and, where it is not the usual one, their position) and ``cells``, one
-        for each block; a cell has ``block``, ``title``, ``label``, ``ratio`` (``None``: no SE block of the search),
+        Rows of ``stage``, ``label`` (its options and, where it is not the usual one, their position) and ``cells``, one
+        for each block; a cell has ``block``, ``title``, ``label``, ``option`` and ``rank``
+        (:class:`~se_search.network.attention.kind.PlacedAttention`; ``None``: no block of the search),
         ``kept`` (the backbone's own attention stays, alone or beside a new block) and ``position``.
     """
-    placed = {(site["block"], site["position"]): site for site in config["sites"]}
-    removed = {(site["block"], site["position"]) for site in config["removed"]}
+    read = read_config(config)
+    placed = {(one.site.block, one.site.position): one for one in read.placed}
+    removed = {(site.block, site.position) for site in read.removed}
     rows: dict[int, dict[str, dict[str, Any]]] = {}
     for site in sites:
         key = site["block"], site["position"]
         cell = rows.setdefault(int(site["stage"]), {}).setdefault(site["block"], _bare_cell(site))
         if key in placed:
             one = placed[key]
-            cell["ratio"], cell["position"] = one["ratio"], site["position"]
-            cell["labels"].insert(0, f"r={one['ratio']}{_where(site)}")
-            cell["kinds"].insert(0, f"r={one['ratio']}, {one['gate']}, {site['position']}")
+            cell |= {"option": one.label, "rank": one.rank, "position": site["position"]}
+            cell["labels"].insert(0, f"{one.label}{_where(site)}")
+            cell["kinds"].insert(0, ", ".join(filter(None, (one.label, one.gate, site["position"]))))
         elif site["position"] == "existing" and key not in removed:
             cell["kept"] = True
-            if cell["ratio"] is None:
+            if cell["rank"] is None:
                 cell["position"] = "existing"
             cell["labels"].append("kept")
             cell["kinds"].append("kept as in the backbone")
     drawn = []
     for stage, cells in rows.items():
         finished = [_finish_cell(cell) for cell in cells.values()]
-        used = sorted({(not cell["ratio"], cell["ratio"] or 0, cell["label"]) for cell in finished if cell["label"]})
+        used = sorted({(not cell["rank"], cell["rank"] or 0, cell["label"]) for cell in finished if cell["label"]})
         label = ", ".join(label for _, _, label in used) or "–"
         drawn.append({"stage": stage, "label": label, "cells": finished})
     return drawn
 
 
-def shade(ratio: int) -> str:
-    """Return the colour of a reduction ratio on a light page: the more parameters, the darker."""
-    return SHADES[min(max(ratio.bit_length() - 1, 0), len(SHADES) - 1)]
+def shade(rank: int) -> str:
+    """Return the colour of a block of some rank on a light page: the more parameters, the darker."""
+    return SHADES[min(max(rank.bit_length() - 1, 0), len(SHADES) - 1)]
 
 
 def _bare_cell(site: dict[str, Any]) -> dict[str, Any]:
@@ -73,7 +76,8 @@ def _bare_cell(site: dict[str, Any]) -> dict[str, Any]:
         "block": site["block"],
         "channels": site["channels"],
         "position": site["position"],
-        "ratio": None,
+        "option": None,
+        "rank": None,
         "kept": False,
         "labels": [],
         "kinds": [],
@@ -86,7 +90,8 @@ def _finish_cell(cell: dict[str, Any]) -> dict[str, Any]:
         "block": cell["block"],
         "title": f"{cell['block']} ({cell['channels']} channels): {kind}",
         "label": " + ".join(cell["labels"]),
-        "ratio": cell["ratio"],
+        "option": cell["option"],
+        "rank": cell["rank"],
         "kept": cell["kept"],
         "position": cell["position"],
     }
@@ -98,7 +103,7 @@ def _where(site: dict[str, Any]) -> str:
 
 def draw_squares(cells: list[dict[str, Any]]) -> str:
     """Draw a stage's blocks as squares; those of one colour that stand together share a tag."""
-    kinds = [(shade(cell["ratio"]), "■") if cell["ratio"] else ("", "▨" if cell["kept"] else "□") for cell in cells]
+    kinds = [(shade(cell["rank"]), "■") if cell["rank"] else ("", "▨" if cell["kept"] else "□") for cell in cells]
     lines = [kinds[start : start + _SQUARES_IN_A_ROW] for start in range(0, len(kinds), _SQUARES_IN_A_ROW)]
     return "<br>".join("".join(_span(*run) for run in _runs(line)) for line in lines)
 

@@ -4,7 +4,6 @@ Each takes all trials and the description of the run. Traces of trials carry the
 which a page selects one trial in all figures; :func:`~se_search.report.groups.add_texts` adds what the pointer shows.
 """
 
-import json
 import textwrap
 from html import escape
 from typing import Any
@@ -251,7 +250,7 @@ def _notes(factor: dict[str, Any]) -> list[str]:
 
 
 def front_heat_map(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure:
-    """Draw which block has SE with which ratio in each member of the front, from the smallest to the largest.
+    """Draw which block has which attention in each member of the front, from the smallest to the largest.
 
     Args:
         trials: As :func:`report_figures` takes it, like ``run``.
@@ -260,13 +259,13 @@ def front_heat_map(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure:
     front = front_of(trials)
     if front.empty:
         return empty_figure("The Pareto front is empty.")
-    columns = [draw_configuration(json.loads(config), run["sites"]) for config in front["config"]]
+    columns = [draw_configuration(config, run["sites"]) for config in front["config"]]
     cells = [[cell for stage in column for cell in stage["cells"]] for column in columns]
-    ratios = sorted({cell["ratio"] for column in cells for cell in column if cell["ratio"]})
+    options = sorted({(cell["rank"], cell["option"]) for column in cells for cell in column if cell["rank"]})
     kinds: list[tuple[Any, str, str]] = [(None, "no SE", EMPTY_CELL)]
-    if any(cell["kept"] and not cell["ratio"] for column in cells for cell in column):
+    if any(cell["kept"] and not cell["rank"] for column in cells for cell in column):
         kinds.append(("kept", "kept as in the backbone", _KEPT))
-    kinds += [(ratio, f"r={ratio}", shade(ratio)) for ratio in ratios]
+    kinds += [(option, option, shade(rank)) for rank, option in options]
     index = {kind: place for place, (kind, _, _) in enumerate(kinds)}
     numbers = front["number"].tolist()
     rows = range(len(cells[0]))
@@ -274,7 +273,7 @@ def front_heat_map(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure:
     figure = go.Figure(
         go.Heatmap(
             z=[
-                [index[column[row]["ratio"] or ("kept" if column[row]["kept"] else None)] for column in cells]
+                [index[column[row]["option"] or ("kept" if column[row]["kept"] else None)] for column in cells]
                 for row in rows
             ],
             zmin=-0.5,

@@ -1,6 +1,5 @@
 """What is measured of trials: its titles, units and intervals, in figures and under the pointer."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -101,7 +100,7 @@ def hover_text(row: Mapping[Any, Any], run: dict[str, Any]) -> str:
         run: The description of the run, as in ``run.json``.
     """
     lines = [f"<b>trial {row['number']}</b>" + (f" – {cut(row['name'])}" if row["name"] else "")]
-    for stage in draw_configuration(json.loads(row["config"]), run["sites"]):
+    for stage in draw_configuration(row["config"], run["sites"]):
         squares = draw_squares(stage["cells"])
         lines.append(f"stage {stage['stage']} {squares} {escape(stage['label'])}")
     if row["gate"]:

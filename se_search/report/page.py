@@ -1,13 +1,12 @@
 """The report page: one HTML file that needs no network."""
 
-import json
 import shlex
 from collections import Counter
 from typing import Any
 
 import pandas as pd
 
-from ..results.table import front_of
+from ..results.table import front_of, read_config
 from ..trials.notes import PREDICTED
 from ..words import counted, percent
 from .configuration import describe_stages, draw_configuration, shade
@@ -77,7 +76,7 @@ def render_report(trials: pd.DataFrame, run: dict[str, Any], live: int | None = 
         front=[_row(row, run) for row in front.to_dict("records")],
         trials=[_row(row, run) for row in trials.to_dict("records")],
         verified=bool(run["verified"]),
-        ratios=sorted({site["ratio"] for row in front["config"] for site in json.loads(row)["sites"]}),
+        options=sorted({(one.rank, one.label) for text in front["config"] for one in read_config(text).placed}),
         own=[column for column in columns if column.name in run["custom_objectives"]],
         others=[column for column in columns if column.name not in _ALWAYS_LISTED],
         keeps=any(site["position"] == "existing" for site in run["sites"]),
@@ -92,7 +91,6 @@ def render_report(trials: pd.DataFrame, run: dict[str, Any], live: int | None = 
 
 
 def _row(row: dict[Any, Any], run: dict[str, Any]) -> dict[str, Any]:
-    config = json.loads(row["config"])
     picks = [name for name in _PICK_TITLES if run["picks"].get(name) == row["number"]]
     tied = None if pd.isna(row["tied_with"]) else int(row["tied_with"])
     return row | {
@@ -100,8 +98,8 @@ def _row(row: dict[Any, Any], run: dict[str, Any]) -> dict[str, Any]:
         "tied_with": tied,
         "predicted": row["latency_stopped"] == PREDICTED,
         "states": " ".join(_states(row)),
-        "stages": describe_stages(config, run["sites"]),
-        "drawing": draw_configuration(config, run["sites"]),
+        "stages": describe_stages(row["config"], run["sites"]),
+        "drawing": draw_configuration(row["config"], run["sites"]),
     }
 
 

@@ -1,6 +1,5 @@
 """Configurations in parallel coordinates."""
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -107,12 +106,16 @@ class _ParallelAxis:
 
 
 def _parallel_axes(complete: pd.DataFrame, run: dict[str, Any]) -> list[_ParallelAxis]:
-    configs = [json.loads(config) for config in complete["config"]]
-    drawings = [draw_configuration(config, run["sites"]) for config in configs]
+    drawings = [draw_configuration(config, run["sites"]) for config in complete["config"]]
+    ranks = {_value(cell): cell["rank"] or 0 for one in drawings for stage in one for cell in stage["cells"]}
+
+    def fewest_parameters_first(choice: str) -> tuple[int, int, str]:
+        return (0, 0, "") if choice == _NONE else (1, -ranks[choice], "") if ranks.get(choice) else (2, 0, choice)
+
     axes = []
     for index, stage in enumerate(drawings[0]):
         cells = [[cell for cell in drawing[index]["cells"] if cell["label"]] for drawing in drawings]
-        axes.append(_choices(f"stage {stage['stage']}", [_ratio_of(one) for one in cells]))
+        axes.append(_choices(f"stage {stage['stage']}", [_common_value(one) for one in cells], fewest_parameters_first))
         counts = [len(one) for one in cells]
         if set(counts) - {0, len(stage["cells"])}:
             axes.append(_choices(f"blocks {stage['stage']}", [str(count) for count in counts], int))
@@ -130,16 +133,21 @@ def _parallel_axes(complete: pd.DataFrame, run: dict[str, Any]) -> list[_Paralle
     return axes
 
 
-def _ratio_of(cells: list[dict[str, Any]]) -> str:
-    kinds = {str(cell["ratio"]) if cell["ratio"] else "kept" for cell in cells}
-    return _NONE if not kinds else kinds.pop() if len(kinds) == 1 else "mixed"
+def _value(cell: dict[str, Any]) -> str:
+    """Return the value of an option such as ``r=16``."""
+    return str(cell["option"]).rpartition("=")[2] if cell["option"] else "kept"
 
 
-def _fewest_parameters_first(choice: str) -> tuple[int, int, str]:
-    return (0, 0, "") if choice == _NONE else (1, -int(choice), "") if choice.isdecimal() else (2, 0, choice)
+def _common_value(cells: list[dict[str, Any]]) -> str:
+    values = {_value(cell) for cell in cells}
+    return _NONE if not values else values.pop() if len(values) == 1 else "mixed"
 
 
-def _choices(title: str, chosen: list[str], order: Callable[[str], Any] = _fewest_parameters_first) -> _ParallelAxis:
+def _none_first(choice: str) -> tuple[bool, str]:
+    return choice != _NONE, choice
+
+
+def _choices(title: str, chosen: list[str], order: Callable[[str], Any] = _none_first) -> _ParallelAxis:
     """Return an axis of choices, the first in order below."""
     choices = sorted(set(chosen), key=order)
     step = 1 / max(len(choices) - 1, 1)

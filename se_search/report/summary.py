@@ -1,6 +1,5 @@
 """A run in sentences: what was found and what it costs, how sure that is."""
 
-import json
 from typing import Any
 
 import pandas as pd
@@ -24,7 +23,7 @@ def summarize(trials: pd.DataFrame, run: dict[str, Any]) -> list[str]:
 
 
 def _found(row: dict[Any, Any], run: dict[str, Any]) -> str:
-    stages = describe_stages(json.loads(row["config"]), run["sites"])
+    stages = describe_stages(row["config"], run["sites"])
     what = "no SE at all" if row["se_blocks"] == 0 else f"SE in {stages}"
     helps = run["verified"][-1]["helps"] if run["verified"] else run["gain_is_measurable"]
     chosen, caution = "best trade", ""

@@ -1,6 +1,5 @@
 """What each choice of the configurations contributed to their quality, as far as the trials can tell it."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,9 +12,11 @@ import pandas as pd
 from optuna.trial import TrialState
 from scipy import optimize, stats
 
+from ..network.config import SEConfig
 from ..statistics import CONFIDENCE, Estimate, difference_in_words
 from ..trials.notes import refusing_foreign_trials, unpack
 from ..words import percent
+from .table import read_config
 
 _Values = npt.NDArray[np.float64]
 
@@ -127,12 +128,14 @@ class _Factor:
 
 
 def _factors(complete: pd.DataFrame, sites: list[dict[str, Any]]) -> list[_Factor]:
-    configs = [_by_stage(json.loads(config), sites) for config in complete["config"]]
+    read = [read_config(text) for text in complete["config"]]
+    configs = [_by_stage(config, sites) for config in read]
+    ranks = {one.label: one.rank for config in read for one in config.placed}
     stages = sorted({site["stage"] for site in sites})
     factors = []
     for stage in stages:
         blocks = [config.get(stage, []) for config in configs]
-        factors.append(_ratio_factor(f"stage {stage}", [_common(kind for kind, _ in one) for one in blocks]))
+        factors.append(_stage_factor(f"stage {stage}", [_common(kind for kind, _ in one) for one in blocks], ranks))
         counts = np.array([len(one) for one in blocks], float)
         used = counts > 0
         if len(set(counts[used])) > 1:
@@ -148,15 +151,15 @@ def _factors(complete: pd.DataFrame, sites: list[dict[str, Any]]) -> list[_Facto
     return factors + _alternatives("gate", [gate or _OFF for gate in complete["gate"]])
 
 
-def _by_stage(config: dict[str, Any], sites: list[dict[str, Any]]) -> dict[int, list[tuple[str, str]]]:
-    """Return the ratio (or that attention is kept) and the position of each block with SE, by stage."""
-    placed = {(site["block"], site["position"]): site["ratio"] for site in config["sites"]}
-    removed = {(site["block"], site["position"]) for site in config["removed"]}
+def _by_stage(config: SEConfig, sites: list[dict[str, Any]]) -> dict[int, list[tuple[str, str]]]:
+    """Return the label (or that attention is kept) and the position of each block with attention, by stage."""
+    placed = {(one.site.block, one.site.position): one.label for one in config.placed}
+    removed = {(site.block, site.position) for site in config.removed}
     found: dict[int, list[tuple[str, str]]] = {}
     for site in sites:
         key = site["block"], site["position"]
         if key in placed:
-            found.setdefault(site["stage"], []).append((f"r={placed[key]}", site["position"]))
+            found.setdefault(site["stage"], []).append((placed[key], site["position"]))
         elif site["position"] == "existing" and key not in removed:
             found.setdefault(site["stage"], []).append(("kept", site["position"]))
     return found
@@ -168,10 +171,9 @@ def _common(kinds: Iterable[str]) -> str:
     return _OFF if not distinct else distinct.pop() if len(distinct) == 1 else "mixed"
 
 
-def _ratio_factor(name: str, chosen: list[str]) -> _Factor:
+def _stage_factor(name: str, chosen: list[str], ranks: dict[str, int]) -> _Factor:
     def fewest_parameters_first(level: str) -> tuple[int, int]:
-        ratio = level.removeprefix("r=")
-        return (1, -int(ratio)) if ratio.isdecimal() else (0 if level == "kept" else 2, 0)
+        return (1, -ranks[level]) if level in ranks else (0 if level == "kept" else 2, 0)
 
     counts = Counter(chosen)
     levels = sorted(counts.keys() - {_OFF}, key=fewest_parameters_first)

@@ -363,12 +363,12 @@ def test_hover_shows_the_configuration_drawn(results):
 
 def test_a_configuration_in_words_and_as_a_drawing():
     config = SEConfig.uniform("resnet18", 16, stages=[3]).with_site(SEConfig.uniform("resnet18").placed[7].site, 4)
-    data = json.loads(config.to_json())
+    data = config.to_json()
     sites = [asdict(site) for site in find_sites("resnet18", position="standard")]
     assert describe_stages(data, sites) == "stage 3: 2 blocks, r=16; stage 5: 1 block, r=4"
-    assert describe_stages(SEConfig("resnet18").to_dict(), sites) == "no SE"
+    assert describe_stages(SEConfig("resnet18").to_json(), sites) == "no SE"
     drawn = draw_configuration(data, sites)
-    assert [(row["stage"], [cell["ratio"] for cell in row["cells"]], row["label"]) for row in drawn] == [
+    assert [(row["stage"], [cell["rank"] for cell in row["cells"]], row["label"]) for row in drawn] == [
         (2, [None, None], "–"),
         (3, [16, 16], "r=16"),
         (4, [None, None], "–"),
@@ -380,7 +380,7 @@ def test_a_configuration_in_words_and_as_a_drawing():
 def test_an_unusual_position_is_named_in_the_drawing():
     config = SEConfig.uniform("resnet18", 16, stages=[3], position="pre")
     sites = [asdict(site) for site in find_sites("resnet18") if site.position in ("standard", "pre")]
-    labels = {row["stage"]: row["label"] for row in draw_configuration(config.to_dict(), sites)}
+    labels = {row["stage"]: row["label"] for row in draw_configuration(config.to_json(), sites)}
     assert labels == {2: "–", 3: "r=16 pre", 4: "–", 5: "–"}
 
 
@@ -389,12 +389,12 @@ def test_attention_that_is_kept_is_told_apart_from_a_new_block_and_from_none():
     sites = [asdict(site) for site in own]
     config = SEConfig.without_attention("regnety_002").with_site(own[1], 8)
     config = replace(config, removed=config.removed[1:])
-    data = config.to_dict()
+    data = config.to_json()
     stages = [site.stage for site in own]
     assert describe_stages(data, sites) == f"stage {stages[0]}: 1 block, kept; stage {stages[1]}: 1 block, r=8"
     cells = [cell for row in draw_configuration(data, sites) for cell in row["cells"]]
     assert [cell["kept"] for cell in cells] == [True] + [False] * (len(own) - 1)
-    assert [cell["ratio"] for cell in cells] == [None, 8] + [None] * (len(own) - 2)
+    assert [cell["rank"] for cell in cells] == [None, 8] + [None] * (len(own) - 2)
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["existing last", "existing first"])
@@ -403,10 +403,10 @@ def test_attention_that_is_kept_stands_where_it_was_and_a_new_block_beside_it_wh
     post = {site.block: site for site in find_sites("regnety_002", position="post")}
     sites = [asdict(site) for one in own for site in (post[one.block], one)[::order]]
     kept = SEConfig("regnety_002")
-    cells = [cell for row in draw_configuration(kept.to_dict(), sites) for cell in row["cells"]]
+    cells = [cell for row in draw_configuration(kept.to_json(), sites) for cell in row["cells"]]
     assert [(cell["label"], cell["position"]) for cell in cells] == [("kept", "existing")] * len(own)
     beside = kept.with_site(post[own[0].block], 16)
-    first = draw_configuration(beside.to_dict(), sites)[0]["cells"][0]
+    first = draw_configuration(beside.to_json(), sites)[0]["cells"][0]
     assert (first["label"], first["position"]) == ("r=16 post + kept", "post")
 
 
@@ -418,8 +418,8 @@ def test_a_new_block_beside_attention_that_is_kept_is_drawn_and_counted_once():
     sites = [asdict(site) for site in searched.sites]
     random_draws = random.Random(0)
     for config in (searched.draw(random_draws) for _ in range(40)):
-        rows = draw_configuration(config.to_dict(), sites)
-        ratios = Counter(cell["ratio"] for row in rows for cell in row["cells"] if cell["ratio"])
+        rows = draw_configuration(config.to_json(), sites)
+        ratios = Counter(cell["rank"] for row in rows for cell in row["cells"] if cell["rank"])
         assert ratios == Counter(placed.ratio for placed in config.placed)
         blocks = {site.block for site in searched.sites}
         assert sorted(cell["block"] for row in rows for cell in row["cells"]) == sorted(blocks)
@@ -428,7 +428,7 @@ def test_a_new_block_beside_attention_that_is_kept_is_drawn_and_counted_once():
             site.block for site in config.removed
         }
         told = sum(
-            int(part.split(": ")[1].split(" ")[0]) for part in describe_stages(config.to_dict(), sites).split("; ")
+            int(part.split(": ")[1].split(" ")[0]) for part in describe_stages(config.to_json(), sites).split("; ")
         )
         assert told == len(taken)
 

@@ -595,9 +595,9 @@ def test_shown_configurations_are_those_of_the_trials(results):
         config = json.loads(row["config"])
         placed = {(site["block"], site["ratio"]) for site in config["sites"]}
         drawn = {
-            (cell["title"].split(" ")[0], cell["ratio"])
-            for stage in draw_configuration(config, run["sites"])
+            (cell["title"].split(" ")[0], cell["rank"])
+            for stage in draw_configuration(row["config"], run["sites"])
             for cell in stage["cells"]
-            if cell["ratio"]
+            if cell["rank"]
         }
         assert drawn == placed
