@@ -11,8 +11,8 @@ from typing import Any, Literal, ParamSpec, TypeVar, get_args, get_origin
 from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
+from ..definition import Definition
 from ..errors import DefinitionError, as_given, did_you_mean
-from .base import Definition
 from .definitions import StudyDefinition
 from .safe_yaml import read_yaml
 
