@@ -1,8 +1,8 @@
-"""Whole searches on backbones of ten kinds, started as a user would, on the embedded data.
+"""Complete searches on ten kinds of backbones with the embedded data.
 
     python benchmarks/backbones.py --out backbones.json
 
-Each search must end, and its front must hold two different costs or say why it does not.
+Each search must finish, and its front must contain two different costs or explain why not.
 """
 
 import argparse
@@ -31,7 +31,7 @@ BUDGET = 8
 
 
 def search(backbone: str, folder: Path) -> dict[str, object]:
-    """Run one search and return what its front shows."""
+    """Run one search and return a summary of its front."""
     command = ["run", "--backbone", backbone, "--budget", str(BUDGET), "--space", "stages", "--out", str(folder)]
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-m", "se_search", *command], capture_output=True, text=True, check=False)

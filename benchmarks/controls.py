@@ -1,12 +1,12 @@
-"""What squeeze-and-excitation is worth on the embedded tasks, each network trained stand-alone from scratch.
+"""Effect of squeeze-and-excitation on the embedded tasks, by stand-alone training from scratch.
 
     python benchmarks/controls.py                                # all three tasks, three seeds
     python benchmarks/controls.py --task digits-context --seeds 5
     python benchmarks/controls.py --task digits-context --backbone test_resnet --position post
 
-Uniform SE and no SE start from the same weights of the backbone and see the same batches, for each seed. Their log-loss
-is compared image by image on validation and test images. The standard error of a difference has two parts, one from
-the images and one from the seeds, whose squares are added.
+For each seed, uniform SE and no SE start from the same backbone weights and see the same batches. Their log-losses
+are compared image by image on validation and test images. The squared standard error of a difference is the sum of a
+part from the images and a part from the seeds.
 """
 
 import argparse
@@ -37,7 +37,7 @@ RATIOS = (16, 4)
 def train_seeds(
     config: SEConfig, data: ImageData, recipe: TrainingRecipe, seeds: int
 ) -> tuple[npt.NDArray[np.float64], float]:
-    """Return the log-loss of every image (one row for each seed) and the mean accuracy."""
+    """Return log-losses of shape (seeds, images) and the mean accuracy."""
     scratch = Scratch(config.backbone, data, recipe)
     unseen = ConcatDataset([data.validation, data.test])
     losses, accuracies = [], []
@@ -56,7 +56,7 @@ def standard_error(differences: npt.NDArray[np.float64]) -> float:
 
 
 def compare(task: str, options: argparse.Namespace) -> None:
-    """Print what uniform SE is worth on one task."""
+    """Print the effect of uniform SE on one task."""
     backbone, position, epochs, learning_rate = DEFAULTS[task]
     backbone, position = options.backbone or backbone, options.position or position
     data = load_data(task, backbone)
@@ -83,12 +83,12 @@ def compare(task: str, options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Run the tasks asked for."""
+    """Run the selected tasks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", action="append", choices=tuple(EMBEDDED), help="may be given again; all by default")
+    parser.add_argument("--task", action="append", choices=tuple(EMBEDDED), help="repeatable; all by default")
     parser.add_argument("--backbone", help="timm architecture; the task's own by default")
-    parser.add_argument("--position", help="where SE stands in a block; the task's own by default")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of each network")
+    parser.add_argument("--position", help="position of SE in a block; the task's own by default")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings per network")
     parser.add_argument("--epochs", type=int, help="the task's own by default")
     parser.add_argument("--learning-rate", type=float, help="the task's own by default")
     parser.add_argument("--threads", type=int, default=1)

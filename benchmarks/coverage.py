@@ -1,14 +1,14 @@
-"""How much of timm is covered: sites are found in every architecture, and SE blocks inserted at all of them.
+"""Coverage of timm: discovery of sites in every architecture, and insertion of SE blocks at all of them.
 
     python benchmarks/coverage.py --jobs 2 --out coverage.json     # every architecture of the installed timm
     python benchmarks/coverage.py resnet18 'convnext*'             # these only
 
-Each architecture is built on the meta device and gets an SE block at every free site of every position at once.
-Checked are: the backbone's parameter names and shapes stay, each block runs exactly once in a forward pass, and the
-formula equals the parameters counted (without biases and rounding, with a ratio that divides all widths). Attention
-that a backbone has is taken out of another copy: the parameters must drop by exactly its own. Of each family (a module
-of timm) the smallest member, if it has fewer than 30 million parameters, also runs on the CPU with random weights: with
-an identity start its outputs must equal the bare backbone's to 1e-5, relative to the largest.
+Each architecture is created on the meta device and gets an SE block at every free site of every position at once.
+The checks are: the backbone's parameter names and shapes stay, each block runs exactly once per forward pass, and the
+formula equals the counted parameters (without biases and rounding, with a ratio that divides all widths). The
+backbone's own attention is removed from another copy, whose parameters must decrease by exactly those of the attention.
+The smallest member of each family (a timm module), if it has fewer than 30 million parameters, also runs on the CPU
+with random weights: after an identity start its outputs must equal the bare backbone's to 1e-5 of the largest.
 """
 
 import argparse
@@ -39,7 +39,7 @@ SMALL = 30_000_000
 
 @dataclass
 class Coverage:
-    """What was found of one architecture; ``None`` where a check does not apply or was not made."""
+    """Results for one architecture; ``None`` if a check does not apply or was not made."""
 
     name: str
     family: str
@@ -55,12 +55,12 @@ class Coverage:
 
     @property
     def inserted(self) -> bool:
-        """Whether SE blocks stand at all sites, each runs once and the rest is as it was."""
+        """Whether every site has an SE block that runs once, and the rest is unchanged."""
         return self.names_kept and self.run_once and self.formula_counted and self.thinned is not False
 
 
 def everywhere(name: str) -> SEConfig:
-    """Return an SE block at every site but those that the backbone's own attention holds."""
+    """Place an SE block at every site except those of the backbone's own attention."""
     sites = [site for site in find_places(name) if site.position != "existing"]
     ratio = next(ratio for ratio in RATIOS if all(site.channels % ratio == 0 for site in sites))
     return SEConfig(name, tuple(PlacedSE(site, ratio, bias=False, rounding=1) for site in sites))
@@ -72,7 +72,7 @@ def tensors(output: object) -> list[torch.Tensor]:
 
 
 def runs_of(model: nn.Module, names: set[str], input_size: tuple[int, int, int]) -> Counter[str]:
-    """Count how often the named modules run in one forward pass on the meta device."""
+    """Count the calls of the named modules in one forward pass on the meta device."""
     runs: Counter[str] = Counter()
     for name in names:
         model.get_submodule(name).register_forward_hook(lambda *_, name=name: runs.update([name]))
@@ -108,17 +108,17 @@ def check(name: str, family: str) -> Coverage:
             found.thinned = dropped == -own == added_parameters(thinned)
     except SeSearchError as error:
         found.reason = str(error)
-    except Exception as error:  # a check that breaks is a result of this script
+    except Exception as error:  # a failing check is a result
         found.reason = f"{type(error).__name__}: {error}".partition("\n")[0]
     found.seconds = time.perf_counter() - start
     return found
 
 
 def identity_difference(name: str) -> float:
-    """Return the largest difference that blocks with an identity start make, relative to the largest output."""
+    """Return the largest change of the outputs by blocks with identity start, relative to the largest output."""
     random_seed(0)
     model = timm.create_model(name).eval()
-    for parameter in model.parameters():  # many start at zero or next to it, which would hide what a branch does
+    for parameter in model.parameters():  # many start near zero, which would hide the effect of a branch
         if parameter.dim() <= 1:
             nn.init.uniform_(parameter, 0.2, 0.6)
     images = torch.randn(2, *default_input_size(model))
@@ -131,12 +131,12 @@ def identity_difference(name: str) -> float:
 
 def families() -> dict[str, str]:
     """Return the family of every architecture: the module of timm that defines it."""
-    modules = set(timm.list_modules()) - {"registry"}  # that one is this package's own
+    modules = set(timm.list_modules()) - {"registry"}  # registered by this package
     return {name: family for family in modules for name in timm.list_models(module=family)}
 
 
 def report(results: list[Coverage], seconds: float) -> None:
-    """Print a table of families, then the architectures that a check leaves out, with the reason."""
+    """Print a table of families, then the architectures skipped by a check, with the reason."""
     by_family = defaultdict(list)
     for one in results:
         by_family[one.family].append(one)
@@ -173,7 +173,7 @@ def report(results: list[Coverage], seconds: float) -> None:
 
 
 def main() -> None:
-    """Check the architectures that the command line names."""
+    """Check the architectures named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=["*"], help="architectures, with wildcards; all by default")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")

@@ -1,11 +1,11 @@
-"""How well the supernet ranks configurations: its log-losses against those of networks trained by themselves.
+"""How well the supernet ranks configurations, compared with stand-alone training.
 
     python benchmarks/fidelity.py --seeds 3 --out fidelity.json
 
-All placements of SE by stage at one reduction ratio are trained by themselves with several seeds, and evaluated by
-supernets of several seeds. The result is Kendall's tau of each supernet against the mean of the stand-alone seeds,
-beside the tau that a perfect evaluator would reach with the noise of these seeds, and what both cost in this run.
-Trainings are kept in the JSON file: the same command goes on after an interruption.
+All placements of SE by stage at one reduction ratio are trained stand-alone with several seeds, and evaluated by
+supernets of several seeds. The result is Kendall's tau of each supernet against the mean of the stand-alone seeds, the
+tau that a perfect evaluator would reach with the noise of these seeds, and the cost of both.
+The JSON file stores finished trainings: the same command resumes.
 """
 
 import argparse
@@ -36,14 +36,16 @@ from se_search.training.supernet import Supernet
 
 
 def main() -> None:
-    """Run what is missing and print the comparison."""
+    """Run the missing trainings and print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="resnet10t")
     parser.add_argument("--data", default="digits-hard")
     parser.add_argument("--ratio", type=int, default=8)
-    parser.add_argument("--epochs", type=int, default=8, help="of each stand-alone training")
-    parser.add_argument("--supernet-epochs", type=int, nargs="+", help="of each supernet; the same by default")
-    parser.add_argument("--seeds", type=int, default=3, help="stand-alone trainings of each configuration")
+    parser.add_argument("--epochs", type=int, default=8, help="epochs of each stand-alone training")
+    parser.add_argument(
+        "--supernet-epochs", type=int, nargs="+", help="epochs of each supernet; as --epochs by default"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="stand-alone trainings per configuration")
     parser.add_argument("--supernet-seeds", type=int, default=2)
     parser.add_argument("--distillation", type=float, nargs="+", default=[0.0], help="shares to compare")
     parser.add_argument("--learning-rate", type=float, default=0.002)
@@ -80,7 +82,7 @@ def main() -> None:
 
 
 def train_alone(backbone: str, config: SEConfig, data: ImageData, recipe: TrainingRecipe) -> dict[str, Any]:
-    """Train and judge one network; its log-losses on validation and test images, and the seconds for both parts."""
+    """Train and evaluate one network; return validation and test log-losses, and the seconds of both parts."""
     with timed() as training_time:
         training = Scratch(backbone, data, recipe).training(config, recipe.seed)
         network = training.finish()
@@ -115,7 +117,7 @@ def train_supernet(
 
 
 def report(kept: dict[str, Any], prefix: str, epochs: int, seeds: int, configs: list[SEConfig]) -> None:
-    """Print agreement, ceiling and costs."""
+    """Print agreement, noise ceiling and costs."""
     alone = [[kept[f"{prefix} stand-alone {epochs} {seed} {config.id}"] for config in configs] for seed in range(seeds)]
     scores = np.array([[one["validation"] for one in row] for row in alone])
     test = np.array([[one["test"] for one in row] for row in alone]).mean(0)
@@ -151,7 +153,7 @@ def report(kept: dict[str, Any], prefix: str, epochs: int, seeds: int, configs: 
 
 
 def show(estimate: Any) -> str:
-    """Write an estimate with its interval."""
+    """Format an estimate with its interval."""
     return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
@@ -162,7 +164,7 @@ def keep(kept: dict[str, Any], file: Path) -> None:
 
 @contextmanager
 def timed() -> Iterator[list[float]]:
-    """Give a list that holds the seconds of the block afterwards."""
+    """Yield a list that receives the duration of the block in seconds."""
     seconds: list[float] = []
     start = time.perf_counter()
     yield seconds

@@ -1,11 +1,11 @@
-"""Which intervals keep their promise: coverage of the methods in use and of those that were considered instead.
+"""Coverage of the interval methods in use and of alternatives.
 
-    python benchmarks/interval_coverage.py                  # 400 studies a row
+    python benchmarks/interval_coverage.py                  # 400 studies per row
     python benchmarks/interval_coverage.py --studies 2000   # half an hour
 
-The truth of each simulated study is known: log-losses are drawn from a large population of simulated logits,
+The true value of each simulated study is known: log-losses are drawn from a large population of simulated logits,
 differences over seeds and images are sums of effects with mean 0, scores of configurations are bivariate normal.
-Printed is the share of studies whose nominal 95 % interval holds the truth, in per cent.
+The script prints the percentage of studies whose nominal 95 % interval contains the true value.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from se_search.statistics import (
 
 Values = npt.NDArray[np.float64]
 
-# Levels of the right class's logit per network, spread of logits shared, spread of own ones, factor on the second's.
+# Mean logit of the correct class per network, spread of shared and of own logits, factor on the second network.
 TASKS = {
     "99 % correct": ((10.0, 9.7), 2.1, 0.8, 1.0),
     "99 %, equal networks": ((10.0, 10.0), 2.1, 0.8, 1.0),
@@ -38,7 +38,7 @@ TASKS = {
 
 
 def simulate_losses(task: str, images: int = 200_000, classes: int = 10) -> Values:
-    """Return the log-losses of two networks on a population of images: 2 × images."""
+    """Return log-losses of two networks on a population of images, of shape (2, images)."""
     levels, spread, noise, sharpness = TASKS[task]
     random = np.random.default_rng(11)
     shared = spread * random.standard_normal((images, classes))
@@ -110,7 +110,7 @@ def means(studies: int) -> None:
     for task in TASKS:
         first, second = simulate_losses(task)
         for images in (100, 400, 2000):
-            # Thousands of bootstraps of 2,000 images take hours, and there all methods are alike.
+            # Bootstraps of 2,000 images take hours, and all methods agree there.
             others = {"Student": student} | (resampled if images < 2000 else {})
 
             def drawn(values: Values, images: int = images) -> Iterator[tuple[Values, ...]]:
@@ -125,7 +125,7 @@ def means(studies: int) -> None:
 
 
 def crossed(studies: int, images: int = 400) -> None:
-    """Differences over seeds and images: seeds' part measured by the images' standard error, and a residual."""
+    """Differences over seeds and images: seeds' effect in units of the images' standard error, and residual."""
     for seeds in (2, 3, 5):
         for residual in (0.3, 1.0, 3.0):
             for of_seeds in (0.0, 0.5, 1.0, 2.0, 5.0):
@@ -186,7 +186,7 @@ def ceilings(studies: int) -> None:
 def main() -> None:
     """Print all tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=int, default=400, help="simulated studies for each row")
+    parser.add_argument("--studies", type=int, default=400, help="simulated studies per row")
     studies = parser.parse_args().studies
     means(studies)
     crossed(studies)

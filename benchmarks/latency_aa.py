@@ -1,4 +1,4 @@
-"""How often the latency interval of a network against its own copy excludes 1: at 95 % it should in 5 % of cases.
+"""A/A test of latency: how often the 95 % interval of a network against its own copy excludes 1 (nominally 5 %).
 
 python benchmarks/latency_aa.py --backbone resnet10t --size 32
 python benchmarks/latency_aa.py --backbone resnet10t --size 32 --load 1
@@ -29,7 +29,7 @@ BUSY = "import numpy as np\na = np.ones((500, 500))\nwhile True:\n    a @ a"
 
 
 def main() -> None:
-    """Print the share of intervals that exclude 1, for the estimator and for a bootstrap over the pairs of one copy."""
+    """Print the share of intervals that exclude 1, for the estimator and for a bootstrap over pairs of one copy."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="resnet10t")
     parser.add_argument("--size", type=int, default=32)
@@ -37,9 +37,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--times", type=int, default=200)
     parser.add_argument("--target", type=float, default=0.005)
-    parser.add_argument("--limit", type=float, default=5.0, help="seconds of one measurement")
-    parser.add_argument("--load", type=int, default=0, help="processes that keep a core busy meanwhile")
-    parser.add_argument("--json", help="where to write every measurement")
+    parser.add_argument("--limit", type=float, default=5.0, help="seconds per measurement")
+    parser.add_argument("--load", type=int, default=0, help="background processes that each occupy a core")
+    parser.add_argument("--json", help="JSON file for all measurements")
     arguments = parser.parse_args()
     size = (3, arguments.size, arguments.size)
     network = create_model(SEConfig(arguments.backbone), **network_options(arguments.backbone, size))
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def tell(what: str, intervals: list[tuple[float, float]]) -> None:
-    """Print how many intervals exclude 1, with Clopper and Pearson's interval of that share."""
+    """Print the number of intervals that exclude 1, with Clopper and Pearson's interval of the share."""
     excluding = sum(not low <= 1 <= high for low, high in intervals)
     low, high = stats.binomtest(excluding, len(intervals)).proportion_ci()
     share = excluding / len(intervals)
@@ -87,7 +87,7 @@ def tell(what: str, intervals: list[tuple[float, float]]) -> None:
 
 
 def one_copy(network: torch.nn.Module, deployment: Deployment, seed: int) -> tuple[float, float]:
-    """What is commonly done: both networks stay where they are, and pairs are taken for independent."""
+    """The common method: both networks keep their memory, and pairs are treated as independent."""
     order = random.Random(seed)
     both = [prepare(network, deployment), prepare(network, deployment)]
     seconds = np.empty((105, 2))

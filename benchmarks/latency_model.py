@@ -1,4 +1,4 @@
-"""How well the additive model predicts latency: configurations that it has not seen, predicted and then measured.
+"""Accuracy of the additive latency model: predicted against measured latency of held-out configurations.
 
 python benchmarks/latency_model.py --out latency_model.json
 python benchmarks/latency_model.py --backbone resnet10t --size 32
@@ -29,7 +29,7 @@ from se_search.trials.latency import configurations_to_measure
 
 
 def main() -> None:
-    """Measure, fit, measure others, and print by how much they differ from their predictions."""
+    """Measure, fit, measure held-out configurations, and print the prediction errors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--space", default="stages")
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=LIMIT)
     parser.add_argument("--held-out", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="write everything that was measured to this file")
+    parser.add_argument("--out", type=Path, help="JSON file for all measurements")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def unseen(space: SearchSpace, learned: list[MeasuredLatency], number: int, seed: int) -> list[SEConfig]:
-    """Draw different networks from the space that are not among those measured for the model."""
+    """Draw distinct configurations from the space that the model was not fitted to."""
     seen = {one.config.structure for one in learned}
     drawn: list[SEConfig] = []
     rng = random.Random(seed)
@@ -117,7 +117,7 @@ def unseen(space: SearchSpace, learned: list[MeasuredLatency], number: int, seed
 def summarize(predictions: list[Estimate], ratios: list[Ratio]) -> dict[str, float]:
     """Return errors in percentage points, the share of covered differences, and Kendall's τ with its interval.
 
-    A difference is covered if it is no larger than the half-widths of both intervals, squared and added.
+    A difference is covered if its square is at most the sum of the squared half-widths of both intervals.
     """
     predicted = np.array([one.value for one in predictions])
     measured = np.array([one.median for one in ratios])
@@ -144,7 +144,7 @@ def summarize(predictions: list[Estimate], ratios: list[Ratio]) -> dict[str, flo
 
 
 def print_table(held_out: list[MeasuredLatency], predictions: list[Estimate], summary: dict[str, float]) -> None:
-    """Print each configuration that was held out, then the errors."""
+    """Print each held-out configuration, then the errors."""
     print(f"{'configuration':14s} {'SE blocks':>9s}  {'predicted':26s} {'measured':26s} error in points")
     for one, predicted in zip(held_out, predictions, strict=True):
         measured = one.ratio

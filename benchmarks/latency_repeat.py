@@ -1,4 +1,4 @@
-"""Whether two processes rank the same configurations alike, wherever their intervals say that they differ.
+"""Repeatability of latency: whether two processes agree on the order of configurations with disjoint intervals.
 
 python benchmarks/latency_repeat.py --backbone resnet18 --size 96
 """
@@ -21,7 +21,7 @@ from se_search.study.space import SearchSpace
 
 
 def main() -> None:
-    """Measure ten random configurations in two processes, one after the other, and compare."""
+    """Measure ten random configurations in two consecutive processes, and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--size", type=int, default=96)
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace) -> list[tuple[float, float, float]]:
-    """Return each configuration's ratio with the ends of its interval."""
+    """Return each configuration's latency ratio with the ends of its interval."""
     size = (3, arguments.size, arguments.size)
     options = network_options(arguments.backbone, size)
     space = SearchSpace(arguments.backbone, load_space(arguments.space))

@@ -1,17 +1,17 @@
-"""How many faults in the core its tests find: its code is changed in one place at a time, and the tests run on it.
+"""Mutation testing of the core modules.
 
-    python benchmarks/mutation.py                                   # half an hour of one core; needs a Unix
+    python benchmarks/mutation.py                                   # half an hour on one core; requires Unix
     python benchmarks/mutation.py overhead halving --most 30 --seed 1
 
-A changed module is called a mutant; it is killed where a test fails, and lives where all pass. Changes are: another
-operator, comparison or one of `min` and `max`, `any` and `all`; `and` for `or`; a number one larger or smaller; `True`
-for `False`; a condition that always or never holds, a filter left out; a result that is `None`; a keyword argument, a
-`raise`, a call or an assignment to something that exists left out. Texts, annotations and the size of caches stay.
+A mutant is a module with one change. It is killed if a test fails, and survives if all pass. The changes are: another
+operator or comparison; `min` for `max`, `any` for `all`, `and` for `or`; a number one larger or smaller; `True` for
+`False`; a condition that always or never holds; a removed filter; a `None` result; a removed keyword argument, `raise`,
+call, or assignment to an existing name. Strings, annotations and cache sizes do not change.
 
-A module has the test files beside its name in `CORE`, the quickest tests first. Of a module with more than `--most`
-mutants as many are drawn. Some that live are no faults: the changed code does the same.
+`CORE` lists the test files of each module; the fastest tests run first. At most `--most` mutants per module are tested,
+drawn at random. Some survivors are equivalent to the original code.
 
-torch is imported once; each mutant has a fork of that process, which imports the package with the changed module.
+torch is imported once. Each mutant runs in a fork of that process, which imports the package with the changed module.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# Forks take what is imported here as it is.
+# Imported here so that forks need not.
 import huggingface_hub
 import optuna  # noqa: F401
 import pandas  # noqa: F401
@@ -42,13 +42,13 @@ import timm  # noqa: F401
 import torch._dynamo
 
 ROOT = Path(__file__).resolve().parents[1]
-SEARCHES = {"finished_run", "halved"}  # fixtures that take longer than all else
+SEARCHES = {"finished_run", "halved"}  # the slowest fixtures
 MEMORY = 8 * 2**30
 
 
 @dataclass(frozen=True)
 class Part:
-    """A module of the core, or some of its functions, with the tests that are for it."""
+    """A core module, or some of its functions, with its tests."""
 
     file: str
     tests: tuple[str, ...]
@@ -57,14 +57,14 @@ class Part:
 
 CORE = {
     "overhead": Part("se_search/network/overhead.py", ("tests/network/test_overhead.py",)),
-    "halving": Part("se_search/sampling/fronts.py", ("tests/search/test_halving.py", "-k", "not users_own")),
-    "statistics": Part("se_search/statistics.py", ("tests/evaluation/test_statistics.py",)),
+    "halving": Part("se_search/sampling/fronts.py", ("tests/sampling/test_halving.py", "-k", "not users_own")),
+    "statistics": Part("se_search/statistics.py", ("tests/test_statistics.py",)),
     "insertion": Part("se_search/network/insertion.py", ("tests/network/test_insertion.py",)),
     "config": Part("se_search/network/config.py", ("tests/network/test_config.py",)),
     "se_block": Part("se_search/network/attention/se_layers.py", ("tests/network/test_se.py",)),
     "results": Part(
         "se_search/results/table.py",
-        ("tests/search/test_results.py",),
+        ("tests/results/test_table.py",),
         (
             "trials_table",
             "gain_over_none",
@@ -107,7 +107,7 @@ NAMES = {"min": "max", "max": "min", "any": "all", "all": "any"}
 
 
 def changed(node: ast.AST, **fields: object) -> ast.AST:
-    """Return a copy of ``node`` with other ``fields``."""
+    """Return a copy of ``node`` with replaced ``fields``."""
     new = copy.copy(node)
     for name, value in fields.items():
         setattr(new, name, value)
@@ -115,7 +115,7 @@ def changed(node: ast.AST, **fields: object) -> ast.AST:
 
 
 def changes(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield what may stand in the place of ``node``, each with one change."""
+    """Yield the replacements of ``node``, each with one change."""
     match node:
         case ast.BinOp(op=op) | ast.BoolOp(op=op) if type(op) in OPERATORS:
             yield changed(node, op=OPERATORS[type(op)]())
@@ -150,14 +150,14 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
 
 
 class Mutator(ast.NodeTransformer):
-    """Notes all changes to a tree that can be made, and makes the one of number ``wanted``."""
+    """Lists all possible changes of a tree and applies number ``wanted``."""
 
     def __init__(self, wanted: int | None = None) -> None:
         self.wanted = wanted
         self.found: list[str] = []
 
     def visit(self, node: ast.AST) -> ast.AST:
-        """Visit ``node`` and all within, but texts, annotations and caches."""
+        """Visit ``node`` and its descendants, except strings, annotations and caches."""
         match node:
             case ast.JoinedStr() | ast.Expr(value=ast.Constant()) | ast.Call(func=ast.Attribute(attr="lru_cache")):
                 return node
@@ -179,7 +179,7 @@ class Mutator(ast.NodeTransformer):
 
 
 def mutate(source: str, functions: tuple[str, ...], wanted: int | None = None) -> tuple[ast.Module, list[str]]:
-    """Return the tree of ``source`` with one change, and what all changes are."""
+    """Return the tree of ``source`` with one change, and the list of all changes."""
     tree, mutator = ast.parse(source), Mutator(wanted)
     for place, node in enumerate(tree.body):
         if not functions or getattr(node, "name", "") in functions:
@@ -188,42 +188,42 @@ def mutate(source: str, functions: tuple[str, ...], wanted: int | None = None) -
 
 
 class Loader(importlib.machinery.SourceFileLoader):
-    """Finds and loads one module from a tree in the place of its file."""
+    """Import hook that loads one module from a tree instead of its file."""
 
     def __init__(self, file: str, tree: ast.Module) -> None:
         super().__init__(file.removesuffix(".py").replace("/", "."), str(ROOT / file))
         self.tree = tree
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> object:
-        """Find the module, and no other."""
+        """Find this module only."""
         return importlib.util.spec_from_file_location(name, self.path, loader=self) if name == self.name else None
 
     def get_code(self, fullname: str) -> object:
-        """Return the code of the tree."""
+        """Compile the tree."""
         return compile(self.tree, self.path, "exec")
 
 
 class QuickestFirst:
-    """Orders tests by the seconds they took before, leaves searches out, and notes what tests take."""
+    """Pytest plugin that sorts tests by their last duration, deselects searches, and records durations."""
 
     def __init__(self, seconds: dict[str, float]) -> None:
         self.before = seconds
         self.seconds: dict[str, float] = {}
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Order the tests."""
+        """Sort the tests."""
         items[:] = sorted(
             (item for item in items if not SEARCHES & set(item.fixturenames)),
             key=lambda item: self.before.get(item.nodeid, 0.0),
         )
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note the seconds of a test with those of its fixtures."""
+        """Record the duration of a test with its fixtures."""
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
 
 
 def tests_pass(part: Part, tree: ast.Module, seconds: dict[str, float], limit: float, notes: Path) -> bool:
-    """Run the tests of ``part`` on ``tree`` in a fork, which may take ``limit`` seconds."""
+    """Run the tests of ``part`` on ``tree`` in a fork, for at most ``limit`` seconds."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -249,17 +249,17 @@ def tests_pass(part: Part, tree: ast.Module, seconds: dict[str, float], limit: f
 
 
 def main() -> None:
-    """Print how many mutants of each module are killed, then those that live."""
+    """Print the number of killed mutants per module, then the survivors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(CORE)}; all by default")
-    parser.add_argument("--most", type=int, default=100, help="mutants of one module")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw")
+    parser.add_argument("--most", type=int, default=100, help="maximum number of mutants per module")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw")
     arguments = parser.parse_args()
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    huggingface_hub.constants.HF_HUB_OFFLINE = True  # no mutant waits for a download
-    gc.freeze()  # what was imported need not be looked through again in each fork
+    huggingface_hub.constants.HF_HUB_OFFLINE = True  # mutants do not wait for downloads
+    gc.freeze()  # forks need not scan the objects of the imports
     torch.set_num_threads(1)
     living = []
     print(f"{'module':<12}{'mutants':>9}{'tried':>7}{'killed':>8}{'score':>8}{'seconds':>9}", flush=True)
@@ -270,7 +270,7 @@ def main() -> None:
             source = (ROOT / part.file).read_text()
             tree, found = mutate(source, part.functions)
             if not tests_pass(part, tree, {}, 600.0, notes):
-                sys.exit(f"{' '.join(part.tests)}: the tests do not pass on the code as it is")
+                sys.exit(f"{' '.join(part.tests)}: the tests fail on the unchanged code")
             seconds, limit = json.loads(notes.read_text()), 10 + 3 * (time.monotonic() - start)
             count = min(arguments.most, len(found))
             lives = []

@@ -1,4 +1,4 @@
-"""Where bfloat16 and channels_last pay: training steps of a network, each setting against float32, in pairs.
+"""Speed of training steps with bfloat16 and channels_last, in pairs against float32.
 
 python benchmarks/precision.py --backbones resnet50 resnet10t --sizes 32 96
 """
@@ -29,7 +29,7 @@ SETTINGS = {
 
 
 def main() -> None:
-    """Print the time of a step as a ratio to that in float32, with its 95 % interval."""
+    """Print the step time relative to float32, with its 95 % interval."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", nargs="+", default=["resnet50", "resnet10t"])
     parser.add_argument("--sizes", type=int, nargs="+", default=[32])
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def compare(backbone: str, size: int, settings: dict, pairs: int):
-    """Measure one epoch of one step in both settings, alternately in random order, after two pairs to warm up."""
+    """Measure one epoch of one step in both settings, in pairs of random order, after two warm-up pairs."""
     images = TensorDataset(torch.randn(BATCH, 3, size, size), torch.randint(10, (BATCH,)))
     data = ImageData("noise", 10, (3, size, size), (0.0,) * 3, (1.0,) * 3, "bilinear", images, images, images, images)
     trainings = []

@@ -1,11 +1,11 @@
-"""How large a report is and how soon it can be used, by the number of trials.
+"""Size and loading time of a report by the number of trials.
 
 python benchmarks/report_page.py runs/resnet50-digits --trials 50 1000
 
-The trials are those of a finished run, repeated with random configurations of its space and values moved at random;
-baselines, whose names stand in the figures, are not repeated.
-Opening is timed in a fresh window of headless Chromium (Playwright, no graphics card), from the file's address to the
-first two figures being drawn and the page answering to a click.
+The trials are those of a finished run, repeated with random configurations of its space and perturbed values.
+Baselines are not repeated, because the figures label them.
+Loading is timed in a new window of headless Chromium (Playwright, no GPU), from navigation until the first two figures
+are drawn and the page responds to a click.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from se_search.trials.folder import read_definition
 
 
 def main() -> None:
-    """Write a page for each number of trials, open each several times in turn, and print a table."""
+    """Write a page per number of trials, open each several times in turn, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--trials", type=int, nargs="+", default=[50, 1000])
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def write_page(folder: Path, count: int) -> str:
-    """Return the report of as many trials."""
+    """Return a report with ``count`` trials."""
     trials, run = read_results(folder)
     definition = read_definition(folder)
     space = SearchSpace(definition.backbone, definition.resolved_space)
@@ -91,7 +91,7 @@ def write_page(folder: Path, count: int) -> str:
 
 
 def open_page(browser: Browser, file: Path, width: int) -> float:
-    """Return the seconds until a page can be used."""
+    """Return the seconds until a page is usable."""
     page = browser.new_page(viewport={"width": width, "height": 900})
     begun = time.perf_counter()
     page.goto(file.as_uri())

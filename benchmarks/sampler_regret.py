@@ -1,25 +1,25 @@
-"""Which sampler finds a space's Pareto front with the fewest trials: hypervolume regret, replayed from tables.
+"""Hypervolume regret of samplers by the number of trials, replayed from tables.
 
     python benchmarks/sampler_regret.py --seeds 100 --jobs 2 --out sampler_regret.json
     python benchmarks/sampler_regret.py --problems table --samplers ehvi tpe --seeds 10
     python benchmarks/sampler_regret.py --problems table --samplers ehvi ax --seeds 5 --budget 20
 
-Every configuration of a problem has its values beforehand, so that a search takes milliseconds and the front is known.
-Regret is 1 minus the hypervolume of the front that a sampler has found, as a part of that of the whole space; the
-reference point is the worst of each objective. The problems are
+The values of all configurations of a problem are precomputed, so that a search takes milliseconds and the true front is
+known. Regret is 1 minus the hypervolume of the found front divided by that of the whole space; the reference point is
+the worst value of each objective. The problems are
 
 - ``table``: log-loss and parameter overhead from ``benchmarks/tabular.csv``, the mean of its seeds;
-- ``noisy``: the same, but a search sees one training of each configuration, and the front that it chooses is judged by
-  the mean of the others;
-- ``additive``: stages of resnet50 add up their gains; log-loss and parameter overhead;
-- ``interacting``: SE helps a block of resnet18 only where the block before has it too; three objectives, of which
-  latency is not known beforehand.
+- ``noisy``: the same, but a search sees one training of each configuration, and the mean of the others evaluates its
+  front;
+- ``additive``: the gains of resnet50's stages add up; log-loss and parameter overhead;
+- ``interacting``: SE helps a block of resnet18 only if the previous block has it too; three objectives, of which
+  latency is unknown in advance.
 
-``optuna …`` are Optuna's samplers as a script would use them; all others are those of se-search, which never proposes a
-configuration twice and tries the known answers first (``… alone`` does not). ``ax`` is Ax, for two objectives and where
-it is installed (see ``benchmarks/baselines/peer_ax.py``); it has to be asked for.
+``optuna …`` are Optuna's samplers as in a plain Optuna script. All others are those of se-search, which never proposes
+a configuration twice and tries the known answers first (``… alone`` does not). ``ax`` is Ax, for two objectives and if
+it is installed (see ``benchmarks/baselines/peer_ax.py``); it runs only if named.
 
-Searches are kept in the JSON file: the same command goes on after an interruption.
+The JSON file stores finished searches: the same command resumes.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import optuna
-from optuna._hypervolume import compute_hypervolume  # its public twin draws a figure
+from optuna._hypervolume import compute_hypervolume  # its public counterpart draws a figure
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 from scipy import stats
 from tabular import load_table
@@ -57,17 +57,17 @@ Values = dict[str, tuple[float, ...]]
 
 BUDGETS = (20, 50, 200)
 DEFAULT = "ehvi"
-FLOPS_SIZE = (3, 32, 32)  # no objective here counts FLOPs
+FLOPS_SIZE = (3, 32, 32)  # no objective uses FLOPs
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A space whose every configuration has its values.
+    """A space with precomputed values of all configurations.
 
     Attributes:
         space: The space.
-        seen: What a search is told.
-        true: What the front that it finds is judged by.
+        seen: Values that a search observes.
+        true: Values that evaluate its front.
     """
 
     space: SearchSpace
@@ -77,7 +77,7 @@ class Problem:
 
 @cache
 def table_problem(seed: int | None) -> Problem:
-    """The table of trainings: the mean of its seeds, or one of them judged by the others."""
+    """The table of trainings: the mean of its seeds, or one seed evaluated by the others."""
     table = load_table()
 
     def values(losses: npt.NDArray[np.float64]) -> Values:
@@ -93,7 +93,7 @@ def table_problem(seed: int | None) -> Problem:
 
 @cache
 def additive() -> Problem:
-    """Stages of resnet50 that add up their gains, each growing with the logarithm of the hidden width."""
+    """Stages of resnet50 with additive gains that grow with the logarithm of the hidden width."""
     gains = {2: 0.1, 3: 0.3, 4: 0.6, 5: 0.2}
 
     def values(config: SEConfig) -> tuple[float, ...]:
@@ -106,7 +106,7 @@ def additive() -> Problem:
 
 @cache
 def interacting() -> Problem:
-    """Blocks of resnet18 that help where the block before has SE too, else harm; latency is not known beforehand."""
+    """Blocks of resnet18 in which SE helps if the previous block has it, else harms; latency is unknown in advance."""
     definition = SpaceDefinition(placement="block", ratios=(4, 16), gates=("sigmoid",))
     space = SearchSpace("resnet18", definition)
     blocks = [site.block for site in space.sites]
@@ -130,7 +130,7 @@ def cost(config: SEConfig) -> float:
 
 
 def synthetic(space: SearchSpace, values: Callable[[SEConfig], tuple[float, ...]]) -> Problem:
-    """A problem whose values are computed."""
+    """A problem with computed values."""
     known = {config.id: values(config) for config in map(space.to_config, space.enumerate())}
     return Problem(space, known, known)
 
@@ -154,17 +154,17 @@ OPTUNA: dict[str, Callable[[int], BaseSampler]] = {
 OURS = ("random", "tpe", "nsga2", "ehvi")
 AX = "ax"
 SLOW = {"optuna gp": (50, 20), AX: (50, 5)}
-"""Samplers too slow for all: the largest budget and the most seeds."""
+"""Limits of slow samplers: maximum budget and number of seeds."""
 
 
 def main() -> None:
-    """Run what is missing and print the comparison."""
+    """Run the missing searches and print the comparison."""
     names = [*(f"optuna {name}" for name in OPTUNA), *(f"{name}{alone}" for name in OURS for alone in ("", " alone"))]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
     parser.add_argument("--samplers", nargs="+", choices=[*names, AX], default=names)
     parser.add_argument("--seeds", type=int, default=100)
-    parser.add_argument("--budget", type=int, default=max(BUDGETS), help="no search is longer")
+    parser.add_argument("--budget", type=int, default=max(BUDGETS), help="maximum trials per search")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("sampler_regret.json"))
     options = parser.parse_args()
@@ -190,7 +190,7 @@ def main() -> None:
 
 
 def regrets(problem_name: str, sampler_name: str, budget: int, seed: int) -> dict[str, float]:
-    """Search once: the regret after each budget, and milliseconds of a trial."""
+    """Search once; return the regret after each budget, and the milliseconds per trial."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     problem = PROBLEMS[problem_name](seed)
@@ -203,7 +203,7 @@ def regrets(problem_name: str, sampler_name: str, budget: int, seed: int) -> dic
 
 
 def search(problem: Problem, sampler_name: str, budget: int, seed: int) -> Iterator[str]:
-    """Yield the ids of the configurations that a sampler tries, in order; fewer where none is left."""
+    """Yield the ids of the configurations that a sampler tries, in order, until the space is exhausted."""
     space, objectives = problem.space, len(next(iter(problem.seen.values())))
     if sampler_name == AX:
         yield from search_with_ax(problem, budget, seed)
@@ -226,7 +226,7 @@ def search(problem: Problem, sampler_name: str, budget: int, seed: int) -> Itera
 
 def search_with_ax(problem: Problem, budget: int, seed: int) -> list[str]:
     """Return the ids of the configurations that Ax tries, in order."""
-    from baselines import peer_ax  # needs a package that no other sampler needs
+    from baselines import peer_ax  # optional package
 
     space = problem.space
     choices = {name: one.choices for name, one in space.distributions.items()}
@@ -241,13 +241,13 @@ def search_with_ax(problem: Problem, budget: int, seed: int) -> list[str]:
 def create_study(
     space: SearchSpace, name: str, seed: int, objectives: int = 2, known: bool = True
 ) -> tuple[optuna.Study, DistinctSampler]:
-    """Create a study as se-search does, of log-loss, parameter overhead and what else; and its sampler.
+    """Create a study like that of se-search, of log-loss, parameter overhead and optionally latency, and its sampler.
 
     Args:
         space: The space.
-        name: The sampler that is asked.
-        seed: Fixes all proposals.
-        objectives: How many.
+        name: Name of the sampler.
+        seed: Seed of the proposals.
+        objectives: Number of objectives.
         known: Whether the known answers come first.
     """
     exact = exact_objectives(space, ["log_loss", "parameter_overhead"], FLOPS_SIZE)
@@ -260,7 +260,7 @@ def create_study(
 
 
 def hypervolume(problem: Problem, tried: list[str]) -> float:
-    """True hypervolume of the front that the seen values of what was tried give, each axis scaled to the space."""
+    """Return the true hypervolume of the front of the observed values, with each axis scaled to the space."""
     seen = np.array([problem.seen[one] for one in tried])
     true = np.array([problem.true[one] for one in tried])
     everything = np.array(list(problem.true.values()))
@@ -269,7 +269,7 @@ def hypervolume(problem: Problem, tried: list[str]) -> float:
 
 
 def report(problem: str, kept: dict[str, dict[str, float]], samplers: list[str]) -> None:
-    """Print the regrets of one problem, and how far each is from the default's, paired by seed."""
+    """Print the regrets of one problem, and their differences to the default's, paired by seed."""
     found: dict[str, dict[int, dict[str, float]]] = {}
     for key, one in kept.items():
         name, sampler, _, seed = key.split("|")
@@ -289,7 +289,7 @@ def report(problem: str, kept: dict[str, dict[str, float]], samplers: list[str])
 
 
 def mean(values: list[float], sign: str = "") -> str:
-    """A mean with its 95 % t interval."""
+    """Format a mean with its 95 % t interval."""
     if len(values) < 2:
         return "-"
     centre, error = float(np.mean(values)), stats.sem(values)

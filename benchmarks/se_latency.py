@@ -1,4 +1,4 @@
-"""What SE costs resnet50 with the same folding and runtime for both: timm's blocks, optimized ones, and the bound.
+"""Latency of SE in resnet50 with equal folding and runtime: timm's blocks, optimized ones, and the lower bound.
 
 python benchmarks/se_latency.py --json se_latency.json
 python benchmarks/se_latency.py --runtimes compile --batch 1 --threads 2 --formats contiguous --rounds 6
@@ -37,7 +37,7 @@ FEWEST_ROUNDS = 4
 
 
 def main() -> None:
-    """Print a row for each cell; every cell is one interleaved run."""
+    """Print one row per cell; each cell is one interleaved run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--ratio", type=int, default=16)
@@ -46,11 +46,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--formats", nargs="+", default=list(MEMORY_FORMATS), choices=list(MEMORY_FORMATS))
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=12, help="fresh copies of every network, where these are cheap")
-    parser.add_argument("--passes", type=int, default=5, help="of every network in a round, after warming up")
-    parser.add_argument("--seconds", type=float, default=50, help="no round begins later in a cell")
-    parser.add_argument("--training-batch", type=int, default=8, help="0 leaves training out")
-    parser.add_argument("--json", help="where to write every estimate")
+    parser.add_argument("--rounds", type=int, default=12, help="rounds with fresh copies of every network")
+    parser.add_argument("--passes", type=int, default=5, help="passes per network and round, after warm-up")
+    parser.add_argument("--seconds", type=float, default=50, help="start no round of a cell after this time")
+    parser.add_argument("--training-batch", type=int, default=8, help="batch size of the training step; 0 skips it")
+    parser.add_argument("--json", help="JSON file for all estimates")
     arguments = parser.parse_args()
     size = (3, arguments.size, arguments.size)
     networks = make_networks(arguments.backbone, arguments.ratio, size)
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def make_networks(backbone: str, ratio: int, size: tuple[int, int, int]) -> dict[str, nn.Module]:
-    """Create what is compared, with the weights that timm and the SE blocks start with."""
+    """Create the networks to compare, with the initial weights of timm and the SE blocks."""
     torch.manual_seed(0)
     bare = create_model(SEConfig(backbone), zero_init_last=False).eval()
     attended = create_model(SEConfig.uniform(backbone, ratio), zero_init_last=False).eval()
@@ -96,9 +96,9 @@ def make_networks(backbone: str, ratio: int, size: tuple[int, int, int]) -> dict
 
 
 def scaled_by_constants(optimized: nn.Module) -> nn.Module:
-    """Take squeeze and excitation out, and leave the scaling by gates: what no implementation can avoid.
+    """Remove squeeze and excitation but keep the scaling by gates, which no implementation can avoid.
 
-    Zero times an image's value is added to the constants: a compiler would fold them into the weights.
+    The constants depend on the image by a factor of zero, so that a compiler cannot fold them into the weights.
     """
     network = copy.deepcopy(optimized)
     graph = network.graph
@@ -123,13 +123,13 @@ def scaled_by_constants(optimized: nn.Module) -> nn.Module:
 
 
 def excitation_bytes(optimized: nn.Module) -> int:
-    """Bytes of the weights that only SE needs."""
+    """Return the bytes of SE weights."""
     layers = [module for module in optimized.modules() if isinstance(module, PooledLinear)]
     return sum(weight.numel() * weight.element_size() for layer in layers for weight in layer.parameters())
 
 
 def seconds_to_read(size: int) -> float:
-    """Time to read so many bytes at the bandwidth of memory, measured by summing far more than caches hold."""
+    """Return the time to read ``size`` bytes at memory bandwidth, from summing data far larger than the caches."""
     values = torch.ones(1 << 27)
     runs = []
     for _ in range(5):
@@ -142,9 +142,9 @@ def seconds_to_read(size: int) -> float:
 def measure(
     networks: dict[str, nn.Module], deployment: Deployment, rounds: int, passes: int, limit: float
 ) -> dict[str, object]:
-    """Time all networks in turn, in another random order in every pass.
+    """Time all networks in turn, in a new random order per pass.
 
-    A round's value is the median of the logarithms of its ratios; the interval is Student's over rounds.
+    The value of a round is the median of its log ratios; the interval is Student's over rounds.
     """
     with using_threads(deployment.threads):
         reading = seconds_to_read(excitation_bytes(networks["SE optimized"]))
@@ -166,7 +166,7 @@ def measure(
 
 
 def interleave(ready: dict[str, Prepared], rounds: int, passes: int, limit: float) -> dict[str, np.ndarray]:
-    """Return seconds of every pass, one row for each round."""
+    """Return the seconds of each pass, one row per round."""
     order = random.Random(0)
     names = list(ready)
     seconds: dict[str, list[list[float]]] = {name: [] for name in names}
@@ -177,7 +177,7 @@ def interleave(ready: dict[str, Prepared], rounds: int, passes: int, limit: floa
         while len(seconds[names[0]]) < rounds:
             if len(seconds[names[0]]) >= FEWEST_ROUNDS and time.perf_counter() - began > limit:
                 break
-            # The copies of the last round are still there: the new ones get another place in memory.
+            # The copies of the last round still exist, so that the new ones get other memory.
             ready = {name: ready[name].fresh() for name in order.sample(names, len(names))}
             for name in names:
                 ready[name].run()
@@ -201,14 +201,14 @@ def estimate(seconds: dict[str, np.ndarray], network: str, baseline: str) -> Est
 
 
 def percent(ratio: Estimate) -> str:
-    """Write a ratio as a difference in per cent."""
+    """Format a ratio as a difference in per cent."""
     return f"{ratio.value - 1:+.1%} [{ratio.low - 1:+.1%}, {ratio.high - 1:+.1%}]"
 
 
 def train(
     backbone: str, ratio: int, size: tuple[int, int, int], batch: int, threads: int, rounds: int
 ) -> dict[str, object]:
-    """Compare a training step (forward, backward) with our blocks and with timm's own, and its peak of memory."""
+    """Compare time and peak memory of a training step (forward, backward) with our blocks and with timm's."""
     ours = create_model(SEConfig.uniform(backbone, ratio)).train()
     timms = (
         timm.create_model(f"se{backbone}", rd_ratio=1 / ratio) if ratio != 16 else timm.create_model(f"se{backbone}")
@@ -240,7 +240,7 @@ def step(network: nn.Module, images: torch.Tensor) -> None:
 
 
 def peak_of_step(network: nn.Module, images: torch.Tensor) -> float:
-    """Return the most memory that a step allocates at once, in MiB, as PyTorch's profiler records it."""
+    """Return the peak memory of a step in MiB, from PyTorch's profiler."""
     step(network, images)
     network.zero_grad(set_to_none=True)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:

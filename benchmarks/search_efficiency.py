@@ -1,25 +1,24 @@
-"""What a search costs and how good the front is that it chose: se-search against what people would do by hand.
+"""Cost of a search and quality of its front: se-search against hand-written alternatives.
 
-    python benchmarks/search_efficiency.py --out search_efficiency.json       # hours; the same command goes on
+    python benchmarks/search_efficiency.py --out search_efficiency.json       # hours; the same command resumes
     python benchmarks/search_efficiency.py --data digits-context --position post --learning-rate 0.004 --epochs 6 \\
         --supernet-epochs 6 --seeds 1 --budget 20 --members 4 --verify-seeds 2
     python benchmarks/search_efficiency.py --backbone resnet50 --learning-rate 0.002 --cost-only
 
-Every method (see ``benchmarks/baselines/``) searches the space ``stages`` with its own evaluator: ``hand-written`` and
-``paper`` train each configuration from scratch, all others evaluate with a supernet, which they share here but whose
-training each of them pays for in full. A configuration that a method proposes again costs it nothing.
+Every method (see ``benchmarks/baselines/``) searches the space ``stages`` with its own evaluator. ``hand-written`` and
+``paper`` train each configuration from scratch. All others evaluate with a supernet; they share it here, but each is
+charged its full training. A repeated configuration costs nothing.
 
-Cost is what a search needs until its front is chosen: seconds of training, of evaluation and of proposing as they were
-recorded when they were done, and training passes, each the forward and backward pass of one network on one batch (a
-supernet's step has two). Batches that are only passed forward, to recalibrate or to evaluate, are counted apart.
+The cost of a search ends when its front is chosen. It is the recorded seconds of training, evaluation and proposing,
+and the number of training passes: forward and backward of one network on one batch (two per supernet step). Batches
+that are only passed forward, for recalibration and evaluation, are counted separately.
 
-The front is then verified. No SE and further members of the front that the search saw, spread by overhead, are trained
-by themselves with seeds that no search has used; their log-loss on the test images, minus that of no SE with the same
-seed, and their parameter overhead give the hypervolume. It is a share of the box between the best values and the
-reference point: the worst of all that was verified here, and 5 % of the range more. Verification is not part of the
-cost: it is the same for all.
+The front is then verified. No SE and members of the front that the search saw, spread by overhead, are retrained with
+seeds that no search has used. The hypervolume uses parameter overhead, and log-loss on the test images minus that of
+no SE with the same seed. It is a share of the box between the best values and the reference point, which is the worst
+verified value plus 5 % of the range. Verification is the same for all methods and not part of the cost.
 
-Trainings are kept in the JSON file under all that determines them, supernets in a folder beside it.
+The JSON file stores trainings under their complete settings; supernets are in a folder beside it.
 """
 
 import argparse
@@ -43,7 +42,7 @@ import torch
 from baselines import Evaluate, Search, Values, hand_written, nsga2, once_for_all, paper, pareto_front, spread
 from baselines import supernet_random as random_search
 from fidelity import timed
-from optuna._hypervolume import compute_hypervolume  # its public twin draws a figure
+from optuna._hypervolume import compute_hypervolume  # its public counterpart draws a figure
 from sampler_regret import cost as overhead
 from sampler_regret import create_study, mean
 
@@ -67,7 +66,7 @@ BATCH = 64
 
 
 def search(evaluate: Evaluate, space: SearchSpace, budget: int, seed: int) -> list[SEConfig]:
-    """Search as se-search does: known answers first, then expected hypervolume improvement, nothing twice."""
+    """Search as se-search does: known answers first, then expected hypervolume improvement, without repetition."""
     study, sampler = create_study(space, "ehvi", seed)
     tried: list[SEConfig] = []
     waiting = len(space.known_answers())
@@ -89,12 +88,12 @@ STAND_ALONE: dict[str, Search] = {BY_HAND: hand_written.search, "paper": paper.s
 
 @dataclass(frozen=True)
 class Found:
-    """One search.
+    """Result of one search.
 
     Attributes:
-        tried: What it tried, in order.
-        seen: What it saw of each.
-        costs: By name, the cost up to each trial: one value more than trials, the first before any.
+        tried: Configurations in the order of their trials.
+        seen: Observed values of each.
+        costs: Cumulative cost after each trial, by name; the first value is the cost before the first trial.
     """
 
     tried: list[SEConfig]
@@ -103,10 +102,10 @@ class Found:
 
 
 class Bench:
-    """All that is measured, each thing once.
+    """Measurements, each made once and cached.
 
     Args:
-        options: What was asked for on the command line.
+        options: Options of the command line.
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -124,7 +123,7 @@ class Bench:
         self._shared = f"{where} {self.shared_recipe!r} {options.recalibration_images} {self.space.definition!r}"
 
     def once(self, settings: str, key: str, measure: Callable[[], dict[str, Any]]) -> Any:
-        """Return what is kept under ``key`` of these settings, measured now where nothing is."""
+        """Return the cached value of ``key`` under these settings; measure it if it is missing."""
         kept = self.kept.setdefault(settings, {})
         if key not in kept:
             kept[key] = measure()
@@ -149,7 +148,7 @@ class Bench:
         return self.once(self._alone, f"hand-written {config.id}, seed {seed}", measure)
 
     def verify(self, config: SEConfig) -> npt.NDArray[np.float64]:
-        """Losses of the test images in further trainings, of shape (seeds, images)."""
+        """Return test losses of further trainings, of shape (seeds, images)."""
         device = self.options.device
 
         def measure(seed: int) -> dict[str, Any]:
@@ -166,7 +165,7 @@ class Bench:
         return np.array([one["losses"] for one in trained])
 
     def shared_training(self, seed: int) -> float:
-        """Seconds that the training of a supernet takes."""
+        """Return the seconds of training a supernet."""
 
         def measure() -> dict[str, Any]:
             self._supernet(seed)
@@ -200,7 +199,7 @@ class Bench:
         return self._supernets[seed]
 
     def untrained(self, seed: int) -> Supernet:
-        """A new supernet of the space."""
+        """Return a new supernet of the space."""
         options = self.options
         return Supernet(
             options.backbone,
@@ -262,16 +261,16 @@ class Bench:
 
 
 class Verified:
-    """Verified hypervolume of fronts, all on the same scale.
+    """Verified hypervolume of fronts on a common scale.
 
     Args:
-        losses: Of each configuration, of shape (seeds, images).
-        bare: That without SE.
+        losses: Log-losses of each configuration, of shape (seeds, images).
+        bare: The configuration without SE.
     """
 
     def __init__(self, losses: Mapping[SEConfig, npt.NDArray[np.float64]], bare: SEConfig) -> None:
         self._place = {config: place for place, config in enumerate(losses)}
-        # Seeds and images move the losses of all configurations together: of interest is what is left.
+        # Seeds and images shift the losses of all configurations together; only the differences matter.
         self._losses = np.stack(list(losses.values())) - losses[bare]
         self._overheads = np.array([overhead(config) for config in losses])
         values = np.stack([self._losses.mean((1, 2)), self._overheads], 1)
@@ -280,11 +279,11 @@ class Verified:
         self._values = values
 
     def hypervolume(self, members: Sequence[SEConfig]) -> float:
-        """Hypervolume of a front in % of the box."""
+        """Return the hypervolume of a front in % of the box."""
         return self._percent(self._values, members)
 
     def resampled(self, fronts: Mapping[str, Sequence[Sequence[SEConfig]]]) -> dict[str, npt.NDArray[np.float64]]:
-        """Mean hypervolumes of the searches of each method, with verification seeds and images drawn again."""
+        """Return mean hypervolumes per method, with resampled verification seeds and images."""
         rng = np.random.default_rng(0)
         _, seeds, images = self._losses.shape
         drawn: dict[str, list[float]] = {method: [] for method in fronts}
@@ -304,22 +303,24 @@ class Verified:
 
 
 def main() -> None:
-    """Search, verify and print; or measure the costs alone."""
+    """Search, verify and print; with ``--cost-only`` only measure costs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="test_resnet")
     parser.add_argument("--data", default="digits-hard")
-    parser.add_argument("--position", default="default", help="of the SE blocks")
-    parser.add_argument("--epochs", type=int, default=8, help="of each training from scratch")
+    parser.add_argument("--position", default="default", help="position of the SE blocks")
+    parser.add_argument("--epochs", type=int, default=8, help="epochs of each training from scratch")
     parser.add_argument("--supernet-epochs", type=int, default=8)
     parser.add_argument("--recalibration-images", type=int, default=512)
     parser.add_argument("--learning-rate", type=float, default=0.005)
-    parser.add_argument("--budget", type=int, default=50, help="trials of each search")
-    parser.add_argument("--seeds", type=int, default=3, help="searches of each method")
+    parser.add_argument("--budget", type=int, default=50, help="trials per search")
+    parser.add_argument("--seeds", type=int, default=3, help="searches per method")
     parser.add_argument("--methods", nargs="+", choices=[*STAND_ALONE, *SUPERNET], default=[*STAND_ALONE, *SUPERNET])
-    parser.add_argument("--members", type=int, default=6, help="of each front that are verified at most, with no SE")
-    parser.add_argument("--verify-seeds", type=int, default=3, help="trainings of each member")
-    parser.add_argument("--cost-only", action="store_true", help="measure epochs and evaluations, search nothing")
-    parser.add_argument("--repeats", type=int, default=3, help="measurements of each kind with --cost-only")
+    parser.add_argument(
+        "--members", type=int, default=6, help="maximum verified configurations per front, including no SE"
+    )
+    parser.add_argument("--verify-seeds", type=int, default=3, help="trainings per member")
+    parser.add_argument("--cost-only", action="store_true", help="measure epochs and evaluations without searching")
+    parser.add_argument("--repeats", type=int, default=3, help="measurements per kind with --cost-only")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("search_efficiency.json"))
@@ -346,7 +347,7 @@ def main() -> None:
 
 
 def front_after(bench: Bench, found: Found, trials: int) -> list[SEConfig]:
-    """What is verified of a search after so many trials: no SE, and further members of its front by overhead."""
+    """Return the configurations to verify after some trials: no SE, and front members spread by overhead."""
     front = pareto_front({one: found.seen[one] for one in found.tried[:trials]})
     return [bench.bare, *spread([one for one in front if one != bench.bare], bench.options.members - 1)]
 
@@ -357,7 +358,7 @@ def report(
     fronts: Mapping[str, Sequence[Sequence[SEConfig]]],
     verified: Verified,
 ) -> None:
-    """Print what each method costs and what its fronts are worth."""
+    """Print cost and verified hypervolume of each method."""
     print(f"\n{describe(options)}")
     print(
         f"{options.seeds} searches of {options.budget} trials, {options.epochs} epochs a training, "
@@ -390,7 +391,7 @@ def report_by_hand(
     curves: Sequence[Sequence[Sequence[SEConfig]]],
     verified: Verified,
 ) -> None:
-    """Print how far the hand-written script gets with each trial, and where it reaches what se-search reaches."""
+    """Print the hypervolume of the hand-written script after each trial, and when it reaches that of se-search."""
     by_hand, ours = found[BY_HAND], found[OURS]
     table = np.array([[verified.hypervolume(front) for front in curve] for curve in curves])
     goal = np.array([verified.hypervolume(front) for front in fronts[OURS]])
@@ -422,13 +423,13 @@ def report_by_hand(
 
 
 def first_reached(values: npt.NDArray[np.float64], goal: float) -> str:
-    """Number of the first value that is not below the goal."""
+    """Return the index of the first value that is not below the goal."""
     reached = np.flatnonzero(values >= goal)
     return str(reached[0]) if len(reached) else "never"
 
 
 def report_costs(bench: Bench) -> None:
-    """Measure epochs and evaluations in turn, and compute from their medians what searches of 50 trials would cost."""
+    """Measure epochs and evaluations in turn, and compute the cost of searches of 50 trials from their medians."""
     options, rng = bench.options, random.Random(0)
     seconds: dict[str, list[float]] = {
         "alone epoch": [],
@@ -438,7 +439,7 @@ def report_costs(bench: Bench) -> None:
     }
     supernet = bench.untrained(0)
     supernet.recipe = replace(supernet.recipe, epochs=1)
-    for repeat in range(options.repeats + 1):  # the first, in which memory is found and kernels are chosen, is left out
+    for repeat in range(options.repeats + 1):  # without the first, which allocates memory and selects kernels
         config = bench.space.draw(rng)
         once = replace(bench.recipe, epochs=1, seed=repeat)
         training = Scratch(options.backbone, bench.data, once, options.device).training(config, repeat)
@@ -469,17 +470,17 @@ def report_costs(bench: Bench) -> None:
 
 
 def describe(options: argparse.Namespace) -> str:
-    """Say what runs where."""
+    """Describe the settings and the machine."""
     return f"{options.backbone} on {options.data}, {options.device}, {options.threads} threads"
 
 
 def average(values: list[float], sign: str = "") -> str:
-    """A mean, with its interval where there is more than one value."""
+    """Format a mean, with its interval if there are several values."""
     return mean(values, sign) if len(values) > 1 else f"{values[0]:{sign}.2f}"
 
 
 def interval(values: npt.NDArray[np.float64], sign: str = "") -> str:
-    """Middle 95 % of resampled values."""
+    """Return the central 95 % of resampled values."""
     low, high = np.quantile(values, [0.025, 0.975])
     return f"[{low:{sign}.2f}, {high:{sign}.2f}]"
 

@@ -1,12 +1,12 @@
-"""A whole small space, trained stand-alone: the table that comparisons of samplers replay in seconds.
+"""Train all configurations of a small space: the table that sampler benchmarks replay.
 
-    python benchmarks/tabular.py --jobs 2              # hours; the same command goes on after an interruption
+    python benchmarks/tabular.py --jobs 2              # hours; the same command resumes
     python benchmarks/tabular.py --seeds 1 --minutes 30
 
-All 256 configurations of `test_resnet` with SE in each stage at r=4, 8, 16 or not at all are trained from scratch on
-`digits-hard`. Each row of the table is one training: its configuration, its seed, log-loss and accuracy on the
-validation and on the test images, and the seconds it took. Configurations start from the same weights of the backbone
-and see the same batches, for each seed. Whole seeds are finished one after the other.
+All 256 configurations of `test_resnet` with r=4, 8, 16 or no SE per stage are trained from scratch on `digits-hard`.
+Each row of the table is one training: configuration, seed, log-loss and accuracy on validation and test images, and
+duration in seconds. For each seed, configurations start from the same backbone weights and see the same batches. Seeds
+are completed one after another.
 """
 
 import argparse
@@ -41,14 +41,14 @@ RECIPE = TrainingRecipe(epochs=8, batch=64, learning_rate=0.005)
 
 @dataclass(frozen=True)
 class Table:
-    """What :mod:`tabular` has trained, as far as every configuration has it.
+    """The seeds with which :mod:`tabular` has trained every configuration.
 
     Attributes:
-        space: The space; a gate is its only parameter without a choice.
+        space: The space; its only parameter with a single choice is the gate.
         configs: Its configurations.
         overheads: Parameter overhead of each.
         log_losses: Log-loss on validation and test images together, of shape (configurations, seeds).
-        seconds: What each training took, of the same shape.
+        seconds: Duration of each training, of the same shape.
     """
 
     space: SearchSpace
@@ -59,11 +59,11 @@ class Table:
 
 
 def main() -> None:
-    """Train what is missing."""
+    """Run the missing trainings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no training after so long")
+    parser.add_argument("--jobs", type=int, default=1, help="single-threaded processes")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no training after this time")
     parser.add_argument("--out", type=Path, default=TABLE)
     options = parser.parse_args()
 
@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def train(config: SEConfig, parameters: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Train and judge one configuration: a row of the table."""
+    """Train and evaluate one configuration; return its row of the table."""
     data = images()
     start = time.perf_counter()
     network = Scratch(BACKBONE, data, RECIPE).training(config, seed).finish()
@@ -105,7 +105,7 @@ def train(config: SEConfig, parameters: dict[str, Any], seed: int) -> dict[str, 
 
 @cache
 def images() -> ImageData:
-    """Load the data once for each process."""
+    """Load the data once per process."""
     return load_data(DATA)
 
 
@@ -114,10 +114,10 @@ def load_table(file: Path = TABLE) -> Table:
     """Read the table.
 
     Args:
-        file: What :func:`main` has written.
+        file: The file written by :func:`main`.
 
     Raises:
-        ValueError: If no seed is finished.
+        ValueError: If no seed is complete.
     """
     space = SearchSpace(BACKBONE, SPACE)
     configs = tuple(dict.fromkeys(map(space.to_config, space.enumerate())))

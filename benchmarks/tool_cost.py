@@ -1,13 +1,13 @@
-"""What the tool itself costs: the time around evaluating, the start of the commands, and memory.
+"""Overhead of the tool: time between evaluations, start-up time of commands, and memory.
 
     python benchmarks/tool_cost.py --trials 50 1000 10000 --samplers random tpe --out tool_cost.json
 
-A search runs with an evaluator that answers at once and with latency from the additive model. For each number of trials
-a run folder is filled up to there with trials of random configurations; what is timed are the next ones: from the end
-of one evaluation to the beginning of the next, on the wall clock and as processor time. Each number and sampler has a
-process of its own, whose peak memory is reported. After the timed trials come as many under the profiler: where their
-time goes, with the profiler's own cost in it and parts within parts. Beside these it reports the seconds from starting
-Python to the evaluator's preparation and to the first evaluation, and those of `se-search --help`.
+A search runs with an evaluator that returns immediately and with latency from the additive model. For each number of
+trials, a run folder is filled with trials of random configurations. The next trials are timed, from the end of one
+evaluation to the start of the next, in wall-clock and CPU time. Each number and sampler has its own process, whose peak
+memory is reported. The same number of trials then runs under the profiler; its times include its own overhead, and
+parts can contain each other. The script also reports the seconds from starting Python to the evaluator's preparation
+and to the first evaluation, and those of `se-search --help`.
 """
 
 import argparse
@@ -46,7 +46,7 @@ from se_search.study.evaluator_definition import FROM_PYTHON
 from se_search.study.files import load_study
 from se_search.study.space import SearchSpace
 from se_search.training.evaluator import Evaluation
-from se_search.training.protocols import ProgressBar, Space
+from se_search.training.protocols import ConfigurationSource, ProgressBar
 from se_search.trials.folder import STORAGE_FILE, STUDY_FILE, load_trials
 from se_search.trials.notes import pack, pack_losses, unpack
 
@@ -63,7 +63,7 @@ PARTS = {
     "tell": ("study.py", "tell"),
     "commits": ("base.py", "do_commit"),
 }
-"""Parts of a trial that are told apart: the file and the name of the function whose time, callees included, counts."""
+"""Parts of a trial: file and name of the function whose cumulative time counts."""
 
 _START = """
 import os, sys, time
@@ -85,11 +85,11 @@ se_search.search(sys.argv[1], space=sys.argv[2], evaluator=Null, out=sys.argv[3]
 
 
 class Null:
-    """Answers at once, for each configuration always the same, and keeps when it was asked.
+    """Evaluator that immediately returns a fixed result per configuration and records the times of its calls.
 
     Args:
-        last: Number of evaluations, where there is a profile.
-        profile: Runs between the first and the last evaluation.
+        last: Number of evaluations, with a profile.
+        profile: Profiler to run between the first and the last evaluation.
     """
 
     def __init__(self, last: int = 0, profile: cProfile.Profile | None = None) -> None:
@@ -98,15 +98,15 @@ class Null:
         self.left: list[tuple[float, float]] = []
 
     def __call__(self, study: StudyDefinition, space: SearchSpace, data: ImageData) -> "Null":
-        """Serve as its own factory."""
+        """Act as its own factory."""
         self._images = len(data.validation)
         return self
 
-    def prepare(self, folder: Path, space: Space, progress_bar: ProgressBar) -> None:
-        """Nothing is shared."""
+    def prepare(self, folder: Path, space: ConfigurationSource, progress_bar: ProgressBar) -> None:
+        """Do nothing: there is no shared state."""
 
     def load(self, folder: Path) -> None:
-        """Nothing is kept."""
+        """Do nothing: there is no shared state to load."""
 
     def evaluate(self, config: SEConfig) -> Evaluation:
         """Draw losses with the configuration's name as the seed."""
@@ -120,14 +120,14 @@ class Null:
         return evaluation
 
     def network(self, config: SEConfig) -> torch.nn.Module:
-        """Not asked for: no objective is measured on networks."""
+        """Never called: no objective is measured on networks."""
         raise NotImplementedError
 
     def between(self, clock: int) -> list[float]:
-        """Return the milliseconds from the end of each evaluation to the beginning of the next.
+        """Return the milliseconds from the end of each evaluation to the start of the next.
 
         Args:
-            clock: 0 for that on the wall, 1 for that of the processor.
+            clock: 0 for wall-clock time, 1 for CPU time.
         """
         return [1000 * (b[clock] - a[clock]) for a, b in zip(self.left, self.entered[1:], strict=False)]
 
@@ -137,26 +137,26 @@ def _now() -> tuple[float, float]:
 
 
 def evaluate(config: SEConfig, images: int) -> Evaluation:
-    """Return what :class:`Null` answers."""
+    """Return the fixed result of a configuration."""
     losses = np.random.default_rng(int(config.id, 16)).exponential(size=(1, images)).astype(np.float32)
     correct = losses < 1
     return Evaluation(accuracy_estimate(correct[0]), mean_estimate(losses[0]), correct, losses)
 
 
 def main() -> None:
-    """Measure, print, and write what was measured."""
+    """Measure, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--space", default="blocks")
     parser.add_argument("--trials", type=int, nargs="+", default=[50, 1000, 10_000])
     parser.add_argument("--samplers", nargs="+", default=["random", "tpe"])
-    parser.add_argument("--timed", type=int, default=20, help="trials timed after each number of trials")
-    parser.add_argument("--starts", type=int, default=5, help="starts of each command")
-    parser.add_argument("--out", type=Path, help="JSON file")
+    parser.add_argument("--timed", type=int, default=20, help="timed trials per number of trials")
+    parser.add_argument("--starts", type=int, default=5, help="starts per command")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
 
     measured: dict[str, Any] = {"backbone": options.backbone, "space": options.space, "trials": []}
-    # One process each, so that peak memory is that of one search.
+    # One process each, so that peak memory is per search.
     pools = multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1)
     with tempfile.TemporaryDirectory() as kept, pools as pool:
         for trials in options.trials:
@@ -198,7 +198,7 @@ def fill(backbone: str, space: str, trials: int, folder: Path) -> None:
     points = SearchSpace(backbone, first.resolved_space)
     known = {points.to_config(trial.params).structure for trial in study.get_trials()}
     rng = random.Random(0)
-    # Optuna takes minutes to add ten thousand trials.
+    # Optuna needs minutes to add ten thousand trials.
     with closing(sqlite3.connect(folder / STORAGE_FILE)) as connection, connection:
         while len(known) < trials:
             parameters = {name: rng.choice(one.choices) for name, one in points.distributions.items()}
@@ -216,9 +216,9 @@ def add_trial(
     config: SEConfig,
     space: SearchSpace,
 ) -> None:
-    """Add a complete trial of ``config`` with all that a search notes.
+    """Add a complete trial of ``config`` with all attributes that a search records.
 
-    What takes long to count is the template's, and latency is made up: here nobody reads them.
+    Values that are slow to count are copied from the template, and latency is invented; nothing here reads them.
     """
     evaluation = evaluate(config, len(unpack(template.user_attrs["correct"])[0]))
     overhead = added_parameters(config) / backbone_parameters(config.backbone)
@@ -255,7 +255,7 @@ def add_trial(
 
 
 def measure_trials(backbone: str, space: str, sampler: str, trials: int, timed: int, filled: Path) -> dict[str, Any]:
-    """Go on with a copy of a filled run folder and time the trials after its last; then profile as many."""
+    """Resume a copy of a filled run folder and time the next trials; then profile as many."""
     console.quiet = True
     folder = filled.with_name(f"{trials}-{sampler}")
     shutil.copytree(filled, folder)
@@ -273,14 +273,14 @@ def measure_trials(backbone: str, space: str, sampler: str, trials: int, timed: 
         "trials": trials,
         "milliseconds": plain.between(0),
         "processor_milliseconds": plain.between(1),
-        "seconds_to_go_on": plain.entered[0][0] - started,
+        "seconds_to_resume": plain.entered[0][0] - started,
         "peak_mib": peak,
         "parts": parts_of(profile, timed),
     }
 
 
 def parts_of(profile: cProfile.Profile, trials: int) -> dict[str, float]:
-    """Return the milliseconds of a trial that each part takes under the profiler, with all that it calls."""
+    """Return the cumulative milliseconds per trial of each part under the profiler."""
     totals = dict.fromkeys(PARTS, 0.0)
     # Each entry: calls, primitive calls, own time, time with callees, callers.
     for (file, _, function), entry in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
@@ -291,7 +291,7 @@ def parts_of(profile: cProfile.Profile, trials: int) -> dict[str, float]:
 
 
 def measure_start(backbone: str, space: str, starts: int) -> dict[str, float]:
-    """Return medians of the seconds from the start of a process to what a user waits for."""
+    """Return median seconds from process start to preparation, first evaluation, and end of ``--help``."""
     moments: dict[str, list[float]] = {}
     for _ in range(starts):
         with tempfile.TemporaryDirectory() as folder:
@@ -308,12 +308,12 @@ def measure_start(backbone: str, space: str, starts: int) -> dict[str, float]:
 
 
 def show(one: dict[str, Any]) -> None:
-    """Print what was measured at one number of trials."""
+    """Print the results for one number of trials."""
     times, busy = sorted(one["milliseconds"]), statistics.median(one["processor_milliseconds"])
     print(
         f"{one['sampler']} at {one['trials']} trials: median {statistics.median(times):.0f} ms a trial "
         f"({times[0]:.0f} to {times[-1]:.0f}), {busy:.0f} ms of the processor; "
-        f"{one['seconds_to_go_on']:.1f} s to go on, peak {one['peak_mib']:.0f} MiB"
+        f"{one['seconds_to_resume']:.1f} s to resume, peak {one['peak_mib']:.0f} MiB"
     )
     print("  profiled, ms: " + ", ".join(f"{part} {ms:.1f}" for part, ms in one["parts"].items()), flush=True)
 

@@ -1,8 +1,8 @@
-"""How much faster several workers of one machine are than one: searches of the same configurations, in turn.
+"""Speed-up by several workers on one machine.
 
-Every configuration is trained from scratch for some epochs, which is what workers are for. All searches have the same
-seed and the random sampler, so that they evaluate the same configurations, and share the same CPU threads. The time of
-a search is that between the start of its first and the end of its last trial: without what starting processes takes.
+Every configuration is trained from scratch for some epochs. All searches have the same seed and the random sampler, so
+that they evaluate the same configurations, and the same number of CPU threads. The duration of a search is measured
+from the start of its first trial to the end of its last, without the start-up of processes.
 
     python benchmarks/workers.py --workers 1 2 --rounds 3
 """
@@ -20,7 +20,7 @@ from se_search.trials.folder import load_trials
 
 
 def seconds_of_a_search(workers: int, arguments: argparse.Namespace) -> float:
-    """Search, and return the seconds between the first start and the last end of a trial."""
+    """Search, and return the seconds from the first start to the last end of a trial."""
     with tempfile.TemporaryDirectory() as folder:
         run = se_search.search(
             arguments.backbone,
@@ -47,7 +47,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--predicted", action="store_true", help="latency from the additive model, not measured")
+    parser.add_argument(
+        "--predicted", action="store_true", help="predict latency with the additive model instead of measuring"
+    )
     parser.add_argument("--latency-limit", type=float, default=2.0)
     parser.add_argument("--to", type=Path, default=Path("workers.json"))
     arguments = parser.parse_args()

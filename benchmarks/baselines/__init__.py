@@ -1,8 +1,8 @@
-"""What people would do instead of se-search: baselines that share one interface.
+"""Baselines for se-search with a common interface.
 
-Each module has a function ``search(evaluate, space, budget, seed)`` that returns the configurations it tried, in order.
-``evaluate`` gives log-loss and parameter overhead, both to be minimised, and remembers what it has evaluated: asking
-twice costs nothing.
+Each module has a function ``search(evaluate, space, budget, seed)`` that returns the tried configurations in order.
+``evaluate`` returns log-loss and parameter overhead, both to be minimised, and is cached: repeated calls cost
+nothing.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

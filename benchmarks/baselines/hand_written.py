@@ -1,8 +1,8 @@
-"""The script that a user of Optuna and timm would write by hand: each trial is a training from scratch.
+"""A hand-written script with Optuna and timm: each trial is a training from scratch.
 
-Optuna's default sampler proposes a ratio for each stage. timm's ResNets take one attention layer for the whole network
-(``block_args``), so the blocks of each stage come from ``se_search.create_model``: written by hand, that part would be
-longer and no faster. Optimizer, schedule and their settings are those with which the benchmark verifies all methods.
+Optuna's default sampler proposes a ratio per stage. timm's ResNets accept one attention layer for the whole network
+(``block_args``), so ``se_search.create_model`` inserts the blocks; hand-written code would be longer and no faster.
+Optimizer and schedule are those with which the benchmark verifies all methods.
 """
 
 from typing import Any, cast

@@ -1,11 +1,11 @@
 """Evolutionary search as in Once-for-All (Cai et al. 2020) with a trained supernet.
 
 Settings are those of ``ofa/nas/search_algorithm/evolution.py`` in https://github.com/mit-han-lab/once-for-all: the best
-quarter of a population are parents; half of the children are mutations, in which each choice is drawn anew with
-probability 0.1, half are crossovers, which take each choice from one of two parents; parents stay in the population.
-Three things differ. Populations of 100 over 500 generations became a quarter of the budget, because there is no
-predictor here that makes evaluations free. There is a front instead of one constraint, so the best are the first
-fronts, spread by overhead where one does not fit in whole. A child that was evaluated before is made anew.
+quarter of a population are parents; half of the children are mutations, which redraw each choice with probability 0.1;
+half are crossovers, which take each choice from one of two parents; parents stay in the population. Three things
+differ. Instead of 100 over 500 generations, the population is a quarter of the budget, because evaluations are not
+free without a predictor. Instead of one constraint there is a front, so the best are the first fronts, spread by
+overhead if one does not fit. A child that was evaluated before is replaced.
 """
 
 import random

@@ -1,7 +1,7 @@
 """The fixed choices of the paper (Hu et al., section 6 of the journal version), without a search.
 
-They are no SE, uniform reduction ratios, r=16 without the last stage and r=16 in one stage alone, as far as the space
-holds them. Who follows the paper trains them by themselves.
+They are no SE, uniform reduction ratios, r=16 without the last stage and r=16 in a single stage, if the space contains
+them. Each is trained stand-alone.
 """
 
 from baselines import Evaluate

@@ -1,6 +1,6 @@
-"""Ax as a script would use it: its Bayesian optimisation for several objectives, with what it chooses by itself.
+"""Ax with its default settings: multi-objective Bayesian optimisation.
 
-``pip install ax-platform`` is needed for this file alone; written for Ax 1.3.
+Requires ``pip install ax-platform``; written for Ax 1.3.
 """
 
 import logging

@@ -1,9 +1,9 @@
-"""What the releases of other packages do not contain: lines with certain words in their Python files.
+"""Count the lines with certain words in the Python files of other packages.
 
     python benchmarks/baselines/peer_words.py wheels/*.whl
 
-The wheels are those that ``pip download --no-deps --dest wheels syne-tune==0.16.0`` fetches, and so on. Where
-``docs/how-it-compares.md`` says that something was not found, the count here is 0.
+Download each wheel with a command like ``pip download --no-deps --dest wheels syne-tune==0.16.0``. The count is 0 for
+every feature that ``docs/how-it-compares.md`` reports as not found.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 WORDS = {
-    "networks of timm": r"^\s*(import|from) timm\b",
+    "timm networks": r"^\s*(import|from) timm\b",
     "SE blocks": r"squeeze_?excit",
     "weight sharing": r"supernet|super_net|super-net|weight.sharing",
     "a model of a known cost": r"GenericDeterministicModel",

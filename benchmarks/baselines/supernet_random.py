@@ -1,4 +1,4 @@
-"""Random search with a trained supernet: every parameter uniformly, nothing twice."""
+"""Random search with a trained supernet: uniform over every parameter, without repetition."""
 
 import random
 
@@ -8,7 +8,7 @@ from se_search.study.space import SearchSpace
 
 
 def search(evaluate: Evaluate, space: SearchSpace, budget: int, seed: int) -> list[SEConfig]:
-    """Evaluate configurations drawn at random; fewer than the budget where none is left."""
+    """Evaluate random configurations, until the budget or the space is exhausted."""
     rng = random.Random(seed)
     tried: list[SEConfig] = []
     while len(tried) < budget:
