@@ -13,6 +13,7 @@ import typer
 
 from . import __version__
 from .errors import DefinitionError, SeSearchError, naming_options
+from .export.formats import FORMATS
 from .progress import console, progress_bar, say
 from .study.options import OPTIONS, read_settings, shows_parameters
 
@@ -358,7 +359,14 @@ def _compare(folders: list[Path], to: Path) -> None:
     say(f"Comparison: {page}", to_copy=True)
 
 
+def _format_flags() -> Iterator[inspect.Parameter]:
+    for one in FORMATS.values():
+        annotation = Annotated[bool, typer.Option(f"--{one.name}", help=f"Also write {one.help}.")]
+        yield inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
+
+
 @_command()
+@shows_parameters(_format_flags())
 def export(
     folder: RunFolder,
     pick: Annotated[
@@ -372,18 +380,18 @@ def export(
     plain: Annotated[
         bool, typer.Option("--plain", help="Name timm's own architecture, where it is the same network.")
     ] = False,
-    standalone: Annotated[
-        bool, typer.Option("--standalone", help="Also write model.py, which builds the network without se_search.")
-    ] = False,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Also write model.onnx.")] = False,
-    pt2: Annotated[bool, typer.Option("--pt2", help="Also write model.pt2, for torch.export.load.")] = False,
-    openvino: Annotated[bool, typer.Option("--openvino", help="Also write model.xml with its model.bin.")] = False,
+    *,
     optimized: Annotated[
         bool,
         typer.Option("--optimized", help="Write these (model.pt2 if none) with SE blocks that cost less time."),
     ] = False,
     formats: Annotated[
-        list[str] | None, typer.Option("--format", metavar="NAME", help="Also write an export format of a plugin.")
+        list[str] | None,
+        typer.Option(
+            "--format",
+            metavar=f"[{'|'.join([*FORMATS, 'NAME'])}]",
+            help="Also write this format. NAME is that of a plugin. May be given more than once.",
+        ),
     ] = None,
     push_to_hub: Annotated[
         str | None,
@@ -391,6 +399,7 @@ def export(
             metavar="REPOSITORY", help="Also upload the folder, with the token of HF_TOKEN or `hf auth login`."
         ),
     ] = None,
+    **flags: bool,
 ) -> None:
     """Write a found network as a folder that timm loads. It has a model card.
 
@@ -403,9 +412,8 @@ def export(
       se-search export runs/resnet50-digits --verified --to verified
       se-search export runs/resnet50-digits --trial 0 --plain --to plain
       se-search export runs/resnet50-digits --standalone --to standalone
-      se-search export runs/resnet50-digits --onnx --to with-onnx
-      se-search export runs/resnet50-digits --pt2 --to with-pt2
-      se-search export runs/resnet50-digits --openvino --to with-openvino
+      se-search export runs/resnet50-digits --onnx --pt2 --to graphs
+      se-search export runs/resnet50-digits --format openvino --to with-openvino
       se-search export runs/resnet50-digits --optimized --onnx --to optimized
       se-search export runs/resnet50-digits --push-to-hub me/my-network
     """
@@ -418,13 +426,10 @@ def export(
         to,
         verified=verified,
         plain=plain,
-        standalone=standalone,
-        onnx=onnx,
-        pt2=pt2,
-        openvino=openvino,
         optimized=optimized,
         formats=formats or (),
         push_to_hub=push_to_hub,
+        **flags,
     )
     show_exported(exported, plain)
 

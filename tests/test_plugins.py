@@ -18,7 +18,6 @@ from se_search.api import configurations, exporters, load_config
 from se_search.cli import app
 from se_search.data.load import load_data
 from se_search.errors import ConfigurationError, DefinitionError, ExportError, RunFolderError
-from se_search.export.exporters import find_exporter
 from se_search.plugins import EXPORTERS, SPACES, find_plugin, find_plugins
 from se_search.study.files import load_space
 from se_search.study.space_definition import SpaceDefinition
@@ -237,7 +236,7 @@ def test_the_command_writes_an_export_format_of_a_plugin(installed, finished_run
         assert (finished_run / "exported" / "names" / "names.txt").read_text().split()
     refused = invoke("export", "run", "--format", "nmes")
     assert refused.exit_code == 2
-    assert "'nmes' is unknown: installed are names; near names: names" in refused.stderr
+    assert "'nmes' is unknown: known are standalone, onnx, pt2, openvino, names; near names: names" in refused.stderr
 
 
 def test_folders_of_formats_are_recorded_uploaded_and_removed_with_the_next_export(installed, tmp_path, monkeypatch):
@@ -245,7 +244,7 @@ def test_folders_of_formats_are_recorded_uploaded_and_removed_with_the_next_expo
     monkeypatch.setattr("se_search.export.timm_folder.check_upload", lambda repository: None)
     monkeypatch.setattr("se_search.export.timm_folder.upload", lambda folder, repository, files: uploaded.extend(files))
     folder, model = tmp_path / "exported", create_model(SEConfig("test_resnet"))
-    written = export_timm(model, folder, writers={"names": find_exporter("names")}, push_to_hub="me/network")
+    written = export_timm(model, folder, formats=("names",), push_to_hub="me/network")
     assert "names/" in written.files
     assert "names/*" in uploaded
     assert "`names/`" in (folder / "README.md").read_text()
@@ -278,7 +277,7 @@ def test_an_export_format_that_fails_is_named_and_nothing_is_written(installed, 
     importlib.import_module("example_plugin")
     monkeypatch.setattr("example_plugin.write_names", fail)
     with pytest.raises(ExportError) as refusal:
-        export_timm(create_model(SEConfig("test_resnet")), tmp_path / "new", writers={"names": find_exporter("names")})
+        export_timm(create_model(SEConfig("test_resnet")), tmp_path / "new", formats=("names",))
     assert_one_sentence(refusal.value, "export format 'names' of package example-plugin cannot write the network", told)
     assert not (tmp_path / "new").exists()
 

@@ -1,6 +1,6 @@
 """The Python calls behind the command line."""
 
-from ..export.exporters import exporters
+from ..export.formats import exporters
 from ..network.configurations import configurations, load_config
 from ..report.comparison import write_comparison
 from .excitation import Excitation, analyze_excitation

@@ -16,7 +16,7 @@ from ..data.image_data import ImageData
 from ..driver.loop import load_network
 from ..driver.verification import load_verified, run_verification
 from ..errors import DefinitionError, RunFolderError
-from ..export.exporters import find_exporter
+from ..export.formats import choose_formats
 from ..export.timm_folder import Exported, check_target, export_timm
 from ..files import refusing_unwritable, write_text
 from ..network.config import SEConfig
@@ -145,15 +145,12 @@ class Run:
         trial: int | None = None,
         to: str | os.PathLike[str] = "exported",
         *,
+        formats: Sequence[str] = (),
         verified: bool = False,
         plain: bool = False,
-        standalone: bool = False,
-        onnx: bool = False,
-        pt2: bool = False,
-        openvino: bool = False,
         optimized: bool = False,
-        formats: Sequence[str] = (),
         push_to_hub: str | None = None,
+        **flags: bool,
     ) -> Exported:
         """Write a found network as a timm folder, with the weights that the search evaluated or verification trained.
 
@@ -161,16 +158,12 @@ class Run:
             pick: As in :meth:`config`.
             trial: As in :meth:`config`.
             to: Folder to write; new, empty or of an earlier export.
+            formats: Also write these, such as ``("onnx", "pt2")``; see :func:`se_search.export_timm`.
             verified: Take the weights of the longest verification (of its first seed) instead of the search's.
             plain: Name timm's own architecture that is the same network, so that nothing but timm is needed to load it.
-            standalone: Also write ``model.py``, which builds the network without this package.
-            onnx: Also write ``model.onnx``.
-            pt2: Also write ``model.pt2``, a program of ``torch.export``.
-            openvino: Also write ``model.xml`` with its ``model.bin``.
-            optimized: Write these files of the network as :func:`se_search.optimize_for_inference` rewrites it, and
-                ``model.pt2`` if none is asked for.
-            formats: Also write these export formats of plugins, each into a folder of its name below ``to``.
+            optimized: As in :func:`se_search.export_timm`.
             push_to_hub: Also upload the folder to this repository, ``OWNER/NAME``.
+            **flags: As in :func:`se_search.export_timm`.
 
         Returns:
             What was written; its ``trial`` is the number of the exported trial.
@@ -181,7 +174,7 @@ class Run:
         """
         row, run = self._find(pick, trial)
         check_target(Path(to))
-        writers = {name: find_exporter(name) for name in formats}
+        choose_formats(formats, flags, optimized)  # refused before weights are loaded
         model, data = self._load(row, verified)
         origin = origin_of_trial(row, run, verified)
         exported = export_timm(
@@ -199,14 +192,11 @@ class Run:
             ),
             label_names=data.label_names,
             origin=origin,
+            formats=formats,
             plain=plain,
-            standalone=standalone,
-            onnx=onnx,
-            pt2=pt2,
-            openvino=openvino,
             optimized=optimized,
-            writers=writers,
             push_to_hub=push_to_hub,
+            **flags,
         )
         return replace(exported, trial=row["number"])
 

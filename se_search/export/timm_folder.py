@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from timm.models._hub import save_config_for_hf  # timm.models does not export it
 from torch import nn
 
 from .. import __version__
-from ..deployment.graph import compare, export_onnx, export_openvino, export_program
-from ..deployment.inference import optimize_for_inference
 from ..errors import ConfigurationError, ExportError, RunFolderError
 from ..files import digest_of, draft_beside, move_into_place, refusing_unwritable
 from ..network.backbones import default_input_size
@@ -24,23 +21,13 @@ from ..network.config import SEConfig
 from ..network.insertion import create_model_on_meta, write_weights
 from ..words import counted
 from .card import Files, Origin, render_card, title_of, unknown_origin
-from .exporters import Exporter
+from .formats import FORMATS, ExportedNetwork, choose_formats
 from .hub import check_upload, upload
 from .loading import CONFIG, RECORD, WEIGHTS, is_export, recorded_formats
 from .registry import se_search
-from .standalone import check_standalone, render_standalone
 from .twin import bare_arguments, find_twin, load_twin, outputs
 
-_CARD, _STANDALONE = "README.md", "model.py"
-_GRAPHS = {
-    "onnx": (export_onnx, "model.onnx"),
-    "pt2": (export_program, "model.pt2"),
-    "openvino": (export_openvino, "model.xml"),
-}
-_FILES = (
-    *(CONFIG, WEIGHTS, _CARD, _STANDALONE),
-    *("model.onnx", "model.onnx.data", "model.pt2", "model.xml", "model.bin"),
-)
+_CARD = "README.md"
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")  # timm's
 
 # Entries that describe timm's published weights, not the exported ones.
@@ -78,6 +65,11 @@ class Exported:
     trial: int | None = None
 
 
+def _own_files() -> tuple[str, ...]:
+    """Names of all files that an export may write, outside folders of plugins."""
+    return (CONFIG, WEIGHTS, _CARD, *(file for one in FORMATS.values() for file in one.files))
+
+
 def check_target(folder: Path) -> None:
     """Check, without writing, that ``folder`` is new, empty or an earlier export.
 
@@ -90,7 +82,7 @@ def check_target(folder: Path) -> None:
         return
     entries = sorted(entry.name for entry in folder.iterdir())
     exported = is_export(folder)
-    others = [name for name in entries if name not in (*_FILES, *recorded_formats(folder))]
+    others = [name for name in entries if name not in (*_own_files(), *recorded_formats(folder))]
     if others:
         raise RunFolderError(f"{folder} contains other files ({others[0]}): choose another folder with --to")
     if entries and not exported:
@@ -112,19 +104,17 @@ def export_timm(
     *,
     label_names: Sequence[str] | None = None,
     origin: Origin | None = None,
+    formats: Sequence[str] = (),
     plain: bool = False,
-    standalone: bool = False,
-    onnx: bool = False,
-    pt2: bool = False,
-    openvino: bool = False,
     optimized: bool = False,
-    writers: Mapping[str, Exporter] | None = None,
     push_to_hub: str | None = None,
+    **flags: bool,
 ) -> Exported:
     """Write ``config.json``, ``model.safetensors`` and a model card, for ``timm.create_model("local-dir:FOLDER")``.
 
     The loading process must first ``import se_search``, which registers the architecture. Files are moved into place
-    only when all are complete.
+    only when all are complete. There are many parameters because ``input_size`` to ``crop_mode`` are timm's, by its
+    names.
 
     Args:
         model: A network from :func:`se_search.create_model` or :func:`se_search.insert`.
@@ -138,15 +128,13 @@ def export_timm(
         description: Description of the weights.
         label_names: Names of the classes, in the order of the outputs.
         origin: Origin of the weights; ``description`` by default.
+        formats: Also write these formats: ``"standalone"`` (``model.py``, which builds the network without se_search),
+            ``"onnx"``, ``"pt2"``, ``"openvino"``, or a plugin's, which writes into a subfolder of its name.
         plain: Write the folder for timm's own architecture that is the same network, so that loading needs only timm.
-        standalone: Also write ``model.py``, which builds the network without se_search.
-        onnx: Also write ``model.onnx``.
-        pt2: Also write ``model.pt2``, a program of ``torch.export``.
-        openvino: Also write ``model.xml`` and ``model.bin``.
-        optimized: Write these three formats from the output of :func:`se_search.optimize_for_inference`; ``model.pt2``
-            if none of them is requested.
-        writers: Export functions ``(model, folder, input_size)`` by name; each writes into a subfolder of its name.
+        optimized: Write ``onnx``, ``pt2`` and ``openvino`` from the output of
+            :func:`se_search.optimize_for_inference`; ``pt2`` if none of them is requested.
         push_to_hub: Also upload the folder to this repository, ``OWNER/NAME``.
+        **flags: ``onnx=True`` is the same as ``formats=("onnx",)``, likewise for the other shipped formats.
 
     Raises:
         ConfigurationError: If the model was not created by this package.
@@ -158,6 +146,7 @@ def export_timm(
         raise ConfigurationError(f"this {type(model).__name__} has no SE configuration: create it with create_model")
     target = Path(folder)
     check_target(target)
+    chosen = choose_formats(formats, flags, optimized)
     if push_to_hub is not None:
         check_upload(push_to_hub)
     if label_names is not None and len(label_names) != model.num_classes:
@@ -181,11 +170,11 @@ def export_timm(
             f"--plain is not possible because no timm architecture equals {config.backbone} with these SE blocks: use "
             "--standalone to write a file that builds it without se_search"
         )
-    pt2 = pt2 or (optimized and not onnx and not openvino)
-    graphs = [_GRAPHS[name] for name, wanted in (("onnx", onnx), ("pt2", pt2), ("openvino", openvino)) if wanted]
-    writers = writers or {}
-    folders = tuple(f"{name}/" for name in writers)
-    extra = (*([_STANDALONE] if standalone else []), *(file for _, file in graphs))
+    network = ExportedNetwork(model, single, config, size, optimized)
+    main = [one.files[0] for one in chosen]
+    folders = tuple(name for name in main if name.endswith("/"))
+    extra = tuple(name for name in main if name not in folders)
+    plugins = [name.rstrip("/") for name in folders]
     with refusing_unwritable(target, ": choose another folder with --to"), draft_beside(target) as draft:
         write_weights(model, draft / WEIGHTS)
         written = _write_config(
@@ -196,7 +185,7 @@ def export_timm(
             data,
             description,
             label_names,
-            list(writers),
+            plugins,
         )
         if plain:
             _check_plain(draft, single, size)
@@ -210,26 +199,19 @@ def export_timm(
             label_names,
         )
         (draft / _CARD).write_text(card, encoding="utf-8")
-        if standalone:
-            (draft / _STANDALONE).write_text(render_standalone(model, config), encoding="utf-8")
-            check_standalone(draft, single, size)
-        deployed = _optimize(single, size) if optimized else model
-        for export, file in graphs:
-            export(deployed, draft / file, size)
-        for name, write in writers.items():
-            (draft / name).mkdir()
-            write(model, draft / name, size)
-        files = tuple(name for name in _FILES if (draft / name).exists())
+        for one in chosen:
+            one.write(network, draft)
+        files = tuple(name for name in _own_files() if (draft / name).exists())
         earlier = recorded_formats(target)
         target.mkdir(parents=True, exist_ok=True)
         # The configuration first, so that an interrupted export is still recognised as one.
         for name in files:
             move_into_place(draft / name, target / name)
-        for name in set(_FILES).difference(files):
+        for name in set(_own_files()).difference(files):
             (target / name).unlink(missing_ok=True)
-        for name in {*earlier, *writers}:
+        for name in {*earlier, *plugins}:
             shutil.rmtree(target / name, ignore_errors=True)
-        for name in writers:
+        for name in plugins:
             (draft / name).rename(target / name)
     if push_to_hub is not None:
         upload(target, push_to_hub, [*files, *(f"{name}*" for name in folders)])
@@ -309,10 +291,3 @@ def _check_data(channels: int, data: Mapping[str, Any]) -> None:
     interpolation = data["interpolation"]
     if interpolation is not None and interpolation not in _INTERPOLATIONS:
         raise ExportError(f"interpolation {interpolation!r} is unknown: choose one of {', '.join(_INTERPOLATIONS)}")
-
-
-def _optimize(network: nn.Module, input_size: tuple[int, int, int]) -> nn.Module:
-    optimized = optimize_for_inference(network, input_size)
-    with torch.no_grad():
-        compare(network, optimized, input_size, "an optimized network")
-    return optimized

@@ -235,7 +235,7 @@ def test_a_foreign_network_is_refused(tmp_path):
 
 
 def test_what_an_earlier_export_wrote_besides_does_not_stay(tmp_path):
-    model = exported(varied("resnet10t"), tmp_path / "exported", standalone=True, pt2=True, input_size=(3, 32, 32))
+    model = exported(varied("resnet10t"), tmp_path / "exported", formats=("standalone", "pt2"), input_size=(3, 32, 32))
     assert (tmp_path / "exported" / "model.pt2").exists()
     export_timm(model, tmp_path / "exported", input_size=(3, 32, 32))
     names = {path.name for path in (tmp_path / "exported").iterdir()}
@@ -259,7 +259,7 @@ def test_an_export_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     for folder in (target, tmp_path / "new" / "folder"):
         with pytest.raises(ExportError, match="onnx"):
-            exported(SEConfig("resnet10t"), folder, onnx=True)
+            exported(SEConfig("resnet10t"), folder, formats=["onnx"])
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
     assert list(tmp_path.iterdir()) == [target]
 
