@@ -14,6 +14,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,8 +87,8 @@ def write_page(folder: Path, count: int) -> str:
     ordered = table.sort_values("parameter_overhead")
     best = ordered["accuracy"].cummax()
     table["on_front"] = ordered["accuracy"].eq(best) & best.diff().fillna(1).gt(0)
-    history = [float(value) for value in np.linspace(0.1, 0.4, count)]
-    return render_report(table, run | {"picks": pick_trials(table), "hypervolume_history": history})
+    history = tuple(float(value) for value in np.linspace(0.1, 0.4, count))
+    return render_report(table, replace(run, picks=pick_trials(table), hypervolume_history=history))
 
 
 def open_page(browser: Browser, file: Path, width: int) -> float:

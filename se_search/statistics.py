@@ -20,6 +20,10 @@ CONFIDENCE = 0.95
 _Values = npt.NDArray[np.float64]
 
 
+Interval = tuple[float, float, float]
+"""A value with the ends of its interval, as JSON has it."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A value with the ends of its interval: 95 % unless another confidence was asked for."""

@@ -31,18 +31,18 @@ def show_front(folder: Path) -> None:
 
     results, run = read_results(folder)
     say("")
-    say(f"Pareto front ({run['quality']} estimated by {run['evaluator'].method}, 95 % intervals):")
+    say(f"Pareto front ({run.quality.words} estimated by {run.evaluator.method}, 95 % intervals):")
     _print_table(describe_front(results, run))
-    for sentence in (run["gain"], *run["cautions"]):
+    for sentence in (run.gain.sentence if run.gain else "", *run.cautions):
         if sentence:
             say(sentence)
     failed = int((results["state"] == "failed").sum())
     if failed:
         say(f"{failed} trials failed; trials.csv holds their reasons.")
-    if run["data"]["unreadable"]:
-        say(f"{counted(len(run['data']['unreadable']), 'image')} cannot be read, left out; run.json names them.")
+    if run.data.unreadable:
+        say(f"{counted(len(run.data.unreadable), 'image')} cannot be read, left out; run.json names them.")
     say(f"Report: {folder / 'report.html'}", to_copy=True)
-    if run["picks"]:
+    if run.picks:
         verify, export = ["verify", str(folder)], ["export", str(folder), "--pick", "knee", "--to", "exported"]
         say(f"Next:   {shlex.join([_program(), *verify])}", to_copy=True)
         say(f"        {shlex.join([_program(), *export])}", to_copy=True)
@@ -51,16 +51,16 @@ def show_front(folder: Path) -> None:
 def show_verified(folder: Path) -> None:
     """Show what verification has found in a run folder."""
 
-    for schedule in read_results(folder)[1]["verified"]:
+    for schedule in read_results(folder)[1].verified:
         say("")
         say(
-            f"Trained by themselves for {counted(schedule['epochs'], 'epoch')} with "
-            f"{counted(len(schedule['seeds']), 'seed')}, "
-            f"judged on {schedule['images']} test images (95 % intervals):"
+            f"Trained by themselves for {counted(schedule.epochs, 'epoch')} with "
+            f"{counted(len(schedule.seeds), 'seed')}, "
+            f"judged on {schedule.images} test images (95 % intervals):"
         )
         _print_table(describe_verified(schedule))
-        say(schedule["finding"])
-        for sentence in schedule["ranking"]:
+        say(schedule.finding)
+        for sentence in schedule.ranking:
             say(sentence)
     say(f"Report: {folder / 'report.html'}", to_copy=True)
 

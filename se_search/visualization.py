@@ -4,7 +4,6 @@ Each takes a :class:`se_search.Run` and returns a ``plotly.graph_objects.Figure`
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -13,7 +12,7 @@ from .api import Run
 from .errors import RunFolderError
 from .report import figures, parallel, scatter
 from .report.groups import add_texts
-from .results.record import read_results
+from .results.record import RunRecord, read_results
 
 
 def plot_quality_against_overhead(run: Run) -> go.Figure:
@@ -62,7 +61,7 @@ def plot_front(run: Run) -> go.Figure:
     return _draw(figures.front_heat_map, run)
 
 
-def _draw(draw: Callable[[pd.DataFrame, dict[str, Any]], go.Figure], run: Run) -> go.Figure:
+def _draw(draw: Callable[[pd.DataFrame, RunRecord], go.Figure], run: Run) -> go.Figure:
     results = read_results(run.folder)
     figure = draw(*results)
     add_texts([figure], *results)

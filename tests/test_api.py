@@ -105,7 +105,7 @@ def test_the_front_in_words_is_the_front(finished_run):
         list(front["parameter_overhead"] * 100), abs=0.005
     )
     picked = {pick: number for number, text in zip(words["trial"], words[""], strict=True) for pick in text.split(", ")}
-    assert {pick: int(picked[pick]) for pick in run["picks"]} == run["picks"]
+    assert {pick: int(picked[pick]) for pick in run.picks} == run.picks
 
 
 def test_figures_are_those_of_the_report(finished_run):
@@ -261,7 +261,8 @@ def test_an_objective_of_ones_own_is_a_metric_of_the_study_and_a_column_of_the_t
     run = json.loads(Path("run/run.json").read_text())
     assert run["objectives"] == ["accuracy", "energy"]
     assert run["hypervolume_reference"]["energy"] == max(expected.values())
-    assert list(describe_front(with_energy.trials, run)["energy"]) == [f"{v:.4g}" for v in with_energy.front["energy"]]
+    front = describe_front(*read_results(Path("run")))
+    assert list(front["energy"]) == [f"{v:.4g}" for v in with_energy.front["energy"]]
     page = Path("run/report.html").read_text()
     assert "accuracy, energy" in page
     cells = re.findall(r'<td data-value="([\d.]+)">\s*([\d.e+]+)</td>', page)

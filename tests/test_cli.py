@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from se_search import SEConfig, __version__, parameter_overhead
 from se_search.cli import app
 from se_search.network.insertion import whole_state
+from se_search.results.excitation import AnalysisPage
 from se_search.results.record import read_results
 
 COMMANDS = sorted(typer.main.get_command(app).commands)
@@ -278,7 +279,7 @@ def test_excitation_analyses_a_member_of_a_run_and_the_report_knows_of_it(finish
     assert analysis["data"] == {"name": "digits", "split": "validation", "images": 400, "classes": 10}
     assert {one["name"] for one in analysis["classes"]} == {"0", "3", "8"}
     assert {len(one["shown"]) for one in analysis["blocks"]} == {5}
-    assert run["excitation"] == [{"trial": 1, "verified": False, "page": "excitation/trial-1/excitation.html"}]
+    assert run.excitation == (AnalysisPage(1, False, "excitation/trial-1/excitation.html"),)
     for block in analysis["blocks"]:
         (row,) = [line for line in result.stdout.splitlines() if line.startswith(block["block"])]
         assert row.split()[1] == str(block["stage"])

@@ -78,7 +78,7 @@ def _write_live(folder: Path, every: int) -> tuple[str, bool]:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
     done = int((trials["state"] != "failed").sum())
-    return f"{done} of {description['budget']}: {folder / REPORT_FILE}", bool(description["finished"])
+    return f"{done} of {description.budget}: {folder / REPORT_FILE}", bool(description.finished)
 
 
 def _has_begun(folder: Path) -> bool:

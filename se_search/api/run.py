@@ -26,7 +26,7 @@ from ..report.images import write_images
 from ..report.page import render_report
 from ..report.tables import describe_front
 from ..report.text import render_markdown
-from ..results.record import read_results, write_results
+from ..results.record import RunRecord, read_results, write_results
 from ..results.table import PICKS, front_of
 from ..trials.evaluators import EvaluatorFactory
 from ..trials.folder import PARETO_FILE, REPORT_FILE, TRIALS_FILE, read_definition
@@ -74,12 +74,12 @@ class Run:
 
     def _repr_html_(self) -> str:
         table, run = read_results(self.folder)
-        said = "".join(f"<p>{escape(line)}</p>" for line in run["cautions"])
+        said = "".join(f"<p>{escape(line)}</p>" for line in run.cautions)
         front = describe_front(table, run)
         shown = "" if front.empty else front.to_html(index=False, border=0)
         report = self.folder / REPORT_FILE
         where = f"Report: {report}" if report.is_file() else f"No report yet: Run.report() writes {report}"
-        return f"<p>Pareto front of {escape(run['name'])}</p>{shown}{said}<p>{escape(where)}</p>"
+        return f"<p>Pareto front of {escape(run.name)}</p>{shown}{said}<p>{escape(where)}</p>"
 
     def config(self, pick: str = "knee", trial: int | None = None) -> tuple[int, SEConfig]:
         """Return the trial number and configuration of a picked member of the front or of any complete trial.
@@ -94,14 +94,14 @@ class Run:
         row, _ = self._find(pick, trial)
         return row["number"], SEConfig.from_json(row["config"])
 
-    def _find(self, pick: str, trial: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _find(self, pick: str, trial: int | None) -> tuple[dict[str, Any], RunRecord]:
         """Return the row of a trial and the description of the run."""
         if pick not in PICKS:
             raise RunFolderError(f"pick {pick!r} is unknown: choose one of {', '.join(PICKS)}")
         table, run = read_results(self.folder)
         complete = table[table["state"] == "complete"]
         if trial is None:
-            picks = run["picks"]
+            picks = run.picks
             if not picks:
                 raise RunFolderError(f"{self.folder} has no complete trial within its limits yet: run the search first")
             trial = picks[pick]
@@ -187,7 +187,7 @@ class Run:
             crop_pct=data.crop_pct,
             crop_mode=data.crop_mode,
             description=(
-                f"{run['backbone']} with {counted(row['se_blocks'], 'SE block')}, trial {row['number']} of an "
+                f"{run.backbone} with {counted(row['se_blocks'], 'SE block')}, trial {row['number']} of an "
                 f"se-search run on {published_name(data.name)}. {origin.weights}"
             ),
             label_names=data.label_names,
@@ -261,7 +261,7 @@ class Run:
             write_images(written)
         return list(written)
 
-    def _write_results(self) -> tuple[pd.DataFrame, dict[str, Any]]:
+    def _write_results(self) -> tuple[pd.DataFrame, RunRecord]:
         with refusing_unwritable(self.folder):
             return write_results(self.folder)
 

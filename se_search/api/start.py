@@ -142,8 +142,8 @@ def _split(objectives: Mapping[str, str | tuple[Measure, str]]) -> tuple[dict[st
     for name, given in objectives.items():
         if isinstance(given, tuple) and len(given) == 2 and callable(given[0]):
             measures[name], directions[name] = given
-        elif name not in OBJECTIVES or given != OBJECTIVES[name]:
-            right = repr(OBJECTIVES[name]) if name in OBJECTIVES else "a function and its direction"
+        elif name not in OBJECTIVES or given != OBJECTIVES[name].direction:
+            right = repr(OBJECTIVES[name].direction) if name in OBJECTIVES else "a function and its direction"
             raise DefinitionError(f"objective {name!r} is {given!r}: it must be {right}")
     return measures, directions
 

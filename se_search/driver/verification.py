@@ -17,6 +17,7 @@ from ..progress import progress_bar, say
 from ..results.table import front_of, pick_trials, trials_table
 from ..results.verified import VERIFICATION, result_file, weights_file
 from ..study.definitions import StudyDefinition
+from ..study.objectives import Objective
 from ..study.space import SearchSpace
 from ..training.evaluator import evaluate_network
 from ..training.recipe import load_weights
@@ -102,7 +103,7 @@ def load_verified(folder: Path, config: SEConfig, epochs: int) -> tuple[nn.Modul
     return network.eval(), data
 
 
-def _choose(folder: Path, table: pd.DataFrame, quality: str, members: str) -> dict[str, SEConfig]:
+def _choose(folder: Path, table: pd.DataFrame, quality: Objective, members: str) -> dict[str, SEConfig]:
     front = front_of(table)
     if members == "all":
         rows = table[table["state"] == "complete"]
@@ -110,7 +111,7 @@ def _choose(folder: Path, table: pd.DataFrame, quality: str, members: str) -> di
         rows = front
     elif members.isdecimal() and int(members) > 0:
         picked = list(dict.fromkeys(pick_trials(table, quality).values()))
-        by_quality = front.sort_values(quality, ascending=quality == "log_loss")["number"]
+        by_quality = front.sort_values(quality.name, ascending=quality.direction == "minimize")["number"]
         numbers = list(dict.fromkeys([*picked, *by_quality]))[: int(members)]
         rows = front[front["number"].isin(numbers)]
     else:

@@ -4,7 +4,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -161,11 +161,7 @@ def measurements_from_json(text: str) -> list[MeasuredLatency]:
 
 
 def _ratio(data: dict[str, Any]) -> Ratio:
-    conditions = data["conditions"]
-    if conditions.keys() != {one.name for one in fields(LatencyConditions)}:
-        raise ValueError("the conditions have other keys")
-    tuples = {"affinity": tuple(conditions["affinity"]), "size": tuple(conditions["size"])}
-    return Ratio(**data | {"conditions": LatencyConditions(**conditions | tuples)})
+    return Ratio(**data | {"conditions": LatencyConditions.from_dict(data["conditions"])})
 
 
 def _variance(ratio: Ratio) -> float:

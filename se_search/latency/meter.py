@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -67,9 +67,22 @@ class LatencyConditions(Deployment):
     target: float
     limit: float
 
+    @property
+    def description(self) -> str:
+        """The same in words."""
+        return describe_conditions(self.to_dict())
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         return asdict(self) | {"affinity": list(self.affinity), "size": list(self.size)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "LatencyConditions":
+        """Return the conditions that :meth:`to_dict` wrote."""
+        tuples = {"affinity": tuple(data["affinity"]), "size": tuple(data["size"])}
+        if data.keys() != {one.name for one in fields(cls)}:
+            raise ValueError("the conditions have other keys")
+        return cls(**{**data, **tuples})
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ import plotly.graph_objects as go
 from ..errors import RunFolderError
 from ..files import refusing_unwritable, write_text
 from ..results.comparison import ComparedRun, Comparison
+from ..study.objectives import OBJECTIVES, custom_objective
 from ..words import counted
 from .groups import connect_front
 from .html import render_page
-from .measures import bars_of, column_of, hover_text, quality_of_run
+from .measures import bars_of, hover_text, write_interval, write_value
 from .style import DASHES, INK, PALETTE, SOFT, cut, short_numbers, style_figure
 
 MARK = 'data-page="se-search comparison"'
@@ -49,7 +50,7 @@ def fronts_side_by_side(comparison: Comparison, cost: str = "parameter_overhead"
         comparison: From :func:`se_search.compare_runs`.
         cost: A column of ``trials.csv``, such as ``"parameter_overhead"`` or ``"latency_ratio"``.
     """
-    x, y = column_of(cost), quality_of_run(comparison.runs[0].run)
+    x, y = OBJECTIVES.get(cost) or custom_objective(cost, "minimize"), comparison.runs[0].run.quality
     figure = go.Figure()
     for index, one in enumerate(comparison.runs):
         front = one.trials[one.trials["on_front"]].sort_values(x.name)
@@ -146,10 +147,12 @@ def render_comparison(comparison: Comparison) -> str:
         comparison=comparison,
         sentences=describe_ratios(comparison),
         rows=[_row(one) for one in comparison.runs],
-        data=comparison.runs[0].run["data"],
-        quality=comparison.runs[0].run["quality"],
+        data=comparison.runs[0].run.data,
+        quality=comparison.runs[0].run.quality,
         told="95 %" + (f", together for all {counted(others, 'comparison')}" if others > 1 else ""),
         counted=counted,
+        write_value=write_value,
+        write_interval=write_interval,
     )
 
 
@@ -161,13 +164,14 @@ def _finding(one: ComparedRun, first: ComparedRun) -> str:
 
 
 def _row(one: ComparedRun) -> dict[str, Any]:
+    quality = one.run.quality
     best = one.trials[one.trials["feasible"]].sort_values(
-        one.run["quality"].replace("-", "_"), ascending=one.run["quality"] == "log-loss", kind="stable"
+        quality.name, ascending=quality.direction == "minimize", kind="stable"
     )
     return {
         "label": one.label,
         "run": one.run,
-        "how": one.run["evaluator"].method,
+        "how": one.run.evaluator.method,
         "evaluated": int((one.trials["state"] != "failed").sum()),
         "front": int(one.trials["on_front"].sum()),
         "hypervolume": one.hypervolume,

@@ -1,8 +1,9 @@
 """A configuration in words, as squares for its blocks, and as the cells of a drawing."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ..results.record import SiteRecord
 from ..results.table import read_config
 from ..words import counted
 from .style import SHADES
@@ -10,12 +11,12 @@ from .style import SHADES
 _SQUARES_IN_A_ROW = 24
 
 
-def describe_stages(config: str, sites: list[dict[str, Any]]) -> str:
+def describe_stages(config: str, sites: Sequence[SiteRecord]) -> str:
     """Say in a few words which stages have blocks, of which options and where.
 
     Args:
         config: A configuration's JSON.
-        sites: ``block``, ``stage`` and ``position`` of every site of the space.
+        sites: Every site of the space.
     """
     parts = []
     for row in draw_configuration(config, sites):
@@ -26,12 +27,12 @@ def describe_stages(config: str, sites: list[dict[str, Any]]) -> str:
     return "; ".join(parts) or "no SE"
 
 
-def draw_configuration(config: str, sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def draw_configuration(config: str, sites: Sequence[SiteRecord]) -> list[dict[str, Any]]:
     """Return what to draw of a configuration: one row for each stage, one cell for each block.
 
     Args:
         config: A configuration's JSON.
-        sites: ``block``, ``stage``, ``position`` and ``channels`` of every site of the space, in forward order.
+        sites: Every site of the space, in forward order.
 
     Returns:
         Rows of ``stage``, ``label`` (its options and, where it is not the usual one, their position) and ``cells``, one
@@ -44,14 +45,14 @@ def draw_configuration(config: str, sites: list[dict[str, Any]]) -> list[dict[st
     removed = {(site.block, site.position) for site in read.removed}
     rows: dict[int, dict[str, dict[str, Any]]] = {}
     for site in sites:
-        key = site["block"], site["position"]
-        cell = rows.setdefault(int(site["stage"]), {}).setdefault(site["block"], _bare_cell(site))
+        key = site.block, site.position
+        cell = rows.setdefault(site.stage, {}).setdefault(site.block, _bare_cell(site))
         if key in placed:
             one = placed[key]
-            cell |= {"option": one.label, "rank": one.rank, "position": site["position"]}
+            cell |= {"option": one.label, "rank": one.rank, "position": site.position}
             cell["labels"].insert(0, f"{one.label}{_where(site)}")
-            cell["kinds"].insert(0, ", ".join(filter(None, (one.label, one.gate, site["position"]))))
-        elif site["position"] == "existing" and key not in removed:
+            cell["kinds"].insert(0, ", ".join(filter(None, (one.label, one.gate, site.position))))
+        elif site.position == "existing" and key not in removed:
             cell["kept"] = True
             if cell["rank"] is None:
                 cell["position"] = "existing"
@@ -71,11 +72,11 @@ def shade(rank: int) -> str:
     return SHADES[min(max(rank.bit_length() - 1, 0), len(SHADES) - 1)]
 
 
-def _bare_cell(site: dict[str, Any]) -> dict[str, Any]:
+def _bare_cell(site: SiteRecord) -> dict[str, Any]:
     return {
-        "block": site["block"],
-        "channels": site["channels"],
-        "position": site["position"],
+        "block": site.block,
+        "channels": site.channels,
+        "position": site.position,
         "option": None,
         "rank": None,
         "kept": False,
@@ -97,8 +98,8 @@ def _finish_cell(cell: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _where(site: dict[str, Any]) -> str:
-    return "" if site["position"] in ("standard", "existing") else f" {site['position']}"
+def _where(site: SiteRecord) -> str:
+    return "" if site.position in ("standard", "existing") else f" {site.position}"
 
 
 def draw_squares(cells: list[dict[str, Any]]) -> str:

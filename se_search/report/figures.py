@@ -5,6 +5,8 @@ which a page selects one trial in all figures; :func:`~se_search.report.groups.a
 """
 
 import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -12,11 +14,13 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from ..results.contributions import Factor
+from ..results.record import RunRecord
 from ..results.table import front_of
 from ..words import percent_with_interval
 from .configuration import draw_configuration, shade
 from .groups import add_texts, complete_trials, group_trials, trial_data
-from .measures import column_of, quality_of_run, with_interval
+from .measures import with_interval
 from .parallel import parallel_coordinates
 from .scatter import quality_against_latency, quality_against_overhead
 from .style import (
@@ -41,43 +45,49 @@ _KEPT = "#b58900"
 _WIDTH_OF_NOTES = 34
 
 
-def report_figures(trials: pd.DataFrame, run: dict[str, Any], texts: bool = True) -> dict[str, go.Figure]:
+@dataclass(frozen=True)
+class ReportFigure:
+    """A figure of the report.
+
+    Attributes:
+        draw: Draws it; ``None`` where a run has none.
+        title: On the page; ``{quality}`` stands for accuracy or log-loss.
+        note: Below the title.
+    """
+
+    draw: Callable[[pd.DataFrame, RunRecord], go.Figure | None]
+    title: str
+    note: str = ""
+
+
+def report_figures(trials: pd.DataFrame, run: RunRecord, texts: bool = True) -> dict[str, go.Figure]:
     """Return all figures by name, in the order in which the report shows them.
 
     Args:
         trials: All trials, in the columns of ``trials.csv``.
-        run: The description of the run, as in ``run.json``.
+        run: The description of the run.
         texts: Whether trials have the texts that are shown under the pointer.
 
     Returns:
-        ``overhead``, ``latency``, ``objectives`` (of studies with three), ``parallel``, ``hypervolume``,
-        ``contributions`` and ``heat_map``.
+        Those of :data:`FIGURES`; ``objectives`` of studies with three only.
     """
-    drawn = {
-        "overhead": quality_against_overhead(trials, run),
-        "latency": quality_against_latency(trials, run),
-        "objectives": three_objectives(trials, run),
-        "parallel": parallel_coordinates(trials, run),
-        "hypervolume": hypervolume_over_trials(trials, run),
-        "contributions": stage_contributions(trials, run),
-        "heat_map": front_heat_map(trials, run),
-    }
+    drawn = {name: one.draw(trials, run) for name, one in FIGURES.items()}
     figures = {name: figure for name, figure in drawn.items() if figure is not None}
     if texts:
         add_texts(figures.values(), trials, run)
     return figures
 
 
-def three_objectives(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure | None:
+def three_objectives(trials: pd.DataFrame, run: RunRecord) -> go.Figure | None:
     """Draw the study's three objectives in space, the first upwards; ``None`` where it has fewer.
 
     Args:
         trials: As :func:`report_figures` takes it, like ``run``.
         run: See there.
     """
-    if len(run["objectives"]) < 3:
+    if len(run.objectives) < 3:
         return None
-    up, across, along = (column_of(name) for name in run["objectives"])
+    up, across, along = run.objectives
     shown = complete_trials(trials).dropna(subset=[up.name, across.name, along.name])
     if shown.empty:
         return empty_figure("No complete trial yet.")
@@ -133,14 +143,14 @@ def three_objectives(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure | N
     return figure
 
 
-def hypervolume_over_trials(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure:
+def hypervolume_over_trials(trials: pd.DataFrame, run: RunRecord) -> go.Figure:
     """Draw the front's hypervolume after each complete trial.
 
     Args:
         trials: As :func:`report_figures` takes it, like ``run``.
         run: See there.
     """
-    history = run["hypervolume_history"]
+    history = run.hypervolume_history
     if not history:
         return empty_figure("No complete trial yet.", 280)
     figure = go.Figure(
@@ -160,20 +170,20 @@ def hypervolume_over_trials(trials: pd.DataFrame, run: dict[str, Any]) -> go.Fig
     return figure
 
 
-def stage_contributions(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure:
+def stage_contributions(trials: pd.DataFrame, run: RunRecord) -> go.Figure:
     """Draw what each choice of the configuration changes on average, against none, with its interval.
 
     Args:
         trials: As :func:`report_figures` takes it, like ``run``.
         run: See there; :func:`se_search.results.contributions.describe_contributions` has found its ``contributions``.
     """
-    factors = run["contributions"]["factors"]
-    if not any(factor["told"] or factor["importance"] for factor in factors):
-        return empty_figure(run["contributions"]["sentence"])
-    quality = quality_of_run(run)
+    factors = run.contributions.factors
+    if not any(factor.told or factor.importance for factor in factors):
+        return empty_figure(run.contributions.sentence)
+    quality = run.quality
     figure = go.Figure()
     ticks: list[str] = []
-    points: dict[str, list[tuple[int, list[float], str]]] = {"told": [], "not told": []}
+    points: dict[str, list[tuple[int, Sequence[float], str]]] = {"told": [], "not told": []}
     for factor in factors:
         top = len(ticks)
         notes = _notes(factor)
@@ -189,18 +199,18 @@ def stage_contributions(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure:
             yanchor="top",
             bgcolor=PAPER,
             borderpad=0,
-            font={"size": 12, "color": INK if factor["told"] else SOFT},
+            font={"size": 12, "color": INK if factor.told else SOFT},
         )
-        ticks.append(f"<b>{escape(factor['name'])}</b>")
+        ticks.append(f"<b>{escape(factor.name)}</b>")
         # The note's further lines stand on rows of their own, so that they hide no interval.
         ticks += [""] * (len(notes) - 1)
-        for level in factor["levels"]:
-            effect = level["effect"]
+        for level in factor.levels:
+            effect = level.effect
             if effect is not None:
                 told = "told" if effect[1] > 0 or effect[2] < 0 else "not told"
-                label = f"{factor['name']}, {level['level']}: {with_interval(effect, quality, signed=True)}"
-                points[told].append((len(ticks), effect, f"{escape(label)}<br>{level['trials']} trials"))
-            ticks.append(f"{cut(level['level'], 14)} ({level['trials']})")
+                label = f"{factor.name}, {level.level}: {with_interval(effect, quality, signed=True)}"
+                points[told].append((len(ticks), effect, f"{escape(label)}<br>{level.trials} trials"))
+            ticks.append(f"{cut(level.level, 14)} ({level.trials})")
     for told, label, colour in (
         ("told", "differs measurably", SHADES[2]),
         ("not told", "no difference can be told", SOFT),
@@ -237,19 +247,19 @@ def stage_contributions(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure:
     return figure
 
 
-def _notes(factor: dict[str, Any]) -> list[str]:
+def _notes(factor: Factor) -> list[str]:
     """Return the lines that a figure has beside a factor's name."""
     parts = []
-    if factor["reference"] not in ("", "no SE"):
-        parts.append(f"against {factor['reference']}")
-    if factor["importance"] is not None:
-        parts.append(f"explains {percent_with_interval(*factor['importance'], decimals=0)}")
-    if factor["why"]:
-        parts.append(("" if factor["told"] else "cannot be told: ") + factor["why"])
+    if factor.reference not in ("", "no SE"):
+        parts.append(f"against {factor.reference}")
+    if factor.importance is not None:
+        parts.append(f"explains {percent_with_interval(*factor.importance, decimals=0)}")
+    if factor.why:
+        parts.append(("" if factor.told else "cannot be told: ") + factor.why)
     return [escape(line) for part in parts for line in textwrap.wrap(part, _WIDTH_OF_NOTES)]
 
 
-def front_heat_map(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure:
+def front_heat_map(trials: pd.DataFrame, run: RunRecord) -> go.Figure:
     """Draw which block has which attention in each member of the front, from the smallest to the largest.
 
     Args:
@@ -259,7 +269,7 @@ def front_heat_map(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure:
     front = front_of(trials)
     if front.empty:
         return empty_figure("The Pareto front is empty.")
-    columns = [draw_configuration(config, run["sites"]) for config in front["config"]]
+    columns = [draw_configuration(config, run.sites) for config in front["config"]]
     cells = [[cell for stage in column for cell in stage["cells"]] for column in columns]
     options = sorted({(cell["rank"], cell["option"]) for column in cells for cell in column if cell["rank"]})
     kinds: list[tuple[Any, str, str]] = [(None, "no SE", EMPTY_CELL)]
@@ -320,3 +330,23 @@ def front_heat_map(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure:
 
 def _tail(block: str, longest: int = 14) -> str:
     return escape(block if len(block) <= longest else "…" + block[1 - longest :])
+
+
+FIGURES = {
+    "overhead": ReportFigure(
+        quality_against_overhead,
+        "{quality} against parameters",
+        "Click a trial to choose it everywhere; with Shift, several.",
+    ),
+    "latency": ReportFigure(quality_against_latency, "{quality} against latency"),
+    "objectives": ReportFigure(three_objectives, "The three objectives", "Drag to turn."),
+    "parallel": ReportFigure(parallel_coordinates, "Configurations and what they are worth", "Each line is one trial."),
+    "hypervolume": ReportFigure(hypervolume_over_trials, "Progress of the search"),
+    "contributions": ReportFigure(stage_contributions, "What each stage contributed"),
+    "heat_map": ReportFigure(
+        front_heat_map,
+        "Where SE stands on the front",
+        "Columns are members of the front, rows the blocks of the backbone.",
+    ),
+}
+"""The figures of the report by name, in the order in which it shows them."""

@@ -8,7 +8,9 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from .measures import Column, hover_text
+from ..results.record import RunRecord
+from ..study.objectives import Objective
+from .measures import hover_text
 from .style import BARS, FAINT_LINES, INK, SHADES, short_numbers
 
 MANY = 200
@@ -65,13 +67,13 @@ def trial_data(rows: pd.DataFrame, before: str = "") -> dict[str, Any]:
     }
 
 
-def add_texts(figures: Iterable[go.Figure], trials: pd.DataFrame, run: dict[str, Any]) -> None:
+def add_texts(figures: Iterable[go.Figure], trials: pd.DataFrame, run: RunRecord) -> None:
     """Give traces of trials the texts that are shown under the pointer; a page has each text once, for all figures.
 
     Args:
         figures: Figures of these trials.
         trials: All trials, in the columns of ``trials.csv``.
-        run: The description of the run, as in ``run.json``.
+        run: The description of the run.
     """
     texts = {int(row["number"]): hover_text(row, run) for row in complete_trials(trials).to_dict("records")}
     for figure in figures:
@@ -80,10 +82,9 @@ def add_texts(figures: Iterable[go.Figure], trials: pd.DataFrame, run: dict[str,
                 trace.text = [texts.get(number) for number in trace.customdata]
 
 
-def connect_front(figure: go.Figure, front: pd.DataFrame, x: Column, y: Column) -> None:
+def connect_front(figure: go.Figure, front: pd.DataFrame, x: Objective, y: Objective) -> None:
     """Draw the best quality that the front reaches up to each value of ``x``."""
-    sign = -1.0 if y.name == "log_loss" else 1.0
-    ordered = front.assign(height=sign * front[y.name]).sort_values([x.name, "height"], ascending=[True, False])
+    ordered = front.assign(height=y.sign * front[y.name]).sort_values([x.name, "height"], ascending=[True, False])
     better = ordered[ordered["height"] > ordered["height"].cummax().shift(fill_value=-math.inf)]
     if len(better) > 1:
         line = go.Scatter(

@@ -11,7 +11,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from .measures import in_words
 from .style import DARK
 
 
@@ -33,7 +32,7 @@ def render_page(template: str, figures: Mapping[str, go.Figure], scripts: tuple[
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"script_json": script_json, "in_words": in_words}
+    environment.filters["script_json"] = script_json
     return environment.get_template(template).render(
         style=_asset("style.css"),
         scripts=[_asset(name) for name in ("tables.js", "figures.js", *scripts)],

@@ -6,14 +6,16 @@ from typing import Any
 
 import pandas as pd
 
+from ..results.record import RunRecord
 from ..results.table import front_of, read_config
+from ..study.objectives import OBJECTIVES
 from ..trials.notes import PREDICTED
-from ..words import counted, percent
+from ..words import counted
 from .configuration import describe_stages, draw_configuration, shade
-from .figures import report_figures
+from .figures import FIGURES, report_figures
 from .groups import complete_trials
 from .html import render_page
-from .measures import columns_of_run, hover_text, write_interval, write_value
+from .measures import hover_text, objectives_shown, write_interval, write_limit, write_value
 from .summary import summarize
 
 _PICK_TITLES = {
@@ -33,83 +35,72 @@ _STATES = {
 }
 
 _ALWAYS_LISTED = ("accuracy", "parameter_overhead", "latency_ratio")
-
-_CAPTIONS = {
-    "overhead": ("{quality} against parameters", "Click a trial to choose it everywhere; with Shift, several."),
-    "latency": ("{quality} against latency", ""),
-    "heat_map": ("Where SE stands on the front", "Columns are members of the front, rows the blocks of the backbone."),
-    "contributions": ("What each stage contributed", ""),
-    "parallel": ("Configurations and what they are worth", "Each line is one trial."),
-    "objectives": ("The three objectives", "Drag to turn."),
-    "hypervolume": ("Progress of the search", ""),
-}
+_ON_THE_FRONT = (*_ALWAYS_LISTED, "log_loss", "flops_overhead")
 
 
-def render_report(trials: pd.DataFrame, run: dict[str, Any], live: int | None = None) -> str:
+def render_report(trials: pd.DataFrame, run: RunRecord, live: int | None = None) -> str:
     """Return the whole page.
 
     Args:
         trials: All trials, in the columns of ``trials.csv``.
-        run: The description of the run, as in ``run.json``.
+        run: The description of the run.
         live: Seconds after which the page reads itself anew; it does not without.
     """
     complete = complete_trials(trials)
     front = front_of(complete)
     figures = report_figures(trials, run, texts=False) if len(complete) else {}
-    columns = columns_of_run(run)
+    shown = objectives_shown(run)
     return render_page(
         "page.html.jinja",
         figures,
         scripts=("dashboard.js",),
         page={
             "hover": {int(row["number"]): hover_text(row, run) for row in complete.to_dict("records")},
-            "csv": _csv(front, f"{run['name']}-pareto.csv"),
+            "csv": _csv(front, f"{run.name}-pareto.csv"),
             "command": _command(run),
             "live": live,
         },
         run=run,
         live=live,
         summary=summarize(trials, run),
-        limits=_limits(run["constraints"]),
+        limits=_limits(run),
         counts=_counts(trials),
         states=_STATES,
         front=[_row(row, run) for row in front.to_dict("records")],
         trials=[_row(row, run) for row in trials.to_dict("records")],
-        verified=bool(run["verified"]),
+        verified=bool(run.verified),
         options=sorted({(one.rank, one.label) for text in front["config"] for one in read_config(text).placed}),
-        own=[column for column in columns if column.name in run["custom_objectives"]],
-        others=[column for column in columns if column.name not in _ALWAYS_LISTED],
-        keeps=any(site["position"] == "existing" for site in run["sites"]),
+        own=[one for one in shown if one.name not in _ON_THE_FRONT],
+        others=[one for one in shown if one.name not in _ALWAYS_LISTED],
+        keeps=any(site.position == "existing" for site in run.sites),
         shade=shade,
         counted=counted,
         write_value=write_value,
         write_interval=write_interval,
-        pick_titles={name: title.format(quality=run["quality"]) for name, title in _PICK_TITLES.items()},
-        captions=_CAPTIONS,
+        pick_titles={name: title.format(quality=run.quality.words) for name, title in _PICK_TITLES.items()},
+        captions=FIGURES,
         columns=lambda name: len(figures[name].layout.xaxis.tickvals or ()) if name in figures else 0,
     )
 
 
-def _row(row: dict[Any, Any], run: dict[str, Any]) -> dict[str, Any]:
-    picks = [name for name in _PICK_TITLES if run["picks"].get(name) == row["number"]]
+def _row(row: dict[Any, Any], run: RunRecord) -> dict[str, Any]:
+    picks = [name for name in _PICK_TITLES if run.picks.get(name) == row["number"]]
     tied = None if pd.isna(row["tied_with"]) else int(row["tied_with"])
     return row | {
         "picks": picks,
         "tied_with": tied,
         "predicted": row["latency_stopped"] == PREDICTED,
         "states": " ".join(_states(row)),
-        "stages": describe_stages(row["config"], run["sites"]),
-        "drawing": draw_configuration(row["config"], run["sites"]),
+        "stages": describe_stages(row["config"], run.sites),
+        "drawing": draw_configuration(row["config"], run.sites),
     }
 
 
-def _limits(constraints: dict[str, Any]) -> str:
-    parts = []
-    if constraints["max_params"] is not None:
-        parts.append(f"parameters at most {percent(constraints['max_params'], sign='+')}")
-    if constraints["max_latency"] is not None:
-        parts.append(f"latency at most ×{constraints['max_latency']:g}")
-    return ", ".join(parts)
+def _limits(run: RunRecord) -> str:
+    limits = {one: run.constraints.most_of(one) for one in OBJECTIVES.values()}
+    return ", ".join(
+        f"{one.heading} at most {write_limit(limit, one)}" for one, limit in limits.items() if limit is not None
+    )
 
 
 def _counts(trials: pd.DataFrame) -> dict[str, int]:
@@ -136,6 +127,6 @@ def _csv(front: pd.DataFrame, name: str) -> dict[str, Any]:
     return {"name": name, "header": front.iloc[:0].to_csv(index=False).rstrip("\r\n"), "lines": lines}
 
 
-def _command(run: dict[str, Any]) -> list[str]:
+def _command(run: RunRecord) -> list[str]:
     """Return the command that exports a trial, as the parts that its number stands between."""
-    return [f"se-search export {shlex.quote(run['folder'])} --trial ", " --to exported-", ""]
+    return [f"se-search export {shlex.quote(run.folder)} --trial ", " --to exported-", ""]

@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from ..results.record import RunRecord
+from ..study.objectives import OBJECTIVES
 from .configuration import draw_configuration
 from .groups import MANY, complete_trials, group_trials
-from .measures import column_of, quality_of_run
 from .style import EDGE, INK, PAPER, cut, empty_figure, style_figure
 
 _NONE = "off"
@@ -19,7 +20,7 @@ _MOST_TICKS = 8
 _LONGEST_TICK = 4
 
 
-def parallel_coordinates(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure:
+def parallel_coordinates(trials: pd.DataFrame, run: RunRecord) -> go.Figure:
     """Draw each complete trial as a line over its configuration's choices and what was measured of it.
 
     Lines that share a choice lie a little apart there; numbers have their exact place between least and greatest.
@@ -105,8 +106,8 @@ class _ParallelAxis:
         return round(self.places[index] + self.gap * (number * _GOLDEN % 1 - 0.5), 4)
 
 
-def _parallel_axes(complete: pd.DataFrame, run: dict[str, Any]) -> list[_ParallelAxis]:
-    drawings = [draw_configuration(config, run["sites"]) for config in complete["config"]]
+def _parallel_axes(complete: pd.DataFrame, run: RunRecord) -> list[_ParallelAxis]:
+    drawings = [draw_configuration(config, run.sites) for config in complete["config"]]
     ranks = {_value(cell): cell["rank"] or 0 for one in drawings for stage in one for cell in stage["cells"]}
 
     def fewest_parameters_first(choice: str) -> tuple[int, int, str]:
@@ -125,11 +126,10 @@ def _parallel_axes(complete: pd.DataFrame, run: dict[str, Any]) -> list[_Paralle
     gates = [gate or _NONE for gate in complete["gate"]]
     if len(set(gates) - {_NONE}) > 1:
         axes.append(_choices("gate", gates))
-    measured = [quality_of_run(run).name, "parameter_overhead", "latency_ratio"]
-    for name in dict.fromkeys([*measured, *run["objectives"]]):
-        column = column_of(name)
-        values = (complete[name] * column.factor).tolist()
-        axes.append(_scale(column.short_title, values, f"{{:.{min(column.decimals, 2)}f}}"))
+    measured = [run.quality, OBJECTIVES["parameter_overhead"], OBJECTIVES["latency_ratio"]]
+    for one in dict.fromkeys([*measured, *run.objectives]):
+        values = (complete[one.name] * one.factor).tolist()
+        axes.append(_scale(one.short_title, values, f"{{:.{min(one.decimals, 2)}f}}"))
     return axes
 
 

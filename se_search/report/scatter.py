@@ -6,16 +6,18 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from ..results.record import RunRecord
+from ..study.objectives import OBJECTIVES, Objective
 from ..trials.notes import PREDICTED
 from .groups import MANY, Group, complete_trials, connect_front, group_trials, trial_data
-from .measures import MEASURED, Column, bars_of, quality_of_run
+from .measures import bars_of, write_limit
 from .style import BARS, EDGE, FAINT_BARS, INK, PAPER, SCALE, SELECTABLE, cut, empty_figure, short_numbers, style_figure
 
 _VERIFIED = "#d55e00"
 _LIMIT = "#cc79a7"
 
 
-def quality_against_overhead(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure:
+def quality_against_overhead(trials: pd.DataFrame, run: RunRecord) -> go.Figure:
     """Draw accuracy (log-loss where the study judges by that) against parameter overhead, coloured by latency ratio.
 
     Of more than 200 trials off the front only the pointer tells the intervals.
@@ -24,21 +26,21 @@ def quality_against_overhead(trials: pd.DataFrame, run: dict[str, Any]) -> go.Fi
         trials: As :func:`report_figures` takes it, like ``run``.
         run: See there.
     """
-    return _scatter(trials, run, MEASURED["parameter_overhead"], MEASURED["latency_ratio"], "max_params")
+    return _scatter(trials, run, OBJECTIVES["parameter_overhead"], OBJECTIVES["latency_ratio"])
 
 
-def quality_against_latency(trials: pd.DataFrame, run: dict[str, Any]) -> go.Figure:
+def quality_against_latency(trials: pd.DataFrame, run: RunRecord) -> go.Figure:
     """Draw accuracy or log-loss against latency ratio, both with intervals, coloured by parameter overhead.
 
     Args:
         trials: As :func:`report_figures` takes it, like ``run``.
         run: See there.
     """
-    return _scatter(trials, run, MEASURED["latency_ratio"], MEASURED["parameter_overhead"], "max_latency")
+    return _scatter(trials, run, OBJECTIVES["latency_ratio"], OBJECTIVES["parameter_overhead"])
 
 
-def _scatter(trials: pd.DataFrame, run: dict[str, Any], x: Column, colour: Column, limit: str) -> go.Figure:
-    y = quality_of_run(run)
+def _scatter(trials: pd.DataFrame, run: RunRecord, x: Objective, colour: Objective) -> go.Figure:
+    y, limit = run.quality, run.constraints.most_of(x)
     shown = complete_trials(trials).dropna(subset=[x.name, y.name])
     if shown.empty:
         return empty_figure("No complete trial yet.")
@@ -54,9 +56,9 @@ def _scatter(trials: pd.DataFrame, run: dict[str, Any], x: Column, colour: Colum
     if (shown["latency_stopped"] == PREDICTED).any():
         figure.add_trace(_legend_entry("with a dot: latency predicted", "circle-dot", 10, 1, True))
     _label_baselines(figure, shown, x, y)
-    _draw_limit(figure, run["constraints"][limit], x)
+    _draw_limit(figure, limit, x)
     style_figure(figure, x.title, y.title)
-    figure.update_xaxes(range=_range(shown, x, run["constraints"][limit]))
+    figure.update_xaxes(range=_range(shown, x, limit))
     # The colour bar stands at the foot of the figure, whose height is known; Plotly would lay its title over it.
     figure.add_annotation(
         x=0.5,
@@ -91,7 +93,7 @@ def _scatter(trials: pd.DataFrame, run: dict[str, Any], x: Column, colour: Colum
     return figure
 
 
-def _points(group: Group, x: Column, y: Column, colour: Column) -> go.Scatter:
+def _points(group: Group, x: Objective, y: Objective, colour: Objective) -> go.Scatter:
     rows = group.rows
     bars = BARS if group.prominent else FAINT_BARS
     barred = group.prominent or len(rows) <= MANY
@@ -132,7 +134,7 @@ def _legend_entry(label: str, symbol: str, size: int, edge: float, prominent: bo
     return go.Scatter(x=[None], y=[None], mode="markers", name=label, marker=marker, legendgroup=label)
 
 
-def _draw_verified_lines(figure: go.Figure, shown: pd.DataFrame, x: Column, y: Column) -> None:
+def _draw_verified_lines(figure: go.Figure, shown: pd.DataFrame, x: Objective, y: Objective) -> None:
     verified = shown.dropna(subset=[f"verified_{y.name}"])
     if verified.empty:
         return
@@ -154,7 +156,7 @@ def _draw_verified_lines(figure: go.Figure, shown: pd.DataFrame, x: Column, y: C
     )
 
 
-def _draw_verified(figure: go.Figure, shown: pd.DataFrame, x: Column, y: Column) -> None:
+def _draw_verified(figure: go.Figure, shown: pd.DataFrame, x: Objective, y: Objective) -> None:
     verified = shown.dropna(subset=[f"verified_{y.name}"])
     if verified.empty:
         return
@@ -173,7 +175,7 @@ def _draw_verified(figure: go.Figure, shown: pd.DataFrame, x: Column, y: Column)
     )
 
 
-def _range(shown: pd.DataFrame, x: Column, limit: float | None) -> list[float | None]:
+def _range(shown: pd.DataFrame, x: Objective, limit: float | None) -> list[float | None]:
     """Return the ends of an axis that holds all points and the limit; intervals that are far wider are cut off."""
     low, high = x.interval or (x.name, x.name)
     reached = [shown[x.name].min(), shown[x.name].max(), *([] if limit is None else [limit])]
@@ -184,7 +186,7 @@ def _range(shown: pd.DataFrame, x: Column, limit: float | None) -> list[float | 
     return short_numbers([(first - margin) * x.factor, (last + margin) * x.factor])
 
 
-def _label_baselines(figure: go.Figure, shown: pd.DataFrame, x: Column, y: Column) -> None:
+def _label_baselines(figure: go.Figure, shown: pd.DataFrame, x: Objective, y: Objective) -> None:
     baselines = shown[shown["name"] != ""].sort_values(x.name)
     if baselines.empty:
         return
@@ -210,10 +212,9 @@ def _label_baselines(figure: go.Figure, shown: pd.DataFrame, x: Column, y: Colum
         )
 
 
-def _draw_limit(figure: go.Figure, limit: float | None, x: Column) -> None:
+def _draw_limit(figure: go.Figure, limit: float | None, x: Objective) -> None:
     if limit is None:
         return
-    told = f"+{limit * 100:g} %" if x.name == "parameter_overhead" else f"×{limit:g}"
     figure.add_shape(
         type="line",
         x0=limit * x.factor,
@@ -228,7 +229,7 @@ def _draw_limit(figure: go.Figure, limit: float | None, x: Column) -> None:
         x=limit * x.factor,
         y=1,
         yref="paper",
-        text=f"limit {told}",
+        text=f"limit {write_limit(limit, x)}",
         name="limit",
         showarrow=False,
         xanchor="right",

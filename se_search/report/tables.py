@@ -6,33 +6,36 @@ from typing import Any
 
 import pandas as pd
 
+from ..results.record import RunRecord
 from ..results.table import front_of
+from ..results.verified import Schedule
+from ..study.objectives import OBJECTIVES
 from ..words import percent_with_interval
-from .measures import MEASURED, columns_of_run, interval_of, value_in_words, with_interval, write_value
+from .measures import interval_of, objectives_shown, value_in_words, with_interval, write_value
 
-_ACCURACY, _LOG_LOSS, _LATENCY = (MEASURED[name] for name in ("accuracy", "log_loss", "latency_ratio"))
-_COSTS = (MEASURED["parameter_overhead"], MEASURED["flops_overhead"])
+_ACCURACY, _LOG_LOSS, _LATENCY = (OBJECTIVES[name] for name in ("accuracy", "log_loss", "latency_ratio"))
+_COSTS = (OBJECTIVES["parameter_overhead"], OBJECTIVES["flops_overhead"])
 
 
-def describe_front(trials: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame:
+def describe_front(trials: pd.DataFrame, run: RunRecord) -> pd.DataFrame:
     """Return the Pareto front in words, one row for each member from the smallest network to the largest.
 
     Args:
         trials: All trials, in the columns of ``trials.csv``.
-        run: The description of the run, as in ``run.json``.
+        run: The description of the run.
     """
     picks: dict[int, list[str]] = {}
-    for pick, number in run["picks"].items():
+    for pick, number in run.picks.items():
         picks.setdefault(number, []).append(pick)
-    columns, rows = columns_of_run(run), []
+    shown, rows = objectives_shown(run), []
     for row in front_of(trials).to_dict("records"):
         remarks = [*picks.get(row["number"], []), *([row["name"]] if row["name"] else [])]
         if not pd.isna(row["tied_with"]):
-            remarks.append(f"{run['quality']} not distinguishable from trial {row['tied_with']}'s")
+            remarks.append(f"{run.quality.words} not distinguishable from trial {row['tied_with']}'s")
         rows.append(
             {
                 "trial": str(row["number"]),
-                **{column.heading: value_in_words(row, column) for column in columns},
+                **{one.heading: value_in_words(row, one) for one in shown},
                 "SE blocks": str(row["se_blocks"]),
                 "": ", ".join(remarks),
             }
@@ -40,22 +43,22 @@ def describe_front(trials: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame
     return pd.DataFrame(rows)
 
 
-def describe_verified(schedule: Mapping[str, Any]) -> pd.DataFrame:
+def describe_verified(schedule: Schedule) -> pd.DataFrame:
     """Return what one schedule of verification has found in words, one row for each network.
 
     Args:
-        schedule: One of ``verified`` of ``run.json``.
+        schedule: The schedule.
     """
     rows = []
-    for member in schedule["members"]:
-        against = with_interval(member["log_loss_difference"], _LOG_LOSS, signed=True)
+    for member in schedule.members:
+        against = with_interval(member.log_loss_difference, _LOG_LOSS, signed=True)
         rows.append(
             {
-                "trial": "–" if member["number"] is None else str(member["number"]),
-                "accuracy": with_interval(member["accuracy"], _ACCURACY),
-                "log-loss": with_interval(member["log_loss"], _LOG_LOSS),
-                "log-loss against no SE": "" if member["name"] == "no SE" else against,
-                "": member["name"],
+                "trial": "–" if member.number is None else str(member.number),
+                "accuracy": with_interval(member.accuracy, _ACCURACY),
+                "log-loss": with_interval(member.log_loss, _LOG_LOSS),
+                "log-loss against no SE": "" if member.name == "no SE" else against,
+                "": member.name,
             }
         )
     return pd.DataFrame(rows)

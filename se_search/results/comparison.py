@@ -19,16 +19,16 @@ from optuna.study import StudyDirection
 from ..errors import RunFolderError
 from ..statistics import CONFIDENCE, Estimate, confidence_of_each, crossed_difference, normal_quantile
 from ..study.definitions import StudyDefinition
+from ..study.objectives import OBJECTIVES
 from ..trials.folder import load_trials, read_definition
 from ..trials.notes import unpack, with_measured_latency
 from .hypervolume import Values, areas_of_the_best, hypervolume_history
-from .record import read_results
+from .record import RunRecord, read_results
 
 MOST_RUNS = 8
 """How many runs can be compared, as many as there are colours and symbols that can be told apart."""
 
 _DRAWS = 100
-_QUALITIES = {"accuracy": "correct", "log_loss": "losses"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ComparedRun:
     Attributes:
         label: What it is called beside the others: the folder's name, or its path where names are equal.
         trials: All trials, in the columns of ``trials.csv``.
-        run: The description of the run, as in ``run.json``.
+        run: The description of the run.
         hypervolume: Of its front against the common reference point.
         history: The same after each complete trial.
         ratio: Of its hypervolume to the first run's, as :func:`hypervolume_ratio` has it; ``None`` for the first and
@@ -47,7 +47,7 @@ class ComparedRun:
 
     label: str
     trials: pd.DataFrame
-    run: dict[str, Any]
+    run: RunRecord
     hypervolume: float
     history: list[float]
     ratio: Estimate | None
@@ -95,7 +95,7 @@ class _Source:
     definition: StudyDefinition
     study: optuna.Study
     trials: pd.DataFrame
-    run: dict[str, Any]
+    run: RunRecord
 
 
 def compare_runs(runs: Sequence[str | os.PathLike[str]]) -> Comparison:
@@ -121,7 +121,7 @@ def compare_runs(runs: Sequence[str | os.PathLike[str]]) -> Comparison:
     names = first.definition.objectives
     signs = [1.0 if direction == "minimize" else -1.0 for direction in first.definition.directions]
     worst = {
-        name: sign * max(sign * one.run["hypervolume_reference"][name] for one in sources)
+        name: sign * max(sign * one.run.hypervolume_reference[name] for one in sources)
         for name, sign in zip(names, signs, strict=True)
     }
     values = [front_value(one.study, one.trials, worst) for one in sources]
@@ -159,7 +159,7 @@ def front_value(study: optuna.Study, trials: pd.DataFrame, reference: dict[str, 
         name: 1.0 if direction == StudyDirection.MINIMIZE else -1.0
         for name, direction in zip(study.metric_names or (), study.directions, strict=True)
     }
-    judged = [name for name in signs if name in _QUALITIES]
+    judged = [name for name in signs if name in OBJECTIVES and OBJECTIVES[name].outcomes]
     best = judged[0] if judged else next(iter(signs))
     costs = [name for name in signs if name != best]
     values = {name: sign * (reference[name] - kept[name].to_numpy(float)) for name, sign in signs.items()}
@@ -174,8 +174,9 @@ def front_value(study: optuna.Study, trials: pd.DataFrame, reference: dict[str, 
     if len(judged) != 1:
         return FrontValue(value, np.full((1, 1), value), 0.0, spread)
     by_number = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
+    note = OBJECTIVES[best].outcomes
     arrays = [
-        signs[best] * (reference[best] - unpack(by_number[number].user_attrs[_QUALITIES[best]]).astype(np.float32))
+        signs[best] * (reference[best] - unpack(by_number[number].user_attrs[note]).astype(np.float32))
         for number in kept["number"]
     ]
     parts = np.tensordot(areas[areas > 0], np.stack([arrays[one] for one in np.flatnonzero(areas)]), 1)
@@ -284,30 +285,30 @@ def _goals(definition: StudyDefinition) -> str:
 
 
 def _task(source: _Source) -> str:
-    return f"{source.run['data']['name']}, {source.run['data']['classes']} classes"
+    return f"{source.run.data.name}, {source.run.data.classes} classes"
 
 
 def _same_images(first: _Source, other: _Source) -> bool:
     given = [(one.definition.data, one.definition.splits) for one in (first, other)]
-    return given[0] == given[1] and first.run["data"] == other.run["data"]
+    return given[0] == given[1] and first.run.data == other.run.data
 
 
 def _cautions(sources: Sequence[_Source], runs: Sequence[ComparedRun], paired: bool) -> list[str]:
     said = []
-    backbones = _distinct(one.run["backbone"] for one in sources)
+    backbones = _distinct(one.run.backbone for one in sources)
     if len(backbones) > 1:
         said.append(
             f"The backbones differ ({', '.join(backbones)}): overheads and latency ratios are relative to each one's "
             "own, so hypervolumes compare what SE adds to each, not the networks' sizes."
         )
-    ways = _distinct(f"{one.run['evaluator'].name}, epochs {one.run['evaluator'].epochs}" for one in sources)
+    ways = _distinct(f"{one.run.evaluator.name}, epochs {one.run.evaluator.epochs}" for one in sources)
     if len(ways) > 1:
         said.append(
             f"Accuracies were estimated in different ways ({'; '.join(ways)}): what differs may be these, not the "
             "configurations."
         )
     if "latency_ratio" in sources[0].definition.objectives:
-        conditions = _distinct(one.run["latency"]["description"] for one in sources)
+        conditions = _distinct(one.run.latency.description for one in sources if one.run.latency)
         if len(conditions) > 1:
             said.append(f"Latency was measured under different conditions: {'; '.join(conditions)}.")
     limits = _distinct(str(one.definition.constraints.model_dump()) for one in sources)
@@ -318,7 +319,7 @@ def _cautions(sources: Sequence[_Source], runs: Sequence[ComparedRun], paired: b
             "Not all runs were judged on the same images as the first: their intervals are those of two samples, wider "
             "than paired ones."
         )
-    said += [f"{one.label} is not finished: its front may still grow." for one in runs if not one.run["finished"]]
+    said += [f"{one.label} is not finished: its front may still grow." for one in runs if not one.run.finished]
     for one in runs[1:]:
         if one.ratio is None:
             said.append(

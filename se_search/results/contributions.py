@@ -1,9 +1,8 @@
 """What each choice of the configurations contributed to their quality, as far as the trials can tell it."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,9 @@ from optuna.trial import TrialState
 from scipy import optimize, stats
 
 from ..network.config import SEConfig
-from ..statistics import CONFIDENCE, Estimate, difference_in_words
+from ..network.sites import Site
+from ..statistics import CONFIDENCE, Estimate, Interval, difference_in_words
+from ..study.objectives import Objective
 from ..trials.notes import refusing_foreign_trials, unpack
 from ..words import percent
 from .table import read_config
@@ -26,9 +27,62 @@ _ROUNDING = 1e-6
 _OFF = "off"
 
 
+@dataclass(frozen=True)
+class Level:
+    """What one choice contributed.
+
+    Attributes:
+        level: The choice.
+        trials: Number of trials that made it.
+        effect: On quality, with its interval; ``None`` where it cannot be told.
+    """
+
+    level: str
+    trials: int
+    effect: Interval | None
+
+
+@dataclass(frozen=True)
+class Factor:
+    """What a part of the configuration contributed.
+
+    Attributes:
+        name: As the report calls it.
+        importance: Share of the variance that the model would lose without it; ``None`` where it cannot be told.
+        reference: What its levels are compared with; empty for numbers of blocks.
+        levels: Its choices.
+        told: Whether the effect of any of them is known.
+        why: Why not, or why not of all.
+    """
+
+    name: str
+    importance: Interval | None
+    reference: str
+    levels: tuple[Level, ...]
+    told: bool
+    why: str
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """What each choice of the configurations contributed to their quality.
+
+    Attributes:
+        factors: What may vary.
+        explained: Share of the variance that the model explains (adjusted R²); ``None`` without a model.
+        trials: Number of trials that it is fitted to.
+        sentence: The same in words.
+    """
+
+    factors: tuple[Factor, ...]
+    explained: float | None
+    trials: int
+    sentence: str
+
+
 def describe_contributions(
-    trials: pd.DataFrame, sites: list[dict[str, Any]], quality: str, images: Mapping[int, _Values]
-) -> dict[str, Any]:
+    trials: pd.DataFrame, sites: Sequence[Site], quality: Objective, images: Mapping[int, _Values]
+) -> Contributions:
     """Tell what each stage's ratio and placement, the gate and the position change in accuracy or log-loss.
 
     The quality of complete trials is fitted by an additive model, by least squares: for each stage one effect for each
@@ -51,54 +105,40 @@ def describe_contributions(
 
     Args:
         trials: The table of trials, of which the complete ones count.
-        sites: ``block``, ``stage`` and ``position`` of every site of the space.
-        quality: ``"accuracy"`` or ``"log_loss"``, the column of it.
+        sites: Every site of the space.
+        quality: Accuracy or log-loss.
         images: From :func:`outcomes_by_image`; without, an interval is about these images only.
-
-    Returns:
-        ``factors``, each with ``name``, ``importance`` (value, low, high, or ``None``), ``reference`` (what its levels
-        are compared with, empty for numbers of blocks), ``levels`` (each with its ``level``, number of ``trials`` and
-        ``effect``: value, low, high, or ``None``), whether any of them is ``told`` and ``why`` not; ``explained``, the
-        share of the variance that the model explains (adjusted R²) or ``None``; the number of ``trials``; and a
-        ``sentence``.
     """
-    complete = trials[trials["state"] == "complete"].dropna(subset=[quality])
+    complete = trials[trials["state"] == "complete"].dropna(subset=[quality.name])
     factors = _factors(complete, sites)
-    values = complete[quality].to_numpy(float)
-    word = quality.replace("_", "-")
-    refusal = _refusal(values, factors, word)
+    values = complete[quality.name].to_numpy(float)
+    refusal = _refusal(values, factors, quality.words)
     if refusal:
-        return {
-            "factors": [_untold(factor, refusal) for factor in factors],
-            "explained": None,
-            "trials": len(values),
-            "sentence": f"What each stage contributed cannot be told: {refusal}.",
-        }
+        return Contributions(
+            tuple(_untold(factor, refusal) for factor in factors),
+            None,
+            len(values),
+            f"What each stage contributed cannot be told: {refusal}.",
+        )
     by_image = [images[number] for number in complete["number"]] if images else None
     fit = _Fit.of(_design(factors), values, None if by_image is None else np.stack(by_image))
-    told = [_told(factor, fit) for factor in factors]
-    return {
-        "factors": told,
-        "explained": fit.explained,
-        "trials": len(values),
-        "sentence": _sentence(told, fit, quality, word),
-    }
+    told = tuple(_told(factor, fit) for factor in factors)
+    return Contributions(told, fit.explained, len(values), _sentence(told, fit, quality))
 
 
-def outcomes_by_image(study: optuna.Study, quality: str) -> dict[int, _Values]:
+def outcomes_by_image(study: optuna.Study, quality: Objective) -> dict[int, _Values]:
     """Return for each complete trial its correctness or log-loss of each image, over many images of blocks of them.
 
     Args:
         study: The study.
-        quality: ``"accuracy"`` or ``"log_loss"``.
+        quality: Accuracy or log-loss.
 
     Raises:
         RunFolderError: If the trials were not written by se-search.
     """
-    name = "correct" if quality == "accuracy" else "losses"
     with refusing_foreign_trials():
         return {
-            trial.number: _block_means(unpack(trial.user_attrs[name]).mean(axis=0, dtype=float))
+            trial.number: _block_means(unpack(trial.user_attrs[quality.outcomes]).mean(axis=0, dtype=float))
             for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         }
 
@@ -109,7 +149,7 @@ def _block_means(values: _Values) -> _Values:
 
 
 @dataclass(frozen=True)
-class _Factor:
+class _Varied:
     """A part of the configuration that varies, or could.
 
     Attributes:
@@ -127,11 +167,11 @@ class _Factor:
     reference: str = "no SE"
 
 
-def _factors(complete: pd.DataFrame, sites: list[dict[str, Any]]) -> list[_Factor]:
+def _factors(complete: pd.DataFrame, sites: Sequence[Site]) -> list[_Varied]:
     read = [read_config(text) for text in complete["config"]]
     configs = [_by_stage(config, sites) for config in read]
     ranks = {one.label: one.rank for config in read for one in config.placed}
-    stages = sorted({site["stage"] for site in sites})
+    stages = sorted({site.stage for site in sites})
     factors = []
     for stage in stages:
         blocks = [config.get(stage, []) for config in configs]
@@ -141,7 +181,7 @@ def _factors(complete: pd.DataFrame, sites: list[dict[str, Any]]) -> list[_Facto
         if len(set(counts[used])) > 1:
             column = np.where(used, counts - counts[used].mean(), 0.0)
             level = "per block"
-            factors.append(_Factor(f"stage {stage} blocks", {level: column}, {level: int(used.sum())}, reference=""))
+            factors.append(_Varied(f"stage {stage} blocks", {level: column}, {level: int(used.sum())}, reference=""))
     positions = [[_common(where for _, where in config.get(stage, [])) for stage in stages] for config in configs]
     if all(len(set(one) - {_OFF}) <= 1 for one in positions):
         factors += _alternatives("position", [_common(one for one in every if one != _OFF) for every in positions])
@@ -151,17 +191,17 @@ def _factors(complete: pd.DataFrame, sites: list[dict[str, Any]]) -> list[_Facto
     return factors + _alternatives("gate", [gate or _OFF for gate in complete["gate"]])
 
 
-def _by_stage(config: SEConfig, sites: list[dict[str, Any]]) -> dict[int, list[tuple[str, str]]]:
+def _by_stage(config: SEConfig, sites: Sequence[Site]) -> dict[int, list[tuple[str, str]]]:
     """Return the label (or that attention is kept) and the position of each block with attention, by stage."""
     placed = {(one.site.block, one.site.position): one.label for one in config.placed}
     removed = {(site.block, site.position) for site in config.removed}
     found: dict[int, list[tuple[str, str]]] = {}
     for site in sites:
-        key = site["block"], site["position"]
+        key = site.block, site.position
         if key in placed:
-            found.setdefault(site["stage"], []).append((placed[key], site["position"]))
-        elif site["position"] == "existing" and key not in removed:
-            found.setdefault(site["stage"], []).append(("kept", site["position"]))
+            found.setdefault(site.stage, []).append((placed[key], site.position))
+        elif site.position == "existing" and key not in removed:
+            found.setdefault(site.stage, []).append(("kept", site.position))
     return found
 
 
@@ -171,24 +211,24 @@ def _common(kinds: Iterable[str]) -> str:
     return _OFF if not distinct else distinct.pop() if len(distinct) == 1 else "mixed"
 
 
-def _stage_factor(name: str, chosen: list[str], ranks: dict[str, int]) -> _Factor:
+def _stage_factor(name: str, chosen: list[str], ranks: dict[str, int]) -> _Varied:
     def fewest_parameters_first(level: str) -> tuple[int, int]:
         return (1, -ranks[level]) if level in ranks else (0 if level == "kept" else 2, 0)
 
     counts = Counter(chosen)
     levels = sorted(counts.keys() - {_OFF}, key=fewest_parameters_first)
     if not levels:
-        return _Factor(name, {}, {}, "no trial has SE there")
+        return _Varied(name, {}, {}, "no trial has SE there")
     if _OFF in counts:
-        return _Factor(name, _indicators(chosen, levels), {level: counts[level] for level in levels})
+        return _Varied(name, _indicators(chosen, levels), {level: counts[level] for level in levels})
     rest = [level for level in levels if level != max(levels, key=counts.__getitem__)]
     trials = {level: counts[level] for level in levels}
-    return _Factor(
+    return _Varied(
         name, _indicators(chosen, rest), trials, "every trial has SE there, so no ratio can be compared with none"
     )
 
 
-def _alternatives(name: str, chosen: list[str]) -> list[_Factor]:
+def _alternatives(name: str, chosen: list[str]) -> list[_Varied]:
     """Return the factor of a choice that matters only with SE, against the most frequent; none without a choice."""
     counts = Counter(sorted(chosen))
     del counts[_OFF]
@@ -196,18 +236,18 @@ def _alternatives(name: str, chosen: list[str]) -> list[_Factor]:
     if not others:
         return []
     columns = _indicators(chosen, [level for level, _ in others])
-    return [_Factor(name, columns, dict(others), reference=usual)]
+    return [_Varied(name, columns, dict(others), reference=usual)]
 
 
 def _indicators(chosen: list[str], levels: list[str]) -> dict[str, _Values]:
     return {level: np.array([one == level for one in chosen], float) for level in levels}
 
 
-def _design(factors: list[_Factor]) -> dict[tuple[str, str], _Values]:
+def _design(factors: list[_Varied]) -> dict[tuple[str, str], _Values]:
     return {(factor.name, level): column for factor in factors for level, column in factor.columns.items()}
 
 
-def _refusal(values: _Values, factors: list[_Factor], word: str) -> str:
+def _refusal(values: _Values, factors: list[_Varied], word: str) -> str:
     columns = list(_design(factors).values())
     if len(values) == 0:
         return "no configuration has been evaluated"
@@ -231,8 +271,8 @@ class _Fit:
         explained: Adjusted R², at least 0.
     """
 
-    effects: dict[tuple[str, str], list[float] | None]
-    importances: dict[str, list[float]]
+    effects: dict[tuple[str, str], Interval | None]
+    importances: dict[str, Interval]
     explained: float
 
     @classmethod
@@ -263,7 +303,7 @@ class _Fit:
         tail = (1 - CONFIDENCE) / 2 / told
         margins = np.sqrt(stats.t.isf(tail, freedoms) ** 2 * between + stats.norm.isf(tail) ** 2 * within)
         intervals = {
-            key: [float(effect), float(effect - margin), float(effect + margin)] if is_known else None
+            key: (float(effect), float(effect - margin), float(effect + margin)) if is_known else None
             for key, effect, margin, is_known in zip(columns, effects[1:], margins[1:], known[1:], strict=True)
         }
         total = float(np.sum((values - values.mean()) ** 2))
@@ -298,19 +338,19 @@ def _importance(
     freedom: int,
     total: float,
     explained: float,
-) -> list[float]:
+) -> Interval:
     others = design[:, [True, *(one != name for one in names)]]
     lost = int(np.linalg.matrix_rank(design)) - int(np.linalg.matrix_rank(others))
     if lost == 0:
-        return [0.0, 0.0, 1.0]
+        return 0.0, 0.0, 1.0
     rest = values - others @ (np.linalg.pinv(others) @ values)
     gained = float(rest @ rest) - error * freedom
     share = (gained - lost * error) / (total + error)
     if error <= _ROUNDING**2 * total:
-        return [share, share, share]
+        return share, share, share
     other = len(values) * (1 + max(explained - share, 0.0) / (1 - explained))
     low, high = (end / (end + other) for end in _noncentrality(gained / lost / error, lost, freedom))
-    return [min(max(share, low), high), low, high]
+    return min(max(share, low), high), low, high
 
 
 def _noncentrality(statistic: float, lost: int, freedom: int) -> tuple[float, float]:
@@ -330,45 +370,37 @@ def _noncentrality(statistic: float, lost: int, freedom: int) -> tuple[float, fl
     return end((1 + CONFIDENCE) / 2), end((1 - CONFIDENCE) / 2)
 
 
-def _untold(factor: _Factor, why: str) -> dict[str, Any]:
-    levels = [{"level": level, "trials": count, "effect": None} for level, count in factor.trials.items()]
-    return {
-        "name": factor.name,
-        "importance": None,
-        "reference": factor.reference,
-        "levels": levels,
-        "told": False,
-        "why": factor.why or why,
-    }
+def _untold(factor: _Varied, why: str, importance: Interval | None = None) -> Factor:
+    levels = tuple(Level(level, count, None) for level, count in factor.trials.items())
+    return Factor(factor.name, importance, factor.reference, levels, False, factor.why or why)
 
 
-def _told(factor: _Factor, fit: _Fit) -> dict[str, Any]:
+def _told(factor: _Varied, fit: _Fit) -> Factor:
     if factor.why:
-        return _untold(factor, factor.why) | {"importance": fit.importances.get(factor.name)}
-    levels = [
-        {"level": level, "trials": count, "effect": fit.effects[factor.name, level]}
-        for level, count in factor.trials.items()
+        return _untold(factor, factor.why, fit.importances.get(factor.name))
+    levels = tuple(Level(level, count, fit.effects[factor.name, level]) for level, count in factor.trials.items())
+    missing = ", ".join(one.level for one in levels if one.effect is None)
+    return Factor(
+        factor.name,
+        fit.importances[factor.name],
+        factor.reference,
+        levels,
+        any(one.effect is not None for one in levels),
+        f"{missing}: too few trials, or always with the same other choices" if missing else "",
+    )
+
+
+def _sentence(factors: Sequence[Factor], fit: _Fit, quality: Objective) -> str:
+    known = [
+        (factor.name, one.level, one.effect) for factor in factors for one in factor.levels if one.effect is not None
     ]
-    missing = ", ".join(str(one["level"]) for one in levels if one["effect"] is None)
-    return {
-        "name": factor.name,
-        "importance": fit.importances[factor.name],
-        "reference": factor.reference,
-        "levels": levels,
-        "told": any(one["effect"] is not None for one in levels),
-        "why": f"{missing}: too few trials, or always with the same other choices" if missing else "",
-    }
-
-
-def _sentence(factors: list[dict[str, Any]], fit: _Fit, quality: str, word: str) -> str:
-    told = [(factor["name"], one["level"], one["effect"]) for factor in factors for one in factor["levels"]]
-    known = [one for one in told if one[2] is not None]
     clear = sorted((one for one in known if one[2][1] > 0 or one[2][2] < 0), key=lambda one: -abs(one[2][0]))
+    word = quality.words
     start = f"By an additive model that explains {percent(fit.explained, 0)} of the variance of {word} between trials"
     if not clear:
         return f"{start}, none of {len(known)} choices differs measurably: what they contribute cannot be told."
     named = ", ".join(
-        f"{name} {level} ({difference_in_words(quality, Estimate(*effect))})" for name, level, effect in clear[:3]
+        f"{name} {level} ({difference_in_words(quality.name, Estimate(*effect))})" for name, level, effect in clear[:3]
     )
     more = f" and {len(clear) - 3} more" if len(clear) > 3 else ""
     rest = len(known) - len(clear)

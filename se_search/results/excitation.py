@@ -1,8 +1,8 @@
 """Analyses of excitation that a run folder holds."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from optuna.trial import TrialState
 
@@ -22,10 +22,23 @@ def analysis_folder(folder: Path, trial: int, verified: bool = False) -> Path:
     return folder / EXCITATION / f"trial-{trial}{'-verified' if verified else ''}"
 
 
-def find_analyses(folder: Path) -> list[dict[str, Any]]:
-    """List the analyses of complete trials that a run folder holds, by number: ``trial``, ``verified`` and ``page``.
+@dataclass(frozen=True, order=True)
+class AnalysisPage:
+    """An analysis of excitation in a run folder.
 
-    ``page`` is the path of the page within the run folder.
+    Attributes:
+        trial: Number of the trial whose network was analysed.
+        verified: Whether its weights are those of verification.
+        page: Path of the page within the run folder.
+    """
+
+    trial: int
+    verified: bool
+    page: str
+
+
+def find_analyses(folder: Path) -> tuple[AnalysisPage, ...]:
+    """List the analyses of complete trials that a run folder holds, by number.
 
     Raises:
         RunFolderError: If there is an analysis and the folder's trials cannot be read.
@@ -35,8 +48,8 @@ def find_analyses(folder: Path) -> list[dict[str, Any]]:
         name = _OF_A_TRIAL.fullmatch(page.parent.name)
         if name and page.is_file():
             where = f"{EXCITATION}/{page.parent.name}/{PAGE_FILE}"
-            found.append({"trial": int(name[1]), "verified": name[2] is not None, "page": where})
+            found.append(AnalysisPage(int(name[1]), name[2] is not None, where))
     if not found:
-        return []
+        return ()
     complete = {trial.number for trial in load_trials(folder).get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
-    return sorted((one for one in found if one["trial"] in complete), key=lambda one: (one["trial"], one["verified"]))
+    return tuple(sorted(one for one in found if one.trial in complete))

@@ -2,30 +2,153 @@
 
 import json
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import BaseModel
 
 from ..errors import RunFolderError, SeSearchError
 from ..files import read_json, write_text
 from ..latency.additive import MeasuredLatency
-from ..latency.meter import remarks
+from ..latency.meter import LatencyConditions, remarks
 from ..network.config import SEConfig
-from ..network.overhead import backbone_parameters, flops_overhead, parameter_share
-from ..study.definitions import StudyDefinition
+from ..network.overhead import backbone_parameters
+from ..sampling.exact import EXACT
+from ..study.definitions import ConstraintsDefinition, StudyDefinition
+from ..study.evaluator_definition import EvaluatorDefinition
+from ..study.objectives import OBJECTIVES, Objective
 from ..study.space import SearchSpace
 from ..trials.folder import PARETO_FILE, RUN_FILE, TRIALS_FILE, load_trials, read_definition
 from ..trials.latency import latency_size, learned_latencies
 from ..trials.notes import ENDED, FOREIGN, latency_conditions, quality_of, with_measured_latency
-from .contributions import describe_contributions, outcomes_by_image
-from .excitation import find_analyses
+from .contributions import Contributions, describe_contributions, outcomes_by_image
+from .excitation import AnalysisPage, find_analyses
 from .hypervolume import hypervolume_history
-from .table import cautions, front_of, gain_over_none, pick_trials, trials_table
-from .verified import add_verified, read_verified
+from .table import Gain, cautions, front_of, gain_over_none, pick_trials, trials_table
+from .verified import Schedule, add_verified, read_verified
 
 
-def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+@dataclass(frozen=True)
+class DataRecord:
+    """The images of a run.
+
+    Attributes:
+        name: As the study names them.
+        train: Number of images to train on, like ``validation`` and ``test``.
+        validation: See there.
+        test: See there.
+        classes: Number of classes.
+        size: ``(channels, height, width)`` of an image.
+        unreadable: Files that could not be read, which are left out.
+    """
+
+    name: str
+    train: int
+    validation: int
+    test: int
+    classes: int
+    size: tuple[int, ...]
+    unreadable: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SiteRecord:
+    """A site of the space, as figures draw it: where a network can have an SE block."""
+
+    block: str
+    stage: int
+    position: str
+    channels: int
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where and when a run began; empty where its folder does not tell."""
+
+    started: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    platform: str = ""
+    git_commit: str = ""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The description of a run; :meth:`to_json` returns the content of ``run.json``.
+
+    Attributes:
+        name: The folder's name, and ``folder`` its path as it was given.
+        backbone: A timm architecture name, and ``backbone_parameters`` the number of its parameters.
+        data: The images.
+        study: What the study says of itself, and ``space`` what its space does.
+        seed: As in the study, like ``budget``, ``device`` and ``constraints``.
+        evaluator: How accuracy was estimated.
+        objectives: What was searched for.
+        latency: How latency was measured; ``None`` before a trial is complete.
+        latency_learned_from: How many measured configurations the additive model was fitted to.
+        sites: Every site of the space, in forward order.
+        picks: Numbers of the members of the front that most users want, as :func:`~se_search.results.table.pick_trials`
+            names them.
+        cautions: What the front does not show, in sentences.
+        gain: What SE gains by the search's estimates; ``None`` where that cannot be told.
+        quality: What the study judges networks by: accuracy or log-loss.
+        contributions: What each choice contributed.
+        verified: What verification has found, the shortest schedule first.
+        excitation: Analyses of excitation in the folder.
+        hypervolume_history: Hypervolume of the front after each complete trial.
+        hypervolume_reference: Worst value of each objective that counts for it.
+        timings: Seconds by what took them.
+        finished: Whether the search has come to its end.
+        provenance: Where and when it began.
+    """
+
+    name: str
+    folder: str
+    backbone: str
+    backbone_parameters: int
+    data: DataRecord
+    study: str
+    space: str
+    seed: int
+    budget: int
+    device: str
+    evaluator: EvaluatorDefinition
+    objectives: tuple[Objective, ...]
+    constraints: ConstraintsDefinition
+    latency_learned_from: int
+    latency: LatencyConditions | None
+    sites: tuple[SiteRecord, ...]
+    picks: Mapping[str, int]
+    cautions: tuple[str, ...]
+    gain: Gain | None
+    quality: Objective
+    contributions: Contributions
+    verified: tuple[Schedule, ...]
+    excitation: tuple[AnalysisPage, ...]
+    hypervolume_history: tuple[float, ...]
+    hypervolume_reference: Mapping[str, float]
+    timings: Mapping[str, float]
+    finished: bool
+    provenance: Provenance = Provenance()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for JSON, without the provenance, which ``run.json`` holds from the start."""
+        names = [one.name for one in self.objectives]
+        conditions = self.latency
+        latency = conditions.to_dict() | {"description": conditions.description} if conditions else {}
+        return {name: _plain(value) for name, value in vars(self).items() if name != "provenance"} | {
+            "objectives": names,
+            "custom_objectives": [name for name in names if name not in OBJECTIVES],
+            "latency": latency,
+            "gain": self.gain.sentence if self.gain else "",
+            "gain_is_measurable": self.gain is not None and self.gain.measurable,
+            "quality": self.quality.heading,
+        }
+
+
+def read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
     """Read a run folder: its table of trials and a description of the run, as the report needs them.
 
     Raises:
@@ -39,73 +162,57 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         raise RunFolderError(f"{folder} holds what se-search did not write: {error!r}") from error
 
 
-def _read_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+def _read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
     study = read_definition(folder)
     optuna_study = with_measured_latency(load_trials(folder))
     learned = learned_latencies(folder)
     table = trials_table(optuna_study)
     space = SearchSpace(study.backbone, study.resolved_space)
-    if "data" not in optuna_study.user_attrs:
+    noted = optuna_study.user_attrs
+    if "data" not in noted:
         raise RunFolderError(f"{folder} has no data noted: nothing has been searched in it yet")
-    data = optuna_study.user_attrs["data"]
+    data = DataRecord(
+        **noted["data"] | {"size": tuple(noted["data"]["size"])},
+        unreadable=tuple(map(str, noted.get("unreadable_images", []))),
+    )
     schedules = read_verified(folder, table, SEConfig.without_attention(study.backbone).id)
     table = add_verified(table, schedules)
-    complete = table[table["state"] == "complete"]
-    shared = study.evaluator.shared
-    epochs = read_json(folder / f"{shared}.json").get("epochs", []) if shared else []
-    worst = {
-        "accuracy": 1 / data["classes"],
-        "log_loss": 10.0,
-        "parameter_overhead": max(0.0, parameter_share(space.largest())),
-        "flops_overhead": max(0.0, flops_overhead(space.largest(), latency_size(study, data["size"]))),
-        "latency_ratio": 2.0,
-    }
-    for name, direction in study.custom_objectives.items():
-        worst[name] = float(complete[name].min() if direction == "maximize" else complete[name].max())
-    sites = [
-        {"block": site.block, "stage": site.stage, "position": site.position, "channels": site.channels}
-        for site in space.sites
-    ]
     quality = quality_of(optuna_study)
-    gain = gain_over_none(optuna_study)
-    description = {
-        "name": folder.resolve().name,
-        "folder": str(folder),
-        "backbone": study.backbone,
-        "backbone_parameters": backbone_parameters(study.backbone),
-        "data": data | {"unreadable": list(map(str, optuna_study.user_attrs.get("unreadable_images", [])))},
-        "study": study.description,
-        "space": study.resolved_space.description,
-        "seed": study.seed,
-        "budget": study.budget,
-        "device": study.device,
-        "evaluator": study.evaluator,
-        "objectives": list(study.objectives),
-        "custom_objectives": list(study.custom_objectives),
-        "constraints": study.constraints.model_dump(),
-        "latency_learned_from": len(learned),
-        "latency": latency_conditions(optuna_study),
-        "sites": sites,
-        "picks": pick_trials(table, quality),
-        "cautions": [*cautions(table, 1 / data["classes"]), *_latency_remarks(table, learned, study)],
-        "gain": "" if gain is None else gain.sentence,
-        "gain_is_measurable": gain is not None and gain.measurable,
-        "quality": quality.replace("_", "-"),
-        "contributions": describe_contributions(table, sites, quality, outcomes_by_image(optuna_study, quality)),
-        "verified": schedules,
-        "excitation": find_analyses(folder),
-        "hypervolume_history": hypervolume_history(optuna_study, [worst[name] for name in study.objectives]),
-        "hypervolume_reference": {name: worst[name] for name in study.objectives},
-        "timings": {
-            **({shared: sum(epoch["seconds"] for epoch in epochs)} if epochs else {}),
-            "trials": float(table["seconds"].sum()),
-        },
-        "finished": optuna_study.user_attrs.get(ENDED) == study.budget,
-    }
-    return table, read_json(folder / RUN_FILE) | description
+    reference = _reference(study, space, data, table)
+    record = RunRecord(
+        name=folder.resolve().name,
+        folder=str(folder),
+        backbone=study.backbone,
+        backbone_parameters=backbone_parameters(study.backbone),
+        data=data,
+        study=study.description,
+        space=study.resolved_space.description,
+        seed=study.seed,
+        budget=study.budget,
+        device=study.device,
+        evaluator=study.evaluator,
+        objectives=study.goals,
+        constraints=study.constraints,
+        latency_learned_from=len(learned),
+        latency=latency_conditions(optuna_study),
+        sites=tuple(SiteRecord(site.block, site.stage, site.position, site.channels) for site in space.sites),
+        picks=pick_trials(table, quality),
+        cautions=(*cautions(table, 1 / data.classes), *_latency_remarks(table, learned, study)),
+        gain=gain_over_none(optuna_study),
+        quality=quality,
+        contributions=describe_contributions(table, space.sites, quality, outcomes_by_image(optuna_study, quality)),
+        verified=schedules,
+        excitation=find_analyses(folder),
+        hypervolume_history=tuple(hypervolume_history(optuna_study, list(reference.values()))),
+        hypervolume_reference=reference,
+        timings=_timings(folder, study, table),
+        finished=noted.get(ENDED) == study.budget,
+        provenance=_provenance(read_json(folder / RUN_FILE)),
+    )
+    return table, record
 
 
-def write_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+def write_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
     """Write ``trials.csv``, ``pareto.csv`` and ``run.json``, and return what :func:`read_results` does.
 
     Raises:
@@ -114,9 +221,36 @@ def write_results(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     table, run = read_results(folder)
     write_text(folder / TRIALS_FILE, table.to_csv(index=False))
     write_text(folder / PARETO_FILE, front_of(table).to_csv(index=False))
-    plain = run | {"evaluator": run["evaluator"].model_dump(exclude={"options"})}
-    write_text(folder / RUN_FILE, json.dumps(_finite(plain), indent=2, allow_nan=False))
+    content = _plain(read_json(folder / RUN_FILE)) | run.to_json()
+    write_text(folder / RUN_FILE, json.dumps(content, indent=2, allow_nan=False))
     return table, run
+
+
+def _reference(study: StudyDefinition, space: SearchSpace, data: DataRecord, table: pd.DataFrame) -> dict[str, float]:
+    """Return the worst value of each objective that counts for hypervolumes."""
+    complete = table[table["state"] == "complete"]
+    size = latency_size(study, data.size)
+    reference = {}
+    for one in study.goals:
+        if one.exact:
+            worst = EXACT[one.name](space.largest(), size)
+        else:
+            worst = float(complete[one.name].min() if one.direction == "maximize" else complete[one.name].max())
+        reference[one.name] = one.worst(data.classes, worst)
+    return reference
+
+
+def _timings(folder: Path, study: StudyDefinition, table: pd.DataFrame) -> dict[str, float]:
+    shared = study.evaluator.shared
+    epochs = read_json(folder / f"{shared}.json").get("epochs", []) if shared else []
+    spent = {shared: float(sum(epoch["seconds"] for epoch in epochs))} if epochs else {}
+    return spent | {"trials": float(table["seconds"].sum())}
+
+
+def _provenance(content: Mapping[str, Any]) -> Provenance:
+    versions = {str(name): str(version) for name, version in dict(content.get("versions") or {}).items()}
+    started, platform, commit = (str(content.get(key) or "") for key in ("started", "platform", "git_commit"))
+    return Provenance(started, versions, platform, commit)
 
 
 def _latency_remarks(table: pd.DataFrame, learned: list[MeasuredLatency], study: StudyDefinition) -> list[str]:
@@ -127,10 +261,14 @@ def _latency_remarks(table: pd.DataFrame, learned: list[MeasuredLatency], study:
     return remarks(both, study.latency.target, study.latency.limit)
 
 
-def _finite(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     """Return plain data with ``None`` in place of numbers that JSON does not know."""
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_finite(one) for one in value]
+    if isinstance(value, BaseModel):
+        return value.model_dump(exclude={"options"})
+    if is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

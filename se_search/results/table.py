@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ..network.config import SEConfig
 from ..statistics import CONFIDENCE, Estimate, confidence_of_each, crossed_difference, difference_in_words
-from ..study.objectives import COLUMNS
+from ..study.objectives import COLUMNS, OBJECTIVES, Objective
 from ..trials.notes import quality_of, refusing_foreign_trials, unpack
 from ..words import counted, percent
 
@@ -71,15 +71,14 @@ def gain_over_none(study: optuna.Study) -> Gain | None:
         if none is None or not others:
             return None
         quality = quality_of(study)
-        word, sign = ("accuracy", 1) if quality == "accuracy" else ("log-loss", -1)
-        best = max(others, key=lambda trial: sign * trial.user_attrs[quality])
+        best = max(others, key=lambda trial: quality.sign * trial.user_attrs[quality.name])
         difference = _difference(best, none, quality, confidence_of_each(len(others)))
     told = (
-        f"trial {best.number}'s {word} differs from that of the network without SE by "
-        f"{difference_in_words(quality, difference)} "
+        f"trial {best.number}'s {quality.words} differs from that of the network without SE by "
+        f"{difference_in_words(quality.name, difference)} "
         f"(paired on the same images, corrected for {counted(len(others), 'comparison')})"
     )
-    if sign * difference.value > 0 and not _contains_zero(difference):
+    if quality.sign * difference.value > 0 and not _contains_zero(difference):
         return Gain(True, f"SE helps measurably by the search's estimates: {told}.")
     with_se = counted(len(others), "configuration")
     return Gain(False, f"No measurable difference: of {with_se} with SE none is measurably better; {told}.")
@@ -90,7 +89,7 @@ def front_of(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["on_front"]].sort_values(["parameter_overhead", "accuracy"], ascending=[True, False])
 
 
-def pick_trials(table: pd.DataFrame, quality: str = "accuracy") -> dict[str, int]:
+def pick_trials(table: pd.DataFrame, quality: Objective = OBJECTIVES["accuracy"]) -> dict[str, int]:
     """Name the members of the front that most users want; empty without a front.
 
     ``accurate`` has the highest accuracy, ``small`` the fewest parameters, ``fast`` the lowest latency ratio; the
@@ -106,7 +105,7 @@ def pick_trials(table: pd.DataFrame, quality: str = "accuracy") -> dict[str, int
     front = front_of(table)
     if front.empty:
         return {}
-    worth = front["accuracy"] if quality == "accuracy" else -front["log_loss"]
+    worth = quality.sign * front[quality.name]
     height = _scaled(worth) - _scaled(front["parameter_overhead"])
     distinct = front["tied_with"].isna()
     return {
@@ -193,15 +192,17 @@ def _cost(trial: FrozenTrial) -> tuple[float, float]:
     return trial.user_attrs["parameter_overhead"], trial.user_attrs["latency_ratio"]
 
 
-def _is_tied(cheaper: FrozenTrial, trial: FrozenTrial, quality: str) -> bool:
+def _is_tied(cheaper: FrozenTrial, trial: FrozenTrial, quality: Objective) -> bool:
     if cheaper.user_attrs["counted_parameters"] >= trial.user_attrs["counted_parameters"]:
         return False
     return _contains_zero(_difference(trial, cheaper, quality))
 
 
-def _difference(first: FrozenTrial, second: FrozenTrial, quality: str, confidence: float = CONFIDENCE) -> Estimate:
-    name = "correct" if quality == "accuracy" else "losses"
-    return crossed_difference(unpack(first.user_attrs[name]), unpack(second.user_attrs[name]), confidence)
+def _difference(
+    first: FrozenTrial, second: FrozenTrial, quality: Objective, confidence: float = CONFIDENCE
+) -> Estimate:
+    one, other = (unpack(trial.user_attrs[quality.outcomes]) for trial in (first, second))
+    return crossed_difference(one, other, confidence)
 
 
 def _contains_zero(difference: Estimate) -> bool:

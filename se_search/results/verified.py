@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..errors import RunFolderError
 from ..files import read_text
 from ..network.config import SEConfig
 from ..statistics import (
-    Estimate,
+    Interval,
     confidence_of_each,
     crossed_difference,
     crossed_mean,
@@ -43,12 +43,64 @@ def weights_file(folder: Path, config: SEConfig, epochs: int) -> Path:
 
 
 @dataclass(frozen=True)
+class Member:
+    """A network that was verified.
+
+    Attributes:
+        config_id: Of its configuration.
+        number: Of its trial; ``None`` where it is a baseline that the search did not try.
+        name: What it is known as; empty for most.
+        accuracy: With its interval, like all others.
+        log_loss: See there.
+        accuracy_difference: Against the network without SE.
+        log_loss_difference: See there.
+    """
+
+    config_id: str
+    number: int | None
+    name: str
+    accuracy: Interval
+    log_loss: Interval
+    accuracy_difference: Interval
+    log_loss_difference: Interval
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What verification has found with one number of epochs.
+
+    Attributes:
+        epochs: Of each training.
+        seeds: Of the trainings of each network.
+        images: Number of test images.
+        members: The networks, the one without SE first.
+        agreement: Kendall's τ of the ranking with the search's; ``None`` for fewer than three members.
+        ceiling: The most that the seeds' noise allows; ``None`` where it is not known.
+        helps: Whether SE measurably helps.
+        finding: The same in one sentence.
+        held: Agreement of the ranking with that of the schedule before; ``None`` for the first.
+        ranking: Sentences about these agreements.
+    """
+
+    epochs: int
+    seeds: tuple[int, ...]
+    images: int
+    members: tuple[Member, ...]
+    agreement: Interval | None
+    ceiling: Interval | None
+    helps: bool
+    finding: str
+    held: Interval | None
+    ranking: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class _Result:
     correct: npt.NDArray[np.bool_]
     losses: npt.NDArray[np.float32]
 
 
-def read_verified(folder: Path, trials: pd.DataFrame, without_se: str) -> list[dict[str, Any]]:
+def read_verified(folder: Path, trials: pd.DataFrame, without_se: str) -> tuple[Schedule, ...]:
     """Return what each schedule of verification has found, the shortest first; empty before any.
 
     Args:
@@ -56,19 +108,13 @@ def read_verified(folder: Path, trials: pd.DataFrame, without_se: str) -> list[d
         trials: Its table of trials.
         without_se: Id of the configuration without SE, which the others are compared with.
 
-    Returns:
-        For each schedule ``epochs``, ``seeds``, ``images``, ``members`` (with values, and differences to the network
-        without SE), ``finding`` (one sentence), ``helps`` (whether SE measurably does), ``agreement`` of the ranking
-        with the search's (Kendall's τ with its interval; ``None`` for fewer than three members), its ``ceiling``,
-        ``held`` (the agreement with the schedule before) and ``ranking``, sentences about these.
-
     Raises:
         RunFolderError: If a result is damaged.
     """
     numbers = dict(zip(trials["config_id"], trials["number"], strict=True))
     names = dict(zip(trials["config_id"], trials["name"], strict=True))
     estimates = dict(zip(trials["config_id"], trials["log_loss"], strict=True))
-    schedules: list[dict[str, Any]] = []
+    schedules: list[Schedule] = []
     before: dict[str, npt.NDArray[Any]] | None = None
     for epochs, results in sorted(_read(folder).items()):
         seeds, configs = _whole(results, without_se)
@@ -77,70 +123,64 @@ def read_verified(folder: Path, trials: pd.DataFrame, without_se: str) -> list[d
         correct = {config: np.concatenate([results[config, seed].correct for seed in seeds]) for config in configs}
         losses = {config: np.concatenate([results[config, seed].losses for seed in seeds]) for config in configs}
         configs.sort(key=lambda config: (config != without_se, numbers.get(config, -1)))
-        members: list[dict[str, Any]] = [
-            {
-                "config_id": config,
-                "number": int(numbers[config]) if config in numbers else None,
-                "name": "no SE" if config == without_se else names.get(config, "uniform r=16"),
-                "accuracy": _listed(crossed_mean(correct[config])),
-                "log_loss": _listed(crossed_mean(losses[config])),
-                "accuracy_difference": _listed(crossed_difference(correct[config], correct[without_se])),
-                "log_loss_difference": _listed(crossed_difference(losses[config], losses[without_se])),
-            }
+        members = tuple(
+            Member(
+                config,
+                int(numbers[config]) if config in numbers else None,
+                "no SE" if config == without_se else names.get(config, "uniform r=16"),
+                astuple(crossed_mean(correct[config])),
+                astuple(crossed_mean(losses[config])),
+                astuple(crossed_difference(correct[config], correct[without_se])),
+                astuple(crossed_difference(losses[config], losses[without_se])),
+            )
             for config in configs
-        ]
+        )
         means = {config: losses[config].mean(1) for config in configs}
         ranked = [config for config in configs if config in estimates and np.isfinite(estimates[config])]
-        called = {one["config_id"]: _called(one) for one in members}
-        schedules.append(
-            {
-                "epochs": epochs,
-                "seeds": seeds,
-                "images": int(correct[configs[0]].shape[1]),
-                "members": members,
-                "agreement": _agreement({config: estimates[config] for config in ranked}, means),
-                "ceiling": _ceiling([means[config] for config in ranked]),
-                **_finding(losses, without_se, called, len(seeds)),
-                "held": None,
-            }
-        )
+        called = {one.config_id: _called(one) for one in members}
+        agreement = _agreement({config: estimates[config] for config in ranked}, means)
+        ceiling = _ceiling([means[config] for config in ranked])
+        held = None
         if before is not None:
-            schedules[-1]["held"] = _agreement({one: float(values.mean()) for one, values in before.items()}, means)
-        schedules[-1]["ranking"] = list(_say_ranking(schedules))
+            held = _agreement({one: float(values.mean()) for one, values in before.items()}, means)
+        helps, finding = _finding(losses, without_se, called, len(seeds))
+        ranking = list(_say_ranking(agreement, ceiling))
+        if held is not None:
+            ranking.append(
+                f"Against {schedules[-1].epochs} epochs, the order after {epochs} has held with τ = {_interval(held)}."
+            )
+        images = int(correct[configs[0]].shape[1])
+        schedules.append(
+            Schedule(epochs, tuple(seeds), images, members, agreement, ceiling, helps, finding, held, tuple(ranking))
+        )
         before = means
-    return schedules
+    return tuple(schedules)
 
 
-def _say_ranking(schedules: list[dict[str, Any]]) -> Iterator[str]:
-    last = schedules[-1]
-    if last["agreement"] is None:
+def _say_ranking(agreement: Interval | None, ceiling: Interval | None) -> Iterator[str]:
+    if agreement is None:
         yield "Fewer than three of these networks are trials of the search: its ranking cannot be judged."
     else:
         yield (
-            f"The search ranks them as training by itself does with Kendall's τ = {_interval(last['agreement'])}"
-            + ("" if last["ceiling"] is None else f"; the seeds' noise allows at most {_interval(last['ceiling'])}")
+            f"The search ranks them as training by itself does with Kendall's τ = {_interval(agreement)}"
+            + ("" if ceiling is None else f"; the seeds' noise allows at most {_interval(ceiling)}")
             + "."
         )
-    if last["held"] is not None:
-        yield (
-            f"Against {schedules[-2]['epochs']} epochs, the order after {last['epochs']} has held with "
-            f"τ = {_interval(last['held'])}."
-        )
 
 
-def _interval(values: list[float]) -> str:
+def _interval(values: Interval) -> str:
     value, low, high = values
     return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def add_verified(trials: pd.DataFrame, schedules: list[dict[str, Any]]) -> pd.DataFrame:
+def add_verified(trials: pd.DataFrame, schedules: Sequence[Schedule]) -> pd.DataFrame:
     """Return the table of trials with :data:`VERIFIED_COLUMNS`, those of the longest schedule that has each trial."""
     values: dict[str, dict[str, float]] = {}
     for schedule in schedules:
-        for member in schedule["members"]:
-            row = [*member["accuracy"], *member["log_loss"], *member["log_loss_difference"]]
-            row += [schedule["epochs"], len(schedule["seeds"])]
-            values[member["config_id"]] = dict(zip(VERIFIED_COLUMNS, row, strict=True))
+        for member in schedule.members:
+            row = [*member.accuracy, *member.log_loss, *member.log_loss_difference]
+            row += [schedule.epochs, len(schedule.seeds)]
+            values[member.config_id] = dict(zip(VERIFIED_COLUMNS, row, strict=True))
     rows = [values.get(config, {}) for config in trials["config_id"]]
     added = pd.DataFrame(rows, columns=list(VERIFIED_COLUMNS), index=trials.index).astype("float64")
     return pd.concat([trials, added], axis=1)
@@ -181,27 +221,27 @@ def _whole(results: dict[tuple[str, int], _Result], without_se: str) -> tuple[li
     return max(candidates, key=lambda one: (len(one[0]) * len(one[1]), len(one[1])), default=([], []))
 
 
-def _agreement(first: dict[str, float], means: dict[str, npt.NDArray[Any]]) -> list[float] | None:
+def _agreement(first: dict[str, float], means: dict[str, npt.NDArray[Any]]) -> Interval | None:
     common = [config for config in first if config in means]
     if len(common) < _FEWEST_TO_RANK:
         return None
-    return _listed(
+    return astuple(
         rank_agreement(np.array([first[one] for one in common]), np.array([means[one].mean() for one in common]))
     )
 
 
-def _ceiling(means: list[npt.NDArray[Any]]) -> list[float] | None:
+def _ceiling(means: list[npt.NDArray[Any]]) -> Interval | None:
     if len(means) < _FEWEST_TO_RANK or len(means[0]) < 2:
         return None
-    return _listed(noise_ceiling(np.stack(means, axis=1)))
+    return astuple(noise_ceiling(np.stack(means, axis=1)))
 
 
 def _finding(
     losses: dict[str, npt.NDArray[Any]], without_se: str, called: dict[str, str], seeds: int
-) -> dict[str, Any]:
+) -> tuple[bool, str]:
     others = [config for config in losses if config != without_se]
     if not others:
-        return {"helps": False, "finding": "Only the network without SE has been verified."}
+        return False, "Only the network without SE has been verified."
     best = min(others, key=lambda config: float(losses[config].mean()))
     difference = crossed_difference(losses[best], losses[without_se], confidence_of_each(len(others)))
     comparisons = counted(len(others), "comparison")
@@ -212,15 +252,10 @@ def _finding(
     if seeds == 1:
         told += "; with one seed the interval leaves out the chance of training"
     if difference.high < 0:
-        return {"helps": True, "finding": f"SE helps, verified: {told}."}
-    found = f"No measurable gain from SE, verified: the best of {len(others)}, {told}."
-    return {"helps": False, "finding": found}
+        return True, f"SE helps, verified: {told}."
+    return False, f"No measurable gain from SE, verified: the best of {len(others)}, {told}."
 
 
-def _called(member: dict[str, Any]) -> str:
-    trial = "" if member["number"] is None else f"trial {member['number']}"
-    return " – ".join(part for part in (trial, member["name"]) if part)
-
-
-def _listed(estimate: Estimate) -> list[float]:
-    return [estimate.value, estimate.low, estimate.high]
+def _called(member: Member) -> str:
+    trial = "" if member.number is None else f"trial {member.number}"
+    return " – ".join(part for part in (trial, member.name) if part)

@@ -9,6 +9,13 @@ from ..network.overhead import flops_overhead, parameter_share
 from ..network.sites import Site
 from ..study.space import SearchSpace
 
+EXACT: Mapping[str, Callable[[SEConfig, tuple[int, int, int]], float]] = {
+    "parameter_overhead": lambda config, size: parameter_share(config),
+    "flops_overhead": flops_overhead,
+}
+"""How each exact objective of :data:`~se_search.study.objectives.OBJECTIVES` is computed, from a configuration and an
+input size ``(channels, height, width)``; it must be the sum of what the configuration's blocks cost one by one."""
+
 
 def exact_objectives(
     space: SearchSpace, objectives: Sequence[str], size: tuple[int, int, int]
@@ -23,21 +30,19 @@ def exact_objectives(
         objectives: Names of the study's objectives.
         size: Input size ``(channels, height, width)`` at which FLOPs are counted.
     """
-    known: dict[str, Callable[[SEConfig], float]] = {
-        "parameter_overhead": parameter_share,
-        "flops_overhead": lambda config: flops_overhead(config, size),
-    }
-    return {place: _additive(space, known[name]) for place, name in enumerate(objectives) if name in known}
+    return {place: _additive(space, EXACT[name], size) for place, name in enumerate(objectives) if name in EXACT}
 
 
-def _additive(space: SearchSpace, cost: Callable[[SEConfig], float]) -> Callable[[Mapping[str, Any]], float]:
+def _additive(
+    space: SearchSpace, exact: Callable[[SEConfig, tuple[int, int, int]], float], size: tuple[int, int, int]
+) -> Callable[[Mapping[str, Any]], float]:
     @cache
     def of_block(site: Site, options: tuple[Any, ...]) -> float:
-        return cost(SEConfig(space.backbone, (space.place(site, options),)))
+        return exact(SEConfig(space.backbone, (space.place(site, options),)), size)
 
     @cache
     def of_removal(site: Site) -> float:
-        return cost(SEConfig(space.backbone, removed=(site,)))
+        return exact(SEConfig(space.backbone, removed=(site,)), size)
 
     def total(parameters: Mapping[str, Any]) -> float:
         placed, removed = space.chosen(parameters)

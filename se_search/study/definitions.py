@@ -16,7 +16,7 @@ from ..errors import DefinitionError, did_you_mean
 from ..latency.stopping import LIMIT, TARGET
 from .base import MOST_IMAGES, MOST_PIXELS, Threads
 from .evaluator_definition import AnyEvaluator, SupernetDefinition
-from .objectives import OBJECTIVES, RESERVED, Direction
+from .objectives import OBJECTIVES, RESERVED, Direction, Objective, custom_objective
 from .space_definition import SpaceDefinition
 
 
@@ -73,6 +73,10 @@ class ConstraintsDefinition(Definition):
 
     max_latency: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Greatest latency ratio, such as 1.03; no limit by default."""
+
+    def most_of(self, objective: Objective) -> float | None:
+        """Return the greatest value that an objective may have; ``None`` without a limit."""
+        return getattr(self, objective.limit) if objective.limit else None
 
 
 class SplitsDefinition(Definition):
@@ -206,8 +210,13 @@ class StudyDefinition(Definition):
     @property
     def directions(self) -> tuple[Direction, ...]:
         """The direction of each objective."""
-        known = {**OBJECTIVES, **self.custom_objectives}
-        return tuple(known[name] for name in self.objectives)
+        return tuple(one.direction for one in self.goals)
+
+    @property
+    def goals(self) -> tuple[Objective, ...]:
+        """The objectives themselves."""
+        own = {name: custom_objective(name, direction) for name, direction in self.custom_objectives.items()}
+        return tuple((OBJECTIVES | own)[name] for name in self.objectives)
 
     @property
     def resolved_space(self) -> SpaceDefinition:

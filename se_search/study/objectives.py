@@ -1,25 +1,156 @@
-"""Objectives of a study, and the columns that they have in the table of trials."""
+"""The table of objectives: what a study can search for, how it is measured and how it is written."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Literal
 
-_MEASURED = (
-    "accuracy",
-    "accuracy_low",
-    "accuracy_high",
-    "log_loss",
-    "log_loss_low",
-    "log_loss_high",
-    "formula_parameters",
-    "counted_parameters",
-    "total_parameters",
-    "parameter_overhead",
-    "flops_overhead",
-    "latency_ratio",
-    "latency_low",
-    "latency_high",
-    "latency_interruptions",
-)
+Direction = Literal["maximize", "minimize"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is measured of a trial, or computed of its configuration, and can be searched for.
+
+    Attributes:
+        name: In study files, and its column in the table of trials.
+        direction: Which way is better.
+        words: In sentences.
+        heading: Of columns.
+        short_title: Of a narrow axis, with its unit.
+        unit: Of axes; empty where it has none.
+        form: How a value is written, once it is multiplied by ``factor``.
+        factor: From the table's unit to the one that is shown.
+        decimals: Of the ends of its interval.
+        interval: Columns of its interval; ``None`` where it is exact.
+        outcomes: A trial's note of its value for each image, whose mean it is; empty where no images tell it.
+        exact: Whether it follows from the configuration; :data:`se_search.sampling.exact.EXACT` computes it.
+        limit: The constraint of a study that limits it; empty for none.
+        worst: Returns the worst value that counts for hypervolumes, from the number of classes and the worst value
+            there is: for an exact objective that of the space's largest configuration, else that of complete trials.
+    """
+
+    name: str
+    direction: Direction
+    words: str
+    heading: str
+    short_title: str
+    unit: str = ""
+    form: str = "{:.4g}"
+    factor: float = 1.0
+    decimals: int = 3
+    interval: tuple[str, str] | None = None
+    outcomes: str = ""
+    exact: bool = False
+    limit: Literal["", "max_params", "max_latency"] = ""
+    worst: Callable[[int, float], float] = lambda classes, worst: worst
+
+    @property
+    def title(self) -> str:
+        """Title of an axis, with its unit."""
+        return f"{self.words} ({self.unit})" if self.unit else self.words
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, else -1."""
+        return 1 if self.direction == "maximize" else -1
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Its columns in the table of trials: the value, and the ends of its interval."""
+        return self.name, *(self.interval or ())
+
+
+OBJECTIVES = {
+    one.name: one
+    for one in (
+        Objective(
+            "accuracy",
+            "maximize",
+            words="accuracy",
+            heading="accuracy",
+            short_title="accuracy %",
+            unit="%",
+            form="{:.2f} %",
+            factor=100.0,
+            decimals=2,
+            interval=("accuracy_low", "accuracy_high"),
+            outcomes="correct",
+            worst=lambda classes, _: 1 / classes,
+        ),
+        Objective(
+            "log_loss",
+            "minimize",
+            words="log-loss",
+            heading="log-loss",
+            short_title="log-loss",
+            unit="lower is better",
+            form="{:.4f}",
+            decimals=4,
+            interval=("log_loss_low", "log_loss_high"),
+            outcomes="losses",
+            worst=lambda *_: 10.0,
+        ),
+        Objective(
+            "parameter_overhead",
+            "minimize",
+            words="parameter overhead",
+            heading="parameters",
+            short_title="params %",
+            unit="%",
+            form="{:+.2f} %",
+            factor=100.0,
+            decimals=2,
+            exact=True,
+            limit="max_params",
+            worst=lambda _, largest: max(0.0, largest),
+        ),
+        Objective(
+            "flops_overhead",
+            "minimize",
+            words="FLOPs overhead",
+            heading="FLOPs",
+            short_title="FLOPs %",
+            unit="%",
+            form="{:+.2f} %",
+            factor=100.0,
+            decimals=2,
+            exact=True,
+            worst=lambda _, largest: max(0.0, largest),
+        ),
+        Objective(
+            "latency_ratio",
+            "minimize",
+            words="latency ratio",
+            heading="latency",
+            short_title="latency",
+            form="×{:.3f}",
+            interval=("latency_low", "latency_high"),
+            limit="max_latency",
+            worst=lambda *_: 2.0,
+        ),
+    )
+}
+"""Objectives that are always measured, in the order in which they are shown."""
+
+JUDGED = tuple(one for one in OBJECTIVES.values() if one.outcomes)
+"""Objectives that are judged on images."""
+
+
+def quality_among(names: Iterable[str]) -> Objective:
+    """Return the objective that a study judges networks by: the first of :data:`JUDGED` among its own, or accuracy."""
+    names = tuple(names)
+    return next((one for one in JUDGED if one.name in names), OBJECTIVES["accuracy"])
+
+
+def custom_objective(name: str, direction: Direction) -> Objective:
+    """Return an objective that a function of the user measures: a number of unknown size."""
+    words = name.replace("_", " ").replace("flops", "FLOPs")
+    taken = {"trial", "SE blocks", *(one.heading for one in OBJECTIVES.values())}
+    return Objective(name, direction, words, f"own {words}" if words in taken else words, words)
+
+
+def _columns(*, judged: bool) -> tuple[str, ...]:
+    return tuple(column for one in OBJECTIVES.values() if (one in JUDGED) == judged for column in one.columns)
 
 
 COLUMNS = {
@@ -27,9 +158,12 @@ COLUMNS = {
     "state": "str",
     "name": "str",
     "config_id": "str",
-    **dict.fromkeys(_MEASURED, "float64"),
+    **dict.fromkeys(_columns(judged=True), "float64"),
+    "formula_parameters": "float64",
     "counted_parameters": "Int64",
     "total_parameters": "Int64",
+    **dict.fromkeys(_columns(judged=False), "float64"),
+    "latency_interruptions": "float64",
     "latency_pairs": "Int64",
     "latency_stopped": "str",
     "feasible": "bool",
@@ -45,12 +179,7 @@ COLUMNS = {
 """Columns of the table of trials with their types; :mod:`se_search.results.verified` adds its own."""
 
 VERIFIED_COLUMNS = (
-    "verified_accuracy",
-    "verified_accuracy_low",
-    "verified_accuracy_high",
-    "verified_log_loss",
-    "verified_log_loss_low",
-    "verified_log_loss_high",
+    *(f"verified_{column}" for column in _columns(judged=True)),
     "verified_log_loss_difference",
     "verified_log_loss_difference_low",
     "verified_log_loss_difference_high",
@@ -59,20 +188,12 @@ VERIFIED_COLUMNS = (
 )
 """What verification adds to the table of trials; differences are to the network without SE."""
 
-Direction = Literal["maximize", "minimize"]
-
-
-OBJECTIVES: Mapping[str, Direction] = {
-    "accuracy": "maximize",
-    "log_loss": "minimize",
-    "parameter_overhead": "minimize",
-    "flops_overhead": "minimize",
-    "latency_ratio": "minimize",
-}
-"""Objectives that are always measured, with their directions."""
-
-
 RESERVED = frozenset(
-    {*COLUMNS, *VERIFIED_COLUMNS, "correct", "losses", "latency_conditions", "rungs", "task", "answer", "killed"}
+    {
+        *COLUMNS,
+        *VERIFIED_COLUMNS,
+        *(one.outcomes for one in JUDGED),
+        *("latency_conditions", "rungs", "task", "answer", "killed"),
+    }
 )
 """Names in the table of trials and in what a trial holds, which no objective of the user's may have."""

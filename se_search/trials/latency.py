@@ -137,9 +137,9 @@ class StudyLatency:
             RunFolderError: If the run was started on another device or in another way.
         """
         there = latency_conditions(optuna_study)
-        if not there:
+        if there is None:
             return
-        self._first = there
+        self._first = there.to_dict()
         if device is None or self.is_on(device):
             try:
                 self.check_comparable(self._meter.conditions.to_dict())

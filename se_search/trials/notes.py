@@ -19,8 +19,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ..data.image_data import ImageData
 from ..errors import RunFolderError
-from ..latency.meter import describe_conditions
+from ..latency.meter import LatencyConditions
 from ..study.definitions import StudyDefinition
+from ..study.objectives import Objective, quality_among
 
 _MOST_BYTES = 2**25  # a study of somebody else's may hold a text that grows without end
 
@@ -148,13 +149,12 @@ def _with_latency(trial: FrozenTrial, note: dict[str, Any], names: Sequence[str]
     return changed
 
 
-def latency_conditions(study: optuna.Study) -> dict[str, Any]:
-    """Return how latency was measured, also in words as ``description``; empty before a trial is complete."""
+def latency_conditions(study: optuna.Study) -> LatencyConditions | None:
+    """Return how latency was measured; ``None`` before a trial is complete."""
     with refusing_foreign_trials():
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            conditions = trial.user_attrs["latency_conditions"]
-            return conditions | {"description": describe_conditions(conditions)}
-        return {}
+            return LatencyConditions.from_dict(trial.user_attrs["latency_conditions"])
+        return None
 
 
 @contextmanager
@@ -170,10 +170,9 @@ def refusing_foreign_trials() -> Iterator[None]:
         raise RunFolderError(f"the study's trials were not written by se-search: {error!r}") from error
 
 
-def quality_of(study: optuna.Study) -> str:
-    """What the study judges networks by: ``"log_loss"`` where that is an objective and accuracy is not."""
-    names = study.metric_names or ()
-    return "log_loss" if "log_loss" in names and "accuracy" not in names else "accuracy"
+def quality_of(study: optuna.Study) -> Objective:
+    """Return what a study judges networks by: log-loss where that is an objective and accuracy is not."""
+    return quality_among(study.metric_names or ())
 
 
 ENDED = "ended"  # a study's attribute: the budget with which the search came to its end

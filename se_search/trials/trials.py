@@ -11,12 +11,13 @@ from torch import nn
 
 from ..errors import EvaluationError, RunFolderError
 from ..network.config import SEConfig
-from ..network.overhead import added_parameters, backbone_parameters, flops_overhead, formula_by_stage, parameter_share
+from ..network.overhead import added_parameters, backbone_parameters, formula_by_stage, parameter_share
 from ..progress import say
 from ..sampling.distinct import DistinctSampler, tried_structures
-from ..sampling.exact import exact_objectives
+from ..sampling.exact import EXACT, exact_objectives
 from ..sampling.fronts import passes_rung
 from ..study.definitions import StudyDefinition
+from ..study.objectives import OBJECTIVES
 from ..study.space import SearchSpace
 from ..training.evaluator import Evaluation, Evaluator, RungEvaluator
 from ..words import percent, percent_with_interval
@@ -75,7 +76,7 @@ class Trials:
         self._optuna_study = optuna_study
         self._measures = tuple(measures)
         self._failures = 0
-        max_params, max_latency = study.constraints.max_params, study.constraints.max_latency
+        max_params = study.constraints.max_params
 
         def is_allowed(config: SEConfig) -> bool:
             return max_params is None or parameter_share(config) <= max_params
@@ -83,9 +84,8 @@ class Trials:
         _fail_killed(optuna_study)
         self._names = _enqueue_priors(space, further, is_allowed, optuna_study)
         exact = exact_objectives(space, study.objectives, size)
-        limits = {}
-        if max_latency is not None and "latency_ratio" in study.objectives:
-            limits[study.objectives.index("latency_ratio")] = max_latency
+        most = {place: study.constraints.most_of(one) for place, one in enumerate(study.goals) if not one.exact}
+        limits = {place: limit for place, limit in most.items() if limit is not None}
         self._sampler = DistinctSampler(space, study.sampler, study.seed, is_allowed, exact, limits, parallel)
         optuna_study.sampler = self._sampler
         self.done = _count(optuna_study, TrialState.COMPLETE, TrialState.PRUNED)
@@ -172,9 +172,7 @@ def costs_of(config: SEConfig, size: tuple[int, int, int]) -> dict[str, Any]:
         "formula_parameters": math.fsum(formula_by_stage(config).values()),
         "counted_parameters": added,
         "total_parameters": backbone_parameters(config.backbone) + added,
-        "parameter_overhead": parameter_share(config),
-        "flops_overhead": flops_overhead(config, size),
-    }
+    } | {name: exact(config, size) for name, exact in EXACT.items()}
 
 
 def worth_of(
@@ -297,20 +295,20 @@ def _fail_killed(optuna_study: SearchStudy) -> None:
 
 
 def _set_constraints(study: StudyDefinition, trial: Trial, notes: Mapping[str, Any]) -> None:
-    if study.constraints.max_params is not None:
-        trial.set_constraint("max_params", notes["parameter_overhead"] - study.constraints.max_params)
-    if study.constraints.max_latency is not None:
-        trial.set_constraint("max_latency", notes["latency_ratio"] - study.constraints.max_latency)
+    for one in OBJECTIVES.values():
+        most = study.constraints.most_of(one)
+        if most is not None:
+            trial.set_constraint(one.limit, notes[one.name] - most)
 
 
 def _halving_values(study: StudyDefinition, evaluation: Evaluation, costs: Mapping[str, float]) -> list[float]:
     """What successive halving compares, each to be minimised: what the study asks for, as far as it is known."""
-    known = {"accuracy": -evaluation.accuracy.value, "log_loss": evaluation.log_loss.value}
-    exact: list[str] = [name for name in ("parameter_overhead", "flops_overhead") if name in study.objectives]
+    known = {"accuracy": evaluation.accuracy.value, "log_loss": evaluation.log_loss.value}
+    exact = [one.name for one in study.goals if one.exact]
     # Nearly every training would stand on the first front of a cost that is measured with noise.
     known |= {name: costs[name] for name in exact or ["latency_ratio"]}
-    judged = {"accuracy", "log_loss"} & set(study.objectives)
-    return [known[name] for name in (*study.objectives, *(() if judged else ("accuracy",))) if name in known]
+    compared = study.goals if any(one.outcomes for one in study.goals) else (*study.goals, OBJECTIVES["accuracy"])
+    return [-one.sign * known[one.name] for one in compared if one.name in known]
 
 
 def _enqueue_priors(

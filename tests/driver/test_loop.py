@@ -125,12 +125,12 @@ def test_a_space_smaller_than_the_budget_ends_the_search(finished_run, tmp_path,
     # One SE block has more than 0.01 % of the backbone's parameters: only the network without SE is left.
     assert list(load_run(tmp_path / "run").trials["name"]) == ["no SE"]
     assert "the search ends after 1 of 10" in capsys.readouterr().out
-    assert read_results(tmp_path / "run")[1]["finished"]
+    assert read_results(tmp_path / "run")[1].finished
 
 
 def test_a_search_is_finished_when_it_has_ended_with_the_budget_that_it_has_now(going_on, monkeypatch):
     folder, go_on = going_on
-    assert read_results(folder)[1]["finished"]
+    assert read_results(folder)[1].finished
 
     def interrupt(meter, model):
         raise KeyboardInterrupt
@@ -139,9 +139,9 @@ def test_a_search_is_finished_when_it_has_ended_with_the_budget_that_it_has_now(
         patch.setattr(LatencyMeter, "measure", interrupt)
         with pytest.raises(KeyboardInterrupt):
             go_on(1)
-    assert not read_results(folder)[1]["finished"]
+    assert not read_results(folder)[1].finished
     go_on(1)
-    assert read_results(folder)[1]["finished"]
+    assert read_results(folder)[1].finished
 
 
 def test_a_search_goes_on_with_the_threads_that_it_began_with(finished_run, one_thread_more):

@@ -1,6 +1,7 @@
 """The model card: its content, and that untrusted text never becomes markup."""
 
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -134,7 +135,7 @@ def test_the_card_of_a_users_own_network_says_what_is_known(tmp_path):
 )
 def test_the_card_says_how_the_weights_of_each_evaluator_were_made(finished_run, evaluator, words):
     table, run = read_results(finished_run / "run")
-    run["evaluator"] = load_study("digits", evaluator=evaluator | {"epochs": 3}).evaluator
+    run = replace(run, evaluator=load_study("digits", evaluator=evaluator | {"epochs": 3}).evaluator)
     origin = origin_of_trial(table.to_dict("records")[0], run)
     for word in words:
         assert word in origin.weights
@@ -146,7 +147,7 @@ def test_the_card_says_how_the_weights_of_each_evaluator_were_made(finished_run,
 
 def test_the_card_tells_a_measured_latency_from_a_predicted_one(finished_run):
     table, run = read_results(finished_run / "run")
-    run["latency_learned_from"] = 16
+    run = replace(run, latency_learned_from=16)
     row = table.to_dict("records")[0]
     told = [
         next(result.conditions for result in origin_of_trial(one, run).results if result.name == "latency ratio")
@@ -169,7 +170,7 @@ def test_the_card_tells_a_measured_latency_from_a_predicted_one(finished_run):
 )
 def test_a_card_does_not_tell_where_images_lie_on_a_machine(finished_run, given, published):
     table, run = read_results(finished_run / "run")
-    run["data"]["name"] = given
+    run = replace(run, data=replace(run.data, name=given))
     origin = origin_of_trial(table.to_dict("records")[0], run)
     said = f"{origin.weights} {origin.results}"
     assert f" of {published} " in said

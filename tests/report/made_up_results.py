@@ -7,9 +7,12 @@ import pandas as pd
 
 from se_search.network.overhead import backbone_parameters
 from se_search.results.contributions import describe_contributions
+from se_search.results.record import DataRecord, RunRecord, SiteRecord
 from se_search.results.table import pick_trials
+from se_search.study.definitions import ConstraintsDefinition
+from se_search.study.evaluator_definition import SupernetDefinition
 from se_search.study.files import load_space
-from se_search.study.objectives import COLUMNS, VERIFIED_COLUMNS
+from se_search.study.objectives import COLUMNS, OBJECTIVES, VERIFIED_COLUMNS, custom_objective
 from se_search.study.space import SearchSpace
 
 
@@ -70,19 +73,44 @@ def made_up_results(count, backbone="resnet18", space="blocks", objectives=None,
         .reindex(trials.index)
     )
     trials["on_front"] = (trials["accuracy"] == best) & ~trials["accuracy"].duplicated()
-    run = {
-        "name": "made-up",
-        "folder": "runs/made-up",
-        "backbone": backbone,
-        "objectives": objectives or ["accuracy", "parameter_overhead", "latency_ratio"],
-        "custom_objectives": [],
-        "constraints": {"max_params": None, "max_latency": None},
-        "sites": [
-            {"block": site.block, "stage": site.stage, "position": site.position, "channels": site.channels}
-            for site in searched.sites
-        ],
-        "picks": pick_trials(trials),
-        "quality": "accuracy",
-        "hypervolume_history": [1 - 0.9**place for place in range(1, count + 1)],
-    }
-    return trials, run | {"contributions": describe_contributions(trials, run["sites"], "accuracy", {})}
+    accuracy = OBJECTIVES["accuracy"]
+    run = RunRecord(
+        name="made-up",
+        folder="runs/made-up",
+        backbone=backbone,
+        backbone_parameters=bare,
+        data=DataRecord("digits", 1000, 400, 397, 10, (3, 32, 32)),
+        study="",
+        space="",
+        seed=seed,
+        budget=count,
+        device="cpu",
+        evaluator=SupernetDefinition(),
+        objectives=named_objectives(*objectives or ("accuracy", "parameter_overhead", "latency_ratio")),
+        constraints=ConstraintsDefinition(),
+        latency_learned_from=0,
+        latency=None,
+        sites=sites_of(searched),
+        picks=pick_trials(trials),
+        cautions=(),
+        gain=None,
+        quality=accuracy,
+        contributions=describe_contributions(trials, searched.sites, accuracy, {}),
+        verified=(),
+        excitation=(),
+        hypervolume_history=tuple(1 - 0.9**place for place in range(1, count + 1)),
+        hypervolume_reference={},
+        timings={},
+        finished=True,
+    )
+    return trials, run
+
+
+def named_objectives(*names):
+    """The objectives of these names, some of the user's own."""
+    return tuple(OBJECTIVES.get(name) or custom_objective(name, "minimize") for name in names)
+
+
+def sites_of(space):
+    """The sites of a space, as a record has them."""
+    return tuple(SiteRecord(site.block, site.stage, site.position, site.channels) for site in space.sites)

@@ -12,19 +12,15 @@ from se_search.report.comparison import comparison_figures, describe_ratios, ren
 from se_search.results.comparison import ComparedRun, Comparison
 from se_search.statistics import Estimate
 from se_search.study.evaluator_definition import ScratchDefinition
+from se_search.study.objectives import OBJECTIVES
 
 HOSTILE = "<script>document.title='taken'</script>"
 
 
 def compared(label, ratio, seed, **described):
     trials, run = made_up_results(12, seed=seed)
-    run |= {
-        "finished": True,
-        "budget": 12,
-        "evaluator": ScratchDefinition(epochs=3),
-        "data": {"name": "digits", "validation": 400},
-    }
-    return ComparedRun(label, trials, run | described, 0.05 + seed / 100, run["hypervolume_history"], ratio)
+    run = replace(run, evaluator=ScratchDefinition(epochs=3), **described)
+    return ComparedRun(label, trials, run, 0.05 + seed / 100, list(run.hypervolume_history), ratio)
 
 
 def comparison_of(*runs, cautions=()):
@@ -133,7 +129,7 @@ def test_a_ratio_without_an_interval_is_told_without_one():
 
 
 def test_a_study_of_the_log_loss_shows_that():
-    runs = [compared(name, None, seed, quality="log-loss") for seed, name in enumerate("ab")]
+    runs = [compared(name, None, seed, quality=OBJECTIVES["log_loss"]) for seed, name in enumerate("ab")]
     figure = comparison_figures(comparison_of(*runs))["overhead"]
     assert figure.layout.yaxis.title.text.startswith("log-loss")
     assert "Best log-loss" in render_comparison(comparison_of(*runs))

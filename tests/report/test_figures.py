@@ -4,11 +4,11 @@ import json
 import random
 import re
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_up_results import made_up_results
+from made_up_results import made_up_results, named_objectives
 
 from se_search import SEConfig, find_sites
 from se_search.report.configuration import describe_stages, draw_configuration, shade
@@ -23,7 +23,9 @@ from se_search.report.measures import hover_text
 from se_search.report.parallel import parallel_coordinates
 from se_search.report.scatter import quality_against_latency, quality_against_overhead
 from se_search.report.style import DARK
+from se_search.results.contributions import Contributions, Factor, Level
 from se_search.results.record import read_results
+from se_search.study.definitions import ConstraintsDefinition
 from se_search.study.space import SearchSpace
 from se_search.study.space_definition import SpaceDefinition
 
@@ -39,7 +41,7 @@ def thirty():
 @pytest.fixture
 def results(thirty):
     trials, run = thirty
-    return trials.copy(), dict(run)
+    return trials.copy(), run
 
 
 def markers(figure):
@@ -100,7 +102,8 @@ def test_latency_has_its_interval_too(results):
 
 def test_a_study_of_log_loss_is_drawn_by_it(results):
     trials, run = results
-    run |= {"quality": "log-loss", "objectives": ["log_loss", "parameter_overhead", "latency_ratio"]}
+    objectives = named_objectives("log_loss", "parameter_overhead", "latency_ratio")
+    run = replace(run, quality=objectives[0], objectives=objectives)
     figure = quality_against_overhead(trials, run)
     assert figure.layout.yaxis.title.text == "log-loss (lower is better)"
     drawn = points(figure)
@@ -144,7 +147,7 @@ def test_ties_have_an_open_symbol_and_an_entry_of_their_own(results):
 
 def test_trials_beyond_the_limits_are_told_apart_and_limits_are_lines(results):
     trials, run = results
-    run["constraints"] = {"max_params": 0.05, "max_latency": 1.03}
+    run = replace(run, constraints=ConstraintsDefinition(max_params=0.05, max_latency=1.03))
     beyond = trials.index[(trials["name"] == "") & ~trials["on_front"]][:4]
     trials.loc[beyond, "feasible"] = False
     for draw, place, told in (
@@ -199,7 +202,7 @@ def test_predicted_latencies_have_a_dot(results):
 def test_three_objectives_are_drawn_in_space(results):
     trials, run = results
     trials["energy"] = trials["number"] * 2.0
-    run["objectives"] = ["accuracy", "parameter_overhead", "energy"]
+    run = replace(run, objectives=named_objectives("accuracy", "parameter_overhead", "energy"))
     figure = three_objectives(trials, run)
     rows = trials.set_index("number")
     seen = []
@@ -212,7 +215,7 @@ def test_three_objectives_are_drawn_in_space(results):
             np.testing.assert_allclose(shown, expected, rtol=1e-5)
     assert sorted(seen) == list(trials["number"])
     assert figure.layout.scene.yaxis.title.text == "energy"
-    assert three_objectives(trials, run | {"objectives": ["accuracy", "energy"]}) is None
+    assert three_objectives(trials, replace(run, objectives=named_objectives("accuracy", "energy"))) is None
 
 
 def test_a_front_without_se_has_a_legend_too(results):
@@ -267,35 +270,23 @@ def test_positions_are_an_axis_where_there_is_a_choice():
 
 def test_the_hypervolume_is_drawn_over_trials(results):
     trials, run = results
-    run["hypervolume_history"] = [0.1] * 29 + [0.4]
-    (line,) = hypervolume_over_trials(trials, run).data
+    (line,) = hypervolume_over_trials(trials, replace(run, hypervolume_history=(0.1,) * 29 + (0.4,))).data
     assert list(zip(line.x, line.y, strict=True)) == [*((place, 0.1) for place in range(1, 30)), (30, 0.4)]
     assert list(line.customdata) == list(trials["number"])
 
 
 def test_contributions_are_drawn_with_their_intervals(results):
     trials, run = results
-    run["contributions"] = {
-        "factors": [
-            {
-                "name": "stage 4",
-                "importance": [0.4, 0.2, 0.6],
-                "reference": "no SE",
-                "levels": [
-                    {"level": "r=16", "trials": 7, "effect": [0.02, 0.01, 0.03]},
-                    {"level": "r=2", "trials": 5, "effect": [0.005, -0.01, 0.02]},
-                    {"level": "r=4", "trials": 1, "effect": None},
-                ],
-                "told": True,
-                "why": "r=4: too few trials",
-            },
-            {"name": "stage 5", "importance": None, "reference": "no SE", "levels": [], "told": False, "why": "none"},
-        ],
-        "explained": 0.5,
-        "trials": 30,
-        "sentence": "",
-    }
-    figure = stage_contributions(trials, run)
+    levels = (
+        Level("r=16", 7, (0.02, 0.01, 0.03)),
+        Level("r=2", 5, (0.005, -0.01, 0.02)),
+        Level("r=4", 1, None),
+    )
+    factors = (
+        Factor("stage 4", (0.4, 0.2, 0.6), "no SE", levels, told=True, why="r=4: too few trials"),
+        Factor("stage 5", None, "no SE", (), told=False, why="none"),
+    )
+    figure = stage_contributions(trials, replace(run, contributions=Contributions(factors, 0.5, 30, "")))
     ticks = figure.layout.yaxis.ticktext
     clear, unclear = figure.data
     assert (clear.name, unclear.name) == ("differs measurably", "no difference can be told")
@@ -316,13 +307,13 @@ def test_the_heat_map_shows_the_ratio_of_each_block_of_each_member(results):
     legend = [trace.name for trace in figure.data[1:]]
     assert legend[0] == "no SE"
     front = trials[trials["on_front"]].sort_values("parameter_overhead")
-    assert [list(row) for row in heat.customdata] == [list(front["number"])] * len(run["sites"])
+    assert [list(row) for row in heat.customdata] == [list(front["number"])] * len(run.sites)
     for column, text in enumerate(front["config"]):
         config = SEConfig.from_json(text)
         ratios = {placed.site.block: f"r={placed.ratio}" for placed in config.placed}
-        for row, site in enumerate(run["sites"]):
-            assert legend[heat.z[row][column]] == ratios.get(site["block"], "no SE")
-            assert site["block"] in figure.layout.yaxis.ticktext[row]
+        for row, site in enumerate(run.sites):
+            assert legend[heat.z[row][column]] == ratios.get(site.block, "no SE")
+            assert site.block in figure.layout.yaxis.ticktext[row]
             # The cell's colour is the middle of its part of the scale.
             place = (heat.z[row][column] + 0.5) / len(legend)
             colour = next(
@@ -330,8 +321,8 @@ def test_the_heat_map_shows_the_ratio_of_each_block_of_each_member(results):
                 for (below, one), (above, _) in zip(heat.colorscale, heat.colorscale[1:], strict=False)
                 if below <= place <= above
             )
-            if site["block"] in ratios:
-                assert colour == shade(int(ratios[site["block"]][2:]))
+            if site.block in ratios:
+                assert colour == shade(int(ratios[site.block][2:]))
 
 
 def test_the_heat_map_tells_kept_attention_from_none():
@@ -364,7 +355,7 @@ def test_hover_shows_the_configuration_drawn(results):
 def test_a_configuration_in_words_and_as_a_drawing():
     config = SEConfig.uniform("resnet18", 16, stages=[3]).with_site(SEConfig.uniform("resnet18").placed[7].site, 4)
     data = config.to_json()
-    sites = [asdict(site) for site in find_sites("resnet18", position="standard")]
+    sites = find_sites("resnet18", position="standard")
     assert describe_stages(data, sites) == "stage 3: 2 blocks, r=16; stage 5: 1 block, r=4"
     assert describe_stages(SEConfig("resnet18").to_json(), sites) == "no SE"
     drawn = draw_configuration(data, sites)
@@ -379,14 +370,13 @@ def test_a_configuration_in_words_and_as_a_drawing():
 
 def test_an_unusual_position_is_named_in_the_drawing():
     config = SEConfig.uniform("resnet18", 16, stages=[3], position="pre")
-    sites = [asdict(site) for site in find_sites("resnet18") if site.position in ("standard", "pre")]
+    sites = [site for site in find_sites("resnet18") if site.position in ("standard", "pre")]
     labels = {row["stage"]: row["label"] for row in draw_configuration(config.to_json(), sites)}
     assert labels == {2: "–", 3: "r=16 pre", 4: "–", 5: "–"}
 
 
 def test_attention_that_is_kept_is_told_apart_from_a_new_block_and_from_none():
-    own = find_sites("regnety_002", position="existing")
-    sites = [asdict(site) for site in own]
+    sites = own = find_sites("regnety_002", position="existing")
     config = SEConfig.without_attention("regnety_002").with_site(own[1], 8)
     config = replace(config, removed=config.removed[1:])
     data = config.to_json()
@@ -401,7 +391,7 @@ def test_attention_that_is_kept_is_told_apart_from_a_new_block_and_from_none():
 def test_attention_that_is_kept_stands_where_it_was_and_a_new_block_beside_it_where_that_is(order):
     own = find_sites("regnety_002", position="existing")
     post = {site.block: site for site in find_sites("regnety_002", position="post")}
-    sites = [asdict(site) for one in own for site in (post[one.block], one)[::order]]
+    sites = [site for one in own for site in (post[one.block], one)[::order]]
     kept = SEConfig("regnety_002")
     cells = [cell for row in draw_configuration(kept.to_json(), sites) for cell in row["cells"]]
     assert [(cell["label"], cell["position"]) for cell in cells] == [("kept", "existing")] * len(own)
@@ -415,7 +405,7 @@ def test_a_new_block_beside_attention_that_is_kept_is_drawn_and_counted_once():
         positions=("existing", "post"), position_per="stage", placement="block", ratios=(2, 16), gates=("sigmoid",)
     )
     searched = SearchSpace("regnety_002", definition)
-    sites = [asdict(site) for site in searched.sites]
+    sites = searched.sites
     random_draws = random.Random(0)
     for config in (searched.draw(random_draws) for _ in range(40)):
         rows = draw_configuration(config.to_json(), sites)
@@ -455,16 +445,17 @@ def test_colours_of_a_dark_page_can_be_replaced_one_after_the_other(results):
 
 
 def empty(trials, run):
-    return trials.iloc[:0], run | {"hypervolume_history": []}
+    return trials.iloc[:0], replace(run, hypervolume_history=())
 
 
 def one(trials, run):
-    return trials.iloc[:1], run | {"hypervolume_history": [0.1]}
+    return trials.iloc[:1], replace(run, hypervolume_history=(0.1,))
 
 
 def failed(trials, run):
     columns = {name: np.nan for name in trials.columns if trials[name].dtype == float}
-    return trials.assign(state="failed", feasible=False, on_front=False, **columns), run | {"hypervolume_history": []}
+    trials = trials.assign(state="failed", feasible=False, on_front=False, **columns)
+    return trials, replace(run, hypervolume_history=())
 
 
 def no_front(trials, run):
@@ -479,18 +470,19 @@ def missing(trials, run):
 
 
 def two_objectives(trials, run):
-    return trials, run | {"objectives": ["accuracy", "parameter_overhead"]}
+    return trials, replace(run, objectives=named_objectives("accuracy", "parameter_overhead"))
 
 
 def own_objective(trials, run):
-    return trials.assign(energy=np.nan), run | {"objectives": ["accuracy", "flops_overhead", "energy"]}
+    objectives = named_objectives("accuracy", "flops_overhead", "energy")
+    return trials.assign(energy=np.nan), replace(run, objectives=objectives)
 
 
 @pytest.mark.parametrize("change", [empty, one, failed, no_front, missing, two_objectives, own_objective])
 def test_every_figure_says_something_about_any_table(results, change):
     trials, run = change(*results)
     figures = report_figures(trials, run)
-    assert list(figures) == [name for name in NAMES if name != "objectives" or len(run["objectives"]) == 3]
+    assert list(figures) == [name for name in NAMES if name != "objectives" or len(run.objectives) == 3]
     for name, figure in figures.items():
         json.loads(figure.to_json())
         assert figure.data or figure.layout.annotations, name

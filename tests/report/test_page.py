@@ -4,10 +4,12 @@ import io
 import json
 import random
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+from made_up_results import named_objectives, sites_of
 
 from se_search.network.overhead import backbone_parameters, formula_by_stage
 from se_search.report.configuration import draw_configuration
@@ -15,7 +17,10 @@ from se_search.report.page import render_report
 from se_search.report.summary import summarize
 from se_search.results.record import read_results
 from se_search.results.table import cautions, pick_trials
+from se_search.results.verified import Schedule
+from se_search.study.definitions import ConstraintsDefinition
 from se_search.study.files import load_space
+from se_search.study.objectives import OBJECTIVES
 from se_search.study.space import SearchSpace
 
 HOSTILE = "</script><img src=x onerror=\"document.title='taken'\"><script>alert(1)</script>"
@@ -213,13 +218,13 @@ def test_a_column_of_the_heat_map_chooses_its_member(open_page, tmp_path, all_on
 
 def test_the_command_is_copied_and_names_the_folder_and_the_trial(open_page, tmp_path, all_on_front):
     trials, run = all_on_front
-    run["folder"] = 'runs/it\'s a "test" $HOME'
+    run = replace(run, folder='runs/it\'s a "test" $HOME')
     page, _, _ = open_page(write_page(tmp_path, trials, run))
     page.locator("#front tr[data-trial='3'] button.trial").press("Enter")
     page.get_by_role("button", name="Copy command").click()
     page.wait_for_function("document.getElementById('told').textContent === 'Copied'")
     copied = page.evaluate("navigator.clipboard.readText()")
-    assert shlex.split(copied) == ["se-search", "export", run["folder"], "--trial", "3", "--to", "exported-3"]
+    assert shlex.split(copied) == ["se-search", "export", run.folder, "--trial", "3", "--to", "exported-3"]
     assert page.locator("#cards code").inner_text() == copied
 
 
@@ -231,14 +236,15 @@ def test_the_table_holds_the_front_and_a_drawing_of_every_block(open_page, tmp_p
     assert sorted(shown) == sorted(trials["number"])
     se_blocks = trials.set_index("number")["se_blocks"]
     for index, number in enumerate(shown):
-        assert rows.nth(index).locator(".drawing i").count() == len(run["sites"]) == 4
+        assert rows.nth(index).locator(".drawing i").count() == len(run.sites) == 4
         assert rows.nth(index).locator(".drawing i.on").count() == se_blocks[number]
 
 
 def test_every_objective_is_a_column_of_both_tables(open_page, tmp_path, all_on_front):
     trials, run = all_on_front
-    run |= {"objectives": ["log_loss", "flops_overhead", "chip_energy"], "custom_objectives": ["chip_energy"]}
-    run["quality"] = "log-loss"
+    objectives = named_objectives("log_loss", "flops_overhead", "chip_energy")
+    reference = {one.name: 1.0 for one in objectives}
+    run = replace(run, objectives=objectives, quality=OBJECTIVES["log_loss"], hypervolume_reference=reference)
     trials["chip_energy"] = trials["number"] * 1234.5
     trials.loc[trials["number"] == 4, "chip_energy"] = np.nan
     page, errors, _ = open_page(write_page(tmp_path, trials, run))
@@ -262,7 +268,7 @@ def test_every_objective_is_a_column_of_both_tables(open_page, tmp_path, all_on_
 
 def test_a_latency_of_the_additive_model_is_called_predicted(open_page, tmp_path, results):
     trials, run = results
-    run["latency_learned_from"] = 16
+    run = replace(run, latency_learned_from=16)
     member = trials.index[trials["on_front"]][0]
     trials.loc[member, "latency_stopped"] = "model"
     page, errors, _ = open_page(write_page(tmp_path, trials, run))
@@ -339,10 +345,12 @@ def test_names_and_reasons_from_outside_are_text(open_page, tmp_path, all_on_fro
     trials.loc[0, "name"] = name
     trials.loc[1, "gate"] = name
     trials.loc[2, ["state", "on_front", "error"]] = ["failed", False, name]
-    for key in ("name", "folder", "backbone", "study", "space"):
-        run[key] = name
-    run["data"]["name"] = run["latency"]["processor"] = name
-    run["data"]["unreadable"] = [name]
+    run = replace(
+        run,
+        **dict.fromkeys(("name", "folder", "backbone", "study", "space"), name),
+        latency=replace(run.latency, processor=name),
+        data=replace(run.data, name=name, unreadable=(name,)),
+    )
     page, errors, asked = open_page(write_page(tmp_path, trials, run), width)
     for figure in FIGURES:
         wait_for_figure(page, figure)
@@ -361,19 +369,13 @@ def without_front(trials, run, kept):
     """The results of a run of which only some trials exist."""
     trials = trials[kept].copy()
     trials["on_front"] = False
-    return trials, run | {
-        "picks": {},
-        "hypervolume_history": [],
-        "cautions": cautions(trials, 0.1),
-        "gain": "",
-        "gain_is_measurable": False,
-    }
+    said = tuple(cautions(trials, 0.1))
+    return trials, replace(run, picks={}, hypervolume_history=(), cautions=said, gain=None)
 
 
 def test_a_run_without_a_trial_has_a_page_that_says_so(open_page, tmp_path, results):
     trials, run = without_front(*results, kept=[False] * 6)
-    run |= {"latency": {}, "finished": False}
-    page, errors, _ = open_page(write_page(tmp_path, trials, run))
+    page, errors, _ = open_page(write_page(tmp_path, trials, replace(run, latency=None, finished=False)))
     assert "No configuration has been evaluated yet" in page.locator("header").inner_text()
     assert page.locator("table").count() == 0
     assert errors == []
@@ -384,7 +386,7 @@ def test_a_run_whose_trials_all_failed_says_why(open_page, tmp_path, results):
     trials["state"], trials["feasible"], trials["error"] = "failed", False, "ValueError: no luck"
     trials.loc[:, "accuracy":"latency_interruptions"] = np.nan
     trials, run = without_front(trials, run, kept=[True] * 6)
-    page, errors, _ = open_page(write_page(tmp_path, trials, run | {"latency": {}}))
+    page, errors, _ = open_page(write_page(tmp_path, trials, replace(run, latency=None)))
     assert page.get_by_role("button", name="6 failed").is_visible()
     page.get_by_role("button", name="6 failed").click()
     assert page.locator("#trials tbody tr").first.inner_text().count("no luck") == 1
@@ -396,7 +398,7 @@ def test_an_empty_front_still_shows_the_trials_beyond_the_limits(open_page, tmp_
     trials, run = results
     trials["feasible"] = False
     trials, run = without_front(trials, run, kept=[True] * 6)
-    run["constraints"] = {"max_params": 0.0001, "max_latency": 1.0001}
+    run = replace(run, constraints=ConstraintsDefinition(max_params=0.0001, max_latency=1.0001))
     page, errors, _ = open_page(write_page(tmp_path, trials, run))
     for name in FIGURES:
         wait_for_figure(page, name)
@@ -409,7 +411,7 @@ def test_one_trial_is_a_report(open_page, tmp_path, results):
     trials, run = results
     trials = trials.iloc[:1].copy()
     trials["on_front"], trials["tied_with"] = True, pd.NA
-    run |= {"picks": pick_trials(trials), "hypervolume_history": run["hypervolume_history"][:1]}
+    run = replace(run, picks=pick_trials(trials), hypervolume_history=run.hypervolume_history[:1])
     page, errors, _ = open_page(write_page(tmp_path, trials, run))
     for name in FIGURES:
         wait_for_figure(page, name)
@@ -453,12 +455,9 @@ def many_trials(results, space, count):
     ordered = table.sort_values("parameter_overhead")
     best = ordered["accuracy"].cummax()
     table["on_front"] = ordered["accuracy"].eq(best) & best.diff().fillna(1).gt(0)
-    sites = [
-        {"block": site.block, "stage": site.stage, "position": site.position, "channels": site.channels}
-        for site in space.sites
-    ]
-    history = list(np.linspace(0.1, 0.4, count))
-    return table, run | {"sites": sites, "picks": pick_trials(table), "hypervolume_history": history, "budget": count}
+    history = tuple(np.linspace(0.1, 0.4, count))
+    picks = pick_trials(table)
+    return table, replace(run, sites=sites_of(space), picks=picks, hypervolume_history=history, budget=count)
 
 
 def test_a_thousand_trials_fit_in_a_page_below_eight_megabytes(open_page, tmp_path, results, space_of_blocks):
@@ -476,7 +475,7 @@ def test_a_thousand_trials_fit_in_a_page_below_eight_megabytes(open_page, tmp_pa
 
 def test_three_objectives_are_a_figure_of_their_own(open_page, tmp_path, all_on_front):
     trials, run = all_on_front
-    assert run["objectives"] == ["accuracy", "parameter_overhead", "latency_ratio"]
+    assert [one.name for one in run.objectives] == ["accuracy", "parameter_overhead", "latency_ratio"]
     page, errors, _ = open_page(write_page(tmp_path, trials, run))
     page.locator("#figure-objectives").scroll_into_view_if_needed()
     page.wait_for_selector("#figure-objectives canvas")
@@ -511,7 +510,7 @@ def test_without_webgl_a_trial_is_chosen_in_all_that_is_drawn(open_page, tmp_pat
 
 def test_two_objectives_have_no_figure_of_three(open_page, tmp_path, results):
     trials, run = results
-    run["objectives"] = ["accuracy", "parameter_overhead"]
+    run = replace(run, objectives=run.objectives[:2])
     page, errors, _ = open_page(write_page(tmp_path, trials, run))
     wait_for_figure(page, "overhead")
     assert page.locator("#figure-objectives").count() == 0
@@ -560,13 +559,13 @@ def test_in_print_all_figures_are_drawn_in_light_and_what_is_only_for_use_is_gon
 
 def test_the_summary_says_in_two_sentences_what_was_found_what_it_costs_and_how_sure_it_is(results):
     trials, run = results
-    (row,) = trials[trials["number"] == run["picks"]["knee"]].to_dict("records")
+    (row,) = trials[trials["number"] == run.picks["knee"]].to_dict("records")
     found, sure = summarize(trials, run)
     assert f"{row['accuracy']:.2%} [".replace("%", " %") in found
     assert (
         f"for {row['parameter_overhead'] * 100:+.2f} % parameters and a latency of ×{row['latency_ratio']:.3f}" in found
     )
-    assert sure == run["gain"]
+    assert sure == run.gain.sentence
 
 
 @pytest.mark.parametrize(
@@ -580,13 +579,17 @@ def test_the_summary_says_in_two_sentences_what_was_found_what_it_costs_and_how_
 )
 def test_the_summary_claims_a_gain_only_where_one_was_measured(results, measurable, helps, chosen):
     trials, run = results
-    run["picks"]["knee"] = int(trials["number"][trials["se_blocks"] > 0].iloc[0])
-    run["gain_is_measurable"] = measurable
-    run["verified"] = [] if helps is None else [{"epochs": 3, "helps": helps, "finding": "as found."}]
+    verified = Schedule(3, (0,), 400, (), None, None, helps is True, "as found.", None, ())
+    run = replace(
+        run,
+        picks=run.picks | {"knee": int(trials["number"][trials["se_blocks"] > 0].iloc[0])},
+        gain=replace(run.gain, measurable=measurable),
+        verified=() if helps is None else (verified,),
+    )
     found, sure = summarize(trials, run)
     assert found.startswith(f"The {chosen} on test_resnet is SE in stage")
     assert ("not measurably better than no SE" in found) == (chosen == "best candidate")
-    assert sure == (run["gain"] if helps is None else "Trained by themselves for 3 epochs: as found.")
+    assert sure == (run.gain.sentence if helps is None else "Trained by themselves for 3 epochs: as found.")
 
 
 def test_shown_configurations_are_those_of_the_trials(results):
@@ -596,7 +599,7 @@ def test_shown_configurations_are_those_of_the_trials(results):
         placed = {(site["block"], site["ratio"]) for site in config["sites"]}
         drawn = {
             (cell["title"].split(" ")[0], cell["rank"])
-            for stage in draw_configuration(row["config"], run["sites"])
+            for stage in draw_configuration(row["config"], run.sites)
             for cell in stage["cells"]
             if cell["rank"]
         }

@@ -1,11 +1,14 @@
 """Values of trials in words: everything that was searched for, in one form in tables and under the pointer."""
 
+from dataclasses import replace
+
 import pytest
 from made_up_results import made_up_results
 
 from se_search.report.measures import hover_text
 from se_search.report.tables import describe_front, describe_latency
 from se_search.results.table import front_of
+from se_search.study.objectives import OBJECTIVES
 
 SHOWN = ["accuracy", "parameters", "latency"]
 
@@ -23,7 +26,7 @@ SHOWN = ["accuracy", "parameters", "latency"]
 )
 def test_what_was_searched_for_is_a_column_of_the_front_and_a_line_under_the_pointer(objectives, headings):
     trials, run = made_up_results(10, objectives=objectives)
-    run["quality"] = "log-loss" if "accuracy" not in objectives else "accuracy"
+    run = replace(run, quality=OBJECTIVES["log_loss" if "accuracy" not in objectives else "accuracy"])
     trials = trials.assign(chip_energy=12345.678, latency=0.25)
     front = describe_front(trials, run)
     assert list(front.columns) == ["trial", *headings, "SE blocks", ""]

@@ -1,6 +1,7 @@
 """The report as Markdown, read by a parser of it."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from markdown_it import MarkdownIt
@@ -8,6 +9,8 @@ from markdown_it import MarkdownIt
 from se_search.report.tables import describe_front
 from se_search.report.text import render_markdown
 from se_search.results.record import read_results
+from se_search.results.verified import Member, Schedule
+from se_search.study.objectives import OBJECTIVES
 
 HOSTILE = (
     "a | b ``` `c` *d* <script>alert(1)</script> [e](f) ![g](h) &amp; \\ #1 @all ~~i~~ $j$ https://k.l www.m.n\n\n# o"
@@ -44,14 +47,13 @@ def test_the_front_is_a_table_with_the_values_of_the_front(results):
     assert texts(tokens, "td") == [cell for row in front.itertuples(index=False) for cell in row]
     paragraphs = texts(tokens, "paragraph")
     assert "6 of 6 configurations evaluated on digits; the search is finished." in paragraphs
-    assert all(caution in paragraphs for caution in run["cautions"])
+    assert all(caution in paragraphs for caution in run.cautions)
     assert any(text.startswith("Versions: python 3.") for text in paragraphs)
 
 
 def test_of_a_run_that_judges_by_log_loss_that_is_told(results):
     trials, run = results
-    run["quality"] = "log-loss"
-    tokens = parse(render_markdown(trials, run))
+    tokens = parse(render_markdown(trials, replace(run, quality=OBJECTIVES["log_loss"])))
     paragraphs = texts(tokens, "paragraph")
     assert any(text.startswith("Values of log-loss are estimates by ") for text in paragraphs)
     first = trials[trials["on_front"]].sort_values("parameter_overhead").iloc[0]
@@ -60,23 +62,28 @@ def test_of_a_run_that_judges_by_log_loss_that_is_told(results):
 
 def test_verified_networks_have_a_table(results):
     trials, run = results
-    member = {
-        "number": 3,
-        "name": "mine",
-        "accuracy": [0.9, 0.8, 0.95],
-        "log_loss": [0.3, 0.2, 0.4],
-        "log_loss_difference": [-0.1, -0.2, 0.0],
-    }
-    schedule = {
-        "epochs": 7,
-        "seeds": [0, 1],
-        "images": 397,
-        "members": [member],
-        "helps": False,
-        "finding": "F.",
-        "ranking": ["R."],
-    }
-    tokens = parse(render_markdown(trials.assign(on_front=False), run | {"verified": [schedule]}))
+    member = Member(
+        config_id="",
+        number=3,
+        name="mine",
+        accuracy=(0.9, 0.8, 0.95),
+        log_loss=(0.3, 0.2, 0.4),
+        accuracy_difference=(0.1, 0.0, 0.2),
+        log_loss_difference=(-0.1, -0.2, 0.0),
+    )
+    schedule = Schedule(
+        epochs=7,
+        seeds=(0, 1),
+        images=397,
+        members=(member,),
+        agreement=None,
+        ceiling=None,
+        helps=False,
+        finding="F.",
+        held=None,
+        ranking=("R.",),
+    )
+    tokens = parse(render_markdown(trials.assign(on_front=False), replace(run, verified=(schedule,))))
     assert "Verified: trained by themselves for 7 epochs" in texts(tokens, "heading")
     assert texts(tokens, "td") == [
         "3",
@@ -92,10 +99,9 @@ def test_verified_networks_have_a_table(results):
 def test_names_from_outside_are_text(results):
     trials, run = results
     trials.loc[trials["on_front"], "name"] = HOSTILE
-    run |= dict.fromkeys(("name", "backbone", "study", "space"), UNSEEN + HOSTILE) | {
-        "cautions": [HOSTILE, "1. first", "- item"]
-    }
-    run["data"]["name"] = HOSTILE
+    named = dict.fromkeys(("name", "backbone", "study", "space"), UNSEEN + HOSTILE)
+    cautions = (HOSTILE, "1. first", "- item")
+    run = replace(run, **named, cautions=cautions, data=replace(run.data, name=HOSTILE))
     text = render_markdown(trials, run)
     tokens = parse(text)
     assert "https://" not in text  # GitHub makes links of these, also without brackets
@@ -108,7 +114,8 @@ def test_names_from_outside_are_text(results):
 
 def test_a_run_without_a_trial_has_a_text(results):
     trials, run = results
-    run |= {"picks": {}, "latency": {}, "finished": False, "cautions": ["No configuration has been evaluated yet."]}
+    cautions = ("No configuration has been evaluated yet.",)
+    run = replace(run, picks={}, latency=None, finished=False, cautions=cautions)
     tokens = parse(render_markdown(trials.iloc[:0], run))
     assert texts(tokens, "th") == []
     assert "0 of 6 configurations evaluated on digits; the search is not finished." in texts(tokens, "paragraph")

@@ -155,8 +155,8 @@ def test_a_run_and_its_copy_are_one(two_runs):
     found = compare_runs(two_runs)
     first, copy = found.runs
     assert found.paired
-    assert found.reference == first.run["hypervolume_reference"]
-    assert first.hypervolume == copy.hypervolume == pytest.approx(first.run["hypervolume_history"][-1])
+    assert found.reference == first.run.hypervolume_reference
+    assert first.hypervolume == copy.hypervolume == pytest.approx(first.run.hypervolume_history[-1])
     assert first.ratio is None
     assert copy.ratio.value == 1
     assert copy.ratio.low < 1 < copy.ratio.high

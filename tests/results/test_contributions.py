@@ -12,6 +12,7 @@ from scipy import stats
 from se_search.results.contributions import describe_contributions, outcomes_by_image
 from se_search.results.record import read_results
 from se_search.study.files import load_space
+from se_search.study.objectives import OBJECTIVES
 from se_search.study.space import SearchSpace
 from se_search.trials.folder import load_trials
 
@@ -22,16 +23,13 @@ STAGES = {
     5: {"r=2": -0.01, "r=4": -0.01, "r=8": -0.005, "r=16": 0.0, "r=32": 0.0},
 }
 HARD = 0.003
+ACCURACY = OBJECTIVES["accuracy"]
 NOISE = 0.005
 
 
 @pytest.fixture(scope="module")
 def stages():
     return SearchSpace("resnet18", load_space("stages"))
-
-
-def sites_of(space):
-    return [{"block": site.block, "stage": site.stage, "position": site.position} for site in space.sites]
 
 
 def drawn(space, count, seed):
@@ -56,9 +54,7 @@ def truth(config):
 
 
 def effects(contributions):
-    return {
-        (factor["name"], one["level"]): one["effect"] for factor in contributions["factors"] for one in factor["levels"]
-    }
+    return {(factor.name, one.level): one.effect for factor in contributions.factors for one in factor.levels}
 
 
 def true_effect(key):
@@ -83,13 +79,13 @@ def indicators(configs, keys):
 def test_without_noise_the_effects_are_those_of_the_additive_truth(stages):
     configs, table = drawn(stages, 60, seed=1)
     table["accuracy"] = [truth(config) for config in configs]
-    found = describe_contributions(table, sites_of(stages), "accuracy", {})
+    found = describe_contributions(table, stages.sites, ACCURACY, {})
     for key, effect in effects(found).items():
         np.testing.assert_allclose(effect, true_effect(key), atol=1e-9)
-    assert found["explained"] == pytest.approx(1)
-    assert found["trials"] == 60
-    assert [factor["name"] for factor in found["factors"]] == ["stage 2", "stage 3", "stage 4", "stage 5", "gate"]
-    assert [one["level"] for one in found["factors"][0]["levels"]] == ["r=32", "r=16", "r=8", "r=4", "r=2"]
+    assert found.explained == pytest.approx(1)
+    assert found.trials == 60
+    assert [factor.name for factor in found.factors] == ["stage 2", "stage 3", "stage 4", "stage 5", "gate"]
+    assert [one.level for one in found.factors[0].levels] == ["r=32", "r=16", "r=8", "r=4", "r=2"]
 
 
 def test_intervals_and_importance_follow_their_formulas(stages):
@@ -98,7 +94,7 @@ def test_intervals_and_importance_follow_their_formulas(stages):
     rng = np.random.default_rng(2)
     values = np.array([truth(config) for config in configs]) + NOISE * rng.standard_normal(60)
     table["accuracy"] = values
-    found = describe_contributions(table, sites_of(stages), "accuracy", {})
+    found = describe_contributions(table, stages.sites, ACCURACY, {})
     keys = list(effects(found))
     design = indicators(configs, keys)
     inverse = np.linalg.inv(design.T @ design)
@@ -118,14 +114,14 @@ def test_intervals_and_importance_follow_their_formulas(stages):
     freedom = 60 - design.shape[1]
     error = residuals @ residuals / freedom
     total = np.sum((values - values.mean()) ** 2)
-    assert found["explained"] == pytest.approx(1 - error / (total / 59))
+    assert found.explained == pytest.approx(1 - error / (total / 59))
     kept = [0, *(place for place, (name, _) in enumerate(keys, start=1) if name != "stage 4")]
     rest = values - design[:, kept] @ np.linalg.lstsq(design[:, kept], values, rcond=None)[0]
     omega = (rest @ rest - residuals @ residuals - 5 * error) / (total + error)
-    value, low, high = next(one["importance"] for one in found["factors"] if one["name"] == "stage 4")
+    value, low, high = next(one.importance for one in found.factors if one.name == "stage 4")
     assert value == pytest.approx(omega)
     statistic = (rest @ rest - residuals @ residuals) / 5 / error
-    other = 60 * (1 + (found["explained"] - omega) / (1 - found["explained"]))
+    other = 60 * (1 + (found.explained - omega) / (1 - found.explained))
     for end, probability in ((low, 0.975), (high, 0.025)):
         noncentrality = end * other / (1 - end)
         assert stats.ncf.cdf(statistic, 5, freedom, noncentrality) == pytest.approx(probability, abs=1e-4)
@@ -148,7 +144,7 @@ def test_all_intervals_of_a_study_hold_together_in_about_95_per_cent(stages, of_
             outcomes = values[:, None] + own + 0.1 * rng.standard_normal((50, 200))
             images, values = dict(enumerate(outcomes)), outcomes.mean(1)
         table["accuracy"] = values
-        found = effects(describe_contributions(table, sites_of(stages), "accuracy", images))
+        found = effects(describe_contributions(table, stages.sites, ACCURACY, images))
         known = {key: effect for key, effect in found.items() if effect is not None}
         held += all(low <= true_effect(key) <= high for key, (_, low, high) in known.items())
         assert len(known) >= 19
@@ -163,8 +159,8 @@ def test_the_choice_of_images_widens_the_intervals(stages):
     used = np.array([any(site["stage"] == 4 for site in json.loads(one)["sites"]) for one in table["config"]])
     outcomes[:, :10] = ~used[:, None]
     table["accuracy"] = outcomes.mean(1)
-    alone = effects(describe_contributions(table, sites_of(stages), "accuracy", {}))
-    both = effects(describe_contributions(table, sites_of(stages), "accuracy", dict(enumerate(outcomes))))
+    alone = effects(describe_contributions(table, stages.sites, ACCURACY, {}))
+    both = effects(describe_contributions(table, stages.sites, ACCURACY, dict(enumerate(outcomes))))
     width = {key: (both[key][2] - both[key][1]) / (alone[key][2] - alone[key][1]) for key in both}
     assert all(both[key][0] == pytest.approx(alone[key][0]) for key in both)
     assert width["stage 4", "r=2"] > 1.2
@@ -177,7 +173,7 @@ def test_blocks_gates_and_positions_are_told():
     rng = np.random.default_rng(4)
     blocks = [sum(placed.site.stage == 3 for placed in config.placed) for config in configs]
     table["accuracy"] = 0.9 + 0.02 * np.array(blocks) + 0.001 * rng.standard_normal(120)
-    found = describe_contributions(table, sites_of(space), "accuracy", {})
+    found = describe_contributions(table, space.sites, ACCURACY, {})
     _, low, high = effects(found)["stage 3 blocks", "per block"]
     assert low <= 0.02 <= high
     assert high - low < 0.005
@@ -185,69 +181,69 @@ def test_blocks_gates_and_positions_are_told():
     configs, table = drawn(space, 120, seed=4)
     pre = [sum(one.site.stage == 2 and one.site.position == "pre" for one in config.placed) > 0 for config in configs]
     table["accuracy"] = 0.9 + 0.02 * np.array(pre) + 0.001 * rng.standard_normal(120)
-    found = describe_contributions(table, sites_of(space), "accuracy", {})
-    factor = next(one for one in found["factors"] if one["name"] == "stage 2 position")
+    found = describe_contributions(table, space.sites, ACCURACY, {})
+    factor = next(one for one in found.factors if one.name == "stage 2 position")
     counts = {
         position: sum(any(one.site.stage == 2 and one.site.position == position for one in c.placed) for c in configs)
         for position in ("standard", "pre", "post")
     }
-    assert factor["reference"] == max(counts, key=counts.get)
-    assert {one["level"]: one["trials"] for one in factor["levels"]} == {
-        position: count for position, count in counts.items() if position != factor["reference"]
+    assert factor.reference == max(counts, key=counts.get)
+    assert {one.level: one.trials for one in factor.levels} == {
+        position: count for position, count in counts.items() if position != factor.reference
     }
-    expected = 0.02 if factor["reference"] != "pre" else -0.02
-    level = "pre" if factor["reference"] != "pre" else factor["levels"][0]["level"]
+    expected = 0.02 if factor.reference != "pre" else -0.02
+    level = "pre" if factor.reference != "pre" else factor.levels[0].level
     _, low, high = effects(found)["stage 2 position", level]
     assert low <= expected <= high
-    assert not any(one["name"] == "gate" for one in found["factors"])
+    assert not any(one.name == "gate" for one in found.factors)
 
 
 def test_attention_that_is_kept_is_a_level():
     space = SearchSpace("regnety_002", load_space("stages"))
     configs, table = drawn(space, 80, seed=5)
     table["accuracy"] = 0.9 + 0.001 * np.random.default_rng(5).standard_normal(80)
-    found = describe_contributions(table, sites_of(space), "accuracy", {})
-    factor = next(one for one in found["factors"] if one["name"] == "stage 4")
-    assert factor["levels"][0]["level"] == "kept"
+    found = describe_contributions(table, space.sites, ACCURACY, {})
+    factor = next(one for one in found.factors if one.name == "stage 4")
+    assert factor.levels[0].level == "kept"
     untouched = sum(
         not any(site.stage == 4 for site in (*(one.site for one in config.placed), *config.removed))
         for config in configs
     )
     assert untouched > 0
-    assert factor["levels"][0]["trials"] == untouched
+    assert factor.levels[0].trials == untouched
 
 
 def test_what_cannot_be_told_is_said(stages):
-    sites = sites_of(stages)
+    sites = stages.sites
     configs, table = drawn(stages, 60, seed=6)
     table["accuracy"] = [truth(config) for config in configs] + 0.001 * np.random.default_rng(6).standard_normal(60)
 
-    nothing = describe_contributions(table.iloc[:0], sites, "accuracy", {})
-    assert nothing["sentence"].endswith("cannot be told: no configuration has been evaluated.")
-    assert nothing["explained"] is None
-    one = describe_contributions(table.iloc[:1], sites, "accuracy", {})
-    assert one["sentence"].endswith("only one trial is complete.") or "too few" in one["sentence"]
-    few = describe_contributions(table.iloc[:20], sites, "accuracy", {})
-    assert "20 trials are too few for" in few["sentence"]
-    assert all(not factor["told"] and factor["importance"] is None for factor in few["factors"])
-    failed = describe_contributions(table.assign(state="failed"), sites, "accuracy", {})
-    assert failed["trials"] == 0
-    same = describe_contributions(table.assign(accuracy=0.9), sites, "accuracy", {})
-    assert same["sentence"].endswith("all trials have the same accuracy.")
+    nothing = describe_contributions(table.iloc[:0], sites, ACCURACY, {})
+    assert nothing.sentence.endswith("cannot be told: no configuration has been evaluated.")
+    assert nothing.explained is None
+    one = describe_contributions(table.iloc[:1], sites, ACCURACY, {})
+    assert one.sentence.endswith("only one trial is complete.") or "too few" in one.sentence
+    few = describe_contributions(table.iloc[:20], sites, ACCURACY, {})
+    assert "20 trials are too few for" in few.sentence
+    assert all(not factor.told and factor.importance is None for factor in few.factors)
+    failed = describe_contributions(table.assign(state="failed"), sites, ACCURACY, {})
+    assert failed.trials == 0
+    same = describe_contributions(table.assign(accuracy=0.9), sites, ACCURACY, {})
+    assert same.sentence.endswith("all trials have the same accuracy.")
     missing = table.assign(accuracy=[np.nan, *table["accuracy"][1:]])
-    assert describe_contributions(missing, sites, "accuracy", {})["trials"] == 59
+    assert describe_contributions(missing, sites, ACCURACY, {}).trials == 59
 
     without = [config.without_stage(5) for config in configs]
     constant = table.assign(config=[config.to_json() for config in without])
-    told = {one["name"]: one for one in describe_contributions(constant, sites, "accuracy", {})["factors"]}
-    assert (told["stage 5"]["told"], told["stage 5"]["why"]) == (False, "no trial has SE there")
-    assert told["stage 4"]["told"]
+    told = {one.name: one for one in describe_contributions(constant, sites, ACCURACY, {}).factors}
+    assert (told["stage 5"].told, told["stage 5"].why) == (False, "no trial has SE there")
+    assert told["stage 4"].told
 
     always = table[[any(one.site.stage == 4 for one in config.placed) for config in configs]]
-    told = {one["name"]: one for one in describe_contributions(always, sites, "accuracy", {})["factors"]}
-    assert not told["stage 4"]["told"]
-    assert told["stage 4"]["why"].startswith("every trial has SE there")
-    assert told["stage 4"]["importance"] is not None
+    told = {one.name: one for one in describe_contributions(always, sites, ACCURACY, {}).factors}
+    assert not told["stage 4"].told
+    assert told["stage 4"].why.startswith("every trial has SE there")
+    assert told["stage 4"].importance is not None
 
 
 def test_a_level_of_one_trial_cannot_be_told(stages):
@@ -255,32 +251,32 @@ def test_a_level_of_one_trial_cannot_be_told(stages):
     has = [any((one.site.stage, one.ratio) == (5, 2) for one in config.placed) for config in configs]
     keep = [not one or place == has.index(True) for place, one in enumerate(has)]
     table["accuracy"] = [truth(config) for config in configs] + NOISE * np.random.default_rng(7).standard_normal(80)
-    found = describe_contributions(table[keep], sites_of(stages), "accuracy", {})
-    factor = next(one for one in found["factors"] if one["name"] == "stage 5")
-    assert {one["level"]: one["effect"] is None for one in factor["levels"]} == {
+    found = describe_contributions(table[keep], stages.sites, ACCURACY, {})
+    factor = next(one for one in found.factors if one.name == "stage 5")
+    assert {one.level: one.effect is None for one in factor.levels} == {
         "r=32": False,
         "r=16": False,
         "r=8": False,
         "r=4": False,
         "r=2": True,
     }
-    assert factor["why"].startswith("r=2: too few trials")
+    assert factor.why.startswith("r=2: too few trials")
 
 
 def test_a_real_run_has_contributions_that_json_holds(finished_run):
     trials, run = read_results(finished_run / "run")
-    assert run["contributions"]["trials"] == len(trials) == 6
-    assert "too few" in run["contributions"]["sentence"]
-    json.dumps(run["contributions"], allow_nan=False)
-    images = outcomes_by_image(load_trials(finished_run / "run"), "accuracy")
+    assert run.contributions.trials == len(trials) == 6
+    assert "too few" in run.contributions.sentence
+    json.dumps(run.to_json()["contributions"], allow_nan=False)
+    images = outcomes_by_image(load_trials(finished_run / "run"), ACCURACY)
     for number, accuracy in zip(trials["number"], trials["accuracy"], strict=True):
-        assert images[number].shape == (run["data"]["validation"],)
+        assert images[number].shape == (run.data.validation,)
         assert images[number].mean() == pytest.approx(accuracy)
 
 
 def test_levels_are_listed_from_the_fewest_parameters(stages):
     _, table = drawn(stages, 80, seed=8)
     table["accuracy"] = np.random.default_rng(8).random(80)
-    for factor in describe_contributions(table, sites_of(stages), "accuracy", {})["factors"][:4]:
-        ratios = [int(one["level"][2:]) for one in factor["levels"]]
+    for factor in describe_contributions(table, stages.sites, ACCURACY, {}).factors[:4]:
+        ratios = [int(one.level[2:]) for one in factor.levels]
         assert all(first > second for first, second in pairwise(ratios))

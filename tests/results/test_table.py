@@ -478,7 +478,7 @@ def test_conditions_of_a_latency_that_another_version_wrote_are_refused(finished
     del trial.user_attrs["latency_conditions"]["affinity"]
     foreign = optuna.create_study(directions=study.directions)
     foreign.add_trial(trial)
-    assert latency_conditions(study)["description"].startswith("batch 1, 3×32×32, float32, PyTorch")
-    assert latency_conditions(optuna.create_study()) == {}
+    assert latency_conditions(study).description.startswith("batch 1, 3×32×32, float32, PyTorch")
+    assert latency_conditions(optuna.create_study()) is None
     with pytest.raises(RunFolderError, match="not written by se-search: KeyError\\('affinity'\\)"):
         latency_conditions(foreign)

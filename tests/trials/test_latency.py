@@ -100,7 +100,7 @@ def test_a_run_predicts_its_trials_and_measures_its_front(tmp_path):
     learned = measurements_from_json((folder / LATENCY_MODEL_FILE).read_text(encoding="utf-8"))
     space = SearchSpace("test_resnet", load_space("stages"))
     assert [one.config for one in learned] == configurations_to_measure(space, 0)
-    assert run["latency_learned_from"] == 16
+    assert run.latency_learned_from == 16
     assert "Pareto front" in render_report(trials, run)
 
 
@@ -135,8 +135,8 @@ def test_a_member_that_turns_out_slow_leaves_the_front_and_others_are_measured_i
     assert not trials["feasible"].any()
     assert not trials["on_front"].any()
     assert len(measured) == 16 + 8
-    assert run["hypervolume_history"][-1] == 0.0
-    assert any(line.startswith("16 of 24 latencies reached the ±0.5 % target") for line in run["cautions"])
+    assert run.hypervolume_history[-1] == 0.0
+    assert any(line.startswith("16 of 24 latencies reached the ±0.5 % target") for line in run.cautions)
     with pytest.raises(RunFolderError, match="limits"):
         run_verification(tmp_path / "run")
 
@@ -156,7 +156,7 @@ def test_a_member_that_cannot_be_measured_stays_predicted_and_the_others_are_mea
     front = trials[trials["on_front"]]
     assert set(front["latency_stopped"]) == {"model", "target"}
     assert set(front[front["latency_stopped"] == "model"]["se_blocks"]) == {4}
-    assert run["finished"]
+    assert run.finished
 
 
 def test_a_configuration_that_cannot_be_timed_ends_the_search_in_one_sentence(tmp_path, monkeypatch):

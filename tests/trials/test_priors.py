@@ -13,7 +13,7 @@ from se_search.errors import DefinitionError, RunFolderError
 from se_search.excitation import analysis as excitation
 from se_search.network.insertion import create_model
 from se_search.report.excitation_page import render_excitation
-from se_search.results.excitation import analysis_folder, find_analyses
+from se_search.results.excitation import AnalysisPage, analysis_folder, find_analyses
 from se_search.results.record import read_results
 from se_search.study.files import load_study
 from se_search.study.space import SearchSpace
@@ -217,16 +217,16 @@ def test_the_analysis_of_the_supernet_is_that_of_its_widest_network(tmp_path):
 
 def test_analyses_of_complete_trials_are_listed_by_number(finished_run):
     run = finished_run / "run"
-    assert find_analyses(run) == []
+    assert find_analyses(run) == ()
     names = ("trial-5", "trial-2", "trial-2-verified", "supernet", "trial-x", "<script>", "trial-3", "trial-6")
     for folder in (*names, "trial-02", "trial-\u0661"):
         (run / "excitation" / folder).mkdir(parents=True)
         if folder != "trial-3":
             (run / "excitation" / folder / "excitation.html").write_text("")
     (run / "excitation" / "trial-4" / "excitation.html").mkdir(parents=True)
-    assert find_analyses(run) == [  # the run has trials 0 to 5
-        {"trial": 2, "verified": False, "page": "excitation/trial-2/excitation.html"},
-        {"trial": 2, "verified": True, "page": "excitation/trial-2-verified/excitation.html"},
-        {"trial": 5, "verified": False, "page": "excitation/trial-5/excitation.html"},
-    ]
+    assert find_analyses(run) == (  # the run has trials 0 to 5
+        AnalysisPage(2, False, "excitation/trial-2/excitation.html"),
+        AnalysisPage(2, True, "excitation/trial-2-verified/excitation.html"),
+        AnalysisPage(5, False, "excitation/trial-5/excitation.html"),
+    )
     assert analysis_folder(run, 2, True) == run / "excitation" / "trial-2-verified"
