@@ -29,12 +29,12 @@ _OFF = "off"
 
 @dataclass(frozen=True)
 class Level:
-    """What one choice contributed.
+    """One choice for a factor.
 
     Attributes:
         level: The choice.
-        trials: Number of trials that made it.
-        effect: On quality, with its interval; ``None`` where it cannot be told.
+        trials: Number of trials with this choice.
+        effect: Effect on quality with its interval; ``None`` if it cannot be estimated.
     """
 
     level: str
@@ -44,15 +44,15 @@ class Level:
 
 @dataclass(frozen=True)
 class Factor:
-    """What a part of the configuration contributed.
+    """A part of the configuration and its contribution to quality.
 
     Attributes:
-        name: As the report calls it.
-        importance: Share of the variance that the model would lose without it; ``None`` where it cannot be told.
+        name: Name in the report.
+        importance: Share of the variance that the model would lose without it; ``None`` if it cannot be estimated.
         reference: What its levels are compared with; empty for numbers of blocks.
-        levels: Its choices.
-        told: Whether the effect of any of them is known.
-        why: Why not, or why not of all.
+        levels: The choices.
+        told: Whether the effect of any level is known.
+        why: Why some effects are unknown; empty if all are known.
     """
 
     name: str
@@ -68,10 +68,10 @@ class Contributions:
     """What each choice of the configurations contributed to their quality.
 
     Attributes:
-        factors: What may vary.
+        factors: The parts of the configuration that may vary.
         explained: Share of the variance that the model explains (adjusted R²); ``None`` without a model.
-        trials: Number of trials that it is fitted to.
-        sentence: The same in words.
+        trials: Number of trials that the model is fitted to.
+        sentence: A summary in one sentence.
     """
 
     factors: tuple[Factor, ...]

@@ -36,13 +36,13 @@ class DataRecord:
     """The images of a run.
 
     Attributes:
-        name: As the study names them.
-        train: Number of images to train on, like ``validation`` and ``test``.
-        validation: See there.
-        test: See there.
+        name: Name in the study.
+        train: Number of training images.
+        validation: Number of validation images.
+        test: Number of test images.
         classes: Number of classes.
         size: ``(channels, height, width)`` of an image.
-        unreadable: Files that could not be read, which are left out.
+        unreadable: Files that could not be read and were left out.
     """
 
     name: str
@@ -56,7 +56,7 @@ class DataRecord:
 
 @dataclass(frozen=True)
 class SiteRecord:
-    """A site of the space, as figures draw it: where a network can have an SE block."""
+    """A site of the space: one place where a network can have an SE block."""
 
     block: str
     stage: int
@@ -66,7 +66,7 @@ class SiteRecord:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where and when a run began; empty where its folder does not tell."""
+    """Start time and environment of a run; fields that its ``run.json`` lacks are empty."""
 
     started: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -79,29 +79,34 @@ class RunRecord:
     """The description of a run; :meth:`to_json` returns the content of ``run.json``.
 
     Attributes:
-        name: The folder's name, and ``folder`` its path as it was given.
-        backbone: A timm architecture name, and ``backbone_parameters`` the number of its parameters.
+        name: Name of the run folder.
+        folder: Path of the run folder, as given.
+        backbone: A timm architecture name.
+        backbone_parameters: Number of parameters of the backbone.
         data: The images.
-        study: What the study says of itself, and ``space`` what its space does.
-        seed: As in the study, like ``budget``, ``device`` and ``constraints``.
+        study: Description of the study.
+        space: Description of the space.
+        seed: Seed of the study.
+        budget: Number of distinct configurations to complete.
+        device: Device of the study.
         evaluator: How accuracy was estimated.
-        objectives: What was searched for.
+        objectives: Objectives of the study, in its order.
+        constraints: Limits of the study.
+        latency_learned_from: Number of measured configurations that the additive latency model was fitted to.
         latency: How latency was measured; ``None`` before a trial is complete.
-        latency_learned_from: How many measured configurations the additive model was fitted to.
         sites: Every site of the space, in forward order.
-        picks: Numbers of the members of the front that most users want, as :func:`~se_search.results.table.pick_trials`
-            names them.
-        cautions: What the front does not show, in sentences.
-        gain: What SE gains by the search's estimates; ``None`` where that cannot be told.
-        quality: What the study judges networks by: accuracy or log-loss.
-        contributions: What each choice contributed.
-        verified: What verification has found, the shortest schedule first.
-        excitation: Analyses of excitation in the folder.
+        picks: Trial numbers by pick, from :func:`~se_search.results.table.pick_trials`.
+        cautions: Sentences about the limits of the results.
+        gain: Gain of SE by the search's estimates; ``None`` without a comparison.
+        quality: The objective that networks are judged by: accuracy or log-loss.
+        contributions: Contribution of each choice to that objective.
+        verified: Verified schedules, the shortest first.
+        excitation: Pages of excitation analyses in the folder.
         hypervolume_history: Hypervolume of the front after each complete trial.
-        hypervolume_reference: Worst value of each objective that counts for it.
-        timings: Seconds by what took them.
-        finished: Whether the search has come to its end.
-        provenance: Where and when it began.
+        hypervolume_reference: Reference value of each objective.
+        timings: Seconds of shared training and of all trials.
+        finished: Whether the search has ended.
+        provenance: Start time and environment.
     """
 
     name: str
@@ -134,7 +139,7 @@ class RunRecord:
     provenance: Provenance = Provenance()
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data for JSON, without the provenance, which ``run.json`` holds from the start."""
+        """Return plain data for JSON, without the provenance, which the start of a run writes."""
         names = [one.name for one in self.objectives]
         conditions = self.latency
         latency = conditions.to_dict() | {"description": conditions.description} if conditions else {}
@@ -227,7 +232,7 @@ def write_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
 
 
 def _reference(study: StudyDefinition, space: SearchSpace, data: DataRecord, table: pd.DataFrame) -> dict[str, float]:
-    """Return the worst value of each objective that counts for hypervolumes."""
+    """Return the reference value of each objective for hypervolumes."""
     complete = table[table["state"] == "complete"]
     size = latency_size(study, data.size)
     reference = {}

@@ -47,13 +47,13 @@ class Member:
     """A network that was verified.
 
     Attributes:
-        config_id: Of its configuration.
-        number: Of its trial; ``None`` where it is a baseline that the search did not try.
-        name: What it is known as; empty for most.
-        accuracy: With its interval, like all others.
-        log_loss: See there.
-        accuracy_difference: Against the network without SE.
-        log_loss_difference: See there.
+        config_id: Id of its configuration.
+        number: Number of its trial; ``None`` for a baseline that the search did not try.
+        name: Name of a baseline; empty for others.
+        accuracy: Accuracy on the test images.
+        log_loss: Log-loss on the test images.
+        accuracy_difference: Paired difference of accuracy to the network without SE.
+        log_loss_difference: Paired difference of log-loss to the network without SE.
     """
 
     config_id: str
@@ -70,16 +70,16 @@ class Schedule:
     """What verification has found with one number of epochs.
 
     Attributes:
-        epochs: Of each training.
-        seeds: Of the trainings of each network.
+        epochs: Epochs of each training.
+        seeds: Training seeds of each network.
         images: Number of test images.
         members: The networks, the one without SE first.
-        agreement: Kendall's τ of the ranking with the search's; ``None`` for fewer than three members.
-        ceiling: The most that the seeds' noise allows; ``None`` where it is not known.
-        helps: Whether SE measurably helps.
+        agreement: Kendall's τ between this ranking and the search's; ``None`` for fewer than three members.
+        ceiling: Greatest τ that the seeds' noise allows; ``None`` if unknown.
+        helps: Whether SE is measurably better than no SE.
         finding: The same in one sentence.
-        held: Agreement of the ranking with that of the schedule before; ``None`` for the first.
-        ranking: Sentences about these agreements.
+        held: Kendall's τ between this ranking and that of the previous schedule; ``None`` for the first.
+        ranking: Sentences about these rank agreements.
     """
 
     epochs: int

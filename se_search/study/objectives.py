@@ -9,24 +9,24 @@ Direction = Literal["maximize", "minimize"]
 
 @dataclass(frozen=True)
 class Objective:
-    """What is measured of a trial, or computed of its configuration, and can be searched for.
+    """An objective: a value of each trial that a study can optimise, and how it is written.
 
     Attributes:
-        name: In study files, and its column in the table of trials.
-        direction: Which way is better.
-        words: In sentences.
-        heading: Of columns.
-        short_title: Of a narrow axis, with its unit.
-        unit: Of axes; empty where it has none.
-        form: How a value is written, once it is multiplied by ``factor``.
-        factor: From the table's unit to the one that is shown.
-        decimals: Of the ends of its interval.
-        interval: Columns of its interval; ``None`` where it is exact.
-        outcomes: A trial's note of its value for each image, whose mean it is; empty where no images tell it.
-        exact: Whether it follows from the configuration; :data:`se_search.sampling.exact.EXACT` computes it.
-        limit: The constraint of a study that limits it; empty for none.
-        worst: Returns the worst value that counts for hypervolumes, from the number of classes and the worst value
-            there is: for an exact objective that of the space's largest configuration, else that of complete trials.
+        name: Name in study files, and column in the table of trials.
+        direction: Direction of improvement.
+        words: Name in sentences.
+        heading: Heading of table columns.
+        short_title: Title of a narrow axis, with the unit.
+        unit: Unit of axes; empty without one.
+        form: Format of a value, after multiplication by ``factor``.
+        factor: Factor from the table's unit to the displayed one.
+        decimals: Decimals of the ends of its interval.
+        interval: Columns of its interval; ``None`` without one.
+        outcomes: Name of a trial's note of the values of single images, whose mean it is; empty if it has none.
+        exact: Whether it follows from the configuration: :data:`se_search.sampling.exact.EXACT` computes it.
+        limit: Name of the study's constraint on it; empty for none.
+        worst: Reference value for hypervolumes, from the number of classes and the worst value: for an exact objective
+            that of the space's largest configuration, else that of the complete trials.
     """
 
     name: str
@@ -130,7 +130,7 @@ OBJECTIVES = {
         ),
     )
 }
-"""Objectives that are always measured, in the order in which they are shown."""
+"""Objectives of this package, which every trial measures, in the order of tables."""
 
 JUDGED = tuple(one for one in OBJECTIVES.values() if one.outcomes)
 """Objectives that are judged on images."""

@@ -1,0 +1,42 @@
+"""The description of a run and its JSON form."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from se_search.results.record import read_results, write_results
+
+EARLIER = Path(__file__).parents[1] / "fixtures" / "version-0.1.0" / "run"
+
+
+def test_run_json_keeps_the_keys_and_values_that_version_0_1_0_wrote(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(EARLIER, "run")
+    before = json.loads(Path("run/run.json").read_text())
+    write_results(Path("run"))
+    after = json.loads(Path("run/run.json").read_text())
+    assert list(after) == list(before)
+    history = before.pop("hypervolume_history")
+    assert after.pop("hypervolume_history") == pytest.approx(history, rel=1e-9)
+    # An evaluator has its own settings only.
+    assert after.pop("evaluator").items() <= before.pop("evaluator").items()
+    assert after == before
+
+
+def test_what_others_have_added_to_run_json_stays(finished_run):
+    file = finished_run / "run" / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"cluster": "mine"}))
+    write_results(finished_run / "run")
+    assert json.loads(file.read_text())["cluster"] == "mine"
+
+
+def test_a_run_without_run_json_is_described_without_its_provenance(finished_run):
+    file = finished_run / "run" / "run.json"
+    provenance = read_results(finished_run / "run")[1].provenance
+    assert provenance.versions.keys() >= {"python", "torch", "timm"}
+    file.unlink()
+    _, run = write_results(finished_run / "run")
+    assert (run.provenance.started, run.provenance.versions) == ("", {})
+    assert "versions" not in json.loads(file.read_text())
