@@ -24,8 +24,8 @@ def search(
     """Search for the front of two objectives.
 
     Ax begins with the middle of the space and four configurations of a Sobol sequence, then fits a Gaussian process to
-    each objective and maximises the logarithm of the noisy expected hypervolume improvement. What is known about the
-    second objective beforehand it cannot be told.
+    each objective and maximises the logarithm of the noisy expected hypervolume improvement. It cannot use the known
+    values of the second objective.
 
     Args:
         evaluate: Returns log-loss and parameter overhead of a configuration, both to be minimised.
