@@ -219,11 +219,11 @@ def _architecture(name: str, data: str | ImageData | None, pretrained: str | Non
 def _member(run: Run, data: str | ImageData | None, pick: str, trial: int | None, verified: bool) -> _Network:
     number, _ = run.config(pick, trial)
     network, images = run.load(trial=number, verified=verified)
-    study = read_definition(run.folder)
+    definition = read_definition(run.folder)
     name, folder = run.folder.resolve().name, analysis_folder(run.folder, number, verified)
-    own = data is None or data == study.data
+    own = data is None or data == definition.data
     if not own:
-        images = _images(data, study.backbone, study.image_size)
+        images = _images(data, definition.backbone, definition.image_size)
         folder = Path(EXCITATION) / f"{name}-{folder.name}-{Path(images.name).resolve().name}"
     return _Network(
         network,
@@ -232,8 +232,8 @@ def _member(run: Run, data: str | ImageData | None, pick: str, trial: int | None
         f"{name}, trial {number}{', verified' if verified else ''}",
         f"trial {number} of run {name}, weights of {'its verification' if verified else 'the search'}",
         folder,
-        study.backbone,
-        training_recipe(study),
+        definition.backbone,
+        training_recipe(definition),
     )
 
 

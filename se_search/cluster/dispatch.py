@@ -51,7 +51,7 @@ class ClusterOptions:
         return self.workers != 1 or self.storage is not None
 
 
-def check_cluster_options(cluster: ClusterOptions, study: StudyDefinition, measures: Mapping[str, Any]) -> None:
+def check_cluster_options(cluster: ClusterOptions, definition: StudyDefinition, measures: Mapping[str, Any]) -> None:
     """Check that a study can be searched with these options.
 
     Raises:
@@ -77,12 +77,12 @@ def check_cluster_options(cluster: ClusterOptions, study: StudyDefinition, measu
             f"--workers is {cluster.workers}: this platform cannot suspend workers during latency measurements, so it "
             "must be 0 with --storage and 1 without"
         )
-    if study.evaluator.name.startswith(FROM_PYTHON) or measures:
+    if definition.evaluator.name.startswith(FROM_PYTHON) or measures:
         raise DefinitionError(
             "an evaluator or objective given as a Python function cannot be sent to workers: omit workers and storage, "
             "or make the evaluator a plugin"
         )
-    if cluster.latency_device is not None and study.latency.source == "model":
+    if cluster.latency_device is not None and definition.latency.source == "model":
         raise DefinitionError(
             "--latency-device requires measured latency, but the study predicts it with a model: omit one of them"
         )
@@ -104,11 +104,11 @@ class Dispatcher:
     """Proposes the trials of one search and dispatches them to workers.
 
     Args:
-        study: The study.
+        definition: The study.
         trials: Its trials.
         fleet: Its workers.
         latency: Measures latency in this process.
-        optuna_study: The Optuna study that all share.
+        study: The Optuna study that all share.
         folder: The run folder.
         artifacts: Store for files from remote workers; ``None`` if only local workers evaluate.
         device: Part of the name of the device on which latency is measured; this process's by default.
@@ -116,20 +116,20 @@ class Dispatcher:
 
     def __init__(
         self,
-        study: StudyDefinition,
+        definition: StudyDefinition,
         trials: Trials,
         fleet: Fleet,
         latency: StudyLatency,
-        optuna_study: SearchStudy,
+        study: SearchStudy,
         folder: Path,
         artifacts: ArtifactStore | None,
         device: str | None = None,
     ) -> None:
-        self._study = study
+        self._definition = definition
         self._trials = trials
         self._fleet = fleet
         self._latency = latency
-        self._optuna_study = optuna_study
+        self._study = study
         self._folder = folder
         self._artifacts = artifacts
         self._device = device
@@ -178,7 +178,7 @@ class Dispatcher:
     def _collect_answers(self) -> Iterator[tuple[int, str]]:
         attributes = {
             trial.number: trial.user_attrs
-            for trial in (self._optuna_study.get_trials(deepcopy=False) if self._running else ())
+            for trial in (self._study.get_trials(deepcopy=False) if self._running else ())
             if trial.number in self._running
         }
         for number, one in list(self._running.items()):
@@ -195,7 +195,7 @@ class Dispatcher:
                 if not self._used_same_images(worker, answer):
                     continue
                 self._fetch_results(answer["files"])
-                note_unreadable(self._optuna_study, answer["unreadable"])
+                note_unreadable(self._study, answer["unreadable"])
                 over = {TASK: None, ANSWER: None}
                 line = self._trials.complete(one.proposal, one.costs | answer["notes"] | over, answer["stopped"])
             except (EvaluationError, RunFolderError, *FOREIGN) as error:
@@ -215,7 +215,7 @@ class Dispatcher:
             one.needs = "accuracy"
 
     def _used_same_images(self, worker: str, answer: Mapping[str, Any]) -> bool:
-        difference = difference_of_images(answer["notes"], self._optuna_study)
+        difference = difference_of_images(answer["notes"], self._study)
         if not difference:
             return True
         self._cannot_evaluate[worker] = difference
@@ -293,7 +293,7 @@ class Dispatcher:
     def _measure(self, proposal: Proposal) -> dict[str, Any]:
         if self._latency.is_predicted:
             return self._latency.of(proposal.config)
-        with self._fleet.paused(), time_limit(self._study.trial_limit):
+        with self._fleet.paused(), time_limit(self._definition.trial_limit):
             return self._latency.of(proposal.config)
 
     def _assign(self) -> None:
@@ -305,7 +305,7 @@ class Dispatcher:
             one.task = Task(idle[0], one.needs, one.turns)
             # Workers need the costs for successive halving; one transaction, so that they never see a part of them.
             notes = {**one.costs, TASK: one.task.to_attribute()}
-            with self._optuna_study.at_once() as note:
+            with self._study.at_once() as note:
                 note(number, notes)
 
     def _idle(self, work: Work) -> list[str]:

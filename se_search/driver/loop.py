@@ -44,20 +44,20 @@ _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def run_search(
-    study: StudyDefinition,
+    definition: StudyDefinition,
     folder: Path,
     evaluator: EvaluatorFactory | None = None,
     measures: Mapping[str, Measure] | None = None,
     render: Callable[[dict[str, Any]], str] | None = None,
     cluster: ClusterOptions | None = None,
 ) -> None:
-    """Search, or go on searching, until ``study.budget`` distinct configurations are complete in ``folder``.
+    """Search, or go on searching, until ``definition.budget`` distinct configurations are complete in ``folder``.
 
     Afterwards the folder holds the study and what its evaluator keeps there; :mod:`se_search.results.record` writes the
     tables.
 
     Args:
-        study: A resolved study: its space is in it.
+        definition: A resolved study: its space is in it.
         folder: The run folder; created where it does not exist.
         evaluator: Creates the evaluator, where the study's is given from Python.
         measures: Measure the study's ``custom_objectives``.
@@ -73,55 +73,55 @@ def run_search(
     there = read_definition(folder) if (folder / STUDY_FILE).is_file() else None
     if there is not None:
         _check_given(str(folder), there, evaluator, measures)
-        if study.threads is None:  # PyTorch's choice depends on the process: the same command goes on all the same
-            study = study.model_copy(update={"threads": there.threads})
-    _check_given("the study", study, evaluator, measures)
-    check_priors(study)
-    check_cluster_options(cluster, study, measures)
-    use_device(study)
-    study = study.model_copy(update={"threads": torch.get_num_threads()})
-    space = SearchSpace(study.backbone, study.resolved_space)
-    data = study_data(study)
-    network_options(study.backbone, data.input_size)
-    network_options(study.backbone, latency_size(study, data.input_size))
-    used = (evaluator or find_evaluator(study.evaluator.name))(study, space, data)
+        if definition.threads is None:  # PyTorch's choice depends on the process: the same command goes on all the same
+            definition = definition.model_copy(update={"threads": there.threads})
+    _check_given("the study", definition, evaluator, measures)
+    check_priors(definition)
+    check_cluster_options(cluster, definition, measures)
+    use_device(definition)
+    definition = definition.model_copy(update={"threads": torch.get_num_threads()})
+    space = SearchSpace(definition.backbone, definition.resolved_space)
+    data = study_data(definition)
+    network_options(definition.backbone, data.input_size)
+    network_options(definition.backbone, latency_size(definition, data.input_size))
+    used = (evaluator or find_evaluator(definition.evaluator.name))(definition, space, data)
     # The other processes of torchrun's end here: the folder is the first one's.
-    take_part(used, space, data, study.device)
+    take_part(used, space, data, definition.device)
     tell_if_busy()
-    check_folder(folder, study, there)
-    study.evaluator.check(folder)
+    check_folder(folder, definition, there)
+    definition.evaluator.check(folder)
     # It tries the backbone in its runtime: hours of training shall not end with a refusal.
-    latency = StudyLatency(study, space, data.input_size, data.classes)
+    latency = StudyLatency(definition, space, data.input_size, data.classes)
     storage = None if cluster.storage is None else open_storage(cluster.storage)
 
     with (
         closing(latency),
         _told_if_unwritable(folder),
-        open_folder(folder, study, there) as own,
-        _shared(own, folder, study, storage, cluster.study_name) as (optuna_study, publish_state),
+        open_folder(folder, definition, there) as own,
+        _shared(own, folder, definition, storage, cluster.study_name) as (study, publish_state),
     ):
-        note_data(folder, optuna_study, data)
-        record_start(folder, study)
-        latency.go_on_from(folder, optuna_study, cluster.latency_device)
+        note_data(folder, study, data)
+        record_start(folder, definition)
+        latency.go_on_from(folder, study, cluster.latency_device)
         try:
             used.prepare(folder, space, progress_bar)
             further = {}
-            if study.priors == "excitation":
-                further = priors_from_excitation(folder, study, space, data, used, render)
+            if definition.priors == "excitation":
+                further = priors_from_excitation(folder, definition, space, data, used, render)
             latency.learn(folder)
-            size = latency_size(study, data.input_size)
-            trials = Trials(study, space, size, optuna_study, further, measures, parallel=cluster.uses_workers)
+            size = latency_size(definition, data.input_size)
+            trials = Trials(definition, space, size, study, further, measures, parallel=cluster.uses_workers)
             if cluster.uses_workers:
                 shared_files = getattr(used, "shared_files", ())
                 _search_with_workers(
-                    study, trials, latency, own, optuna_study, folder, cluster, shared_files, publish_state
+                    definition, trials, latency, own, study, folder, cluster, shared_files, publish_state
                 )
             else:
-                _search(study, trials, used, measures, latency, size, optuna_study)
-            latency.measure_front(optuna_study)
-            note_ended(optuna_study, study)
+                _search(definition, trials, used, measures, latency, size, study)
+            latency.measure_front(study)
+            note_ended(study, definition)
         finally:
-            note_unreadable(optuna_study, data.unreadable)
+            note_unreadable(study, data.unreadable)
 
 
 @contextmanager
@@ -157,50 +157,50 @@ def load_network(
     Raises:
         RunFolderError: If what the evaluator keeps in the folder is missing or damaged, or the evaluator is not given.
     """
-    study = read_definition(folder)
+    definition = read_definition(folder)
     if evaluator is None:
-        _check_evaluator_given(str(folder), study)
-        evaluator = find_evaluator(study.evaluator.name)
-    data = study_data(study)
-    if not is_there(study.device):  # what a GPU has trained can be used without one
-        study = study.model_copy(update={"device": "cpu"})
-    used = evaluator(study, SearchSpace(study.backbone, study.resolved_space), data)
+        _check_evaluator_given(str(folder), definition)
+        evaluator = find_evaluator(definition.evaluator.name)
+    data = study_data(definition)
+    if not is_there(definition.device):  # what a GPU has trained can be used without one
+        definition = definition.model_copy(update={"device": "cpu"})
+    used = evaluator(definition, SearchSpace(definition.backbone, definition.resolved_space), data)
     used.load(folder)
     return used.network(config), data
 
 
 def _check_given(
-    whose: str, study: StudyDefinition, evaluator: EvaluatorFactory | None, measures: Mapping[str, Measure]
+    whose: str, definition: StudyDefinition, evaluator: EvaluatorFactory | None, measures: Mapping[str, Measure]
 ) -> None:
-    missing = [name for name in study.custom_objectives if name not in measures]
+    missing = [name for name in definition.custom_objectives if name not in measures]
     if missing:
         raise RunFolderError(
             f"{whose} has an objective that a Python function measures ({', '.join(missing)}): "
             "go on from Python, with se_search.search(objectives=…)"
         )
     if evaluator is None:
-        _check_evaluator_given(whose, study)
+        _check_evaluator_given(whose, definition)
 
 
-def _check_evaluator_given(whose: str, study: StudyDefinition) -> None:
-    if study.evaluator.name.startswith(FROM_PYTHON):
+def _check_evaluator_given(whose: str, definition: StudyDefinition) -> None:
+    if definition.evaluator.name.startswith(FROM_PYTHON):
         raise RunFolderError(
-            f"{whose} has an evaluator given from Python ({study.evaluator.name.removeprefix(FROM_PYTHON)}): "
+            f"{whose} has an evaluator given from Python ({definition.evaluator.name.removeprefix(FROM_PYTHON)}): "
             "go on from Python, with evaluator=… of se_search.search or se_search.load_run"
         )
 
 
 def _search(
-    study: StudyDefinition,
+    definition: StudyDefinition,
     trials: Trials,
     evaluator: Evaluator,
     measures: Mapping[str, Measure],
     latency: StudyLatency,
     size: tuple[int, int, int],
-    optuna_study: SearchStudy,
+    study: SearchStudy,
 ) -> None:
     """Evaluate in this process, one trial after the other."""
-    with progress_bar("Evaluating configurations", study.budget, min(trials.done, study.budget)) as advance:
+    with progress_bar("Evaluating configurations", definition.budget, min(trials.done, definition.budget)) as advance:
         while trials.left:
             proposal = trials.propose()
             if proposal is None:
@@ -208,10 +208,10 @@ def _search(
                 return
             config = proposal.config
             try:
-                with time_limit(study.trial_limit):
+                with time_limit(definition.trial_limit):
                     notes = costs_of(config, size) | latency.of(config)
-                    worth, stopped = worth_of(study, config, evaluator, notes, optuna_study, bool(proposal.named))
-                    check_same_images(worth, optuna_study)
+                    worth, stopped = worth_of(definition, config, evaluator, notes, study, bool(proposal.named))
+                    check_same_images(worth, study)
                     notes |= worth | ({} if stopped else measured_by(measures, config, evaluator))
                 line = trials.complete(proposal, notes, stopped)
             except (RunFolderError, KeyboardInterrupt):
@@ -225,7 +225,7 @@ def _search(
 
 @contextmanager
 def _shared(
-    own: RunStudy, folder: Path, study: StudyDefinition, storage: BaseStorage | None, name: str | None
+    own: RunStudy, folder: Path, definition: StudyDefinition, storage: BaseStorage | None, name: str | None
 ) -> Iterator[tuple[SearchStudy, Callable[[State], None]]]:
     """Give the Optuna study that the search and its workers share, and a function that tells them its state.
 
@@ -235,11 +235,11 @@ def _shared(
     if storage is None:
         yield own, lambda state: own.set_user_attr(SEARCH, {"state": state})
         return
-    shared = open_shared(storage, name or folder.resolve().name, study)
-    check_same_study(shared, study)
+    shared = open_shared(storage, name or folder.resolve().name, definition)
+    check_same_study(shared, definition)
     refuse_second_search(shared)
     check_same_search(folder, own, shared)
-    shared.set_user_attr(DEFINITION, study.model_dump_json())
+    shared.set_user_attr(DEFINITION, definition.model_dump_json())
     for one in (own, shared):  # what is unfinished in one may be finished in the other, and is not copied
         end_unfinished(one)
     copy_finished(own, shared)
@@ -257,11 +257,11 @@ def _shared(
 
 
 def _search_with_workers(
-    study: StudyDefinition,
+    definition: StudyDefinition,
     trials: Trials,
     latency: StudyLatency,
     own: RunStudy,
-    optuna_study: SearchStudy,
+    study: SearchStudy,
     folder: Path,
     cluster: ClusterOptions,
     shared_files: Iterable[str],
@@ -270,27 +270,27 @@ def _search_with_workers(
     """Let workers evaluate: several trials at once."""
 
     def keep() -> None:
-        if optuna_study is not own:
-            copy_finished(optuna_study, own)
+        if study is not own:
+            copy_finished(study, own)
 
-    if optuna_study is own:
-        own.set_user_attr(DEFINITION, study.model_dump_json())
+    if study is own:
+        own.set_user_attr(DEFINITION, definition.model_dump_json())
     store = None if cluster.storage is None else open_artifact_store(cluster.artifacts or _own_artifacts(folder))
     url = cluster.storage or storage_url(folder)
     with (
-        _handed_over(optuna_study, folder, store, shared_files, cluster.artifacts),
-        closing(Fleet(optuna_study, url, folder, cluster.workers, cluster.worker_timeout)) as fleet,
-        progress_bar("Evaluating configurations", study.budget, min(trials.done, study.budget)) as advance,
+        _handed_over(study, folder, store, shared_files, cluster.artifacts),
+        closing(Fleet(study, url, folder, cluster.workers, cluster.worker_timeout)) as fleet,
+        progress_bar("Evaluating configurations", definition.budget, min(trials.done, definition.budget)) as advance,
     ):
         publish_state("searching")
         device = cluster.latency_device
-        Dispatcher(study, trials, fleet, latency, optuna_study, folder, store, device).run(advance, keep)
+        Dispatcher(definition, trials, fleet, latency, study, folder, store, device).run(advance, keep)
         publish_state("ended")
 
 
 @contextmanager
 def _handed_over(
-    optuna_study: SearchStudy,
+    study: SearchStudy,
     folder: Path,
     store: ArtifactStore | None,
     names: Iterable[str],
@@ -300,9 +300,9 @@ def _handed_over(
     if store is None:
         yield
         return
-    optuna_study.set_user_attr(ARTIFACTS, where or _own_artifacts(folder))
-    shared = share_files(optuna_study, store, folder, [folder / name for name in names])
-    optuna_study.set_user_attr(SHARED_FILES, shared)
+    study.set_user_attr(ARTIFACTS, where or _own_artifacts(folder))
+    shared = share_files(study, store, folder, [folder / name for name in names])
+    study.set_user_attr(SHARED_FILES, shared)
     try:
         yield
     finally:

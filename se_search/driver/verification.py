@@ -46,24 +46,24 @@ def run_verification(folder: Path, members: str = "front", seeds: int = 3, epoch
         RunFolderError: If the folder is no run folder, is in use, or has nothing to verify.
         SeSearchError: If something else given is wrong.
     """
-    study = read_definition(folder)
+    definition = read_definition(folder)
     for option, value in (("--seeds", seeds), ("--epochs", epochs)):
         if value is not None and value < 1:
             raise DefinitionError(f"{option} is {value}: it must be at least 1")
     searched = with_measured_latency(load_trials(folder))
     chosen = _choose(folder, trials_table(searched), quality_of(searched), members)
     networks: dict[tuple[Any, ...], tuple[str, SEConfig]] = {}
-    for name, config in [*_baselines(study).items(), *chosen.items()]:
+    for name, config in [*_baselines(definition).items(), *chosen.items()]:
         known = networks.get(config.structure)
         networks[config.structure] = (known[0] if known else name, config)
-    use_device(study)
+    use_device(definition)
     tell_if_busy()
-    data = study_data(study)
-    trainer = study.evaluator.create_trainer(study, data, training_recipe(study, epochs), folder)
+    data = study_data(definition)
+    trainer = definition.evaluator.create_trainer(definition, data, training_recipe(definition, epochs), folder)
     recipe = trainer.recipe
     plan = [(*network, recipe.seed + number) for number in range(seeds) for network in networks.values()]
-    with open_folder(folder, study, there=study) as optuna_study:
-        note_data(folder, optuna_study, data)
+    with open_folder(folder, definition, there=definition) as study:
+        note_data(folder, study, data)
         (folder / VERIFICATION).mkdir(exist_ok=True)
         left = [one for one in plan if not result_file(folder, one[1], recipe.epochs, one[2]).exists()]
         what = f"{counted(len(networks), 'network')}, {counted(seeds, 'seed')}, {counted(recipe.epochs, 'epoch')}"
@@ -81,7 +81,7 @@ def run_verification(folder: Path, members: str = "front", seeds: int = 3, epoch
                         line += f"; about {max(remaining / 60, 1):.0f} min left"
                     advance(1, line)
         finally:
-            note_unreadable(optuna_study, data.unreadable)
+            note_unreadable(study, data.unreadable)
 
 
 def load_verified(folder: Path, config: SEConfig, epochs: int) -> tuple[nn.Module, ImageData]:
@@ -95,9 +95,9 @@ def load_verified(folder: Path, config: SEConfig, epochs: int) -> tuple[nn.Modul
     Raises:
         RunFolderError: If its weights are missing or damaged.
     """
-    study = read_definition(folder)
-    data = study_data(study)
-    trainer = study.evaluator.create_trainer(study, data, training_recipe(study, epochs), folder)
+    definition = read_definition(folder)
+    data = study_data(definition)
+    trainer = definition.evaluator.create_trainer(definition, data, training_recipe(definition, epochs), folder)
     network = trainer.start(config, trainer.recipe.seed)
     load_weights(network, weights_file(folder, config, epochs), "verify it again")
     return network.eval(), data
@@ -123,10 +123,10 @@ def _choose(folder: Path, table: pd.DataFrame, quality: Objective, members: str)
     }
 
 
-def _baselines(study: StudyDefinition) -> dict[str, SEConfig]:
-    answers = SearchSpace(study.backbone, study.resolved_space).known_answers()
+def _baselines(definition: StudyDefinition) -> dict[str, SEConfig]:
+    answers = SearchSpace(definition.backbone, definition.resolved_space).known_answers()
     uniform = {name: config for name, config in answers.items() if name == "uniform r=16"}
-    return {"no SE": SEConfig.without_attention(study.backbone), **uniform}
+    return {"no SE": SEConfig.without_attention(definition.backbone), **uniform}
 
 
 def _verify(folder: Path, trainer: Scratch, name: str, config: SEConfig, seed: int) -> str:

@@ -168,50 +168,50 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
 
 
 def _read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
-    study = read_definition(folder)
-    optuna_study = with_measured_latency(load_trials(folder))
+    definition = read_definition(folder)
+    study = with_measured_latency(load_trials(folder))
     learned = learned_latencies(folder)
-    table = trials_table(optuna_study)
-    space = SearchSpace(study.backbone, study.resolved_space)
-    noted = optuna_study.user_attrs
+    table = trials_table(study)
+    space = SearchSpace(definition.backbone, definition.resolved_space)
+    noted = study.user_attrs
     if "data" not in noted:
         raise RunFolderError(f"{folder} has no data noted: nothing has been searched in it yet")
     data = DataRecord(
         **noted["data"] | {"size": tuple(noted["data"]["size"])},
         unreadable=tuple(map(str, noted.get("unreadable_images", []))),
     )
-    schedules = read_verified(folder, table, SEConfig.without_attention(study.backbone).id)
+    schedules = read_verified(folder, table, SEConfig.without_attention(definition.backbone).id)
     table = add_verified(table, schedules)
-    quality = quality_of(optuna_study)
-    reference = _reference(study, space, data, table)
+    quality = quality_of(study)
+    reference = _reference(definition, space, data, table)
     record = RunRecord(
         name=folder.resolve().name,
         folder=str(folder),
-        backbone=study.backbone,
-        backbone_parameters=backbone_parameters(study.backbone),
+        backbone=definition.backbone,
+        backbone_parameters=backbone_parameters(definition.backbone),
         data=data,
-        study=study.description,
-        space=study.resolved_space.description,
-        seed=study.seed,
-        budget=study.budget,
-        device=study.device,
-        evaluator=study.evaluator,
-        objectives=study.goals,
-        constraints=study.constraints,
+        study=definition.description,
+        space=definition.resolved_space.description,
+        seed=definition.seed,
+        budget=definition.budget,
+        device=definition.device,
+        evaluator=definition.evaluator,
+        objectives=definition.goals,
+        constraints=definition.constraints,
         latency_learned_from=len(learned),
-        latency=latency_conditions(optuna_study),
+        latency=latency_conditions(study),
         sites=tuple(SiteRecord(site.block, site.stage, site.position, site.channels) for site in space.sites),
         picks=pick_trials(table, quality),
-        cautions=(*cautions(table, 1 / data.classes), *_latency_remarks(table, learned, study)),
-        gain=gain_over_none(optuna_study),
+        cautions=(*cautions(table, 1 / data.classes), *_latency_remarks(table, learned, definition)),
+        gain=gain_over_none(study),
         quality=quality,
-        contributions=describe_contributions(table, space.sites, quality, outcomes_by_image(optuna_study, quality)),
+        contributions=describe_contributions(table, space.sites, quality, outcomes_by_image(study, quality)),
         verified=schedules,
         excitation=find_analyses(folder),
-        hypervolume_history=tuple(hypervolume_history(optuna_study, list(reference.values()))),
+        hypervolume_history=tuple(hypervolume_history(study, list(reference.values()))),
         hypervolume_reference=reference,
-        timings=_timings(folder, study, table),
-        finished=noted.get(ENDED) == study.budget,
+        timings=_timings(folder, definition, table),
+        finished=noted.get(ENDED) == definition.budget,
         provenance=_provenance(read_json(folder / RUN_FILE)),
     )
     return table, record
@@ -231,12 +231,14 @@ def write_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
     return table, run
 
 
-def _reference(study: StudyDefinition, space: SearchSpace, data: DataRecord, table: pd.DataFrame) -> dict[str, float]:
+def _reference(
+    definition: StudyDefinition, space: SearchSpace, data: DataRecord, table: pd.DataFrame
+) -> dict[str, float]:
     """Return the reference value of each objective for hypervolumes."""
     complete = table[table["state"] == "complete"]
-    size = latency_size(study, data.size)
+    size = latency_size(definition, data.size)
     reference = {}
-    for one in study.goals:
+    for one in definition.goals:
         if one.exact:
             worst = EXACT[one.name](space.largest(), size)
         else:
@@ -245,8 +247,8 @@ def _reference(study: StudyDefinition, space: SearchSpace, data: DataRecord, tab
     return reference
 
 
-def _timings(folder: Path, study: StudyDefinition, table: pd.DataFrame) -> dict[str, float]:
-    shared = study.evaluator.shared
+def _timings(folder: Path, definition: StudyDefinition, table: pd.DataFrame) -> dict[str, float]:
+    shared = definition.evaluator.shared
     epochs = read_json(folder / f"{shared}.json").get("epochs", []) if shared else []
     spent = {shared: float(sum(epoch["seconds"] for epoch in epochs))} if epochs else {}
     return spent | {"trials": float(table["seconds"].sum())}
@@ -258,12 +260,12 @@ def _provenance(content: Mapping[str, Any]) -> Provenance:
     return Provenance(started, versions, platform, commit)
 
 
-def _latency_remarks(table: pd.DataFrame, learned: list[MeasuredLatency], study: StudyDefinition) -> list[str]:
+def _latency_remarks(table: pd.DataFrame, learned: list[MeasuredLatency], definition: StudyDefinition) -> list[str]:
     columns = ["latency_low", "latency_high", "latency_interruptions"]
     measured = table.loc[table["latency_stopped"].isin(["target", "limit"]), columns]
     for_the_model = [(one.ratio.low, one.ratio.high, one.ratio.interruptions) for one in learned]
     both = pd.concat([measured, pd.DataFrame(for_the_model, columns=columns, dtype=float)])
-    return remarks(both, study.latency.target, study.latency.limit)
+    return remarks(both, definition.latency.target, definition.latency.limit)
 
 
 def _plain(value: Any) -> Any:

@@ -142,12 +142,12 @@ class EvaluatorDefinition(Definition):
         """
 
     def create(
-        self, study: "StudyDefinition", space: "SearchSpace", data: "ImageData", recipe: "TrainingRecipe"
+        self, definition: "StudyDefinition", space: "SearchSpace", data: "ImageData", recipe: "TrainingRecipe"
     ) -> "Evaluator":
         """Create a shipped evaluator, not prepared yet; :func:`se_search.trials.evaluators.find_evaluator` the others.
 
         Args:
-            study: The study.
+            definition: The study.
             space: Its space.
             data: Its data.
             recipe: How to train.
@@ -155,12 +155,12 @@ class EvaluatorDefinition(Definition):
         raise NotImplementedError
 
     def create_trainer(
-        self, study: "StudyDefinition", data: "ImageData", recipe: "TrainingRecipe", folder: Path
+        self, definition: "StudyDefinition", data: "ImageData", recipe: "TrainingRecipe", folder: Path
     ) -> "Scratch":
         """Create what verification trains single networks with: from random weights, or what a run folder holds.
 
         Args:
-            study: The study.
+            definition: The study.
             data: Its data.
             recipe: How to train.
             folder: The run folder.
@@ -170,7 +170,7 @@ class EvaluatorDefinition(Definition):
         """
         from ..training.stand_alone import Scratch
 
-        return Scratch(study.backbone, data, recipe, study.device)
+        return Scratch(definition.backbone, data, recipe, definition.device)
 
     def describe_weights(self, seen: str, data: str) -> str:
         """Say where the weights come from that the search evaluates.
@@ -213,17 +213,17 @@ class SupernetDefinition(EvaluatorDefinition):
     """Epochs without a lower training loss after which training ends."""
 
     def create(
-        self, study: "StudyDefinition", space: "SearchSpace", data: "ImageData", recipe: "TrainingRecipe"
+        self, definition: "StudyDefinition", space: "SearchSpace", data: "ImageData", recipe: "TrainingRecipe"
     ) -> "Evaluator":
         """Create the supernet, untrained."""
         from ..training.supernet import Supernet
 
         return Supernet(
-            study.backbone,
+            definition.backbone,
             space.widest_blocks(),
             data,
             recipe,
-            study.device,
+            definition.device,
             self.recalibration_images,
             self.distillation,
             self.patience,
@@ -262,12 +262,12 @@ class ScratchDefinition(_SingleNetworks):
     """Which evaluator."""
 
     def create(
-        self, study: "StudyDefinition", space: "SearchSpace", data: "ImageData", recipe: "TrainingRecipe"
+        self, definition: "StudyDefinition", space: "SearchSpace", data: "ImageData", recipe: "TrainingRecipe"
     ) -> "Evaluator":
         """Create what trains every configuration from scratch."""
         from ..training.stand_alone import Scratch
 
-        return Scratch(study.backbone, data, recipe, study.device, self.seeds, self.halving)
+        return Scratch(definition.backbone, data, recipe, definition.device, self.seeds, self.halving)
 
 
 class FinetuneDefinition(_SingleNetworks):
@@ -303,20 +303,20 @@ class FinetuneDefinition(_SingleNetworks):
             check_pretrained(self.pretrained)
 
     def create(
-        self, study: "StudyDefinition", space: "SearchSpace", data: "ImageData", recipe: "TrainingRecipe"
+        self, definition: "StudyDefinition", space: "SearchSpace", data: "ImageData", recipe: "TrainingRecipe"
     ) -> "Evaluator":
         """Create what trains every configuration from a common backbone."""
         from ..training.stand_alone import Finetune
 
-        return Finetune(study.backbone, data, recipe, study.device, self.seeds, self.halving, self.pretrained)
+        return Finetune(definition.backbone, data, recipe, definition.device, self.seeds, self.halving, self.pretrained)
 
     def create_trainer(
-        self, study: "StudyDefinition", data: "ImageData", recipe: "TrainingRecipe", folder: Path
+        self, definition: "StudyDefinition", data: "ImageData", recipe: "TrainingRecipe", folder: Path
     ) -> "Scratch":
         """Create what trains from the common backbone that the run folder holds."""
         from ..training.stand_alone import Finetune
 
-        trainer = Finetune(study.backbone, data, recipe, study.device)
+        trainer = Finetune(definition.backbone, data, recipe, definition.device)
         trainer.load(folder)
         return trainer
 

@@ -26,26 +26,28 @@ EvaluatorFactory = Callable[[StudyDefinition, SearchSpace, ImageData], Evaluator
 """Creates an evaluator that is not prepared yet."""
 
 
-def study_data(study: StudyDefinition) -> ImageData:
+def study_data(definition: StudyDefinition) -> ImageData:
     """Load the data of a study.
 
     Raises:
         DataError: If they are missing, unknown or unfit.
     """
-    root = None if study.data_root is None else Path(study.data_root)
-    return load_data(study.data, study.backbone, study.image_size, Splits(**study.splits.model_dump()), root)
+    root = None if definition.data_root is None else Path(definition.data_root)
+    return load_data(
+        definition.data, definition.backbone, definition.image_size, Splits(**definition.splits.model_dump()), root
+    )
 
 
-def use_device(study: StudyDefinition) -> None:
+def use_device(definition: StudyDefinition) -> None:
     """Check that the study's device is there, and use as many threads as it says.
 
     Raises:
         DefinitionError: If it is not there.
     """
-    check_device(study.device)
-    use_own_device(study.device)
-    if study.threads is not None:
-        torch.set_num_threads(study.threads)
+    check_device(definition.device)
+    use_own_device(definition.device)
+    if definition.threads is not None:
+        torch.set_num_threads(definition.threads)
 
 
 def tell_if_busy() -> None:
@@ -61,22 +63,22 @@ def tell_if_busy() -> None:
 _OF_TRAINING = {field.name for field in fields(TrainingRecipe)} & set(EvaluatorDefinition.model_fields)
 
 
-def training_recipe(study: StudyDefinition, epochs: int | None = None) -> TrainingRecipe:
+def training_recipe(definition: StudyDefinition, epochs: int | None = None) -> TrainingRecipe:
     """Return how the study's evaluator trains.
 
     Args:
-        study: The study.
+        definition: The study.
         epochs: Epochs in place of the study's.
     """
-    settings = study.evaluator.model_dump(include=_OF_TRAINING)
+    settings = definition.evaluator.model_dump(include=_OF_TRAINING)
     return TrainingRecipe(
-        **settings | {"epochs": epochs or settings["epochs"]}, workers=study.data_workers, seed=study.seed
+        **settings | {"epochs": epochs or settings["epochs"]}, workers=definition.data_workers, seed=definition.seed
     )
 
 
-def create_shipped(study: StudyDefinition, space: SearchSpace, data: ImageData) -> Evaluator:
+def create_shipped(definition: StudyDefinition, space: SearchSpace, data: ImageData) -> Evaluator:
     """Create the study's evaluator, one of those that travel with the package."""
-    return study.evaluator.create(study, space, data, training_recipe(study))
+    return definition.evaluator.create(definition, space, data, training_recipe(definition))
 
 
 def find_evaluator(name: str) -> EvaluatorFactory:

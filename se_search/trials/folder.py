@@ -61,12 +61,12 @@ def read_definition(folder: Path) -> StudyDefinition:
         raise RunFolderError(f"{file} is damaged: {error}") from error
 
 
-def check_folder(folder: Path, study: StudyDefinition, there: StudyDefinition | None = None) -> None:
-    """Check, without writing, that a run of ``study`` may resume or begin in ``folder``.
+def check_folder(folder: Path, definition: StudyDefinition, there: StudyDefinition | None = None) -> None:
+    """Check, without writing, that a run of ``definition`` may resume or begin in ``folder``.
 
     Args:
         folder: The run folder.
-        study: The study to search.
+        definition: The study to search.
         there: The study that the folder belongs to, where :func:`read_definition` has read it already.
 
     Raises:
@@ -80,7 +80,7 @@ def check_folder(folder: Path, study: StudyDefinition, there: StudyDefinition | 
         if any(entry.name != _LOCK_FILE for entry in folder.iterdir()):
             raise RunFolderError(f"{folder} holds other files and no run: choose another folder with --out")
         return
-    differences = describe_differences(there or read_definition(folder), study)
+    differences = describe_differences(there or read_definition(folder), definition)
     if differences:
         raise RunFolderError(f"{folder} belongs to another study: {differences}; choose another folder with --out")
     if (folder / STORAGE_FILE).exists():
@@ -169,18 +169,18 @@ _SET_USER_ATTRIBUTE = text(
 
 
 @contextmanager
-def open_folder(folder: Path, study: StudyDefinition, there: StudyDefinition | None = None) -> Iterator[RunStudy]:
-    """Create or reopen the run folder of ``study``, for this process alone, and give its Optuna study.
+def open_folder(folder: Path, definition: StudyDefinition, there: StudyDefinition | None = None) -> Iterator[RunStudy]:
+    """Create or reopen the run folder of ``definition``, for this process alone, and give its Optuna study.
 
     Args:
         folder: The run folder.
-        study: The study to search.
+        definition: The study to search.
         there: As in :func:`check_folder`.
 
     Raises:
         RunFolderError: If the folder cannot be written, is in use, or :func:`check_folder` objects.
     """
-    check_folder(folder, study, there)
+    check_folder(folder, definition, there)
     created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     lock = FileLock(folder / _LOCK_FILE)
     try:
@@ -197,9 +197,9 @@ def open_folder(folder: Path, study: StudyDefinition, there: StudyDefinition | N
         remove_unfinished(folder)
         storage = folder / STORAGE_FILE
         opened = load_trials(folder) if storage.exists() else None
-        write_text(folder / STUDY_FILE, write_yaml(study.model_dump(mode="json")))
+        write_text(folder / STUDY_FILE, write_yaml(definition.model_dump(mode="json")))
         if opened is None:
-            write_atomically(storage, lambda file: _create_storage(file, study))
+            write_atomically(storage, lambda file: _create_storage(file, definition))
             opened = load_trials(folder)
         # With a write-ahead log a transaction waits once for the disk, not three times, and readers never wait.
         _set_journal(storage, "wal")
@@ -282,10 +282,10 @@ def _storage_url(file: Path) -> str:
     return URL.create("sqlite", database=file.absolute().as_uri(), query={"uri": "true"}).render_as_string()
 
 
-def _identity(study: StudyDefinition) -> dict[str, Any]:
+def _identity(definition: StudyDefinition) -> dict[str, Any]:
     """What a run folder is bound to, as flat keys: everything but how long to search."""
     flat: dict[str, Any] = {}
-    for key, value in study.model_dump(mode="json", exclude=_MAY_CHANGE).items():
+    for key, value in definition.model_dump(mode="json", exclude=_MAY_CHANGE).items():
         if isinstance(value, dict):
             flat |= {f"{key}.{inner}": one for inner, one in value.items() if inner not in _MAY_CHANGE}
         else:

@@ -40,27 +40,27 @@ _REMEDY = "resume the run there, or choose another folder with --out"
 _COMPARABLE = ("processor", *(one.name for one in fields(Deployment)))
 
 
-def latency_size(study: StudyDefinition, input_size: Sequence[int]) -> tuple[int, int, int]:
+def latency_size(definition: StudyDefinition, input_size: Sequence[int]) -> tuple[int, int, int]:
     """Input size ``(channels, height, width)`` at which the study measures latency and counts FLOPs.
 
     Args:
-        study: The study.
+        definition: The study.
         input_size: That of the data.
     """
     channels, height, width = input_size
-    side = study.latency.size
+    side = definition.latency.size
     return (channels, height, width) if side is None else (channels, side, side)
 
 
-def deployment_of(study: StudyDefinition, input_size: Sequence[int]) -> Deployment:
+def deployment_of(definition: StudyDefinition, input_size: Sequence[int]) -> Deployment:
     """Return the deployment in which the study measures latency.
 
     Args:
-        study: The study.
+        definition: The study.
         input_size: That of the data.
     """
-    named = study.latency.model_dump(exclude={"source", "target", "limit", "size"})
-    return Deployment(**named, device=study.device, size=latency_size(study, input_size))
+    named = definition.latency.model_dump(exclude={"source", "target", "limit", "size"})
+    return Deployment(**named, device=definition.device, size=latency_size(definition, input_size))
 
 
 class StudyLatency:
@@ -69,7 +69,7 @@ class StudyLatency:
     A runtime that may crash runs in a process of its own, which :meth:`close` ends.
 
     Args:
-        study: The study.
+        definition: The study.
         space: Its space.
         input_size: That of the data.
         classes: Outputs of the networks.
@@ -81,20 +81,22 @@ class StudyLatency:
         SeSearchError: If the backbone cannot be run in the way of the study here.
     """
 
-    def __init__(self, study: StudyDefinition, space: SearchSpace, input_size: Sequence[int], classes: int) -> None:
-        self._study = study
+    def __init__(
+        self, definition: StudyDefinition, space: SearchSpace, input_size: Sequence[int], classes: int
+    ) -> None:
+        self._definition = definition
         self._space = space
-        deployment = deployment_of(study, input_size)
+        deployment = deployment_of(definition, input_size)
         self.size = deployment.size
-        self._options = network_options(study.backbone, self.size) | {"num_classes": classes}
-        latency = study.latency
+        self._options = network_options(definition.backbone, self.size) | {"num_classes": classes}
+        latency = definition.latency
         kind = LatencyMeter if runtime_of(deployment).in_process else IsolatedMeter
         self._meter = kind(
-            create_model(SEConfig(study.backbone), **self._options),
+            create_model(SEConfig(definition.backbone), **self._options),
             deployment,
             latency.target,
             latency.limit,
-            study.seed,
+            definition.seed,
         )
         self._model: LatencyModel | None = None
         self._first: Mapping[str, Any] = {}
@@ -107,7 +109,7 @@ class StudyLatency:
     @property
     def is_predicted(self) -> bool:
         """Whether latencies come from the additive model."""
-        return self._study.latency.source == "model"
+        return self._definition.latency.source == "model"
 
     def is_on(self, device: str) -> bool:
         """Whether the name of this process's device contains ``device``."""
@@ -125,18 +127,18 @@ class StudyLatency:
         self._first = self._first or conditions
         _check_same(self._first, conditions)
 
-    def go_on_from(self, folder: Path, optuna_study: optuna.Study, device: str | None = None) -> None:
+    def go_on_from(self, folder: Path, study: optuna.Study, device: str | None = None) -> None:
         """Check that new latencies can be compared with those of a run.
 
         Args:
             folder: The run folder.
-            optuna_study: Its trials.
+            study: Its trials.
             device: Part of the name of the measuring device, if it is not this process's.
 
         Raises:
             RunFolderError: If the run was started on another device or in another way.
         """
-        there = latency_conditions(optuna_study)
+        there = latency_conditions(study)
         if there is None:
             return
         self._first = there.to_dict()
@@ -156,7 +158,7 @@ class StudyLatency:
             RunFolderError: If the measurements there are damaged or were made under other conditions.
             EvaluationError: If a configuration cannot be timed.
         """
-        if self._study.latency.source == "model":
+        if self._definition.latency.source == "model":
             self._model = fit_latency_model(self._measure_once(folder / LATENCY_MODEL_FILE))
 
     def of(self, config: SEConfig) -> dict[str, Any]:
@@ -177,7 +179,7 @@ class StudyLatency:
         ratio = self._measure(config)
         return ratio.to_columns() | {"latency_conditions": ratio.conditions.to_dict()}
 
-    def measure_front(self, optuna_study: optuna.Study) -> None:
+    def measure_front(self, study: optuna.Study) -> None:
         """Measure predicted members of the front until every member is measured.
 
         A measured value replaces the predicted one (:func:`se_search.trials.notes.with_measured_latency`), so that
@@ -188,7 +190,7 @@ class StudyLatency:
         failed: set[int] = set()
         while predicted := [
             trial
-            for trial in with_measured_latency(optuna_study).best_trials
+            for trial in with_measured_latency(study).best_trials
             if trial.user_attrs["latency_stopped"] == PREDICTED and trial.number not in failed
         ]:
             with progress_bar("Measuring the latency of the front", len(predicted)) as advance:
@@ -199,7 +201,7 @@ class StudyLatency:
                         failed.add(trial.number)
                         advance(1, f"trial {trial.number} cannot be measured: {type(error).__name__}: {error}")
                         continue
-                    optuna_study.set_user_attr(f"{MEASURED_LATENCY}{trial.number}", measured)
+                    study.set_user_attr(f"{MEASURED_LATENCY}{trial.number}", measured)
                     advance(
                         1,
                         f"trial {trial.number}: latency ×{measured['latency_ratio']:.3f} "
@@ -212,7 +214,7 @@ class StudyLatency:
         return self._meter.measure(create_model(config, **self._options))
 
     def _measure_once(self, file: Path) -> list[MeasuredLatency]:
-        wanted = configurations_to_measure(self._space, self._study.seed)
+        wanted = configurations_to_measure(self._space, self._definition.seed)
         measured = learned_latencies(file.parent)
         _check_learned(measured, file, wanted, self._meter.conditions)
         with progress_bar("Measuring for the latency model", len(wanted), len(measured)) as advance:

@@ -178,31 +178,31 @@ def quality_of(study: optuna.Study) -> Objective:
 ENDED = "ended"  # a study's attribute: the budget with which the search came to its end
 
 
-def note_data(folder: Path, optuna_study: optuna.Study, data: ImageData) -> None:
+def note_data(folder: Path, study: optuna.Study, data: ImageData) -> None:
     """Note what the data of a run are, or check that they are still the same.
 
     Raises:
         RunFolderError: If they are not.
     """
-    there, here = optuna_study.user_attrs.get("data"), describe_data(data)
+    there, here = study.user_attrs.get("data"), describe_data(data)
     if there is not None and there != here:
         different = next(key for key in here if there.get(key) != here[key])
         raise RunFolderError(
             f"{folder} was begun on other images: {different} was {there.get(different)} and is {here[different]} now; "
             "restore them, or choose another folder with --out"
         )
-    optuna_study.set_user_attr("data", here)
+    study.set_user_attr("data", here)
 
 
-def note_unreadable(optuna_study: optuna.Study, images: Iterable[str]) -> None:
+def note_unreadable(study: optuna.Study, images: Iterable[str]) -> None:
     """Add images that could not be read to those that the run has noted."""
-    known = optuna_study.user_attrs.get("unreadable_images", [])
-    optuna_study.set_user_attr("unreadable_images", sorted({*known, *images}))
+    known = study.user_attrs.get("unreadable_images", [])
+    study.set_user_attr("unreadable_images", sorted({*known, *images}))
 
 
-def note_ended(optuna_study: optuna.Study, study: StudyDefinition) -> None:
+def note_ended(study: optuna.Study, definition: StudyDefinition) -> None:
     """Note that a search has done what its budget asks for, or what its space had for it."""
-    optuna_study.set_user_attr(ENDED, study.budget)
+    study.set_user_attr(ENDED, definition.budget)
 
 
 def describe_data(data: ImageData) -> dict[str, Any]:

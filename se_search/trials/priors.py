@@ -23,22 +23,22 @@ from .folder import ANALYSIS_FILE, EXCITATION, PAGE_FILE
 SUPERNET = "supernet"
 
 
-def check_priors(study: StudyDefinition) -> None:
+def check_priors(definition: StudyDefinition) -> None:
     """Check that the study's evaluator has what its priors are taken from.
 
     Raises:
         DefinitionError: If it has not.
     """
-    if study.priors == "excitation" and not study.evaluator.shares_weights:
+    if definition.priors == "excitation" and not definition.evaluator.shares_weights:
         raise DefinitionError(
-            f"--priors is 'excitation', which analyses a supernet, and the evaluator is {study.evaluator.name!r}: "
+            f"--priors is 'excitation', which analyses a supernet, and the evaluator is {definition.evaluator.name!r}: "
             "choose --evaluator supernet or --priors known"
         )
 
 
 def priors_from_excitation(
     folder: Path,
-    study: StudyDefinition,
+    definition: StudyDefinition,
     space: SearchSpace,
     data: ImageData,
     evaluator: Evaluator,
@@ -52,7 +52,7 @@ def priors_from_excitation(
 
     Args:
         folder: The run folder.
-        study: The study.
+        definition: The study.
         space: Its space.
         data: Its data.
         evaluator: The supernet, trained.
@@ -68,12 +68,15 @@ def priors_from_excitation(
             evaluator.network(widest),
             data,
             "validation",
-            seed=study.seed,
-            device=study.device,
-            recipe=training_recipe(study),
+            seed=definition.seed,
+            device=definition.device,
+            recipe=training_recipe(definition),
             progress_bar=progress_bar,
         )
-        analysis |= {"model": f"supernet of {study.backbone}", "source": "the supernet, widest blocks at every site"}
+        analysis |= {
+            "model": f"supernet of {definition.backbone}",
+            "source": "the supernet, widest blocks at every site",
+        }
         file.parent.mkdir(parents=True, exist_ok=True)
         file.with_name(PAGE_FILE).unlink(missing_ok=True)  # of an analysis that was deleted
         write_text(file, json.dumps(analysis, indent=2, allow_nan=False))

@@ -13,19 +13,19 @@ from ..study.definitions import StudyDefinition
 from .folder import RUN_FILE
 
 
-def record_start(folder: Path, study: StudyDefinition) -> None:
+def record_start(folder: Path, definition: StudyDefinition) -> None:
     """Write ``run.json`` with where the run takes place: versions, platform, threads, commit."""
     now = {"started": datetime.now(timezone.utc).isoformat(timespec="seconds")}
-    write_text(folder / RUN_FILE, json.dumps(now | read_json(folder / RUN_FILE) | _provenance(study), indent=2))
+    write_text(folder / RUN_FILE, json.dumps(now | read_json(folder / RUN_FILE) | _provenance(definition), indent=2))
 
 
-def _provenance(study: StudyDefinition) -> dict[str, Any]:
+def _provenance(definition: StudyDefinition) -> dict[str, Any]:
     packages = ("se-search", "torch", "timm", "optuna", "plotly", "numpy", "scikit-learn")
     return {
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in packages},
         "platform": platform.platform(),
-        "threads": study.threads,
-        "dtype": study.evaluator.precision,
+        "threads": definition.threads,
+        "dtype": definition.evaluator.precision,
         "git_commit": _git_commit(),
     }
 

@@ -52,10 +52,10 @@ class Trials:
     """The trials of one search, until as many distinct ones are complete as its budget says.
 
     Args:
-        study: The study.
+        definition: The study.
         space: Its space.
         size: Input size at which FLOPs are counted.
-        optuna_study: Where the trials are.
+        study: Where the trials are.
         further: Configurations to try first besides the known answers, with their names.
         measures: Names of what the user's own functions measure.
         parallel: Whether several trials are under way at once.
@@ -63,51 +63,53 @@ class Trials:
 
     def __init__(
         self,
-        study: StudyDefinition,
+        definition: StudyDefinition,
         space: SearchSpace,
         size: tuple[int, int, int],
-        optuna_study: SearchStudy,
+        study: SearchStudy,
         further: Mapping[SEConfig, str],
         measures: Iterable[str] = (),
         parallel: bool = False,
     ) -> None:
-        self._study = study
+        self._definition = definition
         self._space = space
-        self._optuna_study = optuna_study
+        self._study = study
         self._measures = tuple(measures)
         self._failures = 0
-        max_params = study.constraints.max_params
+        max_params = definition.constraints.max_params
 
         def is_allowed(config: SEConfig) -> bool:
             return max_params is None or parameter_share(config) <= max_params
 
-        _fail_killed(optuna_study)
-        self._names = _enqueue_priors(space, further, is_allowed, optuna_study)
-        exact = exact_objectives(space, study.objectives, size)
-        most = {place: study.constraints.most_of(one) for place, one in enumerate(study.goals) if not one.exact}
+        _fail_killed(study)
+        self._names = _enqueue_priors(space, further, is_allowed, study)
+        exact = exact_objectives(space, definition.objectives, size)
+        most = {
+            place: definition.constraints.most_of(one) for place, one in enumerate(definition.goals) if not one.exact
+        }
         limits = {place: limit for place, limit in most.items() if limit is not None}
-        self._sampler = DistinctSampler(space, study.sampler, study.seed, is_allowed, exact, limits, parallel)
-        optuna_study.sampler = self._sampler
-        self.done = _count(optuna_study, TrialState.COMPLETE, TrialState.PRUNED)
+        self._sampler = DistinctSampler(space, definition.sampler, definition.seed, is_allowed, exact, limits, parallel)
+        study.sampler = self._sampler
+        self.done = _count(study, TrialState.COMPLETE, TrialState.PRUNED)
 
     @property
     def left(self) -> int:
         """How many trials the budget still asks for, those under way among them."""
-        return max(0, self._study.budget - self.done)
+        return max(0, self._definition.budget - self.done)
 
     def tell_that_none_is_left(self) -> None:
         """Say that the space ended the search before its budget did."""
         say(
             "No new configuration is left within the limits: the search ends after "
-            f"{self.done} of {self._study.budget}."
+            f"{self.done} of {self._definition.budget}."
         )
 
     def propose(self) -> Proposal | None:
         """Begin a trial of a new configuration; ``None`` where the space has none left within the limits."""
-        if self._sampler.is_exhausted(self._optuna_study) and not _count(self._optuna_study, TrialState.WAITING):
+        if self._sampler.is_exhausted(self._study) and not _count(self._study, TrialState.WAITING):
             return None
-        with self._optuna_study.at_once() as note:
-            trial = self._optuna_study.ask(dict(self._space.distributions))
+        with self._study.at_once() as note:
+            trial = self._study.ask(dict(self._space.distributions))
             config = self._space.to_config(trial.params)
             named = {"name": self._names[config]} if config in self._names else {}
             blocks = config.block_count
@@ -123,17 +125,17 @@ class Trials:
             stopped: Whether successive halving has stopped it.
         """
         trial = proposal.trial
-        with self._optuna_study.at_once() as note:
+        with self._study.at_once() as note:
             note(trial.number, notes)
-            _set_constraints(self._study, trial, notes)
+            _set_constraints(self._definition, trial, notes)
             if stopped:
-                self._optuna_study.tell(trial, state=TrialState.PRUNED)
+                self._study.tell(trial, state=TrialState.PRUNED)
             else:
-                self._optuna_study.tell(trial, [notes[name] for name in self._study.objectives])
+                self._study.tell(trial, [notes[name] for name in self._definition.objectives])
         self._failures = 0
         self.done += 1
         line = _line(trial.number, {**notes, **proposal.named}, self._measures)
-        return f"{self.done}/{self._study.budget} {line}"
+        return f"{self.done}/{self._definition.budget} {line}"
 
     def fail(self, proposal: Proposal, error: Exception | str) -> str:
         """Note why a trial has failed and end it; a line about it.
@@ -147,9 +149,9 @@ class Trials:
         """
         number = proposal.trial.number
         reason = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
-        with self._optuna_study.at_once() as note:
+        with self._study.at_once() as note:
             note(number, {"error": reason[:500]})
-            self._optuna_study.tell(number, state=TrialState.FAIL)
+            self._study.tell(number, state=TrialState.FAIL)
         self._failures += 1
         if self._failures == _FAILURES_IN_A_ROW:
             raise EvaluationError(f"{self._failures} trials in a row failed, the last with: {error}")
@@ -157,7 +159,7 @@ class Trials:
 
     def interrupt(self, proposal: Proposal) -> None:
         """End a trial for which nobody can be blamed: its configuration may be tried again."""
-        self._optuna_study.tell(proposal.trial.number, state=TrialState.FAIL, skip_if_finished=True)
+        self._study.tell(proposal.trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 
 def costs_of(config: SEConfig, size: tuple[int, int, int]) -> dict[str, Any]:
@@ -176,21 +178,21 @@ def costs_of(config: SEConfig, size: tuple[int, int, int]) -> dict[str, Any]:
 
 
 def worth_of(
-    study: StudyDefinition,
+    definition: StudyDefinition,
     config: SEConfig,
     evaluator: Evaluator,
     costs: Mapping[str, float],
-    optuna_study: SearchStudy,
+    study: SearchStudy,
     known: bool,
 ) -> tuple[dict[str, Any], bool]:
     """Evaluate a configuration, by successive halving where the study wants it and it is not a known answer.
 
     Args:
-        study: The study.
+        definition: The study.
         config: The configuration.
         evaluator: Prepared.
         costs: From :func:`costs_of`, and the latency.
-        optuna_study: Has the trials that it is compared with.
+        study: Has the trials that it is compared with.
         known: Whether it is one of the known answers. All others are compared with them: they are trained to the end.
 
     Returns:
@@ -200,18 +202,18 @@ def worth_of(
     stopped = False
     epochs: int | None = None
     if isinstance(evaluator, RungEvaluator):
-        factor = study.evaluator.rung_factor
+        factor = definition.evaluator.rung_factor
         for epochs, evaluation in evaluator.rungs(config):
             if factor is None:
                 continue
             rung = str(epochs)
-            reached[rung] = _halving_values(study, evaluation, costs)
+            reached[rung] = _halving_values(definition, evaluation, costs)
             others = [
                 one.user_attrs["rungs"][rung]
-                for one in optuna_study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+                for one in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
                 if rung in one.user_attrs.get("rungs", {})
             ]
-            if epochs < study.evaluator.epochs and not known and not passes_rung(reached[rung], others, factor):
+            if epochs < definition.evaluator.epochs and not known and not passes_rung(reached[rung], others, factor):
                 stopped = True
                 break
     else:
@@ -244,42 +246,42 @@ def measured_by(measures: Mapping[str, Measure], config: SEConfig, evaluator: Ev
     return values
 
 
-def check_same_images(notes: Mapping[str, Any], optuna_study: SearchStudy) -> None:
+def check_same_images(notes: Mapping[str, Any], study: SearchStudy) -> None:
     """Refuse to compare networks on different images.
 
     Raises:
         RunFolderError: If ``notes``, from :func:`worth_of`, are on others than those of earlier trials.
     """
-    difference = difference_of_images(notes, optuna_study)
+    difference = difference_of_images(notes, study)
     if difference:
         raise RunFolderError(f"{difference}: restore them as they were, or choose another folder with --out")
 
 
-def difference_of_images(notes: Mapping[str, Any], optuna_study: SearchStudy) -> str:
+def difference_of_images(notes: Mapping[str, Any], study: SearchStudy) -> str:
     """Say in what the images of ``notes`` differ from those of earlier trials: some may be unreadable now, or no more.
 
     Where they are the first, they are noted as the images of the run.
     """
     now = unpack(notes["correct"]).shape[1]
-    before = optuna_study.user_attrs.get("validation_images")
+    before = study.user_attrs.get("validation_images")
     if before is None:
-        optuna_study.set_user_attr("validation_images", now)
+        study.set_user_attr("validation_images", now)
     if before in (None, now):
         return ""
     return f"{before} validation images could be read when the run began and {now} can now"
 
 
-def end_unfinished(optuna_study: SearchStudy) -> None:
+def end_unfinished(study: SearchStudy) -> None:
     """End what a search has left under way or waiting, where nobody goes on with it: it may be tried again."""
-    _fail_killed(optuna_study)
-    for trial in optuna_study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-        optuna_study._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)  # Optuna ends no other
-        optuna_study.tell(trial.number, state=TrialState.FAIL)
+    _fail_killed(study)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        study._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)  # Optuna ends no other
+        study.tell(trial.number, state=TrialState.FAIL)
 
 
-def _fail_killed(optuna_study: SearchStudy) -> None:
+def _fail_killed(study: SearchStudy) -> None:
     """Fail the trials whose process was killed; all but one that took its process with it again and again come back."""
-    trials = optuna_study.get_trials(deepcopy=False)
+    trials = study.get_trials(deepcopy=False)
     kills = Counter(one.user_attrs.get("config") for one in trials if "killed" in one.user_attrs)
     for trial in trials:
         if trial.state == TrialState.RUNNING:  # this process holds the lock
@@ -289,25 +291,29 @@ def _fail_killed(optuna_study: SearchStudy) -> None:
             if attempts == MOST_ATTEMPTS and config is not None:
                 notes["error"] = f"the process was killed each of the {attempts} times that it evaluated this"
                 say(f"trial {trial.number} failed: {notes['error']}")
-            with optuna_study.at_once() as note:
+            with study.at_once() as note:
                 note(trial.number, notes)
-                optuna_study.tell(trial.number, state=TrialState.FAIL)
+                study.tell(trial.number, state=TrialState.FAIL)
 
 
-def _set_constraints(study: StudyDefinition, trial: Trial, notes: Mapping[str, Any]) -> None:
+def _set_constraints(definition: StudyDefinition, trial: Trial, notes: Mapping[str, Any]) -> None:
     for one in OBJECTIVES.values():
-        most = study.constraints.most_of(one)
+        most = definition.constraints.most_of(one)
         if most is not None:
             trial.set_constraint(one.limit, notes[one.name] - most)
 
 
-def _halving_values(study: StudyDefinition, evaluation: Evaluation, costs: Mapping[str, float]) -> list[float]:
+def _halving_values(definition: StudyDefinition, evaluation: Evaluation, costs: Mapping[str, float]) -> list[float]:
     """What successive halving compares, each to be minimised: what the study asks for, as far as it is known."""
     known = {"accuracy": evaluation.accuracy.value, "log_loss": evaluation.log_loss.value}
-    exact = [one.name for one in study.goals if one.exact]
+    exact = [one.name for one in definition.goals if one.exact]
     # Nearly every training would stand on the first front of a cost that is measured with noise.
     known |= {name: costs[name] for name in exact or ["latency_ratio"]}
-    compared = study.goals if any(one.outcomes for one in study.goals) else (*study.goals, OBJECTIVES["accuracy"])
+    compared = (
+        definition.goals
+        if any(one.outcomes for one in definition.goals)
+        else (*definition.goals, OBJECTIVES["accuracy"])
+    )
     return [-one.sign * known[one.name] for one in compared if one.name in known]
 
 
@@ -315,7 +321,7 @@ def _enqueue_priors(
     space: SearchSpace,
     further: Mapping[SEConfig, str],
     is_allowed: Callable[[SEConfig], bool],
-    optuna_study: SearchStudy,
+    study: SearchStudy,
 ) -> dict[SEConfig, str]:
     """Enqueue the known answers and further configurations, as far as they are new.
 
@@ -324,12 +330,12 @@ def _enqueue_priors(
     """
     names = {config: name for name, config in space.known_answers().items()}
     names |= {config: name for config, name in further.items() if config not in names}
-    tried = tried_structures(optuna_study, space)
+    tried = tried_structures(study, space)
     for config, name in names.items():
         if not is_allowed(config):
             say(f"{name} is left out: it exceeds --max-params.")
         elif config.structure not in tried:
-            optuna_study.enqueue_trial(space.to_parameters(config))
+            study.enqueue_trial(space.to_parameters(config))
             tried.add(config.structure)
     return {config: name for name, config in space.paper_variants().items()} | names
 
@@ -346,5 +352,5 @@ def _line(number: int, measured: Mapping[str, Any], own: Iterable[str]) -> str:
     )
 
 
-def _count(optuna_study: SearchStudy, *states: TrialState) -> int:
-    return len(optuna_study.get_trials(deepcopy=False, states=states))
+def _count(study: SearchStudy, *states: TrialState) -> int:
+    return len(study.get_trials(deepcopy=False, states=states))

@@ -44,14 +44,14 @@ class Search:
         storage = None if where == "alone" else self.storage
         with (
             open_folder(self.folder, self.study) as own,
-            _shared(own, self.folder, self.study, storage, None) as (optuna_study, _),
+            _shared(own, self.folder, self.study, storage, None) as (study, _),
         ):
-            trials = Trials(self.study, self.space, SIZE, optuna_study, {})
+            trials = Trials(self.study, self.space, SIZE, study, {})
             for event in events:
                 proposal = trials.propose()
                 if event == "c":
                     notes = costs_of(proposal.config, SIZE) | LATENCY
-                    notes |= worth_of(self.study, proposal.config, self.evaluator, notes, optuna_study, False)[0]
+                    notes |= worth_of(self.study, proposal.config, self.evaluator, notes, study, False)[0]
                     trials.complete(proposal, notes, False)
                     self.completed.add(proposal.config.id)
 
