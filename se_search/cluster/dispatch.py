@@ -10,7 +10,6 @@ from typing import Any
 from ..errors import DefinitionError, EvaluationError, RunFolderError
 from ..progress import say
 from ..study.definitions import StudyDefinition
-from ..study.evaluator_definition import FROM_PYTHON
 from ..time_limit import time_limit
 from ..trials.latency import StudyLatency
 from ..trials.notes import FOREIGN, note_unreadable
@@ -77,7 +76,7 @@ def check_cluster_options(cluster: ClusterOptions, definition: StudyDefinition, 
             f"--workers is {cluster.workers}: this platform cannot suspend workers during latency measurements, so it "
             "must be 0 with --storage and 1 without"
         )
-    if definition.evaluator.name.startswith(FROM_PYTHON) or measures:
+    if definition.evaluator.function or measures:
         raise DefinitionError(
             "an evaluator or objective given as a Python function cannot be sent to workers: omit workers and storage, "
             "or make the evaluator a plugin"

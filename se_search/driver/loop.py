@@ -26,7 +26,6 @@ from ..network.backbones import network_options
 from ..network.config import SEConfig
 from ..progress import progress_bar
 from ..study.definitions import StudyDefinition
-from ..study.evaluator_definition import FROM_PYTHON
 from ..study.space import SearchSpace
 from ..time_limit import time_limit
 from ..training.distributed import take_part
@@ -183,9 +182,9 @@ def _check_given(
 
 
 def _check_evaluator_given(whose: str, definition: StudyDefinition) -> None:
-    if definition.evaluator.name.startswith(FROM_PYTHON):
+    if definition.evaluator.function:
         raise RunFolderError(
-            f"{whose} has an evaluator given from Python ({definition.evaluator.name.removeprefix(FROM_PYTHON)}): "
+            f"{whose} has an evaluator given from Python ({definition.evaluator.function}): "
             "go on from Python, with evaluator=… of se_search.search or se_search.load_run"
         )
 

@@ -125,6 +125,11 @@ class EvaluatorDefinition(Definition):
         return self.estimates_by.format(name=self.name, epochs=counted(self.epochs, "epoch"))
 
     @property
+    def function(self) -> str:
+        """Name of the function given from Python that creates it; empty for all others."""
+        return self.name.removeprefix(FROM_PYTHON) if self.name.startswith(FROM_PYTHON) else ""
+
+    @property
     def rung_factor(self) -> int | None:
         """Factor of successive halving; ``None`` without it."""
         return None
