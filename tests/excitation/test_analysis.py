@@ -562,8 +562,7 @@ def test_gates_of_elastic_blocks_are_those_of_the_plain_network():
     sites = find_sites("test_efficientnet", position="existing")
     supernet = Supernet(
         "test_efficientnet",
-        {placed.site: placed.hidden for placed in SEConfig.uniform("test_efficientnet", 4, position="existing").placed},
-        True,
+        SEConfig.uniform("test_efficientnet", 4, position="existing").placed,
         data,
         RECIPE,
         recalibration_images=64,
