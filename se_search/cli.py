@@ -413,7 +413,7 @@ def export(
       se-search export runs/resnet50-digits --trial 0 --plain --to plain
       se-search export runs/resnet50-digits --standalone --to standalone
       se-search export runs/resnet50-digits --onnx --pt2 --to graphs
-      se-search export runs/resnet50-digits --format openvino --to with-openvino
+      se-search export runs/resnet50-digits --openvino --to with-openvino
       se-search export runs/resnet50-digits --optimized --onnx --to optimized
       se-search export runs/resnet50-digits --push-to-hub me/my-network
     """
