@@ -43,7 +43,7 @@ class SpaceDefinition(Definition):
     @classmethod
     def _check_choices(cls, data: Any) -> Any:
         kind = cls._kind_of(data)
-        if kind is None:  # the field's own check says what is wrong
+        if kind is None or "placement" not in data:  # the field's own check says what is wrong
             return data
         own = {key: value for key, value in data.items() if key not in cls.model_fields}
         return {**data, **dict(kind.choices.model_validate(own))}
