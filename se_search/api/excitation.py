@@ -14,7 +14,7 @@ from torch import nn
 
 from ..data.image_data import ImageData
 from ..data.load import EMBEDDED, load_data
-from ..errors import ConfigurationError, DataError, RunFolderError, did_you_mean
+from ..errors import ConfigurationError, DataError, RunFolderError, as_given, did_you_mean
 from ..excitation.analysis import SHOWN_CHANNELS, analyze_gates
 from ..export.loading import load_exported
 from ..files import refusing_unwritable, write_text
@@ -170,13 +170,14 @@ def _find_network(
     called = type(model).__name__ if isinstance(model, nn.Module) else str(getattr(model, "folder", model))
     if pretrained is not None and (isinstance(model, Run | nn.Module) or Path(model).is_dir()):
         raise ConfigurationError(
-            f"--pretrained is for timm architectures, and {called} has its own weights: omit --pretrained"
+            f"{as_given('pretrained')} is for timm architectures, and {called} has its own weights: omit "
+            f"{as_given('pretrained')}"
         )
     if isinstance(model, Run):
         return _member(model, data, pick or "knee", trial, verified)
-    for option, given in (("--pick", pick is not None), ("--trial", trial is not None), ("--verified", verified)):
+    for option, given in (("pick", pick is not None), ("trial", trial is not None), ("verified", verified)):
         if given:
-            raise ConfigurationError(f"{option} requires a run folder, and {called} is not one: omit {option}")
+            raise ConfigurationError(f"{as_given(option)} requires a run folder, and {called} is not one: omit it")
     if isinstance(model, nn.Module):
         kind = type(model).__name__
         size = default_input_size(model)[1]
@@ -207,7 +208,7 @@ def _architecture(name: str, data: str | ImageData | None, pretrained: str | Non
         )
     if pretrained is None:
         raise ConfigurationError(
-            f"{name} needs trained weights: give --pretrained timm, local-dir:FOLDER or a checkpoint"
+            f"{name} needs trained weights: give {as_given('pretrained')} timm, local-dir:FOLDER or a checkpoint"
         )
     check_pretrained(pretrained)
     images = _images(data, name, None)
@@ -239,7 +240,9 @@ def _member(run: Run, data: str | ImageData | None, pick: str, trial: int | None
 
 def _images(data: str | ImageData | None, backbone: str, size: int | None) -> ImageData:
     if data is None:
-        raise DataError("--data is missing: give images of the network's classes, such as digits or a folder")
+        raise DataError(
+            f"{as_given('data')} is missing: give images of the network's classes, such as digits or a folder"
+        )
     if isinstance(data, ImageData):
         return data
     return load_data(data, backbone, None if data in EMBEDDED else size)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import DefinitionError, EvaluationError, RunFolderError
+from ..errors import DefinitionError, EvaluationError, RunFolderError, as_given
 from ..progress import say
 from ..study.definitions import StudyDefinition
 from ..time_limit import time_limit
@@ -57,24 +57,34 @@ def check_cluster_options(cluster: ClusterOptions, definition: StudyDefinition, 
         DefinitionError: If it cannot.
     """
     if cluster.workers < 0:
-        raise DefinitionError(f"--workers is {cluster.workers}: it must be at least 1, or 0 with --storage")
+        raise DefinitionError(
+            f"{as_given('workers')} is {cluster.workers}: it must be at least 1, or 0 with {as_given('storage')}"
+        )
     if cluster.workers == 0 and cluster.storage is None:
-        raise DefinitionError("--workers 0 starts no local workers, and remote ones need --storage to join: add it")
+        raise DefinitionError(
+            f"{as_given('workers')} 0 starts no local workers, and remote ones need {as_given('storage')} to join: "
+            f"add it"
+        )
     if not cluster.worker_timeout > 0:
-        raise DefinitionError(f"--worker-timeout is {cluster.worker_timeout}: it must be a number of seconds above 0")
+        raise DefinitionError(
+            f"{as_given('worker_timeout')} is {cluster.worker_timeout}: it must be a number of seconds above 0"
+        )
     for option, value in (
-        ("--study-name", cluster.study_name),
-        ("--artifacts", cluster.artifacts),
-        ("--latency-device", cluster.latency_device),
+        ("study_name", cluster.study_name),
+        ("artifacts", cluster.artifacts),
+        ("latency_device", cluster.latency_device),
     ):
         if value is not None and cluster.storage is None:
-            raise DefinitionError(f"{option} is for remote workers, which need --storage to join: add it")
+            raise DefinitionError(
+                f"{as_given(option)} is for remote workers, which need {as_given('storage')} to join: add it"
+            )
     if not cluster.uses_workers:
         return
     if cluster.workers > 0 and not hasattr(signal, "SIGSTOP"):
         raise DefinitionError(
-            f"--workers is {cluster.workers}: this platform cannot suspend workers during latency measurements, so it "
-            "must be 0 with --storage and 1 without"
+            f"{as_given('workers')} is {cluster.workers}: this platform cannot suspend workers during latency "
+            f"measurements, so it "
+            f"must be 0 with {as_given('storage')} and 1 without"
         )
     if definition.evaluator.function or measures:
         raise DefinitionError(
@@ -83,7 +93,8 @@ def check_cluster_options(cluster: ClusterOptions, definition: StudyDefinition, 
         )
     if cluster.latency_device is not None and definition.latency.source == "model":
         raise DefinitionError(
-            "--latency-device requires measured latency, but the study predicts it with a model: omit one of them"
+            f"{as_given('latency_device')} requires measured latency, but the study predicts it with a model: omit "
+            f"one of them"
         )
 
 

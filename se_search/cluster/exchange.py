@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import optuna
 
-from ..errors import RunFolderError, SeSearchError
+from ..errors import RunFolderError, SeSearchError, as_given
 from ..progress import say
 from ..trials.notes import refusing_foreign_trials
 
@@ -182,5 +182,6 @@ def refuse_second_search(study: optuna.Study) -> None:
         time.sleep(HEARTBEAT_INTERVAL / 2)
         if study.user_attrs.get(SEARCH, {}) != before:
             raise RunFolderError(
-                f"another process is running study {study.study_name!r}: wait for it, or choose another --study-name"
+                f"another process is running study {study.study_name!r}: wait for it, or choose another "
+                f"{as_given('study_name')}"
             )

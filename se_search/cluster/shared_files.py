@@ -16,7 +16,7 @@ from optuna.artifacts import (
 )
 from optuna.exceptions import ExperimentalWarning
 
-from ..errors import DefinitionError, RunFolderError
+from ..errors import DefinitionError, RunFolderError, as_given
 from ..files import digest_of, write_atomically
 
 _S3, _GCS = "s3://", "gs://"
@@ -45,9 +45,13 @@ def open_artifact_store(where: str) -> ArtifactStore:
         return FileSystemArtifactStore(where)
     except ImportError as error:
         extra = "s3" if where.startswith(_S3) else "gcs"
-        raise DefinitionError(f'--artifacts {where} needs another package: pip install "se-search[{extra}]"') from error
+        raise DefinitionError(
+            f'{as_given("artifacts")} {where} needs another package: pip install "se-search[{extra}]"'
+        ) from error
     except Exception as error:  # each cloud client raises its own exceptions
-        raise DefinitionError(f"--artifacts {where} cannot be used: {' '.join(str(error).split())[:200]}") from error
+        raise DefinitionError(
+            f"{as_given('artifacts')} {where} cannot be used: {' '.join(str(error).split())[:200]}"
+        ) from error
 
 
 def share_files(study: optuna.Study, store: ArtifactStore, folder: Path, files: Iterable[Path]) -> list[dict[str, str]]:
@@ -96,7 +100,8 @@ def fetch_files(store: ArtifactStore, shared: Iterable[dict[str, str]], folder: 
             raise
         except Exception as error:  # each store raises its own exceptions
             raise RunFolderError(
-                f"shared file {one['path']} cannot be fetched ({type(error).__name__}): check that --artifacts is the "
+                f"shared file {one['path']} cannot be fetched ({type(error).__name__}): check that "
+                f"{as_given('artifacts')} is the "
                 "location that the search uses"
             ) from error
 

@@ -17,7 +17,7 @@ from optuna.trial import TrialState, create_trial
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError, SQLAlchemyError
 
-from ..errors import DefinitionError, RunFolderError, first_reason
+from ..errors import DefinitionError, RunFolderError, as_given, first_reason
 from ..progress import say
 from ..sampling.distinct import is_interrupted
 from ..study.definitions import StudyDefinition
@@ -69,10 +69,12 @@ def open_storage(url: str) -> BaseStorage:
         needs = f"the package {missing}" if missing else "a driver"
         extra = _EXTRAS.get(str(missing))
         remedy = f'pip install "se-search[{extra}]"' if extra else "se-search has no extra for it"
-        raise DefinitionError(f"--storage {shown} needs {needs}, which is not installed: {remedy}") from error
+        raise DefinitionError(
+            f"{as_given('storage')} {shown} needs {needs}, which is not installed: {remedy}"
+        ) from error
     except Exception as error:  # each driver raises its own exceptions
         reason = " ".join(str(getattr(error.__cause__ or error, "orig", error)).split())[:200]
-        raise DefinitionError(f"--storage {shown} cannot be opened: {_hide(url, reason)}") from error
+        raise DefinitionError(f"{as_given('storage')} {shown} cannot be opened: {_hide(url, reason)}") from error
     return RetryingStorage(storage)
 
 
@@ -232,11 +234,12 @@ def check_same_study(shared: optuna.Study, definition: StudyDefinition) -> None:
         differences = describe_differences(parse_definition(str(there), f"study {name!r} in the storage"), definition)
     except DefinitionError as error:
         raise RunFolderError(
-            f"study {name!r} in the storage was not created by se-search: choose another --study-name"
+            f"study {name!r} in the storage was not created by se-search: choose another {as_given('study_name')}"
         ) from error
     if differences:
         raise RunFolderError(
-            f"study {name!r} in the storage has another definition: {differences}; choose another --study-name"
+            f"study {name!r} in the storage has another definition: {differences}; choose another "
+            f"{as_given('study_name')}"
         )
 
 

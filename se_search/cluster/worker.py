@@ -93,7 +93,7 @@ def run_worker(options: WorkerOptions) -> int:
         SeSearchError: If the worker cannot join.
     """
     if not options.patience > 0:
-        raise DefinitionError(f"--patience is {options.patience}: it must be a number of seconds above 0")
+        raise DefinitionError(f"{as_given('patience')} is {options.patience}: it must be a number of seconds above 0")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if options.parent is not None:
         os.setpgid(0, 0)  # the search suspends and kills the whole process group
@@ -202,7 +202,7 @@ def _check_data(here: dict[str, Any], there: dict[str, Any], renamed: bool) -> N
         if there.get(key) != value and not (renamed and key == "name"):
             raise DataError(
                 f"the images here differ from those of the search: {key} is {value} here and {there.get(key)} there; "
-                "name the same ones with --data"
+                f"name the same ones with {as_given('data')}"
             )
 
 

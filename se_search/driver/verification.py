@@ -9,7 +9,7 @@ import pandas as pd
 from torch import nn
 
 from ..data.image_data import ImageData
-from ..errors import DefinitionError, EvaluationError, RunFolderError
+from ..errors import DefinitionError, EvaluationError, RunFolderError, as_given
 from ..files import write_text
 from ..network.config import SEConfig
 from ..network.insertion import write_weights
@@ -47,9 +47,9 @@ def run_verification(folder: Path, members: str = "front", seeds: int = 3, epoch
         SeSearchError: If something else given is wrong.
     """
     definition = read_definition(folder)
-    for option, value in (("--seeds", seeds), ("--epochs", epochs)):
+    for option, value in (("seeds", seeds), ("epochs", epochs)):
         if value is not None and value < 1:
-            raise DefinitionError(f"{option} is {value}: it must be at least 1")
+            raise DefinitionError(f"{as_given(option)} is {value}: it must be at least 1")
     searched = with_measured_latency(load_trials(folder))
     chosen = _choose(folder, trials_table(searched), quality_of(searched), members)
     networks: dict[tuple[Any, ...], tuple[str, SEConfig]] = {}
@@ -115,7 +115,9 @@ def _choose(folder: Path, table: pd.DataFrame, quality: Objective, members: str)
         numbers = list(dict.fromkeys([*picked, *by_quality]))[: int(members)]
         rows = front[front["number"].isin(numbers)]
     else:
-        raise DefinitionError(f"--members {members!r} is not possible: give front, all or a number of at least 1")
+        raise DefinitionError(
+            f"{as_given('members')} {members!r} is not possible: give front, all or a number of at least 1"
+        )
     if rows.empty:
         raise RunFolderError(f"{folder} has no complete trial within its limits yet: run the search first")
     return {

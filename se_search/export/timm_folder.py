@@ -14,7 +14,7 @@ from timm.models._hub import save_config_for_hf  # timm.models does not export i
 from torch import nn
 
 from .. import __version__
-from ..errors import ConfigurationError, ExportError, RunFolderError
+from ..errors import ConfigurationError, ExportError, RunFolderError, as_given
 from ..files import digest_of, draft_beside, move_into_place, refusing_unwritable
 from ..network.backbones import default_input_size
 from ..network.config import SEConfig
@@ -167,8 +167,9 @@ def export_timm(
     twin = find_twin(single, config.backbone, size)
     if plain and twin is None:
         raise ExportError(
-            f"--plain is not possible because no timm architecture equals {config.backbone} with these SE blocks: use "
-            "--standalone to write a file that builds it without se_search"
+            f"{as_given('plain')} is not possible because no timm architecture equals {config.backbone} with these "
+            f"SE blocks: use "
+            f"{as_given('standalone')} to write a file that builds it without se_search"
         )
     network = ExportedNetwork(model, single, config, size, optimized)
     main = [one.files[0] for one in chosen]
@@ -276,7 +277,8 @@ def _check_plain(folder: Path, model: nn.Module, input_size: tuple[int, int, int
     loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     if not outputs(loaded, input_size).equal(outputs(model, input_size)):
         raise ExportError(
-            f"--plain is not possible because timm's {type(loaded).__name__} has other outputs with these weights"
+            f"{as_given('plain')} is not possible because timm's {type(loaded).__name__} has other outputs with "
+            f"these weights"
         )
 
 

@@ -8,7 +8,7 @@ from timm.models import get_arch_name, get_pretrained_cfg_value, load_state_dict
 from timm.models._hub import load_model_config_from_path  # timm.models leaves it out of its names
 from torch import nn
 
-from ..errors import DefinitionError
+from ..errors import DefinitionError, as_given
 from ..network.config import SEConfig
 from ..network.insertion import create_model
 
@@ -37,7 +37,7 @@ def load_pretrained(backbone: str, pretrained: str | None, options: dict[str, An
         if pretrained.startswith(LOCAL_DIR):
             _, architecture, _ = load_model_config_from_path(pretrained.removeprefix(LOCAL_DIR))
             if architecture != get_arch_name(backbone):
-                raise DefinitionError(f"--pretrained {pretrained} holds a {architecture}, not a {backbone}")
+                raise DefinitionError(f"{as_given('pretrained')} {pretrained} holds a {architecture}, not a {backbone}")
             return timm.create_model(pretrained, pretrained=True, **options)
         overlay = {"file": pretrained, "num_classes": _classes_of(pretrained, backbone) or options["num_classes"]}
         return timm.create_model(backbone, pretrained=True, pretrained_cfg_overlay=overlay, **options)
@@ -45,7 +45,9 @@ def load_pretrained(backbone: str, pretrained: str | None, options: dict[str, An
         raise
     except Exception as error:  # timm and torch raise many kinds for what they cannot fetch or read
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise DefinitionError(f"--pretrained {pretrained} cannot be loaded into {backbone}: {reason}") from error
+        raise DefinitionError(
+            f"{as_given('pretrained')} {pretrained} cannot be loaded into {backbone}: {reason}"
+        ) from error
 
 
 def _classes_of(checkpoint: str, backbone: str) -> int | None:
@@ -71,5 +73,6 @@ def check_pretrained(pretrained: str) -> None:
         there = pretrained == "timm" or os.path.isfile(pretrained)  # Path's raises for names that no file can have
     if not there:
         raise DefinitionError(
-            f"--pretrained {pretrained!r} is not there: give timm, {LOCAL_DIR}FOLDER or the path of a checkpoint"
+            f"{as_given('pretrained')} {pretrained!r} is not there: give timm, {LOCAL_DIR}FOLDER or the path of a "
+            f"checkpoint"
         )

@@ -11,7 +11,7 @@ from ..data.image_data import ImageData
 from ..data.image_files import Splits
 from ..data.load import load_data
 from ..devices import check_device
-from ..errors import DefinitionError, did_you_mean
+from ..errors import DefinitionError, as_given, did_you_mean
 from ..plugins import EVALUATORS, find_plugin, find_plugins
 from ..progress import say
 from ..study.definitions import StudyDefinition
@@ -56,7 +56,7 @@ def tell_if_busy() -> None:
     if threads > 1 and hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > cpus:
         say(
             f"Other work keeps the {counted(cpus, 'CPU')} busy (load {load:.1f}): with {threads} threads training may "
-            "take many times as long as with --threads 1."
+            f"take many times as long as with {as_given('threads')} 1."
         )
 
 

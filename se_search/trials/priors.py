@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.image_data import ImageData
-from ..errors import DefinitionError, RunFolderError
+from ..errors import DefinitionError, RunFolderError, as_given
 from ..excitation.analysis import analyze_gates
 from ..files import read_text, write_text
 from ..network.config import SEConfig
@@ -31,8 +31,9 @@ def check_priors(definition: StudyDefinition) -> None:
     """
     if definition.priors == "excitation" and not definition.evaluator.shares_weights:
         raise DefinitionError(
-            f"--priors is 'excitation', which analyses a supernet, and the evaluator is {definition.evaluator.name!r}: "
-            "choose --evaluator supernet or --priors known"
+            f"{as_given('priors')} is 'excitation', which analyses a supernet, and the evaluator is "
+            f"{definition.evaluator.name!r}: "
+            f"choose {as_given('evaluator')} supernet or {as_given('priors')} known"
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from optuna.trial import Trial, TrialState
 from torch import nn
 
-from ..errors import EvaluationError, RunFolderError
+from ..errors import EvaluationError, RunFolderError, as_given
 from ..network.config import SEConfig
 from ..network.overhead import added_parameters, backbone_parameters, formula_by_stage, parameter_share
 from ..progress import say
@@ -333,7 +333,7 @@ def _enqueue_priors(
     tried = tried_structures(study, space)
     for config, name in names.items():
         if not is_allowed(config):
-            say(f"{name} is left out: it exceeds --max-params.")
+            say(f"{name} is left out: it exceeds {as_given('max_params')}.")
         elif config.structure not in tried:
             study.enqueue_trial(space.to_parameters(config))
             tried.add(config.structure)

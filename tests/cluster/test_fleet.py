@@ -369,8 +369,8 @@ def stored(server, name):
     [
         (ClusterOptions(), ""),
         (ClusterOptions(workers=0, storage="journal:study.log"), ""),
-        (ClusterOptions(storage="journal:study.log"), "--workers is 1: .* must be 0 with --storage and 1 without"),
-        (ClusterOptions(workers=2), "--workers is 2: .* must be 0 with --storage and 1 without"),
+        (ClusterOptions(storage="journal:study.log"), r"^workers is 1: .* must be 0 with storage and 1 without"),
+        (ClusterOptions(workers=2), r"^workers is 2: .* must be 0 with storage and 1 without"),
     ],
 )
 def test_workers_that_cannot_be_paused_are_not_started(cluster, told, monkeypatch):

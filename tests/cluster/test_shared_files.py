@@ -54,7 +54,7 @@ def test_a_file_that_is_not_what_was_uploaded_is_not_taken(uploaded, tmp_path):
 def test_a_file_that_is_missing_is_told(uploaded, tmp_path):
     store, shared = uploaded
     remove_files(store, shared[:1])
-    with pytest.raises(RunFolderError, match=r"cannot be fetched.*check that --artifacts is the location"):
+    with pytest.raises(RunFolderError, match=r"cannot be fetched.*check that artifacts is the location"):
         fetch_files(store, shared, tmp_path)
 
 
@@ -81,7 +81,7 @@ def test_a_name_in_the_store_that_leads_out_of_it_is_refused(uploaded, tmp_path)
 
 
 def test_a_store_that_cannot_be_used_is_refused():
-    with pytest.raises(DefinitionError, match=r"--artifacts /proc/nowhere cannot be used: \[Errno"):
+    with pytest.raises(DefinitionError, match=r"^artifacts /proc/nowhere cannot be used: \[Errno"):
         open_artifact_store("/proc/nowhere")
 
 
@@ -102,5 +102,5 @@ def test_what_keeps_a_cloud_from_being_used_is_told(monkeypatch, where, store, e
         raise raised
 
     monkeypatch.setattr(shared_files, store, refuse)
-    with pytest.raises(DefinitionError, match=re.escape(f"--artifacts {where} {told.format(extra)}")):
+    with pytest.raises(DefinitionError, match=re.escape(f"artifacts {where} {told.format(extra)}")):
         open_artifact_store(where)

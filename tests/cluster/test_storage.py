@@ -61,7 +61,7 @@ def test_a_storage_that_cannot_be_opened_is_refused_in_a_sentence_without_its_pa
     with caplog.at_level(logging.DEBUG), pytest.raises(DefinitionError) as refusal:
         open_storage(url)
     told = str(refusal.value)
-    assert told.startswith("--storage ")
+    assert told.startswith("storage ")
     assert "\n" not in told
     assert SECRET not in told + caplog.text
     for word in words:
@@ -76,7 +76,7 @@ def test_the_extra_that_brings_a_missing_driver_is_named(url, package, extra, mo
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(DefinitionError) as refusal:
         open_storage(url)
-    told = f'--storage {url} needs the package {package}, which is not installed: pip install "se-search[{extra}]"'
+    told = f'storage {url} needs the package {package}, which is not installed: pip install "se-search[{extra}]"'
     assert str(refusal.value) == told
 
 

@@ -73,7 +73,7 @@ def test_parameters_beyond_the_limit_are_never_evaluated(finished_run, tmp_path,
     counted = [parameter_overhead(SEConfig.from_json(text)).ratio for text in trials["config"]]
     assert max(counted) <= limit
     assert list(trials["name"])[:2] == ["no SE", "r=16 without the last stage"]
-    assert "uniform r=16 is left out: it exceeds --max-params." in capsys.readouterr().out
+    assert "uniform r=16 is left out: it exceeds max_params." in capsys.readouterr().out
 
 
 def test_a_configuration_exactly_at_the_limit_is_tried():

@@ -140,7 +140,7 @@ def test_a_damaged_analysis_is_refused(tmp_path, content):
 @pytest.mark.parametrize("name", ["scratch", "finetune", "python:Mine"])
 def test_priors_need_a_supernet(tmp_path, name):
     study = load_study("digits", **STUDY | {"evaluator": {"name": name, "epochs": 1}})
-    with pytest.raises(DefinitionError, match="--priors is 'excitation', which analyses a supernet"):
+    with pytest.raises(DefinitionError, match=r"^priors is 'excitation', which analyses a supernet"):
         run_search(study, tmp_path / "run", lambda *given: None)
     assert not (tmp_path / "run").exists()
 
