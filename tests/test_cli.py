@@ -369,7 +369,7 @@ def test_excitation_takes_the_weights_of_a_verification(finished_run, monkeypatc
         (["run", "--trial", "1", "--to", "tiny.yaml"], ["tiny.yaml", "--to"]),
         (["run", "--trial", "1", "--to", "tiny.yaml/deeper"], ["tiny.yaml/deeper", "--to"]),
         (["seresnet5o"], ["'seresnet5o'", "neither a run folder", "seresnet50"]),
-        (["."], [".", "no exported folder"]),
+        (["."], [".", "not an exported folder"]),
         (["seresnet18"], ["seresnet18", "--pretrained"]),
         (["seresnet18", "--pretrained", "none.pth"], ["'none.pth'", "not there"]),
         (["seresnet18", "--pretrained", "timm"], ["--data is missing"]),
