@@ -69,7 +69,7 @@ def report_figures(trials: pd.DataFrame, run: RunRecord, texts: bool = True) -> 
         texts: Whether trials have the texts that are shown under the pointer.
 
     Returns:
-        Those of :data:`FIGURES`; ``objectives`` of studies with three only.
+        Those of ``FIGURES``; ``objectives`` of studies with three only.
     """
     drawn = {name: one.draw(trials, run) for name, one in FIGURES.items()}
     figures = {name: figure for name, figure in drawn.items() if figure is not None}

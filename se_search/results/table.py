@@ -99,8 +99,8 @@ def pick_trials(table: pd.DataFrame, quality: Objective = OBJECTIVES["accuracy"]
     log-loss, that takes the place of accuracy.
 
     Args:
-        table: From :func:`trials_table`.
-        quality: From :func:`quality_of`.
+        table: From ``trials_table``.
+        quality: Accuracy or log-loss.
     """
     front = front_of(table)
     if front.empty:
