@@ -56,7 +56,7 @@ STUDIES = {
     "an objective of the table": ("custom_objectives: {number: minimize}\n", ["number", "not in use"]),
     "a space elsewhere": ("space: ../../etc/passwd\n", ["'../../etc/passwd'", "neither a file"]),
     "a space that is a folder": ("space: .\n", ["'.'", "neither a file"]),
-    "a space that is a study": ("space: mine.yaml\n", ["mine.yaml: ratios is missing"]),
+    "a space that is a study": ("space: mine.yaml\n", ["mine.yaml: placement is missing"]),
     "data with a control character": ('data: "a\\0b"\n', ["'a\\x00b'", "neither embedded"]),
     "a backbone that is a path": ("backbone: ../test_resnet\n", ["'../test_resnet'", "not an architecture"]),
 }
