@@ -82,7 +82,10 @@ def test_a_terminal_is_told_while_the_report_is_written(finished_run, form, monk
         (["watch", "run", "--every", "0"], "--every is 0: it must be at least 1 second"),
         (["watch", "output.txt"], "output.txt is not a run folder"),
         (["watch", "."], "is not a run folder"),
-        (["report", "run", "--format", "csv", "--format", "pdf"], "format 'pdf' is unknown: choose one of html, md, csv, png"),
+        (
+            ["report", "run", "--format", "csv", "--format", "pdf"],
+            "format 'pdf' is unknown: choose one of html, md, csv, png",
+        ),
         # Spellings before watch and compare:
         (["report", "run", "other", "--live"], "several runs are compared in one HTML page"),
         (["report", "run", "other", "--format", "md"], "several runs are compared in one HTML page"),
