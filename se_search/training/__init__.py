@@ -1,1 +1,1 @@
-"""Training, and what a configuration is worth."""
+"""Training and evaluation of networks."""

@@ -1,4 +1,4 @@
-"""What the study loop asks of an evaluator, and how a network is judged on the validation images."""
+"""Interface of evaluators, and the evaluation of a network on images."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,14 +22,13 @@ from .recipe import TrainingRecipe, autocast, to_device
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a configuration is worth on one set of images.
+    """Accuracy and log-loss of a configuration on one set of images.
 
     Attributes:
         accuracy: Top-1 accuracy with its 95 % interval.
         log_loss: Mean cross-entropy in nats with its 95 % interval.
-        correct: Whether each image was classified correctly, for paired comparisons: one row for each training seed,
-            one column for each image.
-        losses: Cross-entropy of each image, in the same shape.
+        correct: Whether each image was classified correctly, of shape (seeds, images).
+        losses: Cross-entropy of each image, of the same shape.
     """
 
     accuracy: Estimate
@@ -43,45 +42,42 @@ class Evaluation:
 
 
 class Evaluator(Protocol):
-    """Tells what configurations are worth. The study loop prepares it once and then evaluates one by one.
+    """Evaluates configurations. The study loop prepares it once, then evaluates one configuration at a time.
 
-    Where workers on other machines take part, each prepares one of its own, in a folder that holds the files which the
-    attribute ``shared_files`` names, if there is one: those that :meth:`prepare` leaves and takes up again. What
-    :meth:`evaluate` leaves in folders below comes back to the run folder.
+    A worker on another machine prepares its own evaluator in a folder with the files that the optional attribute
+    ``shared_files`` names: those that :meth:`prepare` writes and resumes from. Files that :meth:`evaluate` writes into
+    subfolders are copied back to the run folder.
     """
 
     def prepare(self, folder: Path, space: ConfigurationSource, progress_bar: ProgressBar) -> None:
-        """Train what all configurations share, go on with it, or load what is trained already.
+        """Train what all configurations share, resume that training, or load its result.
 
         Args:
-            folder: The run folder, where it is kept. A killed process must find the last whole version.
-            space: The space that is searched.
+            folder: The run folder, which keeps the result. Files must be whole even if the process is killed.
+            space: The search space.
             progress_bar: As :func:`se_search.progress.progress_bar`.
         """
 
     def load(self, folder: Path) -> None:
-        """Load what :meth:`prepare` has left in a run folder, so that :meth:`network` works; nothing is trained.
+        """Load the result of :meth:`prepare` from a run folder without training, so that :meth:`network` works.
 
         Raises:
             RunFolderError: If it is missing or damaged.
         """
 
     def evaluate(self, config: SEConfig) -> Evaluation:
-        """Evaluate a configuration on the validation images.
-
-        An error fails the trial, not the search.
-        """
+        """Evaluate a configuration on the validation images. An error fails the trial, not the search."""
 
     def network(self, config: SEConfig) -> nn.Module:
-        """Return the network of ``config`` whose outputs :meth:`evaluate` judges, in evaluation mode on the CPU."""
+        """Return the network that :meth:`evaluate` evaluates, in evaluation mode on the CPU."""
 
 
 @runtime_checkable
 class RungEvaluator(Protocol):
-    """An evaluator that can be stopped on the way: what successive halving asks for besides."""
+    """An evaluator whose training can be stopped early, as successive halving requires."""
 
     def rungs(self, config: SEConfig) -> Iterator[tuple[int, Evaluation]]:
-        """Give the epochs trained so far and what the network is worth then, at each rung; the last is the result."""
+        """Yield the epochs trained so far and the evaluation at each rung; the last one is the result."""
 
 
 @memory_told()
@@ -96,10 +92,10 @@ def evaluate_network(
 
     Args:
         model: A classifier on ``device``.
-        images: What to evaluate on.
+        images: Images to evaluate on.
         batch: Images in one forward pass.
         device: A torch device.
-        recipe: Gives precision, memory format and loading processes; float32 and the default ones without it.
+        recipe: Precision, memory format and data loader processes; float32 and the defaults without it.
 
     Raises:
         EvaluationError: If the network's outputs are not finite.
@@ -122,10 +118,7 @@ def evaluate_network(
 
 
 def pool_seeds(evaluations: Sequence[Evaluation]) -> Evaluation:
-    """Return what a configuration is worth on average over training seeds, all evaluated on the same images.
-
-    The intervals then cover both the images and the seeds.
-    """
+    """Return the mean over training seeds, all evaluated on the same images; its intervals cover images and seeds."""
     if len(evaluations) == 1:
         return evaluations[0]
     correct = np.concatenate([one.correct for one in evaluations])

@@ -1,4 +1,4 @@
-"""Published and given weights of a backbone."""
+"""Pretrained weights of a backbone: published by timm, or given by the user."""
 
 import os
 from typing import Any
@@ -13,17 +13,17 @@ from ..network.config import SEConfig
 from ..network.insertion import create_model
 
 LOCAL_DIR = "local-dir:"
-"""What a folder of weights is named with, as in timm."""
+"""Prefix of a folder with weights, as in timm."""
 
 
 def load_pretrained(backbone: str, pretrained: str | None, options: dict[str, Any]) -> nn.Module:
-    """Create a bare backbone with the weights that ``pretrained`` names; fresh ones for ``None``.
+    """Create a bare backbone with pretrained weights, or random ones if ``pretrained`` is ``None``.
 
-    A classifier for another number of classes is replaced by a fresh one, as timm does.
+    A classifier for another number of classes is initialised at random, as in timm.
 
     Args:
         backbone: A timm architecture name.
-        pretrained: As in :class:`Finetune`.
+        pretrained: As in :class:`~se_search.training.stand_alone.Finetune`.
         options: Passed to ``timm.create_model``.
 
     Raises:
@@ -43,7 +43,7 @@ def load_pretrained(backbone: str, pretrained: str | None, options: dict[str, An
         return timm.create_model(backbone, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     except DefinitionError:
         raise
-    except Exception as error:  # timm and torch raise many kinds for what they cannot fetch or read
+    except Exception as error:  # timm and torch raise many exception types for missing and damaged files
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise DefinitionError(
             f"{as_given('pretrained')} {pretrained} cannot be loaded into {backbone}: {reason}"
@@ -51,28 +51,28 @@ def load_pretrained(backbone: str, pretrained: str | None, options: dict[str, An
 
 
 def _classes_of(checkpoint: str, backbone: str) -> int | None:
-    """Number of classes of the classifier in a checkpoint, where it has the name that timm gives it."""
-    named = get_pretrained_cfg_value(backbone, "classifier")  # one, or two heads of the same classes
+    """Return the number of classes of a checkpoint's classifier; ``None`` if its name is not timm's."""
+    named = get_pretrained_cfg_value(backbone, "classifier")  # one name, or two for heads of the same classes
     classifier = named if isinstance(named, str) or not named else named[0]
     weights = load_state_dict(checkpoint).get(f"{classifier}.weight")
     return None if weights is None else len(weights)
 
 
 def check_pretrained(pretrained: str) -> None:
-    """Check that weights are at the place that ``pretrained`` names, without reading them.
+    """Check that the weights exist, without reading them.
 
     Args:
-        pretrained: As in :class:`Finetune`.
+        pretrained: As in :class:`~se_search.training.stand_alone.Finetune`.
 
     Raises:
-        DefinitionError: If there is nothing.
+        DefinitionError: If they do not exist.
     """
     if pretrained.startswith(LOCAL_DIR):
-        there = os.path.isdir(pretrained.removeprefix(LOCAL_DIR))
+        exists = os.path.isdir(pretrained.removeprefix(LOCAL_DIR))
     else:
-        there = pretrained == "timm" or os.path.isfile(pretrained)  # Path's raises for names that no file can have
-    if not there:
+        exists = pretrained == "timm" or os.path.isfile(pretrained)  # Path.is_file raises for impossible names
+    if not exists:
         raise DefinitionError(
-            f"{as_given('pretrained')} {pretrained!r} is not there: give timm, {LOCAL_DIR}FOLDER or the path of a "
+            f"{as_given('pretrained')} {pretrained!r} does not exist: use timm, {LOCAL_DIR}FOLDER or the path of a "
             f"checkpoint"
         )

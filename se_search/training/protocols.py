@@ -1,4 +1,4 @@
-"""What an evaluator is given: the space that is searched, and a progress bar."""
+"""Interfaces of what an evaluator receives: the search space and a progress bar."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -14,22 +14,22 @@ ProgressBar = Callable[[str, int, int], AbstractContextManager[Callable[..., Non
 
 @contextmanager
 def no_progress(description: str, total: int, completed: int = 0) -> Iterator[Callable[..., None]]:
-    """Show nothing: the :data:`ProgressBar` of who does not want one."""
+    """No-op :data:`ProgressBar`."""
     yield lambda steps=1, line=None: None
 
 
 class ConfigurationSource(Protocol):
-    """What an evaluator may ask of the space that is searched."""
+    """The search space, as far as an evaluator uses it."""
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """Every site at which a configuration of the space may have an SE block."""
+        """All sites at which a configuration can have an SE block."""
 
     def draw(self, rng: random.Random) -> SEConfig:
-        """Draw a configuration."""
+        """Draw a random configuration."""
 
     def largest(self) -> SEConfig:
         """Return a configuration with the widest SE block at every site of one position."""
 
     def widen(self, config: SEConfig) -> SEConfig:
-        """Return the widest relative of a configuration: its gate and positions, the widest block at each of them."""
+        """Return the configuration with the same gate and positions and the widest block at each of their sites."""

@@ -25,6 +25,9 @@ from ..errors import EvaluationError, RunFolderError
 from ..files import write_atomically
 from ..memory import memory_told
 from .distributed import Share, Team
+from .protocols import ProgressBar
+
+_LEAST_IMPROVEMENT = 0.001
 
 Losses = Callable[[torch.Tensor, torch.Tensor], Iterable[torch.Tensor]]
 """Function from images and targets to the losses of one step, whose gradients are added.
@@ -181,10 +184,33 @@ class Training:
             pass
         return self.evaluated.eval()
 
-    def describe(self, epoch: int) -> str:
-        """Describe an epoch (the first is 1) in one line."""
-        one = self.history[epoch - 1]
-        return f"epoch {epoch}/{self.recipe.epochs}: training loss {one['loss']:.4f}, {one['seconds']:.1f} s"
+    def run(self, losses: Losses, progress_bar: ProgressBar, title: str, patience: int | None = None) -> None:
+        """Train the remaining epochs with a progress bar and a line for each epoch.
+
+        Args:
+            losses: The losses of one step.
+            progress_bar: As :func:`se_search.progress.progress_bar`.
+            title: Title of the progress bar.
+            patience: Epochs without a lower training loss (by 0.1 %) after which training ends; ``None`` trains all.
+
+        Raises:
+            EvaluationError: As :meth:`epochs`.
+        """
+        total = self.recipe.epochs
+        with progress_bar(title, total * self.steps, len(self.history) * self.steps) as advance:
+            for epoch in self.epochs(losses, advance):
+                last = self.history[-1]
+                advance(0, f"epoch {epoch}/{total}: training loss {last['loss']:.4f}, {last['seconds']:.1f} s")
+                if self.is_on_plateau(patience):
+                    advance(0, f"the training loss has not fallen for {patience} epochs: training ends")
+                    break
+
+    def is_on_plateau(self, patience: int | None) -> bool:
+        """Whether the loss of the last ``patience`` epochs is not at least 0.1 % below that of the epochs before."""
+        if patience is None or len(self.history) <= patience:
+            return False
+        losses = [epoch["loss"] for epoch in self.history]
+        return min(losses[-patience:]) > min(losses[:-patience]) * (1 - _LEAST_IMPROVEMENT)
 
     @memory_told()
     def _train_epoch(self, epoch: int, losses: Losses, advance: Callable[..., None]) -> float:

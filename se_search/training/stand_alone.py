@@ -1,10 +1,11 @@
-"""The stand-alone evaluators: each configuration is trained by itself, from scratch or from a common backbone."""
+"""The stand-alone evaluators: each configuration is trained independently, from scratch or from a common backbone."""
 
 import copy
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,81 +27,81 @@ BACKBONE_SUMMARY = "backbone.json"
 BACKBONE_CHECKPOINT = "backbone.checkpoint.pt"
 
 
+@dataclass(eq=False, repr=False)
 class Scratch:
     """Trains each configuration from scratch.
 
-    All start from the same weights of the backbone and see the same batches in the same order, for each seed: their
-    differences have far less noise than their values.
+    With the same seed, all configurations start from the same backbone weights and see the same batches in the same
+    order. Their differences are therefore much less noisy than their values.
 
-    Args:
+    Attributes:
         backbone: A timm architecture name.
-        data: What to train and evaluate on.
-        recipe: How to train; its seed is the first.
+        data: Data to train and evaluate on.
+        recipe: Hyperparameters; ``recipe.seed`` is the first seed.
         device: A torch device.
-        seeds: Trainings of each configuration, with seeds in a row.
+        seeds: Number of trainings of each configuration, with consecutive seeds.
         halving: Factor between the epochs of two rungs, for :meth:`rungs`.
+        options: Arguments for ``timm.create_model`` that suit the data.
     """
 
-    def __init__(
-        self,
-        backbone: str,
-        data: ImageData,
-        recipe: TrainingRecipe,
-        device: str = "cpu",
-        seeds: int = 1,
-        halving: int | None = None,
-    ) -> None:
-        self.backbone = backbone
-        self.data = data
-        self.recipe = recipe
-        self.device = device
-        self.seeds = tuple(range(recipe.seed, recipe.seed + seeds))
-        self.halving = halving
-        self.options = network_options(backbone, data.input_size) | {"num_classes": data.classes}
+    backbone: str
+    data: ImageData
+    recipe: TrainingRecipe
+    device: str = "cpu"
+    seeds: int = 1
+    halving: int | None = None
+    options: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.options = network_options(self.backbone, self.data.input_size) | {"num_classes": self.data.classes}
         self._folder = Path()
         self._progress_bar: ProgressBar = no_progress
 
     def prepare(self, folder: Path, space: ConfigurationSource, progress_bar: ProgressBar) -> None:
-        """Note where to keep the networks: nothing is shared, so nothing is trained."""
+        """Create the folder for trained networks; nothing is shared, so nothing is trained."""
         self._folder = folder
         self._progress_bar = progress_bar
         (folder / NETWORKS).mkdir(exist_ok=True)
 
     def load(self, folder: Path) -> None:
-        """Note where the networks are kept."""
+        """Read trained networks from ``folder``."""
         self._folder = folder
 
     def start(self, config: SEConfig, seed: int) -> nn.Module:
-        """Return the network of ``config`` as it begins to train.
-
-        The weights of the backbone depend on the seed alone.
-        """
+        """Return the untrained network of ``config``; the backbone's weights depend only on the seed."""
         torch.manual_seed(seed)
         return create_model(config, **self.options)
 
     def training(self, config: SEConfig, seed: int, checkpoint: Path | None = None) -> Training:
-        """Return the training of ``config`` with one seed, at its start or where the checkpoint has left it."""
+        """Return the training of ``config`` with one seed, resumed from the checkpoint if that exists."""
         return Training(self.start(config, seed), replace(self.recipe, seed=seed), self.data, self.device, checkpoint)
 
     def rungs(self, config: SEConfig) -> Iterator[tuple[int, Evaluation]]:
-        """Train with the first seed up to each rung, then with the other seeds, and evaluate on the validation images.
+        """Train with each seed; yield evaluations of the first seed at each rung, then the mean over seeds at the end.
 
-        Without halving there is one rung, the end.
+        Without halving the end is the only rung.
         """
-        rungs = rung_epochs(self.recipe.epochs, self.halving)
-        first: Evaluation | None = None
-        for epochs, network in self._train(config, self.seeds[0], rungs):
-            first = self._evaluate(network)
-            if epochs < self.recipe.epochs:
-                yield epochs, first
-            else:
-                self._keep(config, network)
-        assert first is not None  # noqa: S101  # for mypy: the end is among the rungs
-        evaluations = [first]
-        for seed in self.seeds[1:]:
-            for _, network in self._train(config, seed, ()):
-                evaluations.append(self._evaluate(network))
-        yield self.recipe.epochs, pool_seeds(evaluations)
+        epochs = self.recipe.epochs
+        rungs = rung_epochs(epochs, self.halving)
+        evaluations: list[Evaluation] = []
+        for seed in range(self.recipe.seed, self.recipe.seed + self.seeds):
+            training = self.training(config, seed)
+            losses = classification_losses(training.model, self.recipe)
+            with self._progress_bar(f"Training {config.id}, seed {seed}", epochs * training.steps, 0) as advance:
+                for done in training.epochs(losses, advance):
+                    if done not in rungs or (done < epochs and evaluations):
+                        continue
+                    network = training.evaluated.eval()
+                    evaluation = evaluate_network(
+                        network, self.data.validation, self.recipe.batch, self.device, self.recipe
+                    )
+                    if done < epochs:
+                        yield done, evaluation
+                        continue
+                    if not evaluations:
+                        write_weights(network, self._weights(config))
+                    evaluations.append(evaluation)
+        yield epochs, pool_seeds(evaluations)
 
     def evaluate(self, config: SEConfig) -> Evaluation:
         """Train with every seed and evaluate on the validation images.
@@ -112,132 +113,96 @@ class Scratch:
         return evaluation
 
     def network(self, config: SEConfig) -> nn.Module:
-        """Return the trained network of ``config`` (of the first seed), in evaluation mode on the CPU.
+        """Return the trained network of ``config`` (first seed), in evaluation mode on the CPU.
 
         Raises:
             RunFolderError: If its weights are missing or damaged.
         """
-        model = self.start(config, self.seeds[0])
+        model = self.start(config, self.recipe.seed)
         load_weights(model, self._weights(config), "evaluate the configuration first")
         return model.eval()
 
     def _weights(self, config: SEConfig) -> Path:
         return self._folder / NETWORKS / f"{config.id}.safetensors"
 
-    def _keep(self, config: SEConfig, network: nn.Module) -> None:
-        write_weights(network, self._weights(config))
 
-    def _evaluate(self, network: nn.Module) -> Evaluation:
-        return evaluate_network(network, self.data.validation, self.recipe.batch, self.device, self.recipe)
-
-    def _train(self, config: SEConfig, seed: int, rungs: tuple[int, ...]) -> Iterator[tuple[int, nn.Module]]:
-        """Train, and give the network in evaluation mode at each rung and at the end."""
-        training = self.training(config, seed)
-        losses = classification_losses(training.model, self.recipe)
-        with self._progress_bar(
-            f"Training {config.id}, seed {seed}", self.recipe.epochs * training.steps, 0
-        ) as advance:
-            for epochs in training.epochs(losses, advance):
-                if epochs in rungs or epochs == self.recipe.epochs:
-                    yield epochs, training.evaluated.eval()
-
-
+@dataclass(eq=False, repr=False)
 class Finetune(Scratch):
-    """Trains each configuration from one common backbone, into which its SE blocks are inserted without an effect.
+    """Trains each configuration from a common backbone, into which SE blocks are inserted with identity start.
 
-    Only a configuration that takes out attention of the backbone's own does not start at the backbone's accuracy.
+    Every configuration therefore starts at the backbone's accuracy, unless it removes existing attention.
 
-    Args:
-        backbone: A timm architecture name.
-        data: What to train and evaluate on.
-        recipe: How to train.
-        device: A torch device.
-        seeds: Trainings of each configuration, with seeds in a row.
-        halving: Factor between the epochs of two rungs.
-        pretrained: Where the backbone's weights come from: ``"timm"`` for those that timm downloads,
-            ``"local-dir:FOLDER"`` for a folder that timm has saved, or the path of a checkpoint. ``None`` trains the
-            backbone on the data first, with the same recipe.
+    Attributes:
+        pretrained: Weights of the backbone: ``"timm"`` for those that timm downloads, ``"local-dir:FOLDER"`` for a
+            folder saved by timm, or the path of a checkpoint. ``None`` trains the backbone on the data first, with the
+            same recipe.
     """
+
+    pretrained: str | None = None
 
     shared_files = (BACKBONE_WEIGHTS, BACKBONE_SUMMARY)
 
-    def __init__(
-        self,
-        backbone: str,
-        data: ImageData,
-        recipe: TrainingRecipe,
-        device: str = "cpu",
-        seeds: int = 1,
-        halving: int | None = None,
-        pretrained: str | None = None,
-    ) -> None:
-        super().__init__(backbone, data, recipe, device, seeds, halving)
-        self._pretrained = pretrained
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._common: nn.Module | None = None
 
     def prepare(self, folder: Path, space: ConfigurationSource, progress_bar: ProgressBar) -> None:
-        """Load or train the common backbone, or take the one that ``folder`` holds.
+        """Load the common backbone from ``folder``, or load its pretrained weights or train it and save it there.
 
-        Where torchrun has started several processes, the others :meth:`assist`.
+        Under torchrun, the other ranks :meth:`assist`.
 
         Raises:
-            EvaluationError: If it cannot be trained, or another process does not answer.
-            RunFolderError: If what the folder holds is damaged.
+            EvaluationError: If the training fails, or another rank does not respond.
+            RunFolderError: If files in the folder are damaged.
         """
         super().prepare(folder, space, progress_bar)
         missing = not (folder / BACKBONE_WEIGHTS).exists()
-        untrained = missing and self._pretrained is None
+        untrained = missing and self.pretrained is None
         with together(self.device, untrained) as team:
-            training = self._train_common(progress_bar, folder / BACKBONE_CHECKPOINT, team) if untrained else None
+            training = self._train_backbone(progress_bar, folder / BACKBONE_CHECKPOINT, team) if untrained else None
         if missing:
-            model = self._first_common() if training is None else training.evaluated
-            epochs = [] if training is None else training.history
-            origin = self._pretrained or f"{self.recipe.epochs} epochs on {self.data.name}"
-            write_text(folder / BACKBONE_SUMMARY, json.dumps({"weights": origin, "epochs": epochs}, indent=2))
+            model = training.evaluated if training else self._initial_backbone()
+            origin = self.pretrained or f"{self.recipe.epochs} epochs on {self.data.name}"
+            summary = {"weights": origin, "epochs": training.history if training else []}
+            write_text(folder / BACKBONE_SUMMARY, json.dumps(summary, indent=2))
             write_weights(model, folder / BACKBONE_WEIGHTS)
             (folder / BACKBONE_CHECKPOINT).unlink(missing_ok=True)
-        self._common = self._load_common(folder)
+        self._common = self._load_backbone()
 
     def start(self, config: SEConfig, seed: int) -> nn.Module:
         """Return the common backbone with the SE blocks of ``config``, which have no effect yet."""
         if self._common is None:
-            self._common = self._load_common(self._folder)
+            self._common = self._load_backbone()
         torch.manual_seed(seed)
         return insert(copy.deepcopy(self._common), config, identity_start=True, input_size=self.data.input_size)
 
     def assist(self, space: ConfigurationSource, team: Team) -> None:
-        """Take part in the training of the backbone that the first process of a team does, and write nothing.
+        """Join the training of the backbone that rank 0 runs in :meth:`prepare`; write nothing.
 
         Raises:
-            EvaluationError: If a loss is not finite, or another process does not answer.
+            EvaluationError: If a loss is not finite, or another rank does not respond.
         """
-        self._train_common(no_progress, None, team)
+        self._train_backbone(no_progress, None, team)
 
-    def _train_common(self, progress_bar: ProgressBar, checkpoint: Path | None, team: Team | None) -> Training:
-        training = Training(self._first_common(), self.recipe, self.data, self.device, checkpoint, team)
-        losses = classification_losses(training.model, self.recipe)
-        total, done = self.recipe.epochs * training.steps, len(training.history) * training.steps
-        with progress_bar("Training the backbone", total, done) as advance:
-            for epoch in training.epochs(losses, advance):
-                advance(0, training.describe(epoch))
+    def _train_backbone(self, progress_bar: ProgressBar, checkpoint: Path | None, team: Team | None) -> Training:
+        training = Training(self._initial_backbone(), self.recipe, self.data, self.device, checkpoint, team)
+        training.run(classification_losses(training.model, self.recipe), progress_bar, "Training the backbone")
         return training
 
-    def _first_common(self) -> nn.Module:
+    def _initial_backbone(self) -> nn.Module:
         torch.manual_seed(self.recipe.seed)
-        return load_pretrained(self.backbone, self._pretrained, self.options)
+        return load_pretrained(self.backbone, self.pretrained, self.options)
 
-    def _load_common(self, folder: Path) -> nn.Module:
+    def _load_backbone(self) -> nn.Module:
         model = create_model(SEConfig(self.backbone), **self.options)
-        load_weights(model, folder / BACKBONE_WEIGHTS, "run the search first")
+        load_weights(model, self._folder / BACKBONE_WEIGHTS, "run the search first")
         return model
 
 
 def rung_epochs(epochs: int, factor: int | None) -> tuple[int, ...]:
-    """Return after how many epochs a training is judged: the end, a ``factor``-th of it, and so on down to one epoch.
+    """Return the epochs after which a training is evaluated: ``epochs``, ``epochs // factor`` and so on, ascending.
 
-    Args:
-        epochs: Epochs of the whole training.
-        factor: Factor between two rungs; ``None`` for one rung, the end.
+    ``factor`` is the ratio of two rungs; ``None`` gives one rung, the end.
     """
     rungs = [epochs]
     while factor is not None and rungs[0] // factor >= 1:

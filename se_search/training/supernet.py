@@ -1,8 +1,8 @@
-"""The weight-sharing evaluator: one network, trained once, that holds every configuration of a space."""
+"""The weight-sharing evaluator: one network is trained once for all configurations of a space."""
 
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,26 +30,25 @@ SUMMARY = "supernet.json"
 CHECKPOINT = "supernet.checkpoint.pt"
 
 _KEPT_STATISTICS = 128
-# A network without SE is one point of a large space, but the one that all are compared with. With every second step it
-# takes so much of the training that the gates of the others hardly develop: on digits-context none is learned.
+# A random draw rarely gives the network without SE, but all others are compared with it. If it takes every second step,
+# the gates of the others hardly learn: on digits-context none does.
 _STEPS_PER_BARE = 4
-_LEAST_IMPROVEMENT = 0.001
 
 
 class Supernet:
-    """The ordinary network with an elastic block at every site, shared by all configurations of a space.
+    """The backbone with an elastic block at every site, whose weights all configurations of a space share.
 
     Args:
         backbone: A timm architecture name.
         widest: The widest block of each site.
-        data: What to train and evaluate on.
-        recipe: How to train.
+        data: Data to train and evaluate on.
+        recipe: Hyperparameters.
         device: A torch device.
-        recalibration_images: Training images from which normalisation statistics are estimated anew for each
-            configuration; all where there are no more.
-        distillation: Share of the smaller network's loss that is about the outputs of the larger one instead of the
-            labels, 0 to 1.
-        patience: Epochs without a lower training loss (by 0.1 %) after which training ends; ``None`` trains on.
+        recalibration_images: Number of training images from which normalisation statistics are recomputed for each
+            configuration; all images if there are fewer.
+        distillation: Weight, 0 to 1, of the loss that compares the smaller network's outputs with the larger one's
+            instead of the labels.
+        patience: Epochs without a lower training loss (by 0.1 %) after which training ends; ``None`` trains all.
     """
 
     shared_files = (WEIGHTS, SUMMARY)
@@ -88,7 +87,7 @@ class Supernet:
         self._statistics: dict[Any, dict[str, torch.Tensor]] = {}
 
     def select(self, config: SEConfig) -> None:
-        """Switch the blocks of ``config`` on and all others off; existing attention stays where nothing is said."""
+        """Switch the blocks of ``config`` on and all others off; existing attention stays unless ``config`` differs."""
         for site, elastic in self._elastic.items():
             elastic.select(None)
             if elastic.kept is not None and site not in config.removed:
@@ -97,45 +96,21 @@ class Supernet:
             placed.select_in(self._elastic[placed.site])
 
     def prepare(self, folder: Path, space: ConfigurationSource, progress_bar: ProgressBar) -> None:
-        """Train the shared network on ``space``, see :meth:`train`."""
-        self.train(folder, space.draw, space.widen, progress_bar)
+        """Train the supernet, resume its training, or load the trained weights in ``folder``.
 
-    def assist(self, space: ConfigurationSource, team: Team) -> None:
-        """Take part in the training that the first process of a team does, and write nothing.
+        Each step adds the gradients of two networks, as in the sandwich rule of slimmable networks (Yu and Huang 2019):
+        a random configuration, or in every fourth step no SE, and its widest relative. The smaller one can also learn
+        from the outputs of the widest (their in-place distillation).
 
-        Raises:
-            EvaluationError: If the training loss is not finite, or another process does not answer.
-        """
-        self._train(space.draw, space.widen, no_progress, None, team)
-
-    def train(
-        self,
-        folder: Path,
-        draw: Callable[[random.Random], SEConfig],
-        widen: Callable[[SEConfig], SEConfig],
-        progress_bar: ProgressBar,
-    ) -> None:
-        """Train, or go on from the last whole epoch that ``folder`` holds, or load what is trained already.
-
-        Each step sums the gradients of two networks, after the sandwich rule of slimmable networks (Yu and Huang 2019):
-        the widest relative of a configuration drawn at random, and the configuration itself, or in every fourth step
-        no SE. The smaller one can learn from the outputs of the widest too (their in-place distillation).
-
-        Where torchrun has started several processes, the others :meth:`assist`.
-
-        Args:
-            folder: Where checkpoints and the trained weights are kept.
-            draw: Draws a random configuration of the space.
-            widen: Returns the widest relative of a configuration: with its gate and positions, the widest blocks.
-            progress_bar: As :func:`se_search.progress.progress_bar`.
+        Under torchrun, the other ranks :meth:`assist`.
 
         Raises:
-            EvaluationError: If the training loss is not finite, or another process does not answer.
-            RunFolderError: If kept weights are damaged.
+            EvaluationError: If the training loss is not finite, or another rank does not respond.
+            RunFolderError: If files in the folder are damaged.
         """
-        kept = (folder / WEIGHTS).exists() and (folder / SUMMARY).exists()
-        with together(self.device, not kept) as team:
-            training = None if kept else self._train(draw, widen, progress_bar, folder / CHECKPOINT, team)
+        trained = (folder / WEIGHTS).exists() and (folder / SUMMARY).exists()
+        with together(self.device, not trained) as team:
+            training = None if trained else self._train(space, progress_bar, folder / CHECKPOINT, team)
         if training is None:
             self.load(folder)
         else:
@@ -145,31 +120,22 @@ class Supernet:
             write_text(folder / SUMMARY, json.dumps({"backbone": self.backbone, "epochs": training.history}, indent=2))
         (folder / CHECKPOINT).unlink(missing_ok=True)
 
+    def assist(self, space: ConfigurationSource, team: Team) -> None:
+        """Join the training that rank 0 runs in :meth:`prepare`; write nothing.
+
+        Raises:
+            EvaluationError: If the training loss is not finite, or another rank does not respond.
+        """
+        self._train(space, no_progress, None, team)
+
     def _train(
-        self,
-        draw: Callable[[random.Random], SEConfig],
-        widen: Callable[[SEConfig], SEConfig],
-        progress_bar: ProgressBar,
-        checkpoint: Path | None,
-        team: Team | None,
+        self, space: ConfigurationSource, progress_bar: ProgressBar, checkpoint: Path | None, team: Team | None
     ) -> Training:
         training = Training(self.model, self.recipe, self.data, self.device, checkpoint, team)
-        losses = self._losses(training, draw, widen)
-        total, done = self.recipe.epochs * training.steps, len(training.history) * training.steps
-        with progress_bar("Training the supernet", total, done) as advance:
-            for epoch in training.epochs(losses, advance):
-                advance(0, training.describe(epoch))
-                if self._is_on_a_plateau(training):
-                    advance(0, f"the training loss has not fallen for {self._patience} epochs: training ends")
-                    break
+        training.run(self._losses(training, space), progress_bar, "Training the supernet", self._patience)
         return training
 
-    def _losses(
-        self,
-        training: Training,
-        draw: Callable[[random.Random], SEConfig],
-        widen: Callable[[SEConfig], SEConfig],
-    ) -> Losses:
+    def _losses(self, training: Training, space: ConfigurationSource) -> Losses:
         bare = SEConfig.without_attention(self.backbone)
         smoothing = label_smoothing(self.recipe)
 
@@ -179,9 +145,9 @@ class Supernet:
                 return self.model(images).float()
 
         def losses(images: torch.Tensor, targets: torch.Tensor) -> Iterator[torch.Tensor]:
-            # From PyTorch's generator, whose seed is the epoch's: a resumed training draws the same.
-            drawn = draw(random.Random(int(torch.randint(2**62, ()))))
-            widest = outputs(widen(drawn), images)
+            # PyTorch's generator is seeded for each epoch, so a resumed training draws the same configurations.
+            drawn = space.draw(random.Random(int(torch.randint(2**62, ()))))
+            widest = outputs(space.widen(drawn), images)
             yield F.cross_entropy(widest, targets, label_smoothing=smoothing)
             smaller = outputs(bare if training.step % _STEPS_PER_BARE == 0 else drawn, images)
             from_labels = F.cross_entropy(smaller, targets, label_smoothing=smoothing)
@@ -190,15 +156,8 @@ class Supernet:
 
         return losses
 
-    def _is_on_a_plateau(self, training: Training) -> bool:
-        if self._patience is None or len(training.history) <= self._patience:
-            return False
-        losses = [epoch["loss"] for epoch in training.history]
-        before, since = min(losses[: -self._patience]), min(losses[-self._patience :])
-        return since > before * (1 - _LEAST_IMPROVEMENT)
-
     def load(self, folder: Path) -> None:
-        """Load the trained weights that ``folder`` holds.
+        """Load the trained weights in ``folder``.
 
         Raises:
             RunFolderError: If they are missing, damaged or of another network.
@@ -215,30 +174,24 @@ class Supernet:
         self._select_recalibrated(config)
         return evaluate_network(self.model, self.data.validation, self.recipe.batch, self.device, self.recipe)
 
-    def slice(self, config: SEConfig) -> nn.Module:
+    def network(self, config: SEConfig) -> nn.Module:
         """Return the plain network of ``config`` with its slice of the shared weights, in evaluation mode on the CPU.
 
-        Its normalisation statistics are those of :meth:`evaluate`, so its outputs are too.
+        Its normalisation statistics, and so its outputs, are those of :meth:`evaluate`.
         """
         self._select_recalibrated(config)
         shared = {name: value.cpu() for name, value in self.model.state_dict().items()}
         elastic = tuple(f"{name}." for name in self._names.values())
         state = {name: value for name, value in shared.items() if not name.startswith(elastic)}
         for site, one in self._elastic.items():
-            if one.keeps:
-                own = f"{self._names[site]}."
-                kept = {name: value for name, value in shared.items() if name.startswith(f"{own}kept.")}
-                state |= {own + name.removeprefix(f"{own}kept."): value for name, value in kept.items()}
+            if one.keeps and one.kept is not None:
+                state |= {f"{self._names[site]}.{name}": value.cpu() for name, value in one.kept.state_dict().items()}
         for placed in config.placed:
             sliced = placed.slice_of(self._elastic[placed.site])
             state |= {f"{self._names[placed.site]}.{name}": value.cpu() for name, value in sliced.items()}
         model = create_model(config, **self._options)
         model.load_state_dict(state)
         return model.eval()
-
-    def network(self, config: SEConfig) -> nn.Module:
-        """Return the plain network of ``config``, see :meth:`slice`."""
-        return self.slice(config)
 
     @memory_told()
     def _select_recalibrated(self, config: SEConfig) -> None:

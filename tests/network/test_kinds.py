@@ -269,7 +269,7 @@ def test_a_slice_of_the_supernet_is_the_plain_network(seed):
     network = Supernet(BACKBONE, space().widest_blocks(), data, TrainingRecipe(1, 64, 0.003), recalibration_images=64)
     with_random_weights(network.model)
     config = drawn(seed)
-    plain = network.slice(config)
+    plain = network.network(config)
     images = data.validation.tensors[0][:32]
     with torch.no_grad():
         torch.testing.assert_close(plain(images), network.model(images), rtol=0, atol=1e-5)

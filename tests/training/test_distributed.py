@@ -154,7 +154,7 @@ def with_frozen_norms(team, patience=None, **settings):
     network = supernet(replace(RECIPE, optimizer="sgd", **settings), tiny_data(), patience)
     network.model.eval()
     network.model.train = lambda mode=True: network.model
-    training = network._train(Blocks().draw, Blocks().widen, no_progress, None, team)
+    training = network._train(Blocks(), no_progress, None, team)
     return weights(network.model), [epoch["loss"] for epoch in training.history]
 
 

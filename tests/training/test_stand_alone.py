@@ -211,7 +211,7 @@ def test_a_checkpoint_never_runs_code(tmp_path, monkeypatch):
 @pytest.mark.parametrize("given", ["nothing.pth", "local-dir:nothing", "imagenet"])
 def test_weights_that_are_not_there_are_refused(tmp_path, given, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DefinitionError, match=r"^pretrained '.*' is not there: give timm"):
+    with pytest.raises(DefinitionError, match=r"^pretrained '.*' does not exist: use timm"):
         check_pretrained(given)
 
 

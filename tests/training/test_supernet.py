@@ -3,6 +3,7 @@
 import json
 import random
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -36,6 +37,9 @@ def widen(config):
     return SEConfig.uniform(BACKBONE, 2, gate=gate)
 
 
+SPACE = SimpleNamespace(draw=draw, widen=widen)
+
+
 @contextmanager
 def silent(description, total, completed):
     yield lambda steps=1, line=None: None
@@ -48,7 +52,7 @@ def supernet(epochs=1, seed=0, learning_rate=0.003, recalibration_images=128, **
 
 
 def train(network, folder, progress_bar=silent):
-    network.train(folder, draw, widen, progress_bar)
+    network.prepare(folder, SPACE, progress_bar)
     return network
 
 
@@ -61,7 +65,7 @@ def trained(tmp_path_factory):
 def test_a_slice_is_the_plain_network_that_was_evaluated(trained, seed):
     config = draw(random.Random(seed))
     evaluation = trained.evaluate(config)
-    plain = trained.slice(config)
+    plain = trained.network(config)
     images, labels = DATA.validation.tensors
     with torch.no_grad():
         logits = plain(images)
@@ -107,7 +111,7 @@ def test_slices_at_every_position_and_of_own_attention_are_the_plain_networks(na
         tuple(PlacedSE(site, rng.choice((2, 4, 16)), "sigmoid") for site in placed),
         tuple(removed) if position == "existing" else (),
     )
-    plain = network.slice(config)
+    plain = network.network(config)
     images = DATA.validation.tensors[0][:64]
     with torch.no_grad():
         expected = network.model(images)
@@ -118,7 +122,7 @@ def test_slices_at_every_position_and_of_own_attention_are_the_plain_networks(na
 
 def test_keeping_all_attention_is_timms_network_to_the_bit():
     network, _ = placed_supernet("regnety_002", "existing")
-    plain = network.slice(SEConfig("regnety_002"))
+    plain = network.network(SEConfig("regnety_002"))
     timms = timm.create_model("regnety_002", num_classes=10).eval()
     timms.load_state_dict(plain.state_dict())
     images = DATA.validation.tensors[0][:64]
@@ -140,7 +144,7 @@ def test_recalibration_uses_the_configurations_own_statistics(trained):
     """The input of the stem's norm does not depend on the configuration; that of the last norm does."""
     running = {}
     for name, config in (("none", SEConfig(BACKBONE)), ("all", LARGEST)):
-        state = trained.slice(config).state_dict()
+        state = trained.network(config).state_dict()
         running[name] = (state["bn1.running_mean"], state["layer4.0.bn1.running_mean"])
     assert torch.equal(running["none"][0], running["all"][0])
     assert not torch.allclose(running["none"][1], running["all"][1])
@@ -236,7 +240,7 @@ def test_each_step_trains_the_widest_and_a_drawn_network_or_in_every_fourth_no_s
     select = network.select
     monkeypatch.setattr(network, "select", lambda config: (selected.append(config), select(config)))
     training = Training(network.model, network.recipe, DATA, "cpu")
-    losses = network._losses(training, draw, widen)
+    losses = network._losses(training, SPACE)
     images, labels = (part[:64] for part in DATA.train.tensors)
     network.model.train()
     steps = []
@@ -275,10 +279,10 @@ def test_each_step_trains_the_widest_and_a_drawn_network_or_in_every_fourth_no_s
     ],
 )
 def test_training_ends_where_the_loss_no_longer_falls(losses, patience, ends):
-    network = supernet(patience=patience)
+    network = supernet()
     training = Training(network.model, network.recipe, DATA, "cpu")
     training.history = [{"loss": loss, "seconds": 1.0} for loss in losses]
-    assert network._is_on_a_plateau(training) is ends
+    assert training.is_on_plateau(patience) is ends
 
 
 def test_an_early_end_is_written_like_any_other(tmp_path):
