@@ -527,11 +527,12 @@ def sites(
       se-search sites resnet50 --position standard
       se-search sites efficientnet_b0 --position existing
     """
-    from .network.sites import check_position
+    from .network.attention.kind import check_choice
+    from .network.discovery import POSITIONS
     from .terminal import show_sites
 
     if position is not None:
-        check_position(position)
+        check_choice("position", position, POSITIONS)
     show_sites(backbone, position, skipped)
 
 

@@ -27,12 +27,7 @@ def check_backbone(backbone: str) -> str:
 
 
 def create_backbone(backbone: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Create a backbone with timm.
-
-    Args:
-        backbone: A timm architecture name.
-        pretrained: Load timm's weights.
-        **kwargs: Passed to ``timm.create_model``.
+    """Create a backbone with ``timm.create_model``.
 
     Raises:
         BackboneError: If timm does not know the name or its tag, or cannot create the network with these arguments.

@@ -1,4 +1,4 @@
-"""The frozen description of a searched network."""
+"""Configurations: immutable descriptions of networks with attention blocks."""
 
 import functools
 import hashlib
@@ -21,17 +21,16 @@ _MOST_CHARACTERS = 2**20
 
 @dataclass(frozen=True)
 class SEConfig:
-    """A backbone and the attention blocks to insert; frozen, hashable, and equal for equal networks.
+    """A backbone and the attention blocks to insert; immutable and hashable.
 
     Attributes:
         backbone: A timm architecture name.
-        placed: Blocks, at most one for each site, kept in the order of stages and of block names within them
-            (numbers compared as numbers), in whatever order they are given. At a site ``existing`` the block takes the
-            place of the attention that stands there.
-        removed: Sites ``existing`` whose attention is taken out, in the same order. All others keep it.
+        placed: Blocks, at most one for each site, sorted by stage and block name (in natural order). At a site
+            ``existing`` the block replaces the backbone's own attention.
+        removed: Sites ``existing`` whose attention is removed, sorted likewise. All other attention stays.
 
     Raises:
-        ConfigurationError: If a site is named twice, one without attention is removed, or the backbone is no name.
+        ConfigurationError: If a site occurs twice, a removed site has no attention, or the backbone is not a string.
     """
 
     backbone: str
@@ -40,19 +39,19 @@ class SEConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.backbone, str):
-            raise ConfigurationError(f"backbone {self.backbone!r} is not possible: it must be a name")
+            raise ConfigurationError(f"backbone {self.backbone!r} is invalid: it must be a string")
         for place, count in Counter((site.block, site.position) for site in self.sites).items():
             if count > 1:
-                raise ConfigurationError(f"two SE blocks stand at {place[0]} ({place[1]}): a site holds one at most")
+                raise ConfigurationError(f"{place[0]} ({place[1]}) has {count} entries: a site can have only one")
         for site in self.removed:
             if site.position != "existing":
-                raise ConfigurationError(f"{site.block} ({site.position}) has no attention that could be removed")
+                raise ConfigurationError(f"{site.block} ({site.position}) has no attention to remove")
         object.__setattr__(self, "placed", tuple(sorted(self.placed, key=lambda one: _forward_order(one.site))))
         object.__setattr__(self, "removed", tuple(sorted(self.removed, key=_forward_order)))
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """Every site that differs from the backbone."""
+        """All sites that differ from the backbone."""
         return (*(placed.site for placed in self.placed), *self.removed)
 
     @classmethod
@@ -66,13 +65,13 @@ class SEConfig:
         bias: bool = True,
         rounding: int = 8,
     ) -> "SEConfig":
-        """Put the same SE block at every site of ``position``, in all stages or in ``stages`` only.
+        """Put the same SE block at every site of ``position``, in all stages or only in ``stages``.
 
-        Position ``default`` is that of :func:`se_search.network.sites.default_position`.
+        Position ``default`` is :func:`se_search.network.sites.default_position`.
 
         Raises:
             BackboneError: If the backbone is unknown or has no sites.
-            ConfigurationError: If a value is impossible, or the backbone lacks the position or a stage.
+            ConfigurationError: If a value is invalid, or the backbone lacks the position or a stage.
         """
         if position == "default":
             position = default_position(backbone)
@@ -87,34 +86,32 @@ class SEConfig:
                 raise ConfigurationError(
                     f"stage {stage!r} does not exist in {backbone}: its stages are {', '.join(map(str, known))}"
                 )
-        return cls(
-            backbone,
-            tuple(PlacedSE(site, ratio, gate, bias, rounding) for site in sites if site.stage in chosen),
-        )
+        placed = [PlacedSE(site, ratio, gate, bias, rounding) for site in sites if site.stage in chosen]
+        return cls(backbone, tuple(placed))
 
     @property
     def id(self) -> str:
-        """Short stable name: the first 12 hexadecimal digits of the SHA-256 of the canonical JSON."""
+        """Stable identifier: the first 12 hexadecimal digits of the SHA-256 of the canonical JSON."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
 
     @property
     def structure(self) -> tuple[tuple[Any, ...], ...]:
-        """What the network is: equal for configurations whose blocks are the same modules."""
+        """Key that is equal for configurations that create the same network."""
         return (*(one.structure for one in self.placed), *((site,) for site in self.removed))
 
     @property
     def block_count(self) -> int:
-        """Number of SE blocks in the network, with the attention of the backbone's own that is kept."""
+        """Number of attention blocks in the network, including the backbone's own."""
         own = find_sites(self.backbone, position="existing")
         return len(self.placed) + len(set(own).difference(self.sites))
 
     def with_site(
         self, site: Site, ratio: int = 16, gate: str = "sigmoid", bias: bool = True, rounding: int = 8
     ) -> "SEConfig":
-        """Return a copy with an SE block at ``site``, in place of one that stands there.
+        """Return a copy with an SE block at ``site``, which replaces any other block there.
 
         Raises:
-            ConfigurationError: If the backbone has no such site or a value is impossible.
+            ConfigurationError: If the backbone has no such site or a value is invalid.
         """
         check_site(site, self.backbone, find_sites(self.backbone))
         others = [placed for placed in self.placed if placed.site != site]
@@ -122,7 +119,7 @@ class SEConfig:
         return replace(self, placed=(*others, PlacedSE(site, ratio, gate, bias, rounding)), removed=removed)
 
     def without_stage(self, stage: int) -> "SEConfig":
-        """Return a copy without the SE blocks of ``stage``; where they took the place of attention, none is left."""
+        """Return a copy without the blocks of ``stage``; attention that they replaced does not return."""
         gone = [placed.site for placed in self.placed if placed.site.stage == stage]
         return replace(
             self,
@@ -132,7 +129,7 @@ class SEConfig:
 
     @classmethod
     def without_attention(cls, backbone: str) -> "SEConfig":
-        """Take out all attention that the backbone has.
+        """Return the backbone without its own attention.
 
         Raises:
             BackboneError: If the backbone is unknown.
@@ -140,23 +137,23 @@ class SEConfig:
         return cls(backbone, removed=find_sites(backbone, position="existing"))
 
     def starting_at_identity(self) -> "SEConfig":
-        """Return a copy whose SE blocks start without an effect."""
+        """Return a copy whose blocks have no effect before training."""
         return replace(self, placed=tuple(placed.at_identity() for placed in self.placed))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data that :meth:`from_dict` reads."""
+        """Return plain data for :meth:`from_dict`."""
         return {
             "backbone": self.backbone,
-            "sites": [_block_to_dict(one) for one in self.placed],
+            "sites": [asdict(one.site) | one.options() | _kind_key(one) for one in self.placed],
             "removed": [asdict(site) for site in self.removed],
         }
 
     @classmethod
     def from_dict(cls, data: Any) -> "SEConfig":
-        """Read what :meth:`to_dict` wrote.
+        """Read the output of :meth:`to_dict`.
 
         Raises:
-            ConfigurationError: If ``data`` is anything else.
+            ConfigurationError: If ``data`` are invalid.
         """
         _check_keys(data, _KEYS, "an SE configuration")
         for key in ("sites", "removed"):
@@ -173,19 +170,17 @@ class SEConfig:
 
     @classmethod
     def from_json(cls, text: str) -> "SEConfig":
-        """Read what :meth:`to_json` wrote.
+        """Read the output of :meth:`to_json`.
 
         Raises:
-            ConfigurationError: If ``text`` is anything else.
+            ConfigurationError: If ``text`` is invalid.
         """
         if len(text) > _MOST_CHARACTERS:
-            raise ConfigurationError(
-                f"this is not an SE configuration: it has more than {_MOST_CHARACTERS:,} characters"
-            )
+            raise ConfigurationError(f"not an SE configuration: the text has more than {_MOST_CHARACTERS:,} characters")
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ConfigurationError(f"this is not an SE configuration: {error}") from error
+            raise ConfigurationError(f"not an SE configuration: {error}") from error
         return cls.from_dict(data)
 
 
@@ -194,9 +189,8 @@ def _forward_order(site: Site) -> tuple[Any, ...]:
     return site.stage, natural_key(site.block), site.position
 
 
-def _block_to_dict(placed: PlacedAttention) -> dict[str, Any]:
-    kind = {} if placed.kind == DEFAULT_KIND else {"kind": placed.kind}
-    return asdict(placed.site) | placed.options() | kind
+def _kind_key(placed: PlacedAttention) -> dict[str, str]:
+    return {} if placed.kind == DEFAULT_KIND else {"kind": placed.kind}
 
 
 def _block_from_dict(data: Any) -> PlacedAttention:

@@ -57,10 +57,6 @@ class Found:
     Attributes:
         order: Sort key in forward order.
         size: Channels and number of pixels of the block's stream.
-        block: Name of the block.
-        position: One of :data:`POSITIONS`.
-        channels: Channels that the SE block scales.
-        layout: Order of the dimensions.
         place: Where the SE block is attached; ``None`` if it cannot be.
         reason: Why there is no place; empty if there is one.
     """
@@ -224,12 +220,7 @@ def _preference(trace: Trace, call: Call) -> int:
     if trace.passes_on(call):
         return 1
     host = _output_host(trace, call.name)
-    return 2 if host is not None and _is_replaced(trace, host) else 0
-
-
-def _is_replaced(trace: Trace, name: str) -> bool:
-    """Whether PyTorch or timm replaces the module to freeze or synchronise its statistics."""
-    return isinstance(trace.modules[name], nn.modules.batchnorm._BatchNorm)
+    return 2 if host is not None and isinstance(trace.modules[host], nn.modules.batchnorm._BatchNorm) else 0
 
 
 def _before(trace: Trace, node: Node, origin: Operation | None, axis: int) -> tuple[Node, int] | None:

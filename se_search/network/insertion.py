@@ -1,4 +1,4 @@
-"""Putting the SE blocks of a configuration into a network."""
+"""Insert the attention blocks of a configuration into a network."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -19,13 +19,13 @@ from .sites import Site, find_places, find_places_once
 
 
 def attach(model: nn.Module, site: Site, place: Place, block: nn.Module) -> None:
-    """Put ``block`` at ``site`` of ``model``, on the device and in the precision of the weights around it.
+    """Attach ``block`` to ``model`` at ``site``, with the device and dtype of adjacent weights.
 
     Args:
         model: The network.
         site: The site.
-        place: How it is reached in this network, from :func:`se_search.network.sites.find_places`.
-        block: What scales the channels there.
+        place: Where the site is in this network, from :func:`se_search.network.sites.find_places`.
+        block: The module that scales the channels.
     """
     parent, _, child = place.host.rpartition(".")
     neighbour = _nearest_parameter(model, parent if place.side == "slot" else place.host)
@@ -43,7 +43,7 @@ def attach(model: nn.Module, site: Site, place: Place, block: nn.Module) -> None
         host.register_forward_pre_hook(functools.partial(_scale_input, name))
 
 
-# Hooks find the block by its name on the module they run for: a copy of the network then uses its own block.
+# Hooks look up the block by name in their module, so that a copy of the network uses its own block.
 def _scale_output(name: str, module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
     return getattr(module, name)(output)
 
@@ -66,22 +66,21 @@ def insert(
     identity_start: bool = False,
     input_size: tuple[int, int, int] | None = None,
 ) -> nn.Module:
-    """Insert the SE blocks of ``config`` into ``model``, in place, and return it.
+    """Insert the blocks of ``config`` into ``model`` in place and return it, with the configuration as ``se_config``.
 
-    The backbone's own parameters keep their names. Where timm's block has a place for SE, the new parameters are
-    ``<block>.se.fc1.weight`` and so on, as in timm's ``seresnet50``; elsewhere they stand under the module whose input
-    or output is scaled, as ``se`` or with the position as in ``se_post``, and a hook of that module applies them.
-    The configuration is kept as ``model.se_config``.
+    The backbone's parameters keep their names. If timm's block has an SE slot, the new parameters have the names of
+    timm's ``seresnet50``: ``<block>.se.fc1.weight`` and so on. Otherwise the new module is ``se``, or for example
+    ``se_post``, of the module whose input or output it scales, and a hook applies it.
 
     Args:
         model: A network from timm.
-        config: What to insert.
-        identity_start: Let the SE blocks start without an effect, whatever the configuration says.
-        input_size: ``(channels, height, width)`` to trace the model with; timm's own size by default.
+        config: The configuration.
+        identity_start: Let the blocks start without an effect, also if the configuration does not.
+        input_size: ``(channels, height, width)`` to trace the model with; timm's input size by default.
 
     Raises:
-        ConfigurationError: If the model holds SE blocks of a configuration already, lacks one of the sites or has
-            other widths there; it is then unchanged.
+        ConfigurationError: If the model already has inserted blocks, lacks a site, or has another number of channels
+            there. It is then unchanged.
     """
     config = config.starting_at_identity() if identity_start else config
     return _insert(model, config, lambda bare: find_places(bare, input_size))
@@ -91,7 +90,7 @@ def _insert(model: nn.Module, config: SEConfig, find: Callable[[nn.Module], dict
     kind = type(model).__name__
     inserted = getattr(model, "se_config", None)
     if isinstance(inserted, SEConfig) and inserted.sites:
-        raise ConfigurationError(f"this {kind} holds the SE blocks of a configuration already: insert into a bare one")
+        raise ConfigurationError(f"this {kind} already has the SE blocks of a configuration: insert into a bare one")
     places = find(model) if config.sites else {}
     here = {(site.block, site.position): site for site in places}
     for site in config.sites:
@@ -108,7 +107,7 @@ def _insert(model: nn.Module, config: SEConfig, find: Callable[[nn.Module], dict
     for placed in config.placed:
         place = places[here[placed.site.block, placed.site.position]]
         attach(model, placed.site, place, placed.create())
-    model.se_config = config  # type: ignore[assignment]  # so that an export knows what was inserted
+    model.se_config = config  # type: ignore[assignment]  # for exports
     return model
 
 
@@ -120,19 +119,19 @@ def create_model(
     out_indices: int | Sequence[int] | None = None,
     **timm_kwargs: Any,
 ) -> nn.Module:
-    """Create the backbone with timm and insert the SE blocks of ``config``.
+    """Create the backbone with timm and insert the blocks of ``config``.
 
     Args:
-        config: What to build.
-        pretrained: Load timm's weights of the backbone.
-        identity_start: Let the SE blocks start without an effect; by default where the weights are pretrained.
-        features_only: Return the network as an extractor of features, see :func:`extract_features`.
-        out_indices: Indices of the features; by default those that timm gives for the backbone.
+        config: The configuration.
+        pretrained: Load timm's pretrained weights of the backbone.
+        identity_start: Let the blocks start without an effect; by default, only with pretrained weights.
+        features_only: Return a feature extractor, see :func:`extract_features`.
+        out_indices: Indices of the features; timm's defaults for the backbone if ``None``.
         **timm_kwargs: Passed to ``timm.create_model``, such as ``num_classes``.
 
     Raises:
         BackboneError: If timm does not know the backbone or its tag.
-        ConfigurationError: If a site of the configuration does not exist in it.
+        ConfigurationError: If the backbone lacks a site of the configuration.
     """
     model = create_backbone(config.backbone, pretrained=pretrained, **timm_kwargs)
     if identity_start or (identity_start is None and pretrained):
@@ -144,12 +143,12 @@ def create_model(
 def extract_features(model: nn.Module, backbone: str, out_indices: int | Sequence[int] | None = None) -> nn.Module:
     """Wrap ``model`` so that it returns feature maps, as ``timm.create_model(backbone, features_only=True)`` does.
 
-    They are NCHW for every backbone, also where timm's own extractor returns NHWC (Swin).
+    They are NCHW for every backbone, even if timm's own extractor returns NHWC (Swin).
 
     Args:
-        model: The network of ``backbone`` with SE blocks; what comes after the last feature is taken out of it.
+        model: A network of ``backbone``; the layers after the last feature are removed from it.
         backbone: A timm architecture name.
-        out_indices: Indices of the features; by default those that timm gives for the backbone.
+        out_indices: Indices of the features; timm's defaults for the backbone if ``None``.
     """
     if out_indices is None:
         features: Any = create_on_meta(backbone, features_only=True)
@@ -158,7 +157,7 @@ def extract_features(model: nn.Module, backbone: str, out_indices: int | Sequenc
 
 
 def whole_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the state of ``model`` on the CPU as safetensors takes it: no two names share memory (CoaT's do)."""
+    """Return the state of ``model`` on the CPU. No tensors share memory (CoaT's do), as safetensors requires."""
     return {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in model.state_dict().items()
@@ -166,24 +165,20 @@ def whole_state(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def write_weights(model: nn.Module, file: Path) -> None:
-    """Write the state of ``model`` as a safetensors file, whole or not at all.
-
-    Args:
-        model: The network.
-        file: The file to replace; its folder exists.
+    """Write the state of ``model`` to a safetensors file atomically.
 
     Raises:
-        OSError: If it cannot be written; safetensors' own writer raises another kind.
+        OSError: If the file cannot be written; safetensors' own writer raises another exception type.
     """
     write_atomically(file, lambda path: path.write_bytes(save(whole_state(model))))
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of parameters of ``model``."""
+    """Return the number of parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def create_model_on_meta(config: SEConfig, **timm_kwargs: Any) -> nn.Module:
-    """As :func:`create_model` in evaluation mode on the meta device: shapes and counts, no weights."""
+    """Create a model without weights, on the meta device in evaluation mode."""
     with torch.device("meta"):
         return create_model(config, **timm_kwargs).eval()

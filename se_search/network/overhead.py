@@ -1,4 +1,4 @@
-"""What SE blocks cost in parameters and multiply-additions."""
+"""Parameters and multiply-additions (FLOPs) of attention blocks."""
 
 import functools
 import math
@@ -20,14 +20,14 @@ from .sites import Site, check_site, find_places, find_places_once
 
 @dataclass(frozen=True)
 class Overhead:
-    """Parameters that SE blocks add to a backbone; fewer than none where its own attention is taken out.
+    """Parameters that attention blocks add to a backbone; negative if they replace or remove larger attention.
 
     Attributes:
         formula: Σ 2C²/r over the SE blocks (SENet paper, section 3.4 of the journal version), minus the weights of
-            attention that they take the place of or that is removed.
-        counted: Parameters of the searched network minus those of its backbone, counted on both.
-        by_stage: The formula's part of each stage that has SE blocks.
-        backbone: Parameters of the backbone as timm publishes it, classifier included.
+            replaced and removed attention.
+        counted: Parameters of the network minus those of its backbone, both counted.
+        by_stage: ``formula`` for each stage with changed sites.
+        backbone: Parameters of the backbone with timm's default classifier.
     """
 
     formula: float
@@ -37,15 +37,12 @@ class Overhead:
 
     @property
     def ratio(self) -> float:
-        """Counted parameters as a part of the backbone's: 0.04 is 4 %."""
+        """Counted parameters as a share of the backbone's."""
         return self.counted / self.backbone
 
 
 def formula_by_stage(config: SEConfig) -> dict[int, float]:
-    """Return the formula's parameters of each stage: (2/r)·N_s·C_s² where its N_s blocks share a ratio.
-
-    The weights of attention that is replaced or removed count against them.
-    """
+    """Return :attr:`Overhead.formula` by stage: (2/r)·N_s·C_s² for N_s SE blocks with one ratio."""
     total: dict[int, Fraction] = {}
     for placed in config.placed:
         stage = placed.site.stage
@@ -56,7 +53,7 @@ def formula_by_stage(config: SEConfig) -> dict[int, float]:
 
 
 def added_parameters(config: SEConfig) -> int:
-    """Return the parameters that ``config`` adds to its backbone, biases included, without building the network.
+    """Return :attr:`Overhead.counted`, computed without creating the network.
 
     Raises:
         BackboneError: If timm does not know the backbone.
@@ -75,18 +72,18 @@ def _replaced(config: SEConfig) -> list[tuple[Site, Place]]:
 
 @functools.lru_cache(maxsize=64)
 def backbone_parameters(backbone: str) -> int:
-    """Parameters of a backbone as timm publishes it, with its own number of classes.
+    """Return the number of parameters of a backbone with timm's default classifier.
 
     Raises:
-        BackboneError: If timm does not know it.
+        BackboneError: If timm does not know the backbone.
     """
     return count_parameters(create_on_meta(backbone))
 
 
 def parameter_overhead(config: SEConfig) -> Overhead:
-    """Return what the SE blocks of ``config`` cost, by the formula and counted on the network.
+    """Return the parameter overhead of ``config`` by the formula and counted on the network.
 
-    Both agree exactly without biases and where the rounded hidden width is C/r.
+    Both agree exactly without biases and if the rounded hidden width is C/r.
 
     Raises:
         BackboneError: If timm does not know the backbone.
@@ -99,19 +96,19 @@ def parameter_overhead(config: SEConfig) -> Overhead:
 
 
 def parameter_share(config: SEConfig) -> float:
-    """Return the parameters that SE blocks add as a part of the backbone's, without building the network."""
+    """Return :attr:`Overhead.ratio`, computed without creating the network."""
     return added_parameters(config) / backbone_parameters(config.backbone)
 
 
 def count_flops(model: nn.Module, input_size: tuple[int, int, int] | None = None) -> int:
-    """Count the multiply-additions of one image's forward pass.
+    """Count the multiply-additions of a forward pass for one image.
 
-    Convolutions and matrix products are counted by ``torch.utils.flop_counter``; averaging and scaling count one
-    for each element read, so that squeeze and scale are not free.
+    ``torch.utils.flop_counter`` counts convolutions and matrix products. Averaging and multiplication count one for
+    each element, so that squeeze and scale are not free.
 
     Args:
-        model: A network, of which a copy without weights runs once.
-        input_size: ``(channels, height, width)``; timm's own size by default.
+        model: A network; a copy without weights runs once.
+        input_size: ``(channels, height, width)``; timm's input size by default.
     """
     return sum(_count_by_module(model, input_size)["Global"].values()) // 2
 
@@ -124,13 +121,9 @@ def _count_by_module(model: nn.Module, input_size: tuple[int, int, int] | None) 
 
 
 def added_flops(config: SEConfig, input_size: tuple[int, int, int] | None = None) -> int:
-    """Return the multiply-additions that ``config`` adds to its backbone, without building the network.
+    """Return the multiply-additions that ``config`` adds to its backbone, computed without creating the network.
 
-    They equal the difference of :func:`count_flops`.
-
-    Args:
-        config: A configuration.
-        input_size: As for :func:`count_flops`.
+    They equal the difference of :func:`count_flops` at ``input_size``.
 
     Raises:
         BackboneError: If timm does not know the backbone.
@@ -140,36 +133,20 @@ def added_flops(config: SEConfig, input_size: tuple[int, int, int] | None = None
     known = {site: one for name in positions for site, one in _site_flops(config.backbone, input_size, name).items()}
     for site in config.sites:
         check_site(site, config.backbone, known)
-    added = sum(placed.flops(known[placed.site].elements) for placed in config.placed)
-    return added - sum(known[site].attention for site in config.sites)
+    added = sum(placed.flops(known[placed.site][0]) for placed in config.placed)
+    return added - sum(known[site][1] for site in config.sites)
 
 
 def flops_overhead(config: SEConfig, input_size: tuple[int, int, int] | None = None) -> float:
-    """Return the multiply-additions that SE blocks add as a part of the backbone's: 0.01 is 1 %.
-
-    Args:
-        config: A configuration.
-        input_size: As for :func:`count_flops`.
-
-    Raises:
-        BackboneError: If timm does not know the backbone.
-        ConfigurationError: If a site does not exist in it.
-    """
+    """Return :func:`added_flops` as a share of the backbone's multiply-additions; errors are the same."""
     return added_flops(config, input_size) / _backbone_flops(config.backbone, input_size)
 
 
-@dataclass(frozen=True)
-class _SiteFlops:
-    """Elements that are scaled at a site, and the multiply-additions of the backbone's own attention there."""
-
-    elements: int
-    attention: int
-
-
 @functools.lru_cache(maxsize=64)
-def _site_flops(backbone: str, input_size: tuple[int, int, int] | None, position: str) -> dict[Site, _SiteFlops]:
+def _site_flops(backbone: str, input_size: tuple[int, int, int] | None, position: str) -> dict[Site, tuple[int, int]]:
+    """Return the elements that a block scales at each site, and the multiply-additions of existing attention there."""
     options = network_options(backbone, input_size) if input_size else {}
-    model = create_on_meta(backbone, **options).eval()
+    model = create_on_meta(backbone, **options)
     places = {
         site: place for site, place in find_places_once(model, backbone, options).items() if site.position == position
     }
@@ -182,11 +159,11 @@ def _site_flops(backbone: str, input_size: tuple[int, int, int] | None, position
         attach(model, site, places[site], recorder)
     with torch.no_grad():
         model(torch.zeros(1, *(input_size or default_input_size(model)), device="meta"))
-    return {site: _SiteFlops(recorders[site].elements, attention[site]) for site in places}
+    return {site: (recorders[site].elements, attention[site]) for site in places}
 
 
 class _Recorder(nn.Module):
-    """Stands at a site and notes how many elements pass."""
+    """Records the number of elements at a site."""
 
     elements = 0
 
@@ -205,7 +182,6 @@ def _flops_of_elements(shape: Any, *args: Any, **kwargs: Any) -> int:
     return 2 * math.prod(shape)
 
 
-_ELEMENTWISE: dict[Any, Callable[..., int]] = {
-    torch.ops.aten.mean: _flops_of_elements,
-    torch.ops.aten.mul: _flops_of_elements,
-}
+_ELEMENTWISE: dict[Any, Callable[..., int]] = dict.fromkeys(
+    (torch.ops.aten.mean, torch.ops.aten.mul), _flops_of_elements
+)

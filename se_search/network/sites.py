@@ -10,8 +10,9 @@ import torch
 from timm.utils import reparameterize_model
 from torch import nn
 
-from ..errors import BackboneError, ConfigurationError, did_you_mean, first_reason
+from ..errors import BackboneError, ConfigurationError, first_reason
 from ..words import by
+from .attention.kind import check_choice
 from .backbones import copy_on_meta, create_on_meta, default_input_size
 from .discovery import POSITIONS, Found, Place, discover, name_blocks, stream_of
 from .tracing import EmptySlot, Trace
@@ -57,13 +58,7 @@ class Site:
 
 @dataclass(frozen=True)
 class SkippedSite:
-    """A candidate site that cannot carry an SE block.
-
-    Attributes:
-        block: As :attr:`Site.block`.
-        position: As :attr:`Site.position`.
-        reason: Short explanation.
-    """
+    """A candidate site, with the reason why it cannot carry an SE block."""
 
     block: str
     position: str
@@ -72,13 +67,7 @@ class SkippedSite:
 
 @dataclass(frozen=True)
 class ResidualAddition:
-    """A residual addition of a backbone.
-
-    Attributes:
-        block: As :attr:`Site.block`.
-        channels: Channels of the stream; 0 if unknown.
-        layout: Order of its dimensions, as :attr:`Site.layout`; empty if unknown.
-    """
+    """A residual addition of a backbone; ``channels`` is 0 and ``layout`` empty if they are unknown."""
 
     block: str
     channels: int
@@ -120,33 +109,15 @@ def find_sites(
         ConfigurationError: If the position is unknown. A known one that the backbone lacks gives an empty tuple.
     """
     if position is not None:
-        check_position(position)
+        check_choice("position", position, POSITIONS)
     return tuple(site for site in find_places(backbone, input_size) if position in (None, site.position))
 
 
-def check_position(position: str) -> str:
-    """Return ``position`` if it is one of :data:`se_search.network.discovery.POSITIONS`.
+def check_site(site: Site, backbone: str, known: Container[Site]) -> None:
+    """Check that ``site`` is one of ``known``, the sites of ``backbone``.
 
     Raises:
         ConfigurationError: If it is not.
-    """
-    if position not in POSITIONS:
-        raise ConfigurationError(
-            f"position {position!r} is unknown: choose one of {', '.join(POSITIONS)}{did_you_mean(position, POSITIONS)}"
-        )
-    return position
-
-
-def check_site(site: Site, backbone: str, known: Container[Site]) -> None:
-    """Check that a backbone has a site.
-
-    Args:
-        site: The site.
-        backbone: A timm architecture name.
-        known: The backbone's sites.
-
-    Raises:
-        ConfigurationError: If the site is not among them.
     """
     if site not in known:
         raise ConfigurationError(f"{site} is not a site of {backbone}: `find_sites` lists them")
@@ -179,13 +150,7 @@ def find_places(backbone: str | nn.Module, input_size: tuple[int, int, int] | No
 
 
 def find_places_once(model: nn.Module, backbone: str, arguments: Mapping[str, Any]) -> dict[Site, Place]:
-    """Cached :func:`find_places`: traces each combination of architecture and arguments once per process.
-
-    Args:
-        model: A bare network.
-        backbone: Its architecture.
-        arguments: Its other arguments for ``timm.create_model``.
-    """
+    """Cached :func:`find_places` for a bare network, by its architecture and arguments for ``timm.create_model``."""
     if not all(isinstance(value, _PLAIN) for value in arguments.values()):
         return find_places(model)
     key = (backbone, *sorted(arguments.items()))

@@ -42,13 +42,7 @@ Node = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a module.
-
-    Attributes:
-        name: The module's name in the network.
-        inputs: Its input tensors.
-        output: The tensor that it returned.
-    """
+    """One call of a module: its name in the network, its input tensors and the tensor that it returned."""
 
     name: str
     inputs: tuple[Node, ...]
@@ -59,10 +53,7 @@ class Call:
 class Operation:
     """One tensor operation in a module's own forward, outside its child modules.
 
-    Attributes:
-        name: The function's name.
-        inputs: Its operands without parameters.
-        order: Permutation of the dimensions, if it permutes them.
+    ``inputs`` are its operands without parameters; ``order`` is the permutation if it permutes dimensions.
     """
 
     name: str
@@ -77,13 +68,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class Step:
-    """One tensor operation anywhere in the network.
-
-    Attributes:
-        name: The function's name.
-        inputs: Its operands without parameters.
-        within: Name of the innermost module that contains it.
-    """
+    """One tensor operation anywhere in the network, with its operands without parameters and its innermost module."""
 
     name: str
     inputs: tuple[Made, ...]
@@ -348,7 +333,7 @@ class Trace(TorchFunctionMode):
     def _residual(self, frame: Frame, branch: Node, shortcut: Node, result: Node) -> Addition | None:
         """Return the addition if ``shortcut`` is a stream and ``branch`` comes from it through more layers."""
         calls = _calls(frame.between({shortcut}, branch))
-        if self._has_parameters(calls):
+        if any(True for call in calls for _ in self.modules[call.name].parameters()):
             return Addition(frame, branch, shortcut, result, calls, [])
         origins, skipped = frame.between(frame.streams, branch), frame.shortcut_origins(shortcut)
         if origins is None or skipped is None:
@@ -367,9 +352,6 @@ class Trace(TorchFunctionMode):
             if all(map(_is_slice, reads)):
                 return None
         return Addition(frame, branch, shortcut, result, calls, _calls(skipped))
-
-    def _has_parameters(self, calls: list[Call]) -> bool:
-        return any(True for call in calls for _ in self.modules[call.name].parameters())
 
 
 def _calls(origins: Iterable[Call | Operation] | dict[Node, Call | Operation] | None) -> list[Call]:

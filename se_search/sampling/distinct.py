@@ -29,15 +29,9 @@ def create_sampler(
     accepts: Callable[[dict[str, Any]], bool],
     parallel: bool,
 ) -> BaseSampler:
-    """Create a sampler by its name in study files.
+    """Create :class:`~se_search.sampling.ehvi.EHVISampler` or one of Optuna's samplers, by its name in study files.
 
-    Args:
-        name: ``"ehvi"``, or one of Optuna's: ``"tpe"``, ``"nsga2"`` or ``"random"``.
-        seed: Seed of its proposals.
-        exact: As in :class:`~se_search.sampling.ehvi.EHVISampler`; the others ignore it.
-        limits: The same.
-        accepts: The same.
-        parallel: Whether several trials run concurrently.
+    Optuna's samplers ignore ``exact``, ``limits`` and ``accepts``; TPE uses ``parallel``.
     """
     if name == "ehvi":
         return EHVISampler(exact, limits=limits, seed=seed, accepts=accepts)

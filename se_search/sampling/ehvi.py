@@ -70,7 +70,7 @@ class EHVISampler(BaseSampler):
         limits: Mapping[int, float] | None = None,
         seed: int | None = None,
         n_startup_trials: int = 8,
-        accepts: Callable[[Parameters], bool] | None = None,
+        accepts: Callable[[Parameters], bool] = lambda parameters: True,
     ) -> None:
         self._exact = dict(exact)
         self._limits = dict(limits or {})
@@ -92,7 +92,7 @@ class EHVISampler(BaseSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return the parameters with finitely many values that all finished trials share."""
-        return {name: one for name, one in self._shared.calculate(study).items() if _choices(one) is not None}
+        return {name: one for name, one in self._shared.calculate(study).items() if _choices(one)}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -109,21 +109,21 @@ class EHVISampler(BaseSampler):
             )
         if not search_space:
             return {}
-        space = {name: choices for name, one in search_space.items() if (choices := _choices(one)) is not None}
+        space = {name: choices for name, one in search_space.items() if (choices := _choices(one))}
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
         trials = [one for one in trials if set(space) <= set(one.params)]
-        key_of = _key_of(space)
+        key_of = itemgetter(*space)
         tried = {key_of(one.params) for one in trials}
         done = sum(one.state == TrialState.COMPLETE for one in trials)
         self._drawing.seed(self._seed * 1_000_003 + done)
         if done >= self._startup:
             signs = np.array([-1.0 if one == StudyDirection.MAXIMIZE else 1.0 for one in study.directions])
             for parameters in self._best_first(space, trials, signs, modelled):
-                if key_of(parameters) not in tried and self._may_propose(parameters):
+                if key_of(parameters) not in tried and self._accepts(parameters):
                     return parameters
         for _ in range(_RANDOM_DRAWS):
             parameters = self._draw(space)
-            if key_of(parameters) not in tried and self._may_propose(parameters):
+            if key_of(parameters) not in tried and self._accepts(parameters):
                 return parameters
         return self._draw(space)
 
@@ -132,9 +132,6 @@ class EHVISampler(BaseSampler):
     ) -> Any:
         """Draw a parameter at random: for the first trials, and for parameters with infinitely many values."""
         return self._random.sample_independent(study, trial, param_name, param_distribution)
-
-    def _may_propose(self, parameters: Parameters) -> bool:
-        return self._accepts is None or self._accepts(parameters)
 
     def _draw(self, space: Choices) -> Parameters:
         return {name: self._drawing.choice(choices) for name, choices in space.items()}
@@ -191,7 +188,7 @@ class EHVISampler(BaseSampler):
         return _regression(self._kernels[key], *_fitted(space, done, values), optimizer=None)
 
     def _points(self, space: Choices, parameters: list[Parameters]) -> "_Points":
-        keys = list(map(_key_of(space), parameters))
+        keys = list(map(itemgetter(*space), parameters))
         for key, one in zip(keys, parameters, strict=True):
             if key not in self._costs:
                 self._costs[key] = tuple(self._exact[place](one) for place in self._places)
@@ -207,7 +204,7 @@ class EHVISampler(BaseSampler):
             return self._whole[1]
         front = [one for one, on_front in zip(done, is_on_front(values), strict=True) if on_front]
         found: dict[Hashable, Parameters] = {}
-        key_of = _key_of(space)
+        key_of = itemgetter(*space)
         for parameters in self._drawing.sample(front, min(len(front), _NEIGHBOURED)):
             for name, choices in space.items():
                 for value in choices:
@@ -311,14 +308,10 @@ def _columns(choices: tuple[Any, ...]) -> Array:
     return np.array(columns).T
 
 
-def _choices(distribution: BaseDistribution) -> tuple[Any, ...] | None:
+def _choices(distribution: BaseDistribution) -> tuple[Any, ...]:
+    """Return all values of a parameter; none if they are infinitely many."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices
     if isinstance(distribution, IntDistribution):
         return tuple(range(distribution.low, distribution.high + 1, distribution.step))
-    return None
-
-
-def _key_of(space: Choices) -> Callable[[Parameters], Hashable]:
-    """Return a function that maps parameters to a key that identifies their point of the space."""
-    return itemgetter(*space)
+    return ()

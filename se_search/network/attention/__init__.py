@@ -1,9 +1,9 @@
-"""Kinds of attention by name, each in a file of its own."""
+"""Kinds of attention, each in its own file."""
 
 from .kind import PlacedAttention
 from .se import PlacedSE
 
 DEFAULT_KIND = PlacedSE.kind
-"""The kind of blocks, spaces and files that name none."""
+"""Kind of blocks, spaces and files without the key ``kind`` or ``attention``."""
 
 KINDS: dict[str, type[PlacedAttention]] = {"se": PlacedSE}

@@ -1,18 +1,17 @@
-"""Gates, which turn an excitation into a scale."""
+"""Gates: the activations that turn an excitation into a scale."""
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 from .kind import check_choice
 
 
 @dataclass(frozen=True)
 class Gate:
-    """A timm activation that scales channels.
+    """A gate by timm's name; for identity start, ``factor * gate(0 + shift)`` is one.
 
     Attributes:
-        shift: What is added to its input
-        factor: and what its output is multiplied by, so that it is one for zero: the identity start.
         source: The function in a stand-alone file.
     """
 
@@ -29,11 +28,5 @@ GATES = {
 }
 """Gates of the paper's excitation ablation (sigmoid, tanh, ReLU) and MobileNetV3's hard sigmoid, by timm's names."""
 
-
-def check_gate(gate: object) -> str:
-    """Return ``gate`` if it is one of :data:`GATES`.
-
-    Raises:
-        ConfigurationError: If it is anything else.
-    """
-    return check_choice("gate", gate, GATES)
+check_gate = partial(check_choice, "gate", choices=GATES)
+"""Return a gate if it is one of :data:`GATES`; otherwise raise :class:`~se_search.errors.ConfigurationError`."""

@@ -1,4 +1,4 @@
-"""The interface of a kind of attention: all that depends on the kind lies behind it. It needs no PyTorch."""
+"""Interface of a kind of attention: everything that depends on the kind. This module does not import PyTorch."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from .layers import Elastic
 
 LAYOUTS = {"NCHW": 1, "NHWC": 3, "NLC": 2, "NCL": 1}
-"""Orders of dimensions, with the dimension of the channels."""
+"""Channel dimension of each order of dimensions."""
 
 STARTS = ("paper", "identity")
-"""How a block starts: as its paper's, or without an effect."""
+"""How a block is initialised: as in its paper, or without an effect."""
 
 
 def check_choice(word: str, value: object, choices: Collection[str]) -> str:
     """Return ``value`` if it is one of ``choices``.
 
     Raises:
-        ConfigurationError: If it is anything else; ``word`` says what of.
+        ConfigurationError: If it is not; ``word`` names the option.
     """
     if not isinstance(value, str) or value not in choices:
         near = did_you_mean(str(value), choices)
@@ -38,47 +38,43 @@ def check_choice(word: str, value: object, choices: Collection[str]) -> str:
 
 
 class Choices(Definition, ABC):
-    """What a space may vary about a kind of attention: the fields are keys of the space's file.
+    """Options of a kind of attention that a space varies; the fields are keys of space files.
 
-    The properties give values by the names of the placed block's fields.
+    Each property returns values by name of a field of :class:`PlacedAttention`.
     """
 
     published: ClassVar[dict[str, Any] | None] = None
-    """Values per stage of a published uniform network, which a search tries first."""
+    """Values of a published uniform network, which a search evaluates first."""
 
     @property
     @abstractmethod
     def per_stage(self) -> dict[str, tuple[Any, ...]]:
-        """Choices that each stage has; the first can also be that the stage has no block."""
+        """Choices of each stage, besides no block."""
 
     @property
     def per_network(self) -> dict[str, tuple[Any, ...]]:
-        """Choices that all blocks share."""
+        """Choices that are the same for all blocks."""
         return {}
 
     @property
     def fixed(self) -> dict[str, Any]:
-        """Values that do not vary."""
+        """Fixed values."""
         return {}
 
     @property
     @abstractmethod
     def widest(self) -> dict[str, Any]:
-        """Values per stage of the block whose elastic module holds all others."""
+        """Values of the block whose elastic module contains all others."""
 
     @property
     @abstractmethod
     def narrowest(self) -> dict[str, Any]:
-        """Values per stage of the block with the fewest parameters."""
+        """Values of the block with the fewest parameters."""
 
 
 @dataclass(frozen=True, order=True)
 class PlacedAttention(ABC):
-    """A block of one kind of attention at its site; a kind is a subclass, its fields are the block's options.
-
-    Attributes:
-        site: Where it stands.
-    """
+    """A block of attention at a site. Each kind is a subclass, whose other fields are the block's options."""
 
     site: "Site"
 
@@ -86,23 +82,23 @@ class PlacedAttention(ABC):
     """Name of the kind."""
 
     choices: ClassVar[type[Choices]]
-    """What a space may vary."""
+    """Options that a space varies."""
 
     formula: ClassVar[str]
-    """The formula of the parameters of a block, such as ``2C²/r``."""
+    """Formula for the parameters of a block, such as ``2C²/r``."""
 
     @classmethod
     def option_names(cls) -> tuple[str, ...]:
-        """Names of the options: the fields but the site."""
+        """Return the names of the options."""
         return tuple(field.name for field in fields(cls) if field.name != "site")
 
     def options(self) -> dict[str, Any]:
-        """Options by name, as JSON holds them."""
+        """Return the options by name, for JSON."""
         return {name: getattr(self, name) for name in self.option_names()}
 
     @property
     def structure(self) -> tuple[Any, ...]:
-        """What the block is: equal for options that give the same module."""
+        """Key that is equal for options that create the same module."""
         return (self.kind, self.site, *self.options().values())
 
     @property
@@ -113,42 +109,39 @@ class PlacedAttention(ABC):
     @property
     @abstractmethod
     def formula_parameters(self) -> Fraction:
-        """Parameters by :attr:`formula`."""
+        """Number of parameters by :attr:`formula`."""
 
     @abstractmethod
     def flops(self, elements: int) -> int:
-        """Multiply-additions for one image, of which the block scales ``elements``.
-
-        They are what :func:`se_search.network.overhead.count_flops` counts.
-        """
+        """Return the multiply-additions to scale ``elements`` of one image, as ``count_flops`` counts them."""
 
     @abstractmethod
     def latency_terms(self) -> dict[str, float]:
-        """Amounts by which the costs of the additive latency model count; no other kind uses their names."""
+        """Return the regressors of the additive latency model; their names must differ from those of other kinds."""
 
     @property
     @abstractmethod
     def label(self) -> str:
-        """What figures and tables call it, such as ``r=16``."""
+        """Label in figures and tables, such as ``r=16``."""
 
     @property
     @abstractmethod
     def rank(self) -> int:
-        """Place in figures, at least 1: the fewer parameters, the greater it is and the lighter the colour."""
+        """Order in figures, at least 1; larger for fewer parameters, with a lighter colour."""
 
     @property
     @abstractmethod
     def description(self) -> str:
-        """Options and position as a model card lists them."""
+        """Options and position in a model card."""
 
     @property
     def gate(self) -> str:
-        """Name of the gate, empty for a kind without."""
+        """Name of the gate; empty for kinds without a gate."""
         return ""
 
     @abstractmethod
     def at_identity(self) -> "PlacedAttention":
-        """Return the block that starts without an effect."""
+        """Return a copy that has no effect before training."""
 
     @abstractmethod
     def create(self) -> "nn.Module":
@@ -156,26 +149,19 @@ class PlacedAttention(ABC):
 
     @abstractmethod
     def create_elastic(self, kept: "nn.Module | None" = None) -> "Elastic":
-        """Create the module of the supernet that holds this block and all narrower ones.
-
-        Args:
-            kept: The backbone's own attention there.
-        """
+        """Create the supernet's module that contains this block, all narrower ones and ``kept``, existing attention."""
 
     @abstractmethod
     def select_in(self, elastic: Any) -> None:
-        """Let an elastic module compute what this block does."""
+        """Switch an elastic module to this block."""
 
     @abstractmethod
     def slice_of(self, elastic: Any) -> "dict[str, torch.Tensor]":
-        """Return this block's state from that of an elastic module."""
+        """Return this block's slice of the state of an elastic module."""
 
     @classmethod
     def standalone_source(cls) -> str:
-        """Return the Jinja template of the kind's source in a stand-alone file, given its ``blocks``.
-
-        It lies beside the kind's file and is called as that with ``.jinja``.
-        """
+        """Return the Jinja template of the source in a stand-alone file, from ``.jinja`` beside the kind's file."""
         return Path(f"{inspect.getfile(cls)}.jinja").read_text(encoding="utf-8")
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""What the modules of all kinds of attention share."""
+"""Base modules of all kinds of attention."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from .gates import GATES
 
 
 class Gated:
-    """Marks modules whose ``gate`` returns the scale of each channel of each image, which can be analysed."""
+    """Marks modules whose ``gate`` returns the scale of each channel of each image, so that it can be analysed."""
 
 
 class GateFromOne(nn.Module):
-    """A gate shifted and multiplied so that its value at zero is one.
+    """A gate with shift and factor such that its value at zero is one.
 
     Args:
         gate: The gate.
@@ -33,14 +33,13 @@ class GateFromOne(nn.Module):
 
 
 class Elastic(nn.Module):
-    """A block of the supernet, which can become each block of its kind at its site between forward passes.
+    """A block of the supernet that switches between all blocks of its kind at one site, and no block.
 
-    Switched off it returns its input. Parameter names are those of the plain block. Where the backbone has attention
-    of its own, that can be used instead.
+    Parameter names are those of the plain block.
 
     Attributes:
         kept: The backbone's own attention at this site.
-        keeps: Whether that is used.
+        keeps: Whether ``kept`` is used.
     """
 
     kept: nn.Module | None
@@ -50,35 +49,35 @@ class Elastic(nn.Module):
         self.keeps = False
 
     def select(self, *args: Any, **kwargs: Any) -> None:
-        """Compute what a block with these options does from now on; ``None`` switches off."""
+        """Switch to the block with these options; ``None`` switches off."""
         raise NotImplementedError
 
     def keep(self) -> None:
-        """Use the backbone's own attention from now on.
+        """Switch to the backbone's own attention.
 
         Raises:
-            ConfigurationError: If it has none here.
+            ConfigurationError: If there is none at this site.
         """
         if self.kept is None:
-            raise ConfigurationError("the backbone has no attention of its own at this site: there is none to keep")
+            raise ConfigurationError("the backbone has no attention at this site: there is none to keep")
         self.keeps = True
 
     def attend(self, x: torch.Tensor) -> torch.Tensor:
-        """Return what the selected block does."""
+        """Apply the selected block."""
         raise NotImplementedError
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return what the selected block or the backbone's own attention does."""
+        """Apply the selected block or the backbone's own attention."""
         return self.kept(x) if self.keeps and self.kept is not None else self.attend(x)
 
 
 def squeeze(x: torch.Tensor, channel_axis: int) -> torch.Tensor:
-    """Average all dimensions but batch and channels: shape ``(N, C, 1, 1)``."""
+    """Average over all dimensions except batch and channels; returns shape ``(N, C, 1, 1)``."""
     return x.mean([axis for axis in range(1, x.dim()) if axis != channel_axis])[:, :, None, None]
 
 
 def spread(gate: torch.Tensor, x: torch.Tensor, channel_axis: int) -> torch.Tensor:
-    """Bring a gate of shape ``(N, C, 1, 1)`` into the dimensions of ``x``."""
+    """Reshape a gate of shape ``(N, C, 1, 1)`` so that it broadcasts to ``x``."""
     shape = [1] * x.dim()
     shape[0], shape[channel_axis] = x.shape[0], x.shape[channel_axis]
     return gate.reshape(shape)

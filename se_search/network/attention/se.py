@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -18,55 +19,45 @@ if TYPE_CHECKING:
     from .se_layers import ElasticSE
 
 MOST_ROUNDING = 1024
-"""Largest multiple that hidden widths are rounded to; a larger one makes networks that no machine holds."""
+"""Largest rounding of hidden widths; larger values make networks that do not fit into memory."""
+
+_T = TypeVar("_T")
+_Several = Annotated[tuple[_T, ...], Listed, Field(min_length=1), AfterValidator(distinct)]
 
 
 def check_ratio(ratio: object) -> int:
-    """Return ``ratio`` if it is a reduction ratio, an integer of at least 1.
+    """Return ``ratio`` if it is an integer of at least 1.
 
     Raises:
-        ConfigurationError: If it is anything else.
+        ConfigurationError: If it is not.
     """
     if isinstance(ratio, bool) or not isinstance(ratio, int) or ratio < 1:
-        raise ConfigurationError(f"reduction ratio {ratio!r} is not possible: it must be an integer of at least 1")
+        raise ConfigurationError(f"reduction ratio {ratio!r} is invalid: it must be an integer of at least 1")
     return ratio
 
 
 def hidden_channels(channels: int, ratio: int, rounding: int = 8) -> int:
-    """Width of the excitation's hidden layer, ``channels / ratio`` rounded as ``timm.layers.SEModule`` rounds it.
+    """Return the hidden width: ``channels / ratio`` rounded as in ``timm.layers.SEModule``.
 
-    Args:
-        channels: Channels that the block scales.
-        ratio: Reduction ratio r.
-        rounding: The width is a multiple of this and at least this; 1 rounds to the nearest integer only.
+    It is a multiple of ``rounding`` and at least ``rounding``.
     """
     return max(rounding, int(channels / ratio + rounding / 2) // rounding * rounding)
 
 
 class SEChoices(Choices):
-    """What a space may vary about SE blocks."""
+    """Options of SE blocks that a space varies."""
 
-    ratios: Annotated[
-        tuple[Annotated[int, BeforeValidator(lambda value: as_value_error(check_ratio, value))], ...],
-        Listed,
-        Field(min_length=1),
-        AfterValidator(distinct),
-    ]
-    """Reduction ratios that a stage may have."""
+    ratios: _Several[Annotated[int, BeforeValidator(partial(as_value_error, check_ratio))]]
+    """Reduction ratios of a stage."""
 
-    gates: Annotated[
-        tuple[Annotated[str, BeforeValidator(lambda value: as_value_error(check_gate, value))], ...],
-        Listed,
-        Field(min_length=1),
-        AfterValidator(distinct),
-    ]
-    """Gates of which a configuration uses one."""
+    gates: _Several[Annotated[str, BeforeValidator(partial(as_value_error, check_gate))]]
+    """Gates; a configuration uses one for all blocks."""
 
     bias: bool = True
     """Whether the SE blocks have biases."""
 
     rounding: Annotated[int, Field(ge=1, le=MOST_ROUNDING)] = 8
-    """Rounding of hidden widths; 1 for none."""
+    """Hidden widths are multiples of this."""
 
     published: ClassVar[dict[str, Any] | None] = {"ratio": 16}
 
@@ -98,18 +89,18 @@ class SEChoices(Choices):
 
 @dataclass(frozen=True, order=True)
 class PlacedSE(PlacedAttention):
-    """An SE block at its site.
+    """An SE block at a site.
 
     Attributes:
-        site: Where it stands.
+        site: The site.
         ratio: Reduction ratio r, an integer of at least 1.
         gate: One of :data:`se_search.network.attention.gates.GATES`.
         bias: Whether both layers have a bias.
-        rounding: The hidden width is a multiple of this, as in timm's ``make_divisible``; 1 rounds to integers only.
-        start: ``"paper"``, or ``"identity"``: the block starts without an effect.
+        rounding: The hidden width is a multiple of this, as in timm's ``make_divisible``; 1 rounds to integers.
+        start: ``"paper"``, or ``"identity"``: the block has no effect before training.
 
     Raises:
-        ConfigurationError: If a value is impossible.
+        ConfigurationError: If a value is invalid.
     """
 
     ratio: int = 16
@@ -127,11 +118,11 @@ class PlacedSE(PlacedAttention):
         check_gate(self.gate)
         check_choice("start", self.start, STARTS)
         if not isinstance(self.bias, bool):
-            raise ConfigurationError(f"bias {self.bias!r} is not possible: it must be true or false")
+            raise ConfigurationError(f"bias {self.bias!r} is invalid: it must be true or false")
         rounding: Any = self.rounding
         if isinstance(rounding, bool) or not isinstance(rounding, int) or not 1 <= rounding <= MOST_ROUNDING:
             raise ConfigurationError(
-                f"rounding {rounding!r} is not possible: an integer of at least 1 and at most {MOST_ROUNDING} is needed"
+                f"rounding {rounding!r} is invalid: it must be an integer of at least 1 and at most {MOST_ROUNDING}"
             )
 
     @property
@@ -141,12 +132,12 @@ class PlacedSE(PlacedAttention):
 
     @property
     def structure(self) -> tuple[Any, ...]:
-        """Equal for ratios that are rounded to the same hidden width."""
+        """Equal for ratios with the same rounded hidden width."""
         return (self.kind, self.site, self.hidden, self.gate, self.bias, self.start)
 
     @property
     def parameters(self) -> int:
-        """Number of parameters: two weight matrices and, where there are biases, two bias vectors."""
+        """Number of parameters: two weight matrices and, with ``bias``, two bias vectors."""
         weights = 2 * self.site.channels * self.hidden
         return weights + (self.hidden + self.site.channels if self.bias else 0)
 
@@ -156,12 +147,12 @@ class PlacedSE(PlacedAttention):
         return Fraction(2 * self.site.channels**2, self.ratio)
 
     def flops(self, elements: int) -> int:
-        """Squeeze and scale read each element, the layers have 2·C·h weights, and a gate that starts at one scales."""
+        """Squeeze and scale read each element; the layers have 2·C·h weights; identity start multiplies the gate."""
         channels = self.site.channels
         return 2 * elements + 2 * channels * self.hidden + (channels if self.start == "identity" else 0)
 
     def latency_terms(self) -> dict[str, float]:
-        """A block, and its hidden width as a share of its channels; gates are not told apart."""
+        """Return the number of blocks and h/C; gates count the same."""
         return {"block": 1.0, "width": self.hidden / self.site.channels}
 
     @property
@@ -176,7 +167,7 @@ class PlacedSE(PlacedAttention):
 
     @property
     def description(self) -> str:
-        """Ratio, gate and position, and what is unusual."""
+        """Ratio, gate, position, and options with unusual values."""
         words = [self.label, f"gate {self.gate}", f"position {self.site.position}"]
         words += [] if self.bias else ["no biases"]
         words += [] if self.rounding == 8 else [f"hidden width a multiple of {self.rounding}"]
@@ -184,18 +175,18 @@ class PlacedSE(PlacedAttention):
         return ", ".join(words)
 
     def at_identity(self) -> "PlacedSE":
-        """Return the block whose gate starts at one."""
+        """Return a copy whose gate starts at one."""
         return replace(self, start="identity")
 
     def create(self) -> "nn.Module":
-        """Create it as :func:`se_search.network.attention.se_layers.create_se_block` does."""
+        """Create the module, see :func:`se_search.network.attention.se_layers.create_se_block`."""
         from .se_layers import create_se_block
 
         channels, layout = self.site.channels, self.site.layout
         return create_se_block(channels, self.ratio, self.gate, self.bias, self.rounding, layout, self.start)
 
     def create_elastic(self, kept: "nn.Module | None" = None) -> "ElasticSE":
-        """Create the elastic block of this hidden width."""
+        """Create an elastic block of this hidden width."""
         from .se_layers import ElasticSE
 
         return ElasticSE(self.site.channels, self.hidden, self.bias, self.site.layout, kept)
@@ -209,7 +200,7 @@ class PlacedSE(PlacedAttention):
         return elastic.slice_state(self.hidden)
 
     def standalone_call(self) -> str:
-        """Call ``SqueezeExcite``; what is usual is left out."""
+        """Return a call of ``SqueezeExcite`` without default arguments."""
         call = f"SqueezeExcite({self.site.channels}, {self.hidden}, {self.gate!r}"
         call += "" if self.bias else ", bias=False"
         axis, gate = LAYOUTS[self.site.layout], GATES[self.gate]

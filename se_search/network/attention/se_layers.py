@@ -1,4 +1,4 @@
-"""Modules of Squeeze-and-Excitation: the plain block and the elastic one that a supernet shares."""
+"""Modules of Squeeze-and-Excitation: the plain block, and the elastic block of a supernet."""
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from .kind import LAYOUTS, STARTS, check_choice
 from .layers import Elastic, Gated, GateFromOne, spread, squeeze
 from .se import check_ratio, hidden_channels
 
-# No activation is large enough to make this felt: the outputs stay. Zero would keep the gradient from the first layer.
+# Too small to change outputs. Zero would give the first layer no gradient.
 _NEXT_TO_ZERO = 1e-20
 
 
@@ -24,30 +24,25 @@ def create_se_block(
     layout: str = "NCHW",
     start: str = "paper",
 ) -> nn.Module:
-    """Create a plain SE block: ``x * gate(W2 ReLU(W1 mean(x)))`` (SENet paper, section 3), timm's ``SEModule``.
+    """Create a plain SE block, timm's ``SEModule``: ``x * gate(W2 ReLU(W1 mean(x)))`` (SENet paper, section 3).
 
-    The two layers start as timm's ResNet starts its 1×1 convolutions (Kaiming normal, fan out). Of tokens all are
-    averaged and all are scaled, class and register tokens among them.
+    Both layers are initialised like the 1×1 convolutions of timm's ResNet (Kaiming normal, fan out). All tokens are
+    averaged and scaled, including class and register tokens.
 
     Args:
-        channels: Channels C of the tensor that is scaled.
+        channels: Channels C of the scaled tensor.
         ratio: Reduction ratio r.
         gate: One of :data:`~se_search.network.attention.gates.GATES`.
         bias: Whether both layers have a bias.
         rounding: See :func:`~se_search.network.attention.se.hidden_channels`.
         layout: One of :data:`~se_search.network.attention.kind.LAYOUTS`.
-        start: ``"paper"``, or ``"identity"``: the gate is shifted and multiplied so that it starts at one, from where
-            the second layer, which starts next to zero, moves it.
+        start: ``"paper"``, or ``"identity"``: the gate's shift and factor make it one at zero, and the second layer
+            starts next to zero.
     """
     kind = SEModule if layout == "NCHW" else LaidOutSE
-    block = kind(
-        channels,
-        rd_channels=hidden_channels(channels, check_ratio(ratio), rounding),
-        bias=bias,
-        gate_layer=check_gate(gate),
-    )
-    for layer in (block.fc1, block.fc2):
-        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    hidden = hidden_channels(channels, check_ratio(ratio), rounding)
+    block = kind(channels, rd_channels=hidden, bias=bias, gate_layer=check_gate(gate))
+    _initialise(block.fc1, block.fc2)
     if isinstance(block, LaidOutSE):
         block.channel_axis = LAYOUTS[check_choice("layout", layout, LAYOUTS)]
     if check_choice("start", start, STARTS) == "identity":
@@ -58,8 +53,13 @@ def create_se_block(
     return block
 
 
+def _initialise(*layers: nn.Conv2d) -> None:
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+
 class LaidOutSE(SEModule):  # type: ignore[misc]  # timm is untyped
-    """timm's ``SEModule`` for tensors that keep their channels in another dimension, :attr:`channel_axis`."""
+    """timm's ``SEModule`` for tensors with the channels in dimension :attr:`channel_axis`."""
 
     channel_axis = 1
 
@@ -72,10 +72,10 @@ class LaidOutSE(SEModule):  # type: ignore[misc]  # timm is untyped
 class ElasticSE(Elastic, Gated):
     """An SE block whose hidden width and gate can change between forward passes.
 
-    It owns the layers of the widest block; a narrower one uses the leading hidden units.
+    It has the layers of the widest block; a narrower block uses the leading hidden units.
 
     Args:
-        channels: Channels C of the tensor that is scaled.
+        channels: Channels C of the scaled tensor.
         hidden: Hidden width of the widest block.
         bias: Whether both layers have a bias.
         layout: One of :data:`~se_search.network.attention.kind.LAYOUTS`.
@@ -90,28 +90,27 @@ class ElasticSE(Elastic, Gated):
         widest = SEModule(channels, rd_channels=hidden, bias=bias)
         self.fc1 = widest.fc1
         self.fc2 = widest.fc2
-        for layer in (self.fc1, self.fc2):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        _initialise(self.fc1, self.fc2)
         self.kept = kept
         self.active_hidden: int | None = None
         self.gate = create_act_layer("sigmoid")
 
     def select(self, hidden: int | None, gate: str = "sigmoid") -> None:
-        """Use the first ``hidden`` units with ``gate`` from now on; ``None`` switches the block off.
+        """Switch to the first ``hidden`` units with ``gate``; ``None`` switches the block off.
 
         Raises:
             ConfigurationError: If the block has fewer hidden units, or the gate is unknown.
         """
         if hidden is not None and not 1 <= hidden <= self.fc1.out_channels:
             raise ConfigurationError(
-                f"hidden width {hidden} is not possible: the elastic block has {self.fc1.out_channels} hidden units"
+                f"hidden width {hidden} is invalid: the elastic block has {self.fc1.out_channels} hidden units"
             )
         self.gate = create_act_layer(check_gate(gate))
         self.active_hidden = hidden
         self.keeps = False
 
     def slice_state(self, hidden: int) -> dict[str, torch.Tensor]:
-        """Return the state of the plain block that the first ``hidden`` units form."""
+        """Return a copy of the state of the plain block with the first ``hidden`` units."""
         state = {"fc1.weight": self.fc1.weight[:hidden], "fc2.weight": self.fc2.weight[:, :hidden]}
         if self.fc1.bias is not None and self.fc2.bias is not None:
             state |= {"fc1.bias": self.fc1.bias[:hidden], "fc2.bias": self.fc2.bias}
