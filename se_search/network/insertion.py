@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from timm.models._features import FeatureGetterNet  # timm.models leaves it out of its names
+from timm.models._features import FeatureGetterNet  # timm.models does not export it
 from torch import nn
 
 from ..errors import ConfigurationError
@@ -19,13 +19,9 @@ from .sites import Site, find_places, find_places_once
 
 
 def attach(model: nn.Module, site: Site, place: Place, block: nn.Module) -> None:
-    """Attach ``block`` to ``model`` at ``site``, with the device and dtype of adjacent weights.
+    """Attach ``block`` to ``model`` at a site, with the device and dtype of adjacent weights.
 
-    Args:
-        model: The network.
-        site: The site.
-        place: Where the site is in this network, from :func:`se_search.network.sites.find_places`.
-        block: The module that scales the channels.
+    :func:`se_search.network.sites.find_places` gives the place of a site.
     """
     parent, _, child = place.host.rpartition(".")
     neighbour = _nearest_parameter(model, parent if place.side == "slot" else place.host)

@@ -16,8 +16,6 @@ class PaperFigure:
 
     Attributes:
         table: The property that the table compares.
-        name: The paper's name for the network.
-        config: The equivalent configuration.
         millions: Parameters in millions, to one decimal place.
         giga_flops: Multiply-additions per image in 10⁹, to two or three decimal places.
     """

@@ -76,13 +76,7 @@ class ResidualAddition:
 
 @dataclass(frozen=True)
 class Discovery:
-    """Result of tracing a backbone, in forward order.
-
-    Attributes:
-        places: Sites and where their SE blocks are attached.
-        skipped: Candidates that are not sites, with the reason.
-        additions: Residual additions.
-    """
+    """Result of tracing a backbone, in forward order: sites, candidates that are not sites, and residual additions."""
 
     places: dict[Site, Place]
     skipped: tuple[SkippedSite, ...]
@@ -226,7 +220,7 @@ def _number_stages(found: Iterable[Found]) -> dict[str, int]:
 def _trace(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Trace:
     _fill(model, _BRANCH_SLOT)
     try:
-        trace = _run(model, input_size)
+        trace = Trace(model).run(model, input_size)
     except Exception as error:  # timm's networks raise many exception types for inputs of a wrong size
         raise BackboneError(
             f"backbone {name!r} cannot be traced with images of {by(input_size)}: {first_reason(error)}"
@@ -243,12 +237,6 @@ def _fill(model: nn.Module, slot: str) -> list[str]:
     return [f"{name}.{slot}" if name else slot for name, _ in empty]
 
 
-def _run(model: nn.Module, input_size: tuple[int, int, int]) -> Trace:
-    trace = Trace(model)
-    trace.run(model, input_size)
-    return trace
-
-
 def _run_with_shortcut_slots(
     model: nn.Module, input_size: tuple[int, int, int], slots: list[str], without: Trace
 ) -> Trace | None:
@@ -257,7 +245,7 @@ def _run_with_shortcut_slots(
     In some blocks such a layer reads another tensor than the block's input, and others have no shortcut without it.
     """
     try:
-        trace = _run(model, input_size)
+        trace = Trace(model).run(model, input_size)
     except Exception:  # as above; the slots are unusable if shapes no longer match
         return None
     used = {slot for slot in slots if trace.runs[slot]}

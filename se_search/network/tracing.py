@@ -183,8 +183,8 @@ class Trace(TorchFunctionMode):
         self._stack: list[Frame] = []
         self._alive: list[torch.Tensor] = []  # a tensor's id is unique only while the tensor is alive
 
-    def run(self, model: nn.Module, input_size: tuple[int, int, int]) -> None:
-        """Run ``model`` once on images of ``input_size``."""
+    def run(self, model: nn.Module, input_size: tuple[int, int, int]) -> "Trace":
+        """Run ``model`` once on images of ``input_size``; return this trace."""
         handles = []
         for name, module in self.modules.items():
             handles.append(module.register_forward_pre_hook(self._enter(name), with_kwargs=True))
@@ -195,6 +195,7 @@ class Trace(TorchFunctionMode):
         finally:
             for handle in handles:
                 handle.remove()
+        return self
 
     @functools.cached_property
     def readers(self) -> dict[Made, list[Step]]:

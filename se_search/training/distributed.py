@@ -60,12 +60,7 @@ def use_own_device(device: str) -> None:
 
 @dataclass(frozen=True)
 class Team:
-    """A process group that trains one network. All ranks must call the same methods in the same order.
-
-    Attributes:
-        rank: Rank of this process.
-        size: Number of ranks.
-    """
+    """A process group that trains one network. All ranks must call the same methods in the same order."""
 
     rank: int
     size: int
@@ -127,10 +122,6 @@ class Share(Subset[Any]):
     """A dataset that returns this rank's share of each batch.
 
     A share has at least two images, because batch normalisation needs two, or none.
-
-    Args:
-        images: All images.
-        team: The process group.
     """
 
     def __init__(self, images: ImageSet, team: Team) -> None:
@@ -191,11 +182,7 @@ class Shared(Protocol):
 def take_part(evaluator: object, space: ConfigurationSource, data: ImageData, device: str) -> None:
     """On ranks above 0, join the shared training and exit; a no-op on rank 0 and without torchrun.
 
-    Args:
-        evaluator: The evaluator before ``prepare``. Ranks above 0 exit at once if it is not :class:`Shared`.
-        space: The search space.
-        data: Data to train on.
-        device: The study's device.
+    Ranks above 0 exit at once if the evaluator is not :class:`Shared`. Rank 0 calls ``prepare`` of the evaluator next.
 
     Raises:
         DataError: If the data are a stream.

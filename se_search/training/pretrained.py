@@ -5,7 +5,7 @@ from typing import Any
 
 import timm
 from timm.models import get_arch_name, get_pretrained_cfg_value, load_state_dict
-from timm.models._hub import load_model_config_from_path  # timm.models leaves it out of its names
+from timm.models._hub import load_model_config_from_path  # timm.models does not export it
 from torch import nn
 
 from ..errors import DefinitionError, as_given

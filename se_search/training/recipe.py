@@ -172,14 +172,7 @@ class Training:
             yield epoch + 1
 
     def finish(self, advance: Callable[..., None] = lambda steps: None) -> nn.Module:
-        """Train a classifier for the remaining epochs and return the network to evaluate, in evaluation mode.
-
-        Args:
-            advance: Called with 1 after each step.
-
-        Raises:
-            EvaluationError: If a loss is not finite.
-        """
+        """Train a network for the remaining epochs, see :meth:`epochs`; return the one to evaluate."""
         for _ in self.epochs(classification_losses(self.model, self.recipe), advance):
             pass
         return self.evaluated.eval()
@@ -347,15 +340,10 @@ def autocast(recipe: TrainingRecipe, device: torch.device) -> torch.autocast:
 
 
 def load_weights(model: nn.Module, file: Path, otherwise: str) -> None:
-    """Load weights from a run folder.
-
-    Args:
-        model: The network.
-        file: A safetensors file.
-        otherwise: Advice for the error message if the file is missing.
+    """Load a safetensors file of a run folder into ``model``.
 
     Raises:
-        RunFolderError: If the file is missing, damaged, or has the weights of another network.
+        RunFolderError: If the file is missing (with the advice ``otherwise``), damaged, or of another network.
     """
     if not file.is_file():
         raise RunFolderError(f"{file.parent} has no {file.name}: {otherwise}")
