@@ -179,7 +179,9 @@ class EHVISampler(BaseSampler):
 
     def _fit(self, space: Choices, done: list[FrozenTrial], values: Array, place: int) -> GaussianProcessRegressor:
         """Fit a model of an objective; refit its kernel only when the trials have grown by 10 %."""
-        learned = next(count for count in _growing_numbers() if _GROWTH * count >= len(done))
+        learned = 1
+        while _GROWTH * learned < len(done):
+            learned = math.ceil(_GROWTH * learned)
         key = place, learned, len(space)
         if key not in self._kernels:
             rows, known = _fitted(space, done[:learned], values)
@@ -277,13 +279,6 @@ def _regression(kernel: Kernel, rows: Array, values: Array, **options: Any) -> G
         # The length scale of a parameter without an effect reaches its bound.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return GaussianProcessRegressor(kernel, alpha=1e-6, normalize_y=True, **options).fit(rows, values)
-
-
-def _growing_numbers() -> Iterator[int]:
-    number = 1
-    while True:
-        yield number
-        number = math.ceil(_GROWTH * number)
 
 
 def _encode(space: Choices, parameters: list[Parameters]) -> Array:

@@ -57,7 +57,7 @@ class SEChoices(Choices):
     """Whether the SE blocks have biases."""
 
     rounding: Annotated[int, Field(ge=1, le=MOST_ROUNDING)] = 8
-    """Hidden widths are multiples of this."""
+    """Hidden widths are multiples of this; 1 rounds to integers."""
 
     published: ClassVar[dict[str, Any] | None] = {"ratio": 16}
 
