@@ -74,5 +74,5 @@ def check_pretrained(pretrained: str) -> None:
     if not exists:
         raise DefinitionError(
             f"{as_given('pretrained')} {pretrained!r} does not exist: use timm, {LOCAL_DIR}FOLDER or the path of a "
-            f"checkpoint"
+            "checkpoint"
         )
