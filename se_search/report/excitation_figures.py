@@ -1,18 +1,33 @@
-"""Figures of the excitation analysis: gate activations per block, and statistics by depth."""
+"""Figures of the excitation analysis: gate activations per block, and statistics by depth.
+
+Each function takes the content of ``excitation.json``; ``block`` is one of its ``blocks``.
+"""
 
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
-from .style import DASHES, INK, PALETTE, cut, style_figure
+from .style import DASHES, INK, PALETTE, cut, error_bars, style_figure
 
 NEUTRAL = "#8b95a5"
 _LONGEST_NAME = 40
-VERDICTS = {
+_VERDICTS = {
     "works": ("circle", PALETTE[0]),
     "idle": ("circle-open", PALETTE[1]),
     "cannot be told": ("diamond-open", NEUTRAL),
+}
+_SHARES = {
+    "specificity": ("class specificity", {"specificity": ("class specificity", "circle", PALETTE[0])}),
+    "similarity": ("similarity up to scale", {"similarity": ("similarity up to scale", "circle", PALETTE[2])}),
+    "saturation": (
+        "share of gates",
+        {
+            "near_one": ("constant near 1", "diamond", PALETTE[1]),
+            "constant": ("constant at any level", "circle-open", PALETTE[0]),
+        },
+    ),
 }
 _CHANGES = {
     "accuracy": ("accuracy_change", 100.0, "accuracy change (points)", ".2f"),
@@ -20,127 +35,85 @@ _CHANGES = {
 }
 
 
-def block_activations(analysis: dict[str, Any], depth: int) -> go.Figure:
-    """Draw a block's mean activation by channel, for all classes together and each chosen class.
+def depth_figures(analysis: dict[str, Any]) -> dict[str, go.Figure]:
+    """Return the figures of statistics over block depth by name."""
+    return {
+        **{name: shares_by_depth(analysis, name) for name in _SHARES},
+        **{name: change_by_depth(analysis, name) for name in _CHANGES},
+    }
 
-    Args:
-        analysis: Content of ``excitation.json``.
-        depth: Number of the SE block, counted from 1 at the input.
 
-    Raises:
-        KeyError: If no block has that depth.
-    """
-    block = _block(analysis, depth)
-    figure = go.Figure(
-        go.Scatter(
-            x=block["shown"],
-            y=block["activation"]["all"],
-            mode="lines",
-            name="all classes",
-            line={"color": NEUTRAL, "width": 6},
-            hovertemplate="all classes: %{y:.4f}<extra></extra>",
-        )
-    )
+def block_activations(analysis: dict[str, Any], block: dict[str, Any]) -> go.Figure:
+    """Draw a block's mean activation by channel, for all classes together and each chosen class."""
     styles = class_styles(analysis)
+    lines = [("all", "all classes", {"color": NEUTRAL, "width": 6})]
     for one in analysis["classes"]:
         colour, dash = styles[one["index"]]
-        name = cut(one["name"], _LONGEST_NAME)
-        figure.add_trace(
-            go.Scatter(
-                x=block["shown"],
-                y=block["activation"][str(one["index"])],
-                mode="lines",
-                name=name,
-                line={"color": colour, "width": 1.6, "dash": dash},
-                hovertemplate=f"{name}: %{{y:.4f}}<extra></extra>",
-            )
+        lines.append(
+            (str(one["index"]), cut(one["name"], _LONGEST_NAME), {"color": colour, "width": 1.6, "dash": dash})
+        )
+    figure = go.Figure()
+    for key, name, line in lines:
+        figure.add_scatter(
+            x=block["shown"],
+            y=block["activation"][key],
+            mode="lines",
+            name=name,
+            line=line,
+            hovertemplate=f"{name}: %{{y:.4f}}<extra></extra>",
         )
     return _by_channel(figure, analysis)
 
 
-def block_spread(analysis: dict[str, Any], depth: int) -> go.Figure:
-    """Draw a block's activation by channel for both classes of the pair: mean ± one standard deviation.
-
-    Args:
-        analysis: Content of ``excitation.json``.
-        depth: Number of the SE block, counted from 1 at the input.
-
-    Raises:
-        KeyError: If no block has that depth.
-    """
-    block = _block(analysis, depth)
+def block_spread(analysis: dict[str, Any], block: dict[str, Any]) -> go.Figure:
+    """Draw a block's activation by channel for both classes of the pair: mean ± one standard deviation."""
     styles = class_styles(analysis)
     figure = go.Figure()
     for index in analysis["pair"]:
         colour, dash = styles[index]
         name = cut(class_name(analysis, index), _LONGEST_NAME)
-        values = block["pair"][str(index)]
-        rows = list(zip(block["shown"], values["mean"], values["std"], strict=True))
-        there = [(channel, mean + deviation) for channel, mean, deviation in rows]
-        back = [(channel, mean - deviation) for channel, mean, deviation in reversed(rows)]
-        figure.add_trace(
-            go.Scatter(
-                x=[x for x, _ in there + back],
-                y=[y for _, y in there + back],
-                mode="lines",
-                fill="toself",
-                fillcolor=_transparent(colour),
-                line={"width": 0},
-                name=name,
-                legendgroup=str(index),
-                showlegend=False,
-                hoverinfo="skip",
-            )
+        channels = block["shown"]
+        mean, deviation = (np.array(block["pair"][str(index)][key]) for key in ("mean", "std"))
+        red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+        figure.add_scatter(
+            x=[*channels, *channels[::-1]],
+            y=[*(mean + deviation).tolist(), *(mean - deviation)[::-1].tolist()],
+            mode="lines",
+            fill="toself",
+            fillcolor=f"rgba({red},{green},{blue},0.22)",
+            line={"width": 0},
+            hoverinfo="skip",
         )
-        figure.add_trace(
-            go.Scatter(
-                x=[row[0] for row in rows],
-                y=[row[1] for row in rows],
-                customdata=[[row[2]] for row in rows],
-                mode="lines",
-                name=f"{name}, mean ± standard deviation",
-                legendgroup=str(index),
-                line={"color": colour, "width": 1.8, "dash": dash},
-                hovertemplate=f"{name}: %{{y:.4f}} ± %{{customdata[0]:.4f}}<extra></extra>",
-            )
+        figure.add_scatter(
+            x=channels,
+            y=mean.tolist(),
+            customdata=[[one] for one in deviation.tolist()],
+            mode="lines",
+            line={"color": colour, "width": 1.8, "dash": dash},
+            hovertemplate=f"{name}: %{{y:.4f}} ± %{{customdata[0]:.4f}}<extra></extra>",
         )
     return _by_channel(figure, analysis)
 
 
-def specificity_by_depth(analysis: dict[str, Any]) -> go.Figure:
-    """Draw each block's class specificity: the share of the gate variance over images that lies between classes.
+def shares_by_depth(analysis: dict[str, Any], name: str) -> go.Figure:
+    """Draw shares of each block, with their intervals.
 
     Args:
         analysis: Content of ``excitation.json``.
+        name: ``specificity``: share of the gate variance over images that lies between classes. ``similarity``: that of
+            classes up to scale, 1 if each class is a scaled copy of the mean. ``saturation``: shares of the gates that
+            are constant near one, and constant at any level.
     """
-    points = _with_intervals(analysis["blocks"], "specificity", "class specificity", ("circle", PALETTE[0]))
-    return _by_depth(go.Figure(points), analysis, "class specificity", shares=True).update_layout(showlegend=False)
-
-
-def saturation_by_depth(analysis: dict[str, Any]) -> go.Figure:
-    """Draw the shares of each block's gates that are constant near one, and constant at any level.
-
-    Args:
-        analysis: Content of ``excitation.json``.
-    """
-    blocks = analysis["blocks"]
+    title, columns = _SHARES[name]
+    shifts = (0.0,) if len(columns) == 1 else (-0.13, 0.13)
     figure = go.Figure(
         [
-            _with_intervals(blocks, "near_one", "constant near 1", ("diamond", PALETTE[1]), shift=-0.13),
-            _with_intervals(blocks, "constant", "constant at any level", ("circle-open", PALETTE[0]), shift=0.13),
+            _with_intervals(analysis["blocks"], column, label, (symbol, colour), shift=shift)
+            for (column, (label, symbol, colour)), shift in zip(columns.items(), shifts, strict=True)
         ]
     )
-    return _by_depth(figure, analysis, "share of gates", shares=True)
-
-
-def similarity_by_depth(analysis: dict[str, Any]) -> go.Figure:
-    """Draw the similarity of classes up to scale in each block: 1 if each class is a scaled copy of the mean.
-
-    Args:
-        analysis: Content of ``excitation.json``.
-    """
-    points = _with_intervals(analysis["blocks"], "similarity", "similarity up to scale", ("circle", PALETTE[2]))
-    return _by_depth(go.Figure(points), analysis, "similarity up to scale", shares=True).update_layout(showlegend=False)
+    _by_depth(figure, analysis, title)
+    return figure.update_layout(showlegend=len(columns) > 1, yaxis={"range": [-0.05, 1.05]})
 
 
 def change_by_depth(analysis: dict[str, Any], measure: str = "accuracy") -> go.Figure:
@@ -155,32 +128,26 @@ def change_by_depth(analysis: dict[str, Any], measure: str = "accuracy") -> go.F
     """
     column, factor, title, digits = _CHANGES[measure]
     figure = go.Figure()
-    for verdict, marker in VERDICTS.items():
+    for verdict, marker in _VERDICTS.items():
         blocks = [block for block in analysis["blocks"] if block["verdict"] == verdict]
         if blocks:
             figure.add_trace(_with_intervals(blocks, column, verdict, marker, factor=factor, digits=digits))
     _by_depth(figure, analysis, title)
     figure.add_hline(y=0, line={"color": INK, "width": 1})
     if measure == "log_loss":
-        figure.add_trace(
-            go.Scatter(
-                x=[0.5, len(analysis["blocks"]) + 0.5],
-                y=[analysis["tolerance"]] * 2,
-                mode="lines",
-                name=f"tolerance {analysis['tolerance']:g}",
-                line={"color": VERDICTS["idle"][1], "width": 1.5, "dash": "dash"},
-                hoverinfo="skip",
-            )
+        figure.add_scatter(
+            x=[0.5, len(analysis["blocks"]) + 0.5],
+            y=[analysis["tolerance"]] * 2,
+            mode="lines",
+            name=f"tolerance {analysis['tolerance']:g}",
+            line={"color": _VERDICTS["idle"][1], "width": 1.5, "dash": "dash"},
+            hoverinfo="skip",
         )
     return figure
 
 
 def class_styles(analysis: dict[str, Any]) -> dict[int, tuple[str, str]]:
-    """Return the colour and the dash style of each chosen class.
-
-    Args:
-        analysis: Content of ``excitation.json``.
-    """
+    """Return the colour and the dash style of each chosen class by its index."""
     # When the colours repeat, the dash styles are shifted by one.
     return {
         one["index"]: (PALETTE[place % len(PALETTE)], DASHES[(place + place // len(PALETTE)) % len(DASHES)])
@@ -189,42 +156,12 @@ def class_styles(analysis: dict[str, Any]) -> dict[int, tuple[str, str]]:
 
 
 def class_name(analysis: dict[str, Any], index: int) -> str:
-    """Return the name of a chosen class.
-
-    Args:
-        analysis: Content of ``excitation.json``.
-        index: Index of the class in the network's outputs.
-    """
+    """Return the name of a chosen class; ``index`` is that of the network's outputs."""
     return {one["index"]: str(one["name"]) for one in analysis["classes"]}[index]
 
 
-def _block(analysis: dict[str, Any], depth: int) -> dict[str, Any]:
-    return {block["depth"]: block for block in analysis["blocks"]}[depth]
-
-
-def _transparent(colour: str) -> str:
-    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.22)"
-
-
-def _by_channel(figure: go.Figure, analysis: dict[str, Any]) -> go.Figure:
-    style_figure(figure, "channel", "activation")
-    figure.update_layout(
-        height=220,
-        hovermode="x unified",
-        margin={"l": 10, "r": 10, "t": 10, "b": 10},
-        xaxis={"title": {"font": {"size": 12}}},
-        yaxis={"title": {"font": {"size": 12}}, "range": activation_range(analysis)},
-    )
-    return figure
-
-
 def activation_range(analysis: dict[str, Any]) -> tuple[float, float]:
-    """Return an axis range that covers all blocks and spans at least 0.1.
-
-    Args:
-        analysis: Content of ``excitation.json``.
-    """
+    """Return an axis range that covers the activations of all blocks and spans at least 0.1."""
     values: list[float] = []
     for block in analysis["blocks"]:
         for line in block["activation"].values():
@@ -237,6 +174,19 @@ def activation_range(analysis: dict[str, Any]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
+def _by_channel(figure: go.Figure, analysis: dict[str, Any]) -> go.Figure:
+    """Format a figure over channels, without a legend: the page has one for all blocks."""
+    style_figure(figure, "channel", "activation")
+    return figure.update_layout(
+        height=220,
+        showlegend=False,
+        hovermode="x unified",
+        margin={"l": 10, "r": 10, "t": 10, "b": 10},
+        xaxis={"title": {"font": {"size": 12}}},
+        yaxis={"title": {"font": {"size": 12}}, "range": activation_range(analysis)},
+    )
+
+
 def _with_intervals(
     blocks: list[dict[str, Any]],
     column: str,
@@ -247,25 +197,21 @@ def _with_intervals(
     digits: str = ".3f",
 ) -> go.Scatter:
     """Return a trace with one value per block over its depth, with intervals."""
-    values, lows, highs = ([block[column][place] * factor for block in blocks] for place in range(3))
+    values, lows, highs = np.transpose([block[column] for block in blocks]) * factor
     symbol, colour = marker
+    titles = []
+    for block in blocks:
+        stage = "" if block["stage"] is None else f", stage {block['stage']}"
+        titles.append(f"{block['depth']}: {cut(block['block'], _LONGEST_NAME)}{stage}")
     return go.Scatter(
         x=[block["depth"] + shift for block in blocks],
-        y=values,
-        error_y={
-            "type": "data",
-            "symmetric": False,
-            "array": [high - value for value, high in zip(values, highs, strict=True)],
-            "arrayminus": [value - low for value, low in zip(values, lows, strict=True)],
-            "color": colour,
-            "thickness": 1.4,
-            "width": 3,
-        },
+        y=values.tolist(),
+        error_y=error_bars(colour, values, lows, highs, digits=15),
         mode="markers",
         name=name,
         showlegend=True,
         marker={"symbol": symbol, "color": colour, "line": {"width": 2, "color": colour}},
-        customdata=[[_title(block), low, high] for block, low, high in zip(blocks, lows, highs, strict=True)],
+        customdata=list(zip(titles, lows.tolist(), highs.tolist(), strict=True)),
         hovertemplate=(
             "<b>%{customdata[0]}</b><br>"
             f"{name}: %{{y:{digits}}} [%{{customdata[1]:{digits}}}, %{{customdata[2]:{digits}}}]<extra></extra>"
@@ -273,12 +219,7 @@ def _with_intervals(
     )
 
 
-def _title(block: dict[str, Any]) -> str:
-    stage = "" if block["stage"] is None else f", stage {block['stage']}"
-    return f"{block['depth']}: {cut(block['block'], _LONGEST_NAME)}{stage}"
-
-
-def _by_depth(figure: go.Figure, analysis: dict[str, Any], title: str, shares: bool = False) -> go.Figure:
+def _by_depth(figure: go.Figure, analysis: dict[str, Any], title: str) -> None:
     """Format a figure over block depth, with the stages in the background."""
     blocks = analysis["blocks"]
     staged = any(block["stage"] is not None for block in blocks)
@@ -287,17 +228,13 @@ def _by_depth(figure: go.Figure, analysis: dict[str, Any], title: str, shares: b
         height=320,
         margin={"t": 50},
         legend={"y": 1.09},
-        yaxis={"title": {"font": {"size": 13}}},
         xaxis={
-            "title": {"font": {"size": 13}},
             "range": [0.4, len(blocks) + 0.6],
             "tickformat": "d",
             "dtick": 1 if len(blocks) <= 12 else None,
         },
     )
     figure.update_traces(marker_size=9 if len(blocks) <= 20 else 6, selector={"mode": "markers"})
-    if shares:
-        figure.update_layout(yaxis={"range": [-0.05, 1.05]})
     for place, (stage, members) in enumerate(groupby(blocks, key=lambda block: block["stage"])):
         depths = [block["depth"] for block in members]
         if stage is None:
@@ -309,4 +246,3 @@ def _by_depth(figure: go.Figure, analysis: dict[str, Any], title: str, shares: b
         figure.add_annotation(
             x=(depths[0] + depths[-1]) / 2, y=1, yref="paper", yanchor="bottom", text=str(stage), showarrow=False
         )
-    return figure

@@ -4,20 +4,15 @@ from collections import Counter
 from itertools import groupby
 from typing import Any
 
-import plotly.graph_objects as go
-
 from ..words import counted, percent, points_with_interval
 from .excitation_figures import (
     NEUTRAL,
     activation_range,
     block_activations,
     block_spread,
-    change_by_depth,
     class_name,
     class_styles,
-    saturation_by_depth,
-    similarity_by_depth,
-    specificity_by_depth,
+    depth_figures,
 )
 from .html import render_page
 
@@ -37,16 +32,16 @@ _DASHES = {
 
 
 def render_excitation(analysis: dict[str, Any]) -> str:
-    """Render the page as HTML.
-
-    Args:
-        analysis: Content of ``excitation.json``.
-    """
+    """Render the page of an analysis, the content of ``excitation.json``, as HTML."""
     blocks = analysis["blocks"]
     picked = pick_blocks(blocks)
+    figures = depth_figures(analysis)
+    for block in blocks:
+        figures[f"activations-{block['depth']}"] = block_activations(analysis, block)
+        figures[f"spread-{block['depth']}"] = block_spread(analysis, block)
     return render_page(
         "excitation.html.jinja",
-        _figures(analysis),
+        figures,
         ("excitation.js",),
         analysis=analysis,
         blocks=blocks,
@@ -70,9 +65,6 @@ def pick_blocks(blocks: list[dict[str, Any]]) -> set[int]:
 
     These are all of up to twelve blocks. Of more, they are the first, middle and last of each stage, and the last
     three, which the paper discusses individually.
-
-    Args:
-        blocks: ``blocks`` of ``excitation.json``.
     """
     depths = [block["depth"] for block in blocks]
     if len(depths) <= _SHOWN_AT_ONCE:
@@ -85,21 +77,12 @@ def pick_blocks(blocks: list[dict[str, Any]]) -> set[int]:
 
 
 def is_class_specific(block: dict[str, Any], thresholds: dict[str, float]) -> bool:
-    """Whether a block's specificity is significantly above the threshold and most of its gates are not constant.
-
-    Args:
-        block: One of ``blocks`` in ``excitation.json``.
-        thresholds: ``thresholds`` of ``excitation.json``.
-    """
+    """Whether a block's specificity is significantly above the threshold and most of its gates are not constant."""
     return bool(block["specificity"][1] > thresholds["class_specific"] and block["constant"][2] < thresholds["most"])
 
 
 def summarize_excitation(analysis: dict[str, Any]) -> list[str]:
-    """Summarise in two sentences how many blocks are class-specific, and how many are idle.
-
-    Args:
-        analysis: Content of ``excitation.json``.
-    """
+    """Summarise in two sentences how many blocks are class-specific, and how many are idle."""
     return [_class_specific(analysis), _ablation(analysis)]
 
 
@@ -138,11 +121,7 @@ def _ablation(analysis: dict[str, Any]) -> str:
 
 
 def describe_criteria(analysis: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the terms of the analysis with their definitions.
-
-    Args:
-        analysis: Content of ``excitation.json``.
-    """
+    """Return the terms of the analysis with their definitions."""
     limits = analysis["thresholds"]
     return [
         (
@@ -179,22 +158,6 @@ def describe_criteria(analysis: dict[str, Any]) -> list[tuple[str, str]]:
             "other cases; blocks that are idle one by one need not be idle together",
         ),
     ]
-
-
-def _figures(analysis: dict[str, Any]) -> dict[str, go.Figure]:
-    figures = {
-        "specificity": specificity_by_depth(analysis),
-        "similarity": similarity_by_depth(analysis),
-        "saturation": saturation_by_depth(analysis),
-        "log_loss": change_by_depth(analysis, "log_loss"),
-        "accuracy": change_by_depth(analysis, "accuracy"),
-    }
-    for block in analysis["blocks"]:
-        depth = block["depth"]
-        # The page has one legend for all blocks.
-        figures[f"activations-{depth}"] = block_activations(analysis, depth).update_layout(showlegend=False)
-        figures[f"spread-{depth}"] = block_spread(analysis, depth).update_layout(showlegend=False)
-    return figures
 
 
 def _choices(blocks: list[dict[str, Any]], picked: set[int]) -> list[tuple[str, str]]:

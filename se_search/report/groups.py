@@ -1,4 +1,4 @@
-"""Trials that figures draw alike: the front, those tied on it, baselines, others."""
+"""Groups of trials that figures draw alike: the front, ties on it, baselines, others."""
 
 import math
 from collections.abc import Iterable
@@ -7,27 +7,29 @@ from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.basedatatypes import BaseTraceType
 
 from ..results.record import RunRecord
 from ..study.objectives import Objective
 from .measures import hover_text
-from .style import BARS, FAINT_LINES, INK, SHADES, short_numbers
+from .style import BARS, EDGE, FAINT_LINES, INK, SHADES, short_numbers
 
 MANY = 200
 
 
 @dataclass(frozen=True)
 class Group:
-    """Trials that are drawn alike.
+    """Trials that are drawn alike, with the style of their markers and of their lines in parallel coordinates.
 
     Attributes:
-        label: In the legend.
-        rows: The trials.
-        symbol: Of their markers.
-        size: Of the markers in pixels.
-        edge: Width of the markers' edges.
-        line: Colour of their lines in parallel coordinates, and ``dash`` their pattern.
-        prominent: Whether they are drawn strongly.
+        label: Text in the legend.
+        rows: Rows of the table of trials.
+        symbol: Marker symbol.
+        size: Marker size in pixels.
+        edge: Width of the marker's outline.
+        line: Colour of lines.
+        dash: Dash style of lines.
+        prominent: Whether they stand out from the other trials.
     """
 
     label: str
@@ -39,14 +41,19 @@ class Group:
     dash: str
     prominent: bool
 
+    @property
+    def outline(self) -> dict[str, Any]:
+        """Outline of the markers; that of an open symbol has the marker's own colour."""
+        return {"width": self.edge} | ({} if "open" in self.symbol else {"color": INK if self.prominent else EDGE})
+
 
 def group_trials(complete: pd.DataFrame) -> list[Group]:
-    """Return complete trials in groups, those of the front last: what is drawn later lies above."""
+    """Group complete trials, the front last, so that it is drawn on top."""
     named, front = complete["name"] != "", complete["on_front"]
     feasible, tied = complete["feasible"], complete["on_front"] & complete["tied_with"].notna()
     verified = complete["verified_accuracy"].notna().any()
     front_label = "Pareto front (estimates)" if verified else "Pareto front"
-    tied_label, baseline_label = "front, tied with a smaller one", "baselines (thick edge: on the front)"
+    tied_label, baseline_label = "front, tied with a smaller member", "baselines (thick edge: on the front)"
     kinds: tuple[tuple[Any, ...], ...] = (
         ("beyond the limits", ~feasible & ~named, "x", 8, 1, FAINT_LINES, "dot", False),
         ("other trials", feasible & ~front & ~named, "circle", 8, 1, FAINT_LINES, "solid", False),
@@ -59,22 +66,19 @@ def group_trials(complete: pd.DataFrame) -> list[Group]:
     return [Group(label, complete[rows], *rest) for label, rows, *rest in kinds if rows.any()]
 
 
+def legend_entry(name: str, marker: dict[str, Any], kind: type[BaseTraceType] = go.Scatter) -> BaseTraceType:
+    """Return a trace without points: Plotly warns about the colour of a legend entry whose points differ in colour."""
+    nowhere = {axis: [None] for axis in ("xyz" if kind is go.Scatter3d else "xy")}
+    return kind(**nowhere, mode="markers", name=name, marker=marker, legendgroup=name)
+
+
 def trial_data(rows: pd.DataFrame, before: str = "") -> dict[str, Any]:
-    """Return what a trace of trials carries: their numbers; :func:`add_texts` adds what follows ``before``."""
-    return {
-        "customdata": rows["number"].tolist(),
-        "hovertemplate": before + "%{text}<extra></extra>",
-    }
+    """Return trial numbers for a trace, and its hover template: ``before``, then the text from :func:`add_texts`."""
+    return {"customdata": rows["number"].tolist(), "hovertemplate": before + "%{text}<extra></extra>"}
 
 
 def add_texts(figures: Iterable[go.Figure], trials: pd.DataFrame, run: RunRecord) -> None:
-    """Give traces of trials the texts that are shown under the pointer; a page has each text once, for all figures.
-
-    Args:
-        figures: Figures of these trials.
-        trials: All trials, in the columns of ``trials.csv``.
-        run: The description of the run.
-    """
+    """Add hover texts to traces of trials. A page does not need them: it stores each text once for all figures."""
     texts = {int(row["number"]): hover_text(row, run) for row in complete_trials(trials).to_dict("records")}
     for figure in figures:
         for trace in figure.data:
@@ -83,19 +87,18 @@ def add_texts(figures: Iterable[go.Figure], trials: pd.DataFrame, run: RunRecord
 
 
 def connect_front(figure: go.Figure, front: pd.DataFrame, x: Objective, y: Objective) -> None:
-    """Draw the best quality that the front reaches up to each value of ``x``."""
+    """Draw the best quality of the front up to each value of ``x``."""
     ordered = front.assign(height=y.sign * front[y.name]).sort_values([x.name, "height"], ascending=[True, False])
     better = ordered[ordered["height"] > ordered["height"].cummax().shift(fill_value=-math.inf)]
     if len(better) > 1:
-        line = go.Scatter(
+        figure.add_scatter(
             x=short_numbers(better[x.name] * x.factor),
             y=short_numbers(better[y.name] * y.factor),
             mode="lines",
             line={"shape": "hv", "color": INK, "width": 1, "dash": "dot"},
-            name="best up to here",
+            name="best up to this cost",
             hoverinfo="skip",
         )
-        figure.add_trace(line)
 
 
 def complete_trials(trials: pd.DataFrame) -> pd.DataFrame:

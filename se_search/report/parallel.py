@@ -1,7 +1,7 @@
 """Configurations in parallel coordinates."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,9 @@ import plotly.graph_objects as go
 
 from ..results.record import RunRecord
 from ..study.objectives import OBJECTIVES
-from .configuration import draw_configuration
+from .configuration import BlockDrawing, draw_configuration
 from .groups import MANY, complete_trials, group_trials
-from .style import EDGE, INK, PAPER, cut, empty_figure, style_figure
+from .style import EDGE, LABEL, category_axis, cut, empty_figure, style_figure
 
 _NONE = "off"
 _GOLDEN = (math.sqrt(5) - 1) / 2
@@ -21,13 +21,9 @@ _LONGEST_TICK = 4
 
 
 def parallel_coordinates(trials: pd.DataFrame, run: RunRecord) -> go.Figure:
-    """Draw each complete trial as a line over its configuration's choices and what was measured of it.
+    """Draw each complete trial as a line over the choices of its configuration and its values.
 
-    Lines that share a choice lie a little apart there; numbers have their exact place between least and greatest.
-
-    Args:
-        trials: As :func:`report_figures` takes it, like ``run``.
-        run: See there.
+    Lines that share a choice are spread a little; values are at their exact place between least and greatest.
     """
     complete = complete_trials(trials)
     if complete.empty:
@@ -36,58 +32,31 @@ def parallel_coordinates(trials: pd.DataFrame, run: RunRecord) -> go.Figure:
     places = {number: index for index, number in enumerate(complete["number"].tolist())}
     figure = go.Figure()
     for group in group_trials(complete):
-        labels = {trace.name for trace in figure.data}
-        x: list[int | None] = []
-        y: list[float | None] = []
-        numbers: list[int | None] = []
-        for number in group.rows["number"].tolist():
-            index = places[number]
-            x += [*range(len(axes)), None]
-            y += [*(axis.place(index, number) for axis in axes), None]
-            numbers += [*[number] * len(axes), None]
-        figure.add_trace(
-            go.Scatter(
-                x=x,
-                y=y,
-                mode="lines+markers" if group.prominent else "lines",
-                name=group.label,
-                line={"color": group.line, "width": 2 if group.prominent else 1, "dash": group.dash},
-                opacity=0.35 if len(group.rows) > MANY and not group.prominent else 1,
-                legendgroup=group.label,
-                showlegend=group.label not in labels,
-                marker={"symbol": group.symbol, "size": 7},
-                customdata=numbers,
-                hovertemplate="%{text}<extra></extra>",
-            )
+        numbers = group.rows["number"].tolist()
+        figure.add_scatter(
+            x=[*range(len(axes)), None] * len(numbers),
+            y=[y for one in numbers for y in (*(axis.place(places[one], one) for axis in axes), None)],
+            mode="lines+markers" if group.prominent else "lines",
+            name=group.label,
+            line={"color": group.line, "width": 2 if group.prominent else 1, "dash": group.dash},
+            opacity=0.35 if len(numbers) > MANY and not group.prominent else 1,
+            legendgroup=group.label,
+            showlegend=group.label not in {trace.name for trace in figure.data},
+            marker={"symbol": group.symbol, "size": 7},
+            customdata=[number for one in numbers for number in (*[one] * len(axes), None)],
+            hovertemplate="%{text}<extra></extra>",
         )
     for index, axis in enumerate(axes):
         figure.add_shape(type="line", x0=index, x1=index, y0=-0.03, y1=1.03, line={"color": EDGE, "width": 1})
         for place, label in axis.ticks:
-            figure.add_annotation(
-                x=index,
-                y=place,
-                text=label,
-                showarrow=False,
-                textangle=-90 if len(label) > _LONGEST_TICK else 0,
-                bgcolor=PAPER,
-                borderpad=0,
-                font={"size": 12, "color": INK},
-            )
+            angle = -90 if len(label) > _LONGEST_TICK else 0
+            figure.add_annotation(**LABEL, x=index, y=place, text=label, textangle=angle, borderpad=0)
     style_figure(figure, "", "")
-    figure.update_layout(
+    return figure.update_layout(
         height=460,
-        xaxis={
-            "tickmode": "array",
-            "tickvals": list(range(len(axes))),
-            "ticktext": [axis.title for axis in axes],
-            "showgrid": False,
-            "showline": False,
-            "ticks": "",
-            "range": [-0.5, len(axes) - 0.5],
-        },
+        xaxis=category_axis([axis.title for axis in axes]) | {"showline": False, "ticks": ""},
         yaxis={"visible": False, "range": [-0.06, 1.06]},
     )
-    return figure
 
 
 @dataclass(frozen=True)
@@ -108,21 +77,21 @@ class _ParallelAxis:
 
 def _parallel_axes(complete: pd.DataFrame, run: RunRecord) -> list[_ParallelAxis]:
     drawings = [draw_configuration(config, run.sites) for config in complete["config"]]
-    ranks = {_value(cell): cell["rank"] or 0 for one in drawings for stage in one for cell in stage["cells"]}
+    ranks = {_value(cell): cell.rank or 0 for one in drawings for stage in one for cell in stage.cells}
 
     def fewest_parameters_first(choice: str) -> tuple[int, int, str]:
         return (0, 0, "") if choice == _NONE else (1, -ranks[choice], "") if ranks.get(choice) else (2, 0, choice)
 
     axes = []
     for index, stage in enumerate(drawings[0]):
-        cells = [[cell for cell in drawing[index]["cells"] if cell["label"]] for drawing in drawings]
-        axes.append(_choices(f"stage {stage['stage']}", [_common_value(one) for one in cells], fewest_parameters_first))
+        cells = [[cell for cell in drawing[index].cells if cell.label] for drawing in drawings]
+        axes.append(_choices(f"stage {stage.stage}", [_common_value(one) for one in cells], fewest_parameters_first))
         counts = [len(one) for one in cells]
-        if set(counts) - {0, len(stage["cells"])}:
-            axes.append(_choices(f"blocks {stage['stage']}", [str(count) for count in counts], int))
-        positions = [next((cell["position"] for cell in one), _NONE) for one in cells]
+        if set(counts) - {0, len(stage.cells)}:
+            axes.append(_choices(f"blocks {stage.stage}", [str(count) for count in counts], int))
+        positions = [one[0].position if one else _NONE for one in cells]
         if len(set(positions) - {_NONE}) > 1:
-            axes.append(_choices(f"position {stage['stage']}", positions))
+            axes.append(_choices(f"position {stage.stage}", positions))
     gates = [gate or _NONE for gate in complete["gate"]]
     if len(set(gates) - {_NONE}) > 1:
         axes.append(_choices("gate", gates))
@@ -133,12 +102,12 @@ def _parallel_axes(complete: pd.DataFrame, run: RunRecord) -> list[_ParallelAxis
     return axes
 
 
-def _value(cell: dict[str, Any]) -> str:
+def _value(cell: BlockDrawing) -> str:
     """Return the value of an option such as ``r=16``."""
-    return str(cell["option"]).rpartition("=")[2] if cell["option"] else "kept"
+    return cell.option.rpartition("=")[2] or "kept"
 
 
-def _common_value(cells: list[dict[str, Any]]) -> str:
+def _common_value(cells: Sequence[BlockDrawing]) -> str:
     values = {_value(cell) for cell in cells}
     return _NONE if not values else values.pop() if len(values) == 1 else "mixed"
 
@@ -148,21 +117,19 @@ def _none_first(choice: str) -> tuple[bool, str]:
 
 
 def _choices(title: str, chosen: list[str], order: Callable[[str], Any] = _none_first) -> _ParallelAxis:
-    """Return an axis of choices, the first in order below."""
+    """Return an axis of choices in ascending order."""
     choices = sorted(set(chosen), key=order)
     step = 1 / max(len(choices) - 1, 1)
     places = {choice: place * step if len(choices) > 1 else 0.5 for place, choice in enumerate(choices)}
-    shown = choices[:: -(-len(choices) // _MOST_TICKS)]
-    ticks = [(places[choice], cut(choice, 12)) for choice in shown]
+    ticks = [(places[choice], cut(choice, 12)) for choice in choices[:: -(-len(choices) // _MOST_TICKS)]]
     return _ParallelAxis(title, [places[one] for one in chosen], ticks, gap=min(0.35 * step, 0.08))
 
 
 def _scale(title: str, values: list[float], pattern: str) -> _ParallelAxis:
-    """Return an axis of numbers from the least to the greatest."""
+    """Return an axis of numbers in ascending order."""
     known = [value for value in values if math.isfinite(value)]
     low, high = (min(known), max(known)) if known else (0.0, 0.0)
     width = high - low
     places = [math.nan if not math.isfinite(value) else (value - low) / width if width > 0 else 0.5 for value in values]
     ends = ((0.0, low), (0.5, (low + high) / 2), (1.0, high)) if width > 0 else ((0.5, low),)
-    ticks = [(place, pattern.format(value)) for place, value in ends] if known else []
-    return _ParallelAxis(title, places, ticks)
+    return _ParallelAxis(title, places, [(place, pattern.format(value)) for place, value in ends] if known else [])

@@ -1,7 +1,7 @@
-"""Colours, type and small parts that all figures share."""
+"""Colours, fonts and small parts that all figures share."""
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
@@ -20,9 +20,9 @@ EMPTY_CELL = "rgba(107,114,128,0.12)"
 EDGE = "#8b95a1"
 CLEAR = "rgba(0,0,0,0)"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""The colours of Okabe and Ito, which colour-blind people tell apart, without the yellow that white paper swallows."""
+"""The colour-blind safe palette of Okabe and Ito, without its yellow, which is invisible on white."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-"""Line styles, by which lines are told apart also without colours."""
+"""Line styles, so that lines differ without colour."""
 SCALE = ("#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39")
 SHADES = ("#08306b", "#08519c", "#2171b5", "#4292c6", "#6baed6", "#9ecae1")
 DARK: dict[str, str] = {
@@ -37,32 +37,33 @@ DARK: dict[str, str] = {
     SCALE[0]: "#8a74d6",
     **dict(zip(SHADES, ("#eaf4ff", "#c6e0f7", "#93c5ec", "#5ea3d8", "#3a7fb8", "#2b6193"), strict=True)),
 }
-"""Colours of a light page that depend on it, each with the one that takes its place on a dark page.
+"""Dark-page replacement of each theme-dependent colour of a light page.
 
-None of the latter is among the former, so they can be replaced one after the other in a figure's JSON.
+No replacement is itself a key, so they can be replaced one after the other in a figure's JSON.
 """
 SELECTABLE = {"selected": {"marker": {"opacity": 1, "size": 16}}, "unselected": {"marker": {"opacity": 0.25}}}
-"""How points look when some are chosen."""
-LONGEST_NAME = 60
+"""Appearance of points in a selection."""
+LABEL: dict[str, Any] = {"showarrow": False, "font": {"size": 12, "color": INK}, "bgcolor": PAPER}
+"""An annotation inside a figure."""
 
 
-def cut(text: str, longest: int = LONGEST_NAME) -> str:
+def cut(text: str, longest: int = 60) -> str:
     """Return a name as HTML, shortened where it is long."""
     return escape(text if len(text) <= longest else text[: longest - 1] + "…")
 
 
 def short_numbers(values: Iterable[float], digits: int = 6) -> list[float | None]:
-    """Return numbers as JSON holds them shortly: significant digits, and ``None`` for what is missing."""
+    """Round numbers to significant digits for short JSON; missing ones become ``None``."""
     return [None if pd.isna(value) else float(f"{value:.{digits}g}") for value in values]
 
 
-def error_bars(colour: str, value: Any, low: Any, high: Any) -> dict[str, Any]:
-    """Return Plotly's error bars between the ends of intervals."""
+def error_bars(colour: str, value: Any, low: Any, high: Any, digits: int = 4) -> dict[str, Any]:
+    """Return Plotly's error bars from the ends of intervals; the arguments are arrays or series."""
     return {
         "type": "data",
         "symmetric": False,
-        "array": short_numbers(high - value, 4),
-        "arrayminus": short_numbers(value - low, 4),
+        "array": short_numbers(high - value, digits),
+        "arrayminus": short_numbers(value - low, digits),
         "color": colour,
         "thickness": 1,
         "width": 2,
@@ -70,7 +71,7 @@ def error_bars(colour: str, value: Any, low: Any, high: Any) -> dict[str, Any]:
 
 
 def empty_figure(sentence: str, height: int = 200) -> go.Figure:
-    """Return a figure that only says why there is nothing in it."""
+    """Return a figure that only says why it is empty."""
     figure = go.Figure()
     style_figure(figure, "", "")
     figure.add_annotation(
@@ -85,8 +86,19 @@ def empty_figure(sentence: str, height: int = 200) -> go.Figure:
     return figure.update_layout(height=height, xaxis={"visible": False}, yaxis={"visible": False})
 
 
+def category_axis(labels: Sequence[str], downwards: bool = False) -> dict[str, Any]:
+    """Return an axis with one place for each label, counted from 0."""
+    ends = [-0.5, len(labels) - 0.5]
+    return {
+        "tickvals": list(range(len(labels))),
+        "ticktext": labels,
+        "range": ends[::-1] if downwards else ends,
+        "showgrid": False,
+    }
+
+
 def style_figure(figure: go.Figure, x_title: str, y_title: str) -> None:
-    """Give a figure the type, the colours of a light page and the axes of the report."""
+    """Give a figure the fonts, light-page colours and axes of the report."""
     axis = {
         "gridcolor": GRID,
         "zeroline": False,

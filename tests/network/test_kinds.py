@@ -279,9 +279,9 @@ def test_a_slice_of_the_supernet_is_the_plain_network(seed):
 def test_drawings_and_cards_call_it_by_its_label():
     config = mixed()
     sites = find_sites(BACKBONE, position="standard")
-    cells = [cell for row in draw_configuration(config.to_json(), sites) for cell in row["cells"]]
-    assert [cell["label"] for cell in cells][:2] == ["n=2", "r=4"]
-    assert "n=2, standard" in cells[0]["title"]
+    cells = [cell for row in draw_configuration(config.to_json(), sites) for cell in row.cells]
+    assert [cell.label for cell in cells][:2] == ["n=2", "r=4"]
+    assert "n=2, standard" in cells[0].title
     assert "n=2, position standard" in draw_for_card(config)
 
 

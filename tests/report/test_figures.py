@@ -110,7 +110,7 @@ def test_a_study_of_log_loss_is_drawn_by_it(results):
     for row in trials.to_dict("records"):
         expected = [row[name] for name in ("log_loss", "log_loss_low", "log_loss_high")]
         np.testing.assert_allclose(drawn[row["number"]][1:4], expected, rtol=1e-4)
-    (steps,) = [trace for trace in figure.data if trace.name == "best up to here"]
+    (steps,) = [trace for trace in figure.data if trace.name == "best up to this cost"]
     assert list(steps.y) == sorted(steps.y, reverse=True)
     assert parallel_coordinates(trials, run).layout.xaxis.ticktext[-3:] == ("log-loss", "params %", "latency")
 
@@ -139,10 +139,10 @@ def test_ties_have_an_open_symbol_and_an_entry_of_their_own(results):
     trials, run = results
     member = trials.index[trials["on_front"] & (trials["name"] == "")][0]
     trials.loc[member, "tied_with"] = 0
-    tied = trace_of(report_figures(trials, run)["overhead"], "front, tied with a smaller one")
+    tied = trace_of(report_figures(trials, run)["overhead"], "front, tied with a smaller member")
     assert list(tied.customdata) == [trials.loc[member, "number"]]
     assert tied.marker.symbol == "circle-open"
-    assert "accuracy cannot be told from trial 0's" in tied.text[0]
+    assert "accuracy not significantly better than trial 0's" in tied.text[0]
 
 
 def test_trials_beyond_the_limits_are_told_apart_and_limits_are_lines(results):
@@ -170,7 +170,7 @@ def test_verified_values_stand_beside_the_estimates(results):
         columns = [f"verified_{name}", f"verified_{name}_low", f"verified_{name}_high"]
         trials.loc[chosen, columns] = values
     figure = report_figures(trials, run)["overhead"]
-    verified = trace_of(figure, "verified (trained by itself, test images)")
+    verified = trace_of(figure, "verified (retrained, test images)")
     assert list(verified.customdata) == list(trials.loc[chosen, "number"])
     np.testing.assert_allclose(list(verified.y), [97.0, 97.0])
     np.testing.assert_allclose(list(verified.error_y.array), [0.5, 0.5])
@@ -196,7 +196,7 @@ def test_predicted_latencies_have_a_dot(results):
         if symbol.endswith("-dot")
     }
     assert dotted == set(trials["number"].iloc[:10])
-    assert any(one.name == "with a dot: latency predicted" for one in figure.data)
+    assert any(one.name == "dot: predicted latency" for one in figure.data)
 
 
 def test_three_objectives_are_drawn_in_space(results):
@@ -289,7 +289,7 @@ def test_contributions_are_drawn_with_their_intervals(results):
     figure = stage_contributions(trials, replace(run, contributions=Contributions(factors, 0.5, 30, "")))
     ticks = figure.layout.yaxis.ticktext
     clear, unclear = figure.data
-    assert (clear.name, unclear.name) == ("differs measurably", "no difference can be told")
+    assert (clear.name, unclear.name) == ("significant", "not significant")
     assert (ticks[clear.y[0]], ticks[unclear.y[0]]) == ("r=16 (7)", "r=2 (5)")
     np.testing.assert_allclose((clear.x[0], clear.error_x.array[0], clear.error_x.arrayminus[0]), (2, 1, 1))
     np.testing.assert_allclose((unclear.x[0], unclear.error_x.array[0], unclear.error_x.arrayminus[0]), (0.5, 1.5, 1.5))
@@ -297,7 +297,7 @@ def test_contributions_are_drawn_with_their_intervals(results):
     notes = {ticks[int(one.y)]: one.text for one in figure.layout.annotations}
     assert notes["<b>stage 4</b>"].startswith("explains 40 % [20, 60]")
     assert "r=4: too few trials" in notes["<b>stage 4</b>"]
-    assert notes["<b>stage 5</b>"] == "cannot be told: none"
+    assert notes["<b>stage 5</b>"] == "cannot be estimated: none"
 
 
 def test_the_heat_map_shows_the_ratio_of_each_block_of_each_member(results):
@@ -359,19 +359,19 @@ def test_a_configuration_in_words_and_as_a_drawing():
     assert describe_stages(data, sites) == "stage 3: 2 blocks, r=16; stage 5: 1 block, r=4"
     assert describe_stages(SEConfig("resnet18").to_json(), sites) == "no SE"
     drawn = draw_configuration(data, sites)
-    assert [(row["stage"], [cell["rank"] for cell in row["cells"]], row["label"]) for row in drawn] == [
+    assert [(row.stage, [cell.rank for cell in row.cells], row.label) for row in drawn] == [
         (2, [None, None], "–"),
         (3, [16, 16], "r=16"),
         (4, [None, None], "–"),
         (5, [None, 4], "r=4"),
     ]
-    assert drawn[3]["cells"][1]["title"] == "layer4.1 (512 channels): r=4, sigmoid, standard"
+    assert drawn[3].cells[1].title == "layer4.1 (512 channels): r=4, sigmoid, standard"
 
 
 def test_an_unusual_position_is_named_in_the_drawing():
     config = SEConfig.uniform("resnet18", 16, stages=[3], position="pre")
     sites = [site for site in find_sites("resnet18") if site.position in ("standard", "pre")]
-    labels = {row["stage"]: row["label"] for row in draw_configuration(config.to_json(), sites)}
+    labels = {row.stage: row.label for row in draw_configuration(config.to_json(), sites)}
     assert labels == {2: "–", 3: "r=16 pre", 4: "–", 5: "–"}
 
 
@@ -382,9 +382,9 @@ def test_attention_that_is_kept_is_told_apart_from_a_new_block_and_from_none():
     data = config.to_json()
     stages = [site.stage for site in own]
     assert describe_stages(data, sites) == f"stage {stages[0]}: 1 block, kept; stage {stages[1]}: 1 block, r=8"
-    cells = [cell for row in draw_configuration(data, sites) for cell in row["cells"]]
-    assert [cell["kept"] for cell in cells] == [True] + [False] * (len(own) - 1)
-    assert [cell["rank"] for cell in cells] == [None, 8] + [None] * (len(own) - 2)
+    cells = [cell for row in draw_configuration(data, sites) for cell in row.cells]
+    assert [cell.kept for cell in cells] == [True] + [False] * (len(own) - 1)
+    assert [cell.rank for cell in cells] == [None, 8] + [None] * (len(own) - 2)
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["existing last", "existing first"])
@@ -393,11 +393,11 @@ def test_attention_that_is_kept_stands_where_it_was_and_a_new_block_beside_it_wh
     post = {site.block: site for site in find_sites("regnety_002", position="post")}
     sites = [site for one in own for site in (post[one.block], one)[::order]]
     kept = SEConfig("regnety_002")
-    cells = [cell for row in draw_configuration(kept.to_json(), sites) for cell in row["cells"]]
-    assert [(cell["label"], cell["position"]) for cell in cells] == [("kept", "existing")] * len(own)
+    cells = [cell for row in draw_configuration(kept.to_json(), sites) for cell in row.cells]
+    assert [(cell.label, cell.position) for cell in cells] == [("kept", "existing")] * len(own)
     beside = kept.with_site(post[own[0].block], 16)
-    first = draw_configuration(beside.to_json(), sites)[0]["cells"][0]
-    assert (first["label"], first["position"]) == ("r=16 post + kept", "post")
+    first = draw_configuration(beside.to_json(), sites)[0].cells[0]
+    assert (first.label, first.position) == ("r=16 post + kept", "post")
 
 
 def test_a_new_block_beside_attention_that_is_kept_is_drawn_and_counted_once():
@@ -409,10 +409,10 @@ def test_a_new_block_beside_attention_that_is_kept_is_drawn_and_counted_once():
     random_draws = random.Random(0)
     for config in (searched.draw(random_draws) for _ in range(40)):
         rows = draw_configuration(config.to_json(), sites)
-        ratios = Counter(cell["rank"] for row in rows for cell in row["cells"] if cell["rank"])
+        ratios = Counter(cell.rank for row in rows for cell in row.cells if cell.rank)
         assert ratios == Counter(placed.ratio for placed in config.placed)
         blocks = {site.block for site in searched.sites}
-        assert sorted(cell["block"] for row in rows for cell in row["cells"]) == sorted(blocks)
+        assert sorted(cell.block for row in rows for cell in row.cells) == sorted(blocks)
         taken = {placed.site.block for placed in config.placed}
         taken |= {site.block for site in searched.sites if site.position == "existing"} - {
             site.block for site in config.removed

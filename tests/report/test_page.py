@@ -598,9 +598,9 @@ def test_shown_configurations_are_those_of_the_trials(results):
         config = json.loads(row["config"])
         placed = {(site["block"], site["ratio"]) for site in config["sites"]}
         drawn = {
-            (cell["title"].split(" ")[0], cell["rank"])
+            (cell.title.split(" ")[0], cell.rank)
             for stage in draw_configuration(row["config"], run.sites)
-            for cell in stage["cells"]
-            if cell["rank"]
+            for cell in stage.cells
+            if cell.rank
         }
         assert drawn == placed
