@@ -19,6 +19,7 @@ from .network.overhead import backbone_parameters, formula_by_stage
 from .network.paper import CountedFigure
 from .network.sites import find_places, trace_backbone
 from .progress import console, say
+from .report.summary import in_words
 from .report.tables import describe_excitation, describe_front, describe_latency, describe_verified
 from .results.record import read_results
 from .words import counted, percent
@@ -53,11 +54,7 @@ def show_verified(folder: Path) -> None:
 
     for schedule in read_results(folder)[1].verified:
         say("")
-        say(
-            f"Trained by themselves for {counted(schedule.epochs, 'epoch')} with "
-            f"{counted(len(schedule.seeds), 'seed')}, "
-            f"judged on {schedule.images} test images (95 % intervals):"
-        )
+        say(f"{in_words(schedule).capitalize()}, evaluated on {schedule.images} test images (95 % intervals):")
         _print_table(describe_verified(schedule))
         say(schedule.finding)
         for sentence in schedule.ranking:

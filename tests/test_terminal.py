@@ -20,7 +20,7 @@ FRONT = pd.DataFrame(
         "parameters": ["+0.00 %", "+1.25 %"],
         "latency": ["×1.000 [0.995, 1.005]", "×1.021 [1.016, 1.026]"],
         "SE blocks": ["0", "8"],
-        "": ["small, fast, no SE", "knee, accurate, log-loss not distinguishable from trial 0's"],
+        "": ["small, fast, no SE", "knee, accurate, log-loss not significantly better than trial 0's"],
     }
 )
 
@@ -49,7 +49,7 @@ def test_a_table_that_is_too_wide_has_its_remarks_below_and_no_number_is_broken(
             assert any(text in line for line in lines[:3]), text
     assert lines[3:] == [
         "trial 0: small, fast, no SE",
-        "trial 11: knee, accurate, log-loss not distinguishable from trial 0's",
+        "trial 11: knee, accurate, log-loss not significantly better than trial 0's",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Several runs in one page: their fronts over each other, hypervolumes, and the ratios of these."""
+"""Several runs on one page: their fronts in one figure, their hypervolumes, and ratios of these."""
 
 import math
 import os
@@ -19,7 +19,7 @@ from .measures import bars_of, hover_text, write_interval, write_value
 from .style import DASHES, INK, PALETTE, SOFT, cut, short_numbers, style_figure
 
 MARK = 'data-page="se-search comparison"'
-"""What tells a page that :func:`render_comparison` wrote from other files."""
+"""Mark of the pages that :func:`render_comparison` writes."""
 
 _COLOURS = (*PALETTE, INK, SOFT)
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "star", "hexagon", "cross", "x")
@@ -28,14 +28,7 @@ _LONGEST_LABEL = 40
 
 
 def comparison_figures(comparison: Comparison) -> dict[str, go.Figure]:
-    """Return all figures by name, in the order in which the page shows them.
-
-    Args:
-        comparison: From :func:`se_search.compare_runs`.
-
-    Returns:
-        ``overhead``, ``latency`` and ``hypervolume``.
-    """
+    """Return the figures ``overhead``, ``latency`` and ``hypervolume`` of :func:`se_search.compare_runs`."""
     return {
         "overhead": fronts_side_by_side(comparison, "parameter_overhead"),
         "latency": fronts_side_by_side(comparison, "latency_ratio"),
@@ -44,7 +37,7 @@ def comparison_figures(comparison: Comparison) -> dict[str, go.Figure]:
 
 
 def fronts_side_by_side(comparison: Comparison, cost: str = "parameter_overhead") -> go.Figure:
-    """Draw the members of all fronts with their intervals: accuracy (or log-loss) against a cost.
+    """Draw the members of all fronts with their intervals: accuracy or log-loss against a cost.
 
     Args:
         comparison: From :func:`se_search.compare_runs`.
@@ -56,19 +49,17 @@ def fronts_side_by_side(comparison: Comparison, cost: str = "parameter_overhead"
         front = one.trials[one.trials["on_front"]].sort_values(x.name)
         colour = _COLOURS[index]
         name = cut(one.label, _LONGEST_LABEL)
-        figure.add_trace(
-            go.Scatter(
-                x=short_numbers(front[x.name] * x.factor) or [None],
-                y=short_numbers(front[y.name] * y.factor) or [None],
-                error_x=bars_of(front, x, colour) if x.interval else None,
-                error_y=bars_of(front, y, colour),
-                mode="markers",
-                name=name,
-                legendgroup=str(index),
-                marker={"symbol": _SYMBOLS[index], "size": 10, "color": colour},
-                text=[f"<b>{escape(one.label)}</b><br>{hover_text(row, one.run)}" for row in front.to_dict("records")],
-                hovertemplate="%{text}<extra></extra>",
-            )
+        figure.add_scatter(
+            x=short_numbers(front[x.name] * x.factor) or [None],
+            y=short_numbers(front[y.name] * y.factor) or [None],
+            error_x=bars_of(front, x, colour) if x.interval else None,
+            error_y=bars_of(front, y, colour),
+            mode="markers",
+            name=name,
+            legendgroup=str(index),
+            marker={"symbol": _SYMBOLS[index], "size": 10, "color": colour},
+            text=[f"<b>{escape(one.label)}</b><br>{hover_text(row, one.run)}" for row in front.to_dict("records")],
+            hovertemplate="%{text}<extra></extra>",
         )
         drawn = len(figure.data)
         connect_front(figure, front, x, y)
@@ -80,52 +71,44 @@ def fronts_side_by_side(comparison: Comparison, cost: str = "parameter_overhead"
 
 
 def hypervolumes_over_trials(comparison: Comparison) -> go.Figure:
-    """Draw each front's hypervolume after each complete trial, all against the common reference point.
-
-    Args:
-        comparison: From :func:`se_search.compare_runs`.
-    """
+    """Draw the hypervolume of each front after each complete trial, relative to the common reference point."""
     figure = go.Figure()
     for index, one in enumerate(comparison.runs):
-        figure.add_trace(
-            go.Scatter(
-                x=list(range(1, len(one.history) + 1)),
-                y=short_numbers(one.history),
-                mode="lines+markers",
-                name=cut(one.label, _LONGEST_LABEL),
-                line={"shape": "hv", "color": _COLOURS[index], "dash": _LINES[index], "width": 2},
-                marker={"symbol": _SYMBOLS[index], "size": 6, "color": _COLOURS[index]},
-                hovertemplate=f"<b>{escape(one.label)}</b><br>after %{{x}} trials: %{{y:.4f}}<extra></extra>",
-            )
+        figure.add_scatter(
+            x=list(range(1, len(one.history) + 1)),
+            y=short_numbers(one.history),
+            mode="lines+markers",
+            name=cut(one.label, _LONGEST_LABEL),
+            line={"shape": "hv", "color": _COLOURS[index], "dash": _LINES[index], "width": 2},
+            marker={"symbol": _SYMBOLS[index], "size": 6, "color": _COLOURS[index]},
+            hovertemplate=f"<b>{escape(one.label)}</b><br>after %{{x}} trials: %{{y:.4f}}<extra></extra>",
         )
     style_figure(figure, "complete trials", "hypervolume")
     return figure.update_layout(height=340, yaxis={"rangemode": "tozero"})
 
 
 def describe_ratios(comparison: Comparison) -> list[str]:
-    """Say in one sentence for each run but the first how its front compares with the first's.
-
-    Args:
-        comparison: From :func:`se_search.compare_runs`.
-    """
+    """Compare each run but the first with the first in one sentence."""
     first = comparison.runs[0]
-    said = []
+    sentences = []
     for one in comparison.runs[1:]:
-        ratio = one.ratio
-        if ratio is None:
-            said.append(f"How {one.label} compares with {first.label} cannot be told.")
-        elif math.isinf(ratio.high):
-            said.append(f"The front of {one.label} has ×{ratio.value:.3f} the hypervolume of {first.label}'s.")
-        else:
-            said.append(
-                f"{_finding(one, first)}: the front of {one.label} has ×{ratio.value:.3f} the hypervolume "
-                f"[{ratio.low:.3f}, {ratio.high:.3f}]."
-            )
-    return said
+        if one.ratio is None:
+            sentences.append(f"{one.label} and {first.label} cannot be compared.")
+            continue
+        interval = f" [{one.ratio.low:.3f}, {one.ratio.high:.3f}]"
+        match verdict(one):
+            case "":
+                result, interval = f"{one.label} against {first.label}", ", without interval"
+            case "no difference":
+                result = f"No significant difference between {one.label} and {first.label}"
+            case better_or_worse:
+                result = f"{one.label} is significantly {better_or_worse} than {first.label}"
+        sentences.append(f"{result}: hypervolume ratio ×{one.ratio.value:.3f}{interval}.")
+    return sentences
 
 
 def verdict(run: ComparedRun) -> str:
-    """Return in a word or two whether a front is measurably better than the first's; empty for the first."""
+    """Whether a front is significantly better than the first's, in a word or two; empty if there is no interval."""
     if run.ratio is None or math.isinf(run.ratio.high):
         return ""
     if run.ratio.low > 1:
@@ -134,11 +117,7 @@ def verdict(run: ComparedRun) -> str:
 
 
 def render_comparison(comparison: Comparison) -> str:
-    """Return the whole page.
-
-    Args:
-        comparison: From :func:`se_search.compare_runs`.
-    """
+    """Return the whole page of :func:`se_search.compare_runs`."""
     others = len(comparison.runs) - 1
     return render_page(
         "comparison.html.jinja",
@@ -149,18 +128,11 @@ def render_comparison(comparison: Comparison) -> str:
         rows=[_row(one) for one in comparison.runs],
         data=comparison.runs[0].run.data,
         quality=comparison.runs[0].run.quality,
-        told="95 %" + (f", together for all {counted(others, 'comparison')}" if others > 1 else ""),
+        level="95 %" + (f" (jointly for all {counted(others, 'comparison')})" if others > 1 else ""),
         counted=counted,
         write_value=write_value,
         write_interval=write_interval,
     )
-
-
-def _finding(one: ComparedRun, first: ComparedRun) -> str:
-    told = verdict(one)
-    if told == "no difference":
-        return f"No measurable difference between {one.label} and {first.label}"
-    return f"{one.label} is measurably {told} than {first.label}"
 
 
 def _row(one: ComparedRun) -> dict[str, Any]:
@@ -171,7 +143,6 @@ def _row(one: ComparedRun) -> dict[str, Any]:
     return {
         "label": one.label,
         "run": one.run,
-        "how": one.run.evaluator.method,
         "evaluated": int((one.trials["state"] != "failed").sum()),
         "front": int(one.trials["on_front"].sum()),
         "hypervolume": one.hypervolume,
@@ -183,18 +154,18 @@ def _row(one: ComparedRun) -> dict[str, Any]:
 
 
 def write_comparison(comparison: Comparison, to: str | os.PathLike[str] = "comparison.html") -> Path:
-    """Write the page that shows runs beside each other.
+    """Write the page that compares runs.
 
     Args:
         comparison: From :func:`se_search.compare_runs`.
-        to: The file; new or an earlier such page.
+        to: A new file, or an earlier comparison.
 
     Raises:
-        RunFolderError: If the file is another one or cannot be written.
+        RunFolderError: If the file exists and is not a comparison, or cannot be written.
     """
     file = Path(to)
     with refusing_unwritable(file, ": choose another with --to"):
         if file.exists() and MARK not in file.read_text(encoding="utf-8", errors="replace"):
-            raise RunFolderError(f"{file} exists and is no comparison of runs: choose another file with --to")
+            raise RunFolderError(f"{file} exists and is not a comparison of runs: choose another file with --to")
         write_text(file, render_comparison(comparison))
     return file

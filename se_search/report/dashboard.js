@@ -14,10 +14,10 @@ function readAddress() {
 
 function writeAddress() {
   const address = chosen.size ? `#trials=${[...chosen].join(",")}` : location.pathname + location.search;
-  try { history.replaceState(null, "", address); } catch { /* a page within another has no address of its own */ }
+  try { history.replaceState(null, "", address); } catch { /* an embedded page has no address */ }
 }
 
-/** Choose trials everywhere: in all figures and tables, in the panel and in the page's address. */
+/** Select trials in all figures and tables, the panel and the page's address. */
 function choose(numbers, more = false) {
   const add = more || several.getAttribute("aria-pressed") === "true";
   const toggled = add || (numbers.length === 1 && chosen.size === 1 && chosen.has(numbers[0]));
@@ -37,7 +37,7 @@ function show() {
     else stale.add(name);
   }
   writeAddress();
-  tell(chosen.size === 0 ? "No trial chosen" : document.getElementById("chosen-title").textContent);
+  tell(chosen.size === 0 ? "No trial selected" : document.getElementById("chosen-title").textContent);
 }
 
 function showInTables() {
@@ -68,12 +68,12 @@ function showInPanel() {
       choose([number], true);
       (panel.querySelector(".drop") ?? document.querySelector(`#front tr[data-trial="${number}"] button.trial`))?.focus();
     });
-    card.querySelector(".drop").setAttribute("aria-label", `Let go of trial ${number}`);
+    card.querySelector(".drop").setAttribute("aria-label", `Deselect trial ${number}`);
     return card;
   });
   document.getElementById("cards").replaceChildren(...cards);
   document.getElementById("chosen-title").textContent =
-    chosen.size === 1 ? "1 trial chosen" : `${chosen.size} trials chosen${chosen.size > 12 ? ", the first 12 shown" : ""}`;
+    chosen.size === 1 ? "1 trial selected" : `${chosen.size} trials selected${chosen.size > 12 ? ", the first 12 shown" : ""}`;
 }
 
 async function copy(text, shown) {
@@ -82,12 +82,12 @@ async function copy(text, shown) {
     tell("Copied");
   } catch {
     getSelection().selectAllChildren(shown);
-    tell(document.execCommand("copy") ? "Copied" : "Copying is not allowed here: the command is marked, copy it by keyboard");
+    tell(document.execCommand("copy") ? "Copied" : "The browser blocks copying: the command is selected, press Ctrl+C");
   }
 }
 
 function showInFigure(name, place) {
-  if (!place.data) return; // never drawn: WebGL is off
+  if (!place.data) return; // not drawn: WebGL is off
   if (name === "heat_map") {
     const columns = place.data[0]?.customdata?.[0] ?? [];
     const frames = columns.flatMap((number, index) => (chosen.has(number) ? [{
@@ -112,7 +112,7 @@ function showInFigure(name, place) {
 
 const accent = () => getComputedStyle(document.documentElement).getPropertyValue("--warm").trim();
 
-/** Draw chosen trials once more above the others, where a figure cannot fade those. */
+/** Draw selected trials again on top, in figures that cannot fade the others. */
 function showOverlay(place) {
   const last = place.data.length - 1;
   const own = place.data[last].name === "chosen";
@@ -171,7 +171,7 @@ addEventListener("hashchange", () => { readAddress(); show(); });
 several.addEventListener("click", () => several.setAttribute("aria-pressed", several.getAttribute("aria-pressed") !== "true"));
 document.getElementById("fold").addEventListener("click", (event) => {
   const folded = document.getElementById("cards").toggleAttribute("hidden");
-  event.target.textContent = folded ? "Unfold" : "Fold";
+  event.target.textContent = folded ? "Expand" : "Collapse";
   event.target.setAttribute("aria-expanded", !folded);
 });
 document.getElementById("clear").addEventListener("click", () => { chosen.clear(); show(); });
@@ -179,7 +179,7 @@ document.getElementById("clear").addEventListener("click", () => { chosen.clear(
 const tools = document.querySelector('.tools[data-table="trials"]');
 const states = [...document.querySelectorAll(".counts button")];
 
-/** List the trials of one state; all with "". */
+/** List the trials of one state, or all with "". */
 function listState(state) {
   for (const button of states) button.setAttribute("aria-pressed", button.dataset.state === state);
   tools.dataset.state = state;
@@ -195,22 +195,22 @@ for (const button of states) {
   });
 }
 
-/** A page that reads itself anew keeps what its reader has set; while one types, it waits. */
-function readAnew() {
-  if (document.activeElement.matches("input") || document.hidden) { setTimeout(readAnew, 1000); return; }
+/** Reload a live page and keep its state; wait while the user types. */
+function reload() {
+  if (document.activeElement.matches("input") || document.hidden) { setTimeout(reload, 1000); return; }
   const kept = {
     open: [...document.querySelectorAll("details")].map((details) => details.open),
     words: [...document.querySelectorAll(".tools input")].map((input) => input.value),
     state: tools?.dataset.state ?? "",
     place: scrollY,
   };
-  try { sessionStorage.setItem("se-search-kept", JSON.stringify(kept)); } catch { /* then it begins anew */ }
+  try { sessionStorage.setItem("se-search-kept", JSON.stringify(kept)); } catch { /* the state is lost */ }
   location.reload();
 }
 
 function restoreKept() {
   let kept = null;
-  try { kept = JSON.parse(sessionStorage.getItem("se-search-kept")); } catch { /* nothing was kept */ }
+  try { kept = JSON.parse(sessionStorage.getItem("se-search-kept")); } catch { /* no state */ }
   if (!kept) return;
   document.querySelectorAll("details").forEach((details, index) => { details.open = kept.open[index] ?? false; });
   document.querySelectorAll(".tools input").forEach((input, index) => { input.value = kept.words[index] ?? ""; });
@@ -223,5 +223,5 @@ readAddress();
 if (chosen.size) show();
 if (pageData.live) {
   restoreKept();
-  setTimeout(readAnew, pageData.live * 1000);
+  setTimeout(reload, pageData.live * 1000);
 }

@@ -3,15 +3,15 @@ const darkPreferred = matchMedia("(prefers-color-scheme: dark)");
 const drawn = new Map();
 
 function recall(key) { try { return localStorage.getItem(key); } catch { return null; } }
-function remember(key, value) { try { localStorage.setItem(key, value); } catch { /* a page that is only looked at */ } }
+function remember(key, value) { try { localStorage.setItem(key, value); } catch { /* no storage */ } }
 
-/** A text with the colours of the theme in it. */
+/** Replace the colours in a text by those of the theme. */
 function coloured(text) {
   if (document.documentElement.dataset.theme !== "dark") return text;
   return Object.entries(darkColours).reduce((done, [light, dark]) => done.replaceAll(light, dark), text);
 }
 
-/** A figure's data in the colours of the theme, with the texts of its trials. */
+/** A figure's data in the colours of the theme, with hover texts of its trials. */
 function themed(figure) {
   const copy = JSON.parse(coloured(JSON.stringify(figure)));
   for (const trace of copy.data) {
@@ -36,7 +36,7 @@ function draw(place) {
   drawn.set(name, place);
   if (data.some((trace) => trace.type === "scatter3d") && !canDrawSpace()) {
     place.style.minHeight = "";
-    place.textContent = "This browser cannot draw in three dimensions (WebGL is off): the other figures show the same trials.";
+    place.textContent = "A 3D figure needs WebGL, and WebGL is off in this browser. The other figures show the same trials.";
     return Promise.resolve();
   }
   return Plotly.react(place, data, layout, config).then(() => {
@@ -51,12 +51,12 @@ function canDrawSpace() {
 }
 
 const places = [...document.querySelectorAll(".figure")];
-// Nothing below moves when a figure is drawn: its room is kept from the start.
+// Reserve the height of each figure, so that drawing it moves nothing.
 for (const place of places) place.style.minHeight = `${drawings[nameOf(place)].layout.height}px`;
 const near = new Set();
 const outdated = new Set();
 
-/** What is far from the window is drawn when it comes near: not all figures at once. */
+/** Draw a figure when it comes near the viewport, not all at once. */
 const watch = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
     if (!isIntersecting) { near.delete(target); continue; }
@@ -65,7 +65,7 @@ const watch = new IntersectionObserver((entries) => {
     else target.dispatchEvent(new Event("near", { bubbles: true }));
   }
 }, { rootMargin: "300px" });
-// Not before all scripts listen to what is drawn.
+// Start after all scripts have added their listeners.
 addEventListener("DOMContentLoaded", () => { for (const place of places) watch.observe(place); });
 
 function isDrawn(place) {

@@ -18,10 +18,9 @@ def render_page(template: str, figures: Mapping[str, go.Figure], scripts: tuple[
     """Render a self-contained page.
 
     Args:
-        template: Name of a template that extends ``base.html.jinja``. The figure NAME is drawn in the element
-            ``figure-NAME`` as soon as it comes near the viewport.
-        figures: Figures by name.
-        scripts: The page's own scripts, besides those of tables and figures.
+        template: Name of a template that extends ``base.html.jinja``.
+        figures: Figures by name; NAME is drawn in the element ``figure-NAME`` when it comes near the viewport.
+        scripts: Scripts besides those of tables and figures.
         **values: Variables of the template. ``page`` is JSON data for the scripts. Its optional ``hover`` maps trial
             numbers to hover texts for traces with these numbers as ``customdata``.
     """

@@ -16,10 +16,7 @@ _IMAGE_WIDTH = 1000
 
 
 def write_images(figures: Mapping[Path, go.Figure]) -> None:
-    """Write figures as PNG files.
-
-    Args:
-        figures: Figures by file to write.
+    """Write each figure to its PNG file.
 
     Raises:
         DefinitionError: If kaleido or its browser is not installed. No file is written.
@@ -32,10 +29,7 @@ def write_images(figures: Mapping[Path, go.Figure]) -> None:
             shown = [go.Figure(figure).update_layout(paper_bgcolor="white") for figure in figures.values()]
             heights = [figure.layout.height for figure in shown]
             plotly.io.write_images(shown, drawn, width=_IMAGE_WIDTH, height=heights, scale=2)
-        except (
-            RuntimeError,
-            ValueError,
-        ) as error:  # which one depends on Plotly's version; replaces a long text about package and browser
+        except (RuntimeError, ValueError) as error:  # which one depends on Plotly's version, with a long message
             needs = 'the format png needs Chrome or Chromium and the package kaleido: pip install "se-search[png]"'
             raise DefinitionError(needs) from error
         for file, image in zip(figures, drawn, strict=True):

@@ -15,11 +15,11 @@ from .configuration import describe_stages, draw_configuration, shade
 from .figures import FIGURES, report_figures
 from .groups import complete_trials
 from .html import render_page
-from .measures import hover_text, objectives_shown, write_interval, write_limit, write_value
-from .summary import summarize
+from .measures import hover_text, objectives_shown, tie_in_words, write_interval, write_limit, write_value
+from .summary import describe_images, in_words, summarize
 
 _PICK_TITLES = {
-    "knee": "best trade of {quality} for parameters, among those not tied with a smaller one",
+    "knee": "best trade-off of {quality} and parameters; members tied with a smaller one are excluded",
     "accurate": "best {quality}",
     "small": "fewest parameters",
     "fast": "lowest latency ratio",
@@ -28,7 +28,7 @@ _PICK_TITLES = {
 _STATES = {
     "complete": "complete",
     "front": "on the front",
-    "tied": "of them tied with a smaller one",
+    "tied": "tied with a smaller member",
     "beyond": "beyond the limits",
     "stopped": "stopped early",
     "failed": "failed",
@@ -44,12 +44,13 @@ def render_report(trials: pd.DataFrame, run: RunRecord, live: int | None = None)
     Args:
         trials: All trials, in the columns of ``trials.csv``.
         run: The description of the run.
-        live: Seconds after which the page reads itself anew; it does not without.
+        live: Interval in seconds at which the page reloads; ``None`` for never.
     """
     complete = complete_trials(trials)
     front = front_of(complete)
     figures = report_figures(trials, run, texts=False) if len(complete) else {}
     shown = objectives_shown(run)
+    counts = Counter(state for row in trials.to_dict("records") for state in _states(row))
     return render_page(
         "page.html.jinja",
         figures,
@@ -57,14 +58,19 @@ def render_report(trials: pd.DataFrame, run: RunRecord, live: int | None = None)
         page={
             "hover": {int(row["number"]): hover_text(row, run) for row in complete.to_dict("records")},
             "csv": _csv(front, f"{run.name}-pareto.csv"),
-            "command": _command(run),
+            # The number of the trial goes between the parts.
+            "command": [f"se-search export {shlex.quote(run.folder)} --trial ", " --to exported-", ""],
             "live": live,
         },
         run=run,
         live=live,
         summary=summarize(trials, run),
-        limits=_limits(run),
-        counts=_counts(trials),
+        limits=", ".join(
+            f"{one.heading} at most {write_limit(limit, one)}"
+            for one in OBJECTIVES.values()
+            if (limit := run.constraints.most_of(one)) is not None
+        ),
+        counts={state: counts[state] for state in _STATES if counts[state]},
         states=_STATES,
         front=[_row(row, run) for row in front.to_dict("records")],
         trials=[_row(row, run) for row in trials.to_dict("records")],
@@ -75,20 +81,21 @@ def render_report(trials: pd.DataFrame, run: RunRecord, live: int | None = None)
         keeps=any(site.position == "existing" for site in run.sites),
         shade=shade,
         counted=counted,
+        in_words=in_words,
+        images=describe_images(run.data),
         write_value=write_value,
         write_interval=write_interval,
         pick_titles={name: title.format(quality=run.quality.words) for name, title in _PICK_TITLES.items()},
-        captions=FIGURES,
+        titles={name: one.title.format(quality=run.quality.words.capitalize()) for name, one in FIGURES.items()},
+        notes={name: one.note for name, one in FIGURES.items()},
         columns=lambda name: len(figures[name].layout.xaxis.tickvals or ()) if name in figures else 0,
     )
 
 
 def _row(row: dict[Any, Any], run: RunRecord) -> dict[str, Any]:
-    picks = [name for name in _PICK_TITLES if run.picks.get(name) == row["number"]]
-    tied = None if pd.isna(row["tied_with"]) else int(row["tied_with"])
     return row | {
-        "picks": picks,
-        "tied_with": tied,
+        "picks": [name for name in _PICK_TITLES if run.picks.get(name) == row["number"]],
+        "tie": "" if pd.isna(row["tied_with"]) else tie_in_words(row, run),
         "predicted": row["latency_stopped"] == PREDICTED,
         "states": " ".join(_states(row)),
         "stages": describe_stages(row["config"], run.sites),
@@ -96,37 +103,21 @@ def _row(row: dict[Any, Any], run: RunRecord) -> dict[str, Any]:
     }
 
 
-def _limits(run: RunRecord) -> str:
-    limits = {one: run.constraints.most_of(one) for one in OBJECTIVES.values()}
-    return ", ".join(
-        f"{one.heading} at most {write_limit(limit, one)}" for one, limit in limits.items() if limit is not None
-    )
-
-
-def _counts(trials: pd.DataFrame) -> dict[str, int]:
-    """Count the trials of each state that :func:`_states` tells apart."""
-    counts = Counter(state for row in trials.to_dict("records") for state in _states(row))
-    return {state: counts[state] for state in _STATES if counts[state]}
-
-
 def _states(row: dict[Any, Any]) -> list[str]:
+    """Return the keys of :data:`_STATES` that a trial counts in."""
     if row["state"] != "complete":
         return [str(row["state"])]
     if not row["feasible"]:
         return ["complete", "beyond"]
-    tied = [] if pd.isna(row["tied_with"]) else ["tied"]
-    return ["complete", *(["front", *tied] if row["on_front"] else [])]
+    if not row["on_front"]:
+        return ["complete"]
+    return ["complete", "front", *([] if pd.isna(row["tied_with"]) else ["tied"])]
 
 
 def _csv(front: pd.DataFrame, name: str) -> dict[str, Any]:
-    """Return the rows of ``pareto.csv`` one by one, so that the page can offer those that it shows."""
+    """Return the rows of ``pareto.csv`` by trial, so that the page can offer a download of those it shows."""
     lines = {
         int(number): front.loc[[index]].to_csv(index=False, header=False).rstrip("\r\n")
         for index, number in front["number"].items()
     }
     return {"name": name, "header": front.iloc[:0].to_csv(index=False).rstrip("\r\n"), "lines": lines}
-
-
-def _command(run: RunRecord) -> list[str]:
-    """Return the command that exports a trial, as the parts that its number stands between."""
-    return [f"se-search export {shlex.quote(run.folder)} --trial ", " --to exported-", ""]

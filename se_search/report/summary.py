@@ -1,10 +1,11 @@
-"""A run in sentences: what was found and what it costs, how sure that is."""
+"""A run in sentences: the result with its cost, and its uncertainty."""
 
 from typing import Any
 
 import pandas as pd
 
-from ..results.record import RunRecord
+from ..results.record import DataRecord, RunRecord
+from ..results.verified import Schedule
 from ..study.objectives import OBJECTIVES
 from ..words import counted
 from .configuration import describe_stages
@@ -12,25 +13,31 @@ from .measures import value_in_words
 
 
 def summarize(trials: pd.DataFrame, run: RunRecord) -> list[str]:
-    """Say in two plain sentences what a run has found; in none, where its front is empty.
-
-    Args:
-        trials: All trials, in the columns of ``trials.csv``.
-        run: The description of the run.
-    """
+    """Summarise a run in two sentences; in none if its front is empty."""
     if "knee" not in run.picks:
         return []
     (row,) = trials[trials["number"] == run.picks["knee"]].to_dict("records")
-    return [_found(row, run), _how_sure(run)]
+    return [_result(row, run), _certainty(run)]
 
 
-def _found(row: dict[Any, Any], run: RunRecord) -> str:
+def in_words(schedule: Schedule) -> str:
+    """Describe a schedule of verification: retrained independently (8 epochs, 3 seeds)."""
+    return f"retrained independently ({counted(schedule.epochs, 'epoch')}, {counted(len(schedule.seeds), 'seed')})"
+
+
+def describe_images(data: DataRecord) -> str:
+    """Describe the numbers of images and classes."""
+    images = f"{data.train:,} training, {data.validation:,} validation and {data.test:,} test images"
+    return f"{images}; {data.classes} classes"
+
+
+def _result(row: dict[Any, Any], run: RunRecord) -> str:
     stages = describe_stages(row["config"], run.sites)
     what = "no SE at all" if row["se_blocks"] == 0 else f"SE in {stages}"
     helps = run.verified[-1].helps if run.verified else run.gain is not None and run.gain.measurable
-    chosen, caution = "best trade", ""
+    chosen, caution = "best trade-off", ""
     if row["se_blocks"] > 0 and not helps:
-        chosen, caution = "best candidate", ", though not measurably better than no SE"
+        chosen, caution = "best candidate", ", though not significantly better than no SE"
     return (
         f"The {chosen} on {run.backbone} is {what} (trial {row['number']}){caution}: "
         f"an estimated {run.quality.words} of {value_in_words(row, run.quality)} "
@@ -39,10 +46,9 @@ def _found(row: dict[Any, Any], run: RunRecord) -> str:
     )
 
 
-def _how_sure(run: RunRecord) -> str:
+def _certainty(run: RunRecord) -> str:
     if run.verified:
-        schedule = run.verified[-1]
-        return f"Trained by themselves for {counted(schedule.epochs, 'epoch')}: {schedule.finding}"
+        return f"{in_words(run.verified[-1]).capitalize()}: {run.verified[-1].finding}"
     if run.gain:
         return run.gain.sentence
-    return "Whether SE helps here cannot be told: no network without SE and with it was evaluated on the same images."
+    return "Unknown whether SE helps: networks with and without SE were not evaluated on the same images."

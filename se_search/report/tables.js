@@ -1,7 +1,7 @@
 "use strict";
 const { figures: drawings, dark: darkColours, page: pageData } = JSON.parse(document.getElementById("data").textContent);
 
-/** Say something in passing, also to those who do not see the page. */
+/** Show a short message, which screen readers announce. */
 function tell(text) {
   const place = document.getElementById("told");
   place.textContent = text;
@@ -29,7 +29,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   }));
 }
 
-/** Show the rows of a table that hold all the words and are of the state asked for. */
+/** Show the rows of a table that contain all words and have the selected state. */
 function filterTable(tools) {
   const { state } = tools.dataset;
   const words = tools.querySelector("input").value.toLowerCase().split(/\s+/).filter(Boolean);

@@ -1,4 +1,4 @@
-"""Tables in words, as a terminal, a notebook and Markdown show them."""
+"""Tables of text for the terminal, notebooks and Markdown."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,19 +11,15 @@ from ..results.table import front_of
 from ..results.verified import Schedule
 from ..study.objectives import OBJECTIVES
 from ..words import percent_with_interval
-from .measures import interval_of, objectives_shown, value_in_words, with_interval, write_value
+from .measures import interval_of, objectives_shown, tie_in_words, value_in_words, with_interval, write_value
 
 _ACCURACY, _LOG_LOSS, _LATENCY = (OBJECTIVES[name] for name in ("accuracy", "log_loss", "latency_ratio"))
+_SHARES = {"specificity": "specificity", "near_one": "near 1", "constant": "constant", "similarity": "similarity"}
 _COSTS = (OBJECTIVES["parameter_overhead"], OBJECTIVES["flops_overhead"])
 
 
 def describe_front(trials: pd.DataFrame, run: RunRecord) -> pd.DataFrame:
-    """Return the Pareto front in words, one row for each member from the smallest network to the largest.
-
-    Args:
-        trials: All trials, in the columns of ``trials.csv``.
-        run: The description of the run.
-    """
+    """Return the Pareto front as text, one row for each member from the smallest network to the largest."""
     picks: dict[int, list[str]] = {}
     for pick, number in run.picks.items():
         picks.setdefault(number, []).append(pick)
@@ -31,7 +27,7 @@ def describe_front(trials: pd.DataFrame, run: RunRecord) -> pd.DataFrame:
     for row in front_of(trials).to_dict("records"):
         remarks = [*picks.get(row["number"], []), *([row["name"]] if row["name"] else [])]
         if not pd.isna(row["tied_with"]):
-            remarks.append(f"{run.quality.words} not distinguishable from trial {row['tied_with']}'s")
+            remarks.append(tie_in_words(row, run))
         rows.append(
             {
                 "trial": str(row["number"]),
@@ -44,11 +40,7 @@ def describe_front(trials: pd.DataFrame, run: RunRecord) -> pd.DataFrame:
 
 
 def describe_verified(schedule: Schedule) -> pd.DataFrame:
-    """Return what one schedule of verification has found in words, one row for each network.
-
-    Args:
-        schedule: The schedule.
-    """
+    """Return the results of a schedule of verification as text, one row for each network."""
     rows = []
     for member in schedule.members:
         against = with_interval(member.log_loss_difference, _LOG_LOSS, signed=True)
@@ -65,27 +57,14 @@ def describe_verified(schedule: Schedule) -> pd.DataFrame:
 
 
 def describe_excitation(analysis: Mapping[str, Any]) -> pd.DataFrame:
-    """Return what an analysis of excitation has found in words, one row for each SE block.
-
-    Args:
-        analysis: The content of ``excitation.json``.
-    """
+    """Return the results of an excitation analysis, the content of ``excitation.json``, as text, one row a block."""
     rows = []
     for block in analysis["blocks"]:
-        shares = {
-            word: percent_with_interval(*block[name], decimals=1)
-            for name, word in (
-                ("specificity", "specificity"),
-                ("near_one", "near 1"),
-                ("constant", "constant"),
-                ("similarity", "similarity"),
-            )
-        }
         rows.append(
             {
                 "block": block["block"],
                 "stage": "–" if block["stage"] is None else str(block["stage"]),
-                **shares,
+                **{word: percent_with_interval(*block[name], decimals=1) for name, word in _SHARES.items()},
                 "log-loss change": with_interval(block["log_loss_change"], _LOG_LOSS, signed=True),
                 "": block["verdict"],
             }
@@ -94,13 +73,9 @@ def describe_excitation(analysis: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def describe_latency(measured: pd.DataFrame) -> pd.DataFrame:
-    """Return what :func:`se_search.compare_latency` has measured in words.
-
-    Args:
-        measured: Its table.
-    """
+    """Return a table of :func:`se_search.compare_latency` as text."""
     latency = replace(_LATENCY, form="×{:.4f}", decimals=4)
-    rows = [
+    return pd.DataFrame(
         {
             "configuration": row["name"],
             "runtime": row["runtime"],
@@ -110,5 +85,4 @@ def describe_latency(measured: pd.DataFrame) -> pd.DataFrame:
             "stopped by": row["latency_stopped"],
         }
         for row in measured.to_dict("records")
-    ]
-    return pd.DataFrame(rows)
+    )

@@ -108,7 +108,7 @@ def test_rank_agreement_is_kendalls_tau_of_search_and_verification(verified):
 
 def test_the_report_shows_the_verified_values(verified):
     page = (verified / "report.html").read_text()
-    assert "Verified: trained by themselves for 1 epoch<" in page
+    assert "Verified: retrained independently (1 epoch, 2 seeds)<" in page
     assert f"{member(verified, UNIFORM)['log_loss'][0]:.4f}" in page
     assert "noise allows at most" in page
 

@@ -45,7 +45,7 @@ def test_several_runs_have_a_page_and_a_report_each(directory):
         (directory / name / "report.html").unlink()
     result = invoke("compare", "run", "other")
     assert result.exit_code == 0, result.output
-    assert "No measurable difference between other and run: the front of other has ×1.000" in result.stdout
+    assert "No significant difference between other and run: hypervolume ratio ×1.000" in result.stdout
     assert result.stdout.splitlines()[-1] == "Comparison: comparison.html"
     assert "2 runs compared" in (directory / "comparison.html").read_text()
     assert all((directory / name / "report.html").is_file() for name in ("run", "other"))

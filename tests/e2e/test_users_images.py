@@ -80,9 +80,9 @@ def test_the_unreadable_picture_is_counted_and_named(walked):
 
 def test_the_verified_values_are_in_the_report(walked):
     folder, outputs = walked
-    assert "Trained by themselves for 2 epochs with 1 seed" in outputs[1]
+    assert "Retrained independently (2 epochs, 1 seed), evaluated on" in outputs[1]
     assert pd.read_csv(folder / "run" / "pareto.csv")["verified_accuracy"].notna().any()
-    assert "Verified: trained by themselves for 2 epochs" in (folder / "run" / "report.html").read_text()
+    assert "Verified: retrained independently (2 epochs, 1 seed)" in (folder / "run" / "report.html").read_text()
 
 
 def test_the_exported_network_with_timms_transform_has_the_accuracy_of_the_trial(walked, monkeypatch):

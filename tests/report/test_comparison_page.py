@@ -53,14 +53,12 @@ def test_the_page_shows_the_runs_offline_without_an_error(comparison, open_page,
     assert told == []
     assert all(url.startswith("file:") for url in asked)
     text = page.locator("header").inner_text()
-    assert (
-        "better is measurably better than first: the front of better has ×1.200 the hypervolume [1.100, 1.300]" in text
-    )
-    assert "No measurable difference between alike and first" in text
-    assert "worse is measurably worse than first" in text
-    assert "How unknown compares with first cannot be told." in text
+    assert "better is significantly better than first: hypervolume ratio ×1.200 [1.100, 1.300]." in text
+    assert "No significant difference between alike and first" in text
+    assert "worse is significantly worse than first" in text
+    assert "unknown and first cannot be compared." in text
     assert "accuracy 0.1, parameter overhead 0.12, latency ratio 2" in text
-    assert "95 %, together for all 4 comparisons" in text
+    assert "95 % (jointly for all 4 comparisons)" in text
     assert "Take care." in text
 
 
@@ -123,7 +121,7 @@ def test_names_from_outside_are_text(open_page, tmp_path):
 
 def test_a_ratio_without_an_interval_is_told_without_one():
     found = comparison_of(compared("a", None, 0), compared("b", Estimate(1.5, 0.0, math.inf), 1))
-    assert describe_ratios(found) == ["The front of b has ×1.500 the hypervolume of a's."]
+    assert describe_ratios(found) == ["b against a: hypervolume ratio ×1.500, without interval."]
     assert verdict(found.runs[1]) == ""
     assert "inf" not in render_comparison(found).partition("<details>")[0].partition('id="runs"')[2]
 
@@ -141,7 +139,7 @@ def test_only_an_earlier_comparison_is_written_over(comparison, tmp_path):
     write_comparison(replace(comparison, cautions=("Once more.",)), file)
     assert "Once more." in file.read_text()
     (tmp_path / "thesis.html").write_text("precious")
-    with pytest.raises(RunFolderError, match="exists and is no comparison of runs: choose another file with --to"):
+    with pytest.raises(RunFolderError, match="exists and is not a comparison of runs: choose another file with --to"):
         write_comparison(comparison, tmp_path / "thesis.html")
     assert (tmp_path / "thesis.html").read_text() == "precious"
     with pytest.raises(RunFolderError, match="cannot be written"):

@@ -165,9 +165,9 @@ def test_several_trials_are_chosen_with_shift_from_any_part_and_kept_in_the_addr
     page.mouse.click(*point_of(page, "parallel", 5))
     page.keyboard.up("Shift")
     assert_chosen(page, 2, 4, 5)
-    page.get_by_role("button", name="Let go of trial 4").click()
+    page.get_by_role("button", name="Deselect trial 4").click()
     assert_chosen(page, 2, 5)
-    page.get_by_role("button", name="Choose several").click()
+    page.get_by_role("button", name="Select several").click()
     page.locator('#front tr[data-trial="4"] button.trial').click()
     assert_chosen(page, 2, 4, 5)
     again, errors_again, _ = open_page(file, fragment="#trials=2,4,5,999")
@@ -248,7 +248,7 @@ def test_every_objective_is_a_column_of_both_tables(open_page, tmp_path, all_on_
     trials["chip_energy"] = trials["number"] * 1234.5
     trials.loc[trials["number"] == 4, "chip_energy"] = np.nan
     page, errors, _ = open_page(write_page(tmp_path, trials, run))
-    assert "The Pareto front is that of log-loss, FLOPs overhead, chip energy." in page.locator("header").inner_text()
+    assert "Objectives: log-loss, FLOPs overhead, chip energy." in page.locator("header").inner_text()
     page.get_by_text(f"All {len(trials)} trials").press("Enter")
     row = trials.set_index("number").loc[3]
     interval = f"[{row['log_loss_low']:.4f}, {row['log_loss_high']:.4f}]"
@@ -517,7 +517,7 @@ def test_two_objectives_have_no_figure_of_three(open_page, tmp_path, results):
     assert errors == []
 
 
-def test_a_live_page_reads_itself_anew(open_page, tmp_path, results):
+def test_a_live_page_reloads(open_page, tmp_path, results):
     page, errors, _ = open_page(write_page(tmp_path, *results, live=2))
     assert "every 2 seconds" in page.locator("#live").inner_text()
     page.evaluate("window.before = true")
@@ -525,14 +525,14 @@ def test_a_live_page_reads_itself_anew(open_page, tmp_path, results):
     assert errors == []
 
 
-def test_what_its_reader_has_set_is_kept_where_a_live_page_reads_itself_anew(open_page, tmp_path, all_on_front):
+def test_a_live_page_keeps_its_state_when_it_reloads(open_page, tmp_path, all_on_front):
     trials, run = all_on_front
     page, errors, _ = open_page(write_page(tmp_path, trials, run, live=600), fragment="#trials=2")
     page.locator("details").first.evaluate("(details) => { details.open = true; }")
     page.get_by_label("Filter").last.fill("uniform")
     page.get_by_label("Filter").last.blur()
     with page.expect_navigation():
-        page.evaluate("setTimeout(readAnew)")
+        page.evaluate("setTimeout(reload)")
     page.wait_for_selector("#cards .card")
     assert page.locator("#front tr.chosen").get_attribute("data-trial") == "2"
     assert page.locator("details").first.evaluate("(details) => details.open")
@@ -571,10 +571,10 @@ def test_the_summary_says_in_two_sentences_what_was_found_what_it_costs_and_how_
 @pytest.mark.parametrize(
     ("measurable", "helps", "chosen"),
     [
-        (True, None, "best trade"),
+        (True, None, "best trade-off"),
         (False, None, "best candidate"),
         (True, False, "best candidate"),
-        (False, True, "best trade"),
+        (False, True, "best trade-off"),
     ],
 )
 def test_the_summary_claims_a_gain_only_where_one_was_measured(results, measurable, helps, chosen):
@@ -588,8 +588,8 @@ def test_the_summary_claims_a_gain_only_where_one_was_measured(results, measurab
     )
     found, sure = summarize(trials, run)
     assert found.startswith(f"The {chosen} on test_resnet is SE in stage")
-    assert ("not measurably better than no SE" in found) == (chosen == "best candidate")
-    assert sure == (run.gain.sentence if helps is None else "Trained by themselves for 3 epochs: as found.")
+    assert ("not significantly better than no SE" in found) == (chosen == "best candidate")
+    assert sure == (run.gain.sentence if helps is None else "Retrained independently (3 epochs, 1 seed): as found.")
 
 
 def test_shown_configurations_are_those_of_the_trials(results):

@@ -55,7 +55,7 @@ def test_of_a_run_that_judges_by_log_loss_that_is_told(results):
     trials, run = results
     tokens = parse(render_markdown(trials, replace(run, quality=OBJECTIVES["log_loss"])))
     paragraphs = texts(tokens, "paragraph")
-    assert any(text.startswith("Values of log-loss are estimates by ") for text in paragraphs)
+    assert any(text.startswith("Log-loss is estimated by ") for text in paragraphs)
     first = trials[trials["on_front"]].sort_values("parameter_overhead").iloc[0]
     assert f"{first['log_loss']:.4f} [{first['log_loss_low']:.4f}, {first['log_loss_high']:.4f}]" in texts(tokens, "td")
 
@@ -84,7 +84,7 @@ def test_verified_networks_have_a_table(results):
         ranking=("R.",),
     )
     tokens = parse(render_markdown(trials.assign(on_front=False), replace(run, verified=(schedule,))))
-    assert "Verified: trained by themselves for 7 epochs" in texts(tokens, "heading")
+    assert "Verified: retrained independently (7 epochs, 2 seeds)" in texts(tokens, "heading")
     assert texts(tokens, "td") == [
         "3",
         "90.00 % [80.00, 95.00]",
@@ -92,7 +92,7 @@ def test_verified_networks_have_a_table(results):
         "-0.1000 [-0.2000, +0.0000]",
         "mine",
     ]
-    assert "2 seeds, judged on 397 test images, with 95 % intervals." in texts(tokens, "paragraph")
+    assert "Evaluated on 397 test images, with 95 % intervals." in texts(tokens, "paragraph")
     assert {"F.", "R."} <= set(texts(tokens, "paragraph"))
 
 
