@@ -45,6 +45,8 @@ from .style import (
 
 _KEPT = "#b58900"
 _WIDTH_OF_NOTES = 34
+# In space Plotly draws an x as a character that many fonts lack.
+_SYMBOLS_IN_SPACE = {"x": "square-open"}
 _SIGNIFICANCE = {True: ("significant", SHADES[2], "circle"), False: ("not significant", SOFT, "circle-open")}
 
 
@@ -101,7 +103,7 @@ def three_objectives(trials: pd.DataFrame, run: RunRecord) -> go.Figure | None:
             mode="markers",
             name=group.label,
             marker={
-                "symbol": group.symbol,
+                "symbol": _SYMBOLS_IN_SPACE.get(group.symbol, group.symbol),
                 "size": group.size * 0.55,
                 "color": z,
                 "coloraxis": "coloraxis",
@@ -113,7 +115,7 @@ def three_objectives(trials: pd.DataFrame, run: RunRecord) -> go.Figure | None:
             **trial_data(rows),
         )
     for group in {group.label: group for group in groups}.values():
-        marker = {"symbol": group.symbol, "size": group.size * 0.55, "color": EDGE}
+        marker = {"symbol": _SYMBOLS_IN_SPACE.get(group.symbol, group.symbol), "size": group.size * 0.55, "color": EDGE}
         figure.add_trace(legend_entry(group.label, marker, go.Scatter3d))
     style_figure(figure, "", "")
     axis = {"gridcolor": GRID, "zerolinecolor": GRID, "backgroundcolor": CLEAR, "color": INK, "showspikes": False}
@@ -252,7 +254,7 @@ def front_heat_map(trials: pd.DataFrame, run: RunRecord) -> go.Figure:
         figure.add_hline(y=edge - 0.5, line={"color": INK, "width": 1})
     blocks = [f"stage {stage.stage} · {_tail(cell.block)}" for stage in columns[0] for cell in stage.cells]
     members = [f"{number}*" if name else str(number) for number, name in zip(numbers, front["name"], strict=True)]
-    style_figure(figure, "trial, fewest parameters first (*: baseline)", "")
+    style_figure(figure, "trial (*: baseline)", "")
     return figure.update_layout(
         height=170 + max(18 * len(cells), 120),
         showlegend=True,  # also with one entry
@@ -279,7 +281,7 @@ FIGURES = {
     "heat_map": ReportFigure(
         front_heat_map,
         "SE blocks on the front",
-        "One column for each member of the front, one row for each block of the backbone.",
+        "One column for each member of the front, fewest parameters first; one row for each block of the backbone.",
     ),
 }
 """The figures of the report by name, in the order in which it shows them."""
