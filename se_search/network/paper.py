@@ -32,7 +32,6 @@ class CountedFigure:
     """Counted costs of a network in the paper.
 
     Attributes:
-        figure: The published costs.
         formula: Parameters in millions: the backbone's plus Σ 2C²/r.
         counted: Parameters of the network in millions, with timm's biases and rounding.
         giga_flops: Multiply-additions per image in 10⁹, at the network's default resolution.

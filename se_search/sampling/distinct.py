@@ -47,8 +47,7 @@ class DistinctSampler(BaseSampler):
     Fallbacks: random draws, then the first remaining point of the space.
 
     Args:
-        space: The space to sample.
-        name: Name of the base sampler.
+        name: Name of the base sampler, as for :func:`create_sampler`.
         seed: Determines all proposals together with the number of finished and running trials, so that a killed search
             resumes with the same proposals.
         is_allowed: Whether a configuration respects the limits that are known before a trial.

@@ -23,12 +23,7 @@ def exact_objectives(
     """Return functions that compute the exact objectives from the parameters of a trial, by index of the objective.
 
     Parameters and FLOPs of blocks are additive, so a configuration costs the sum of its blocks. The cost of each site
-    and choice is cached.
-
-    Args:
-        space: The space.
-        objectives: Names of the study's objectives.
-        size: Input size ``(channels, height, width)`` at which FLOPs are counted.
+    and choice is cached. FLOPs are those of the input size ``(channels, height, width)``.
     """
     return {place: _additive(space, EXACT[name], size) for place, name in enumerate(objectives) if name in EXACT}
 

@@ -26,10 +26,9 @@ def passes_rung(values: Sequence[float], others: Sequence[Sequence[float]], fact
 
 
 def is_on_front(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Return which rows are on the first front, faster and with less memory than :func:`non_domination_ranks`.
+    """Return whether each row is on the first front, faster and with less memory than :func:`non_domination_ranks`.
 
-    Args:
-        values: One row for each solution, one column for each objective, all minimised.
+    Rows are solutions and columns are objectives, all minimised.
     """
     on_front = np.zeros(len(values), dtype=bool)
     # In lexicographic order a row comes after all rows that dominate it, so the first remaining one is on the front.
@@ -42,11 +41,7 @@ def is_on_front(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
 
 
 def non_domination_ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Return the front to which each row belongs, 0 for the first.
-
-    Args:
-        values: One row for each solution, one column for each objective, all minimised.
-    """
+    """Return the front to which each row belongs, 0 for the first; arguments as :func:`is_on_front`."""
     dominates = np.all(values[:, None] <= values[None], axis=2) & np.any(values[:, None] < values[None], axis=2)
     ranks = np.full(len(values), -1)
     rank = 0

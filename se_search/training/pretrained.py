@@ -59,10 +59,7 @@ def _classes_of(checkpoint: str, backbone: str) -> int | None:
 
 
 def check_pretrained(pretrained: str) -> None:
-    """Check that the weights exist, without reading them.
-
-    Args:
-        pretrained: As in :class:`~se_search.training.stand_alone.Finetune`.
+    """Check that weights exist, without reading them; ``pretrained`` is as for :func:`load_pretrained`.
 
     Raises:
         DefinitionError: If they do not exist.

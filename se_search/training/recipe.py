@@ -178,13 +178,7 @@ class Training:
         return self.evaluated.eval()
 
     def run(self, losses: Losses, progress_bar: ProgressBar, title: str, patience: int | None = None) -> None:
-        """Train the remaining epochs with a progress bar and a line for each epoch.
-
-        Args:
-            losses: The losses of one step.
-            progress_bar: As :func:`se_search.progress.progress_bar`.
-            title: Title of the progress bar.
-            patience: Epochs without a lower training loss (by 0.1 %) after which training ends; ``None`` trains all.
+        """Train the remaining epochs, or until :meth:`is_on_plateau`, with a progress bar and a line for each epoch.
 
         Raises:
             EvaluationError: As :meth:`epochs`.

@@ -14,12 +14,7 @@ class Gated:
 
 
 class GateFromOne(nn.Module):
-    """A gate with shift and factor such that its value at zero is one.
-
-    Args:
-        gate: The gate.
-        name: Its name in :data:`~se_search.network.attention.gates.GATES`.
-    """
+    """A gate with the shift and factor of :data:`~se_search.network.attention.gates.GATES`; its value at zero is 1."""
 
     def __init__(self, gate: nn.Module, name: str) -> None:
         super().__init__()
