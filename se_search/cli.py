@@ -1,4 +1,4 @@
-"""The command line: parses, calls one function, turns a user's mistake into one sentence."""
+"""The command line: each command calls one function and reports a user's mistake in one sentence."""
 
 import functools
 import importlib
@@ -18,7 +18,7 @@ from .progress import console, progress_bar, say
 from .study.options import OPTIONS, read_settings, shows_parameters
 
 P = ParamSpec("P")
-_GOES_ON = " The same command goes on from here."
+_RESUMES = " The same command resumes."
 
 _COMPARISON = Path("comparison.html")
 
@@ -30,8 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Backbone = Annotated[str, typer.Argument(metavar="BACKBONE", help="A timm architecture name.")]
-RunFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a run.")]
+Backbone = Annotated[str, typer.Argument(metavar="BACKBONE", help="Name of a timm architecture.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Run folder.")]
 
 
 def main() -> None:
@@ -42,12 +42,12 @@ def main() -> None:
     app(prog_name="se-search")
 
 
-def _command(loads: str = ".terminal", goes_on: str = "") -> Callable[[Callable[P, None]], Callable[P, None]]:
+def _command(loads: str = ".terminal", hint: str = "") -> Callable[[Callable[P, None]], Callable[P, None]]:
     """Return a decorator that makes a function a command.
 
     Args:
-        loads: The module that imports all that the command needs, which takes seconds; a terminal says so meanwhile.
-        goes_on: What is said after an interruption.
+        loads: The module whose import takes seconds, during which a terminal shows a status line.
+        hint: Text after ``Stopped.`` when the user interrupts the command.
     """
 
     def decorate(function: Callable[P, None]) -> Callable[P, None]:
@@ -68,7 +68,7 @@ def _command(loads: str = ".terminal", goes_on: str = "") -> Callable[[Callable[
                 typer.echo(f"Error: {str(error.filename)[:200]!r} cannot be used: {error.strerror}", err=True)
                 raise typer.Exit(2) from error
             except KeyboardInterrupt as error:
-                typer.echo(f"Stopped.{goes_on}", err=True)
+                typer.echo(f"Stopped.{hint}", err=True)
                 raise typer.Exit(130) from error
 
         return command
@@ -91,7 +91,7 @@ def _options(
 
 
 def _study_parameters() -> Iterator[inspect.Parameter]:
-    """Options of ``run`` that set a key of the study: types, choices, defaults and what they mean are its field's."""
+    """Options of ``run`` that set a key of the study; the key's field gives type, choices, default and help."""
     for option in OPTIONS:
         names = (f"{option.flag}/{option.opposite}",) if option.opposite else (option.flag,)
         metavar = f"[{'|'.join(option.choices)}]" if option.choices else None
@@ -100,10 +100,10 @@ def _study_parameters() -> Iterator[inspect.Parameter]:
         yield inspect.Parameter(option.argument, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-@_command(goes_on=_GOES_ON)
+@_command(hint=_RESUMES)
 @shows_parameters(_study_parameters())
 def run(
-    study: Annotated[str, typer.Option(help="How to search: a shipped study or a YAML file.")] = "digits",
+    study: Annotated[str, typer.Option(help="Name of a shipped study or path of a YAML file.")] = "digits",
     out: Annotated[
         Path | None, typer.Option(help="Run folder.  [default: runs/BACKBONE-STUDY or runs/BACKBONE-DATA]")
     ] = None,
@@ -113,7 +113,7 @@ def run(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Any key of the study, such as evaluator.label_smoothing=0.1; may be given more than once.",
+            help="Set any key of the study, such as evaluator.label_smoothing=0.1; repeatable.",
         ),
     ] = None,
     workers: Annotated[
@@ -150,7 +150,7 @@ def run(
     ] = 60.0,
     **arguments: Any,
 ) -> None:
-    """Search and write the run folder with its report. The same command resumes.
+    """Run a search and write the run folder with its report. The same command resumes it.
 
     \b
     Example:
@@ -230,20 +230,20 @@ def worker(
     )
 
 
-@_command(goes_on=_GOES_ON)
+@_command(hint=_RESUMES)
 def verify(
     folder: RunFolder,
     members: Annotated[
-        str, typer.Option(help="front, all (every complete trial), or how many members of the front.")
+        str, typer.Option(help="front, all (every complete trial), or a number of front members.")
     ] = "front",
-    seeds: Annotated[int, typer.Option(help="Trainings of each network.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Number of training seeds of each network.")] = 3,
     epochs: Annotated[int | None, typer.Option(help="Epochs of each training.  [default: the study's]")] = None,
 ) -> None:
-    """Train members of the front by themselves, with several seeds. The same command resumes.
+    """Retrain front members independently with several seeds. The same command resumes.
 
-    They are judged on the test images. The network without SE and, where the space holds it, the uniform r=16 one are
-    trained beside them, with the same seeds and batches. Values, paired differences and the agreement with the search's
-    ranking go to the report and the tables.
+    They are evaluated on the test images. The network without SE and, if the space contains it, uniform r=16 are
+    retrained with the same seeds and batches. The report and the tables show values, paired differences and the rank
+    agreement with the search.
 
     \b
     Example:
@@ -260,21 +260,18 @@ def verify(
 
 @_command()
 def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER", help="The folder of a run.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER", help="Run folder.")],
     formats: Annotated[
         list[str] | None,
-        typer.Option(
-            "--format", metavar="NAME", help="html, md, csv or png; may be given more than once.  [default: html]"
-        ),
+        typer.Option("--format", metavar="NAME", help="html, md, csv or png; repeatable.  [default: html]"),
     ] = None,
     live: Annotated[bool, typer.Option("--live", hidden=True)] = False,
     every: Annotated[int | None, typer.Option(hidden=True)] = None,
     to: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Write a run's report and tables anew.
+    """Rewrite a run's report, tables and run.json from its trials.
 
-    The report, the tables and run.json are written from the study. For a search that is under way there is watch, for
-    several runs compare.
+    Use watch for a running search and compare for several runs.
 
     \b
     Example:
@@ -293,17 +290,17 @@ def report(
 def _report_as_before(
     folders: list[Path], formats: list[str] | None, live: bool, every: int | None, to: Path | None
 ) -> None:
-    """Do what ``report`` did before ``watch`` and ``compare``; to be dropped with the release after the next."""
+    """Run the deprecated forms of ``watch`` and ``compare``; removed with the release after the next."""
     several, html = len(folders) > 1, formats in (None, ["html"])
     if several and (live or not html):
-        raise DefinitionError("several runs are compared in one HTML page: give --live or --format with one run")
+        raise DefinitionError("--live and --format require a single run: several runs give one HTML page")
     if to is not None and not several:
-        raise DefinitionError("--to names the page that compares runs: give two folders or more")
+        raise DefinitionError("--to requires two run folders or more: it names the page that compares them")
     if every is not None and not live:
-        raise DefinitionError("--every is the time between two reports of --live: give that too")
+        raise DefinitionError("--every requires --live: it is the interval between reports")
     if live and not html:
-        raise DefinitionError("--live writes the HTML report: give --format without it")
-    typer.echo(f"Type se-search {'compare' if several else 'watch'} instead; this spelling will be dropped.", err=True)
+        raise DefinitionError("--live writes only the HTML report: remove --live or --format")
+    typer.echo(f"Deprecated: use se-search {'compare' if several else 'watch'} instead.", err=True)
     if several:
         _compare(folders, to or _COMPARISON)
     else:
@@ -311,11 +308,10 @@ def _report_as_before(
 
 
 @_command()
-def watch(folder: RunFolder, every: Annotated[int, typer.Option(help="Seconds between two reports.")] = 10) -> None:
-    """Write a run's report again and again until the run is finished.
+def watch(folder: RunFolder, every: Annotated[int, typer.Option(help="Interval between reports (s).")] = 10) -> None:
+    """Rewrite a run's report at intervals until the run is finished.
 
-    Beside a search that is under way in another process, or before it. Only the report is written; the page reloads
-    itself.
+    Start it before or during a search in another process. It writes only the report; the page reloads itself.
 
     \b
     Example:
@@ -332,10 +328,10 @@ def _watch(folder: Path, every: int) -> None:
 
 @_command()
 def compare(
-    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER", help="The folders of two runs or more.")],
-    to: Annotated[Path, typer.Option(help="The page to write.")] = _COMPARISON,
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER", help="Run folders, at least two.")],
+    to: Annotated[Path, typer.Option(help="HTML page to write.")] = _COMPARISON,
 ) -> None:
-    """Compare the fronts of several runs in one page. The report of each is written anew.
+    """Compare the fronts of several runs in one page. Each run's report is rewritten.
 
     \b
     Example:
@@ -375,22 +371,24 @@ def export(
     trial: Annotated[int | None, typer.Option(help="Number of any complete trial, instead of --pick.")] = None,
     to: Annotated[Path, typer.Option(help="Folder to write.")] = Path("exported"),
     verified: Annotated[
-        bool, typer.Option("--verified", help="With the weights of its verification, not the search's.")
+        bool, typer.Option("--verified", help="Use the retrained weights of verification, not the search's.")
     ] = False,
     plain: Annotated[
-        bool, typer.Option("--plain", help="Name timm's own architecture, where it is the same network.")
+        bool, typer.Option("--plain", help="Use timm's own architecture, if it has the same network.")
     ] = False,
     *,
     optimized: Annotated[
         bool,
-        typer.Option("--optimized", help="Write these (model.pt2 if none) with SE blocks that cost less time."),
+        typer.Option(
+            "--optimized", help="Optimize SE blocks in the further formats (model.pt2 if none) for inference."
+        ),
     ] = False,
     formats: Annotated[
         list[str] | None,
         typer.Option(
             "--format",
             metavar=f"[{'|'.join([*FORMATS, 'NAME'])}]",
-            help="Also write this format. NAME is that of a plugin. May be given more than once.",
+            help="Also write this format. NAME is a plugin's format. Repeatable.",
         ),
     ] = None,
     push_to_hub: Annotated[
@@ -401,10 +399,10 @@ def export(
     ] = None,
     **flags: bool,
 ) -> None:
-    """Write a found network as a folder that timm loads. It has a model card.
+    """Export a network as a folder that timm loads, with a model card.
 
-    The weights are those that the search evaluated: with the supernet a slice of its weights, not retrained ones. With
-    --verified they are those of its verification.
+    The weights are those that the search evaluated: with the supernet a slice of its weights, without retraining.
+    --verified exports the retrained weights of verification.
 
     \b
     Example:
@@ -442,14 +440,16 @@ def excitation(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Images of the network's classes: embedded, a folder of classes, or timm's name of a dataset.  "
+            help="Images of the network's classes: embedded dataset, image folder or timm dataset.  "
             "[default: the run's]"
         ),
     ] = None,
-    pick: Annotated[str | None, typer.Option(help="Of a run: knee, accurate, small or fast.  [default: knee]")] = None,
-    trial: Annotated[int | None, typer.Option(help="Of a run: number of any complete trial.")] = None,
+    pick: Annotated[
+        str | None, typer.Option(help="Member of a run's front: knee, accurate, small or fast.  [default: knee]")
+    ] = None,
+    trial: Annotated[int | None, typer.Option(help="Number of any complete trial of a run, instead of --pick.")] = None,
     verified: Annotated[
-        bool, typer.Option("--verified", help="Of a run: with the weights of the trial's verification.")
+        bool, typer.Option("--verified", help="Use the retrained weights of a run's verification.")
     ] = False,
     pretrained: Annotated[
         str | None,
@@ -459,26 +459,28 @@ def excitation(
         str | None,
         typer.Option(
             metavar="A,B,…",
-            help="Classes to show, by name or index; one with a comma in its name by index.  "
+            help="Classes to show, by name or index; a name with a comma needs the index.  "
             "[default: the four that differ most]",
         ),
     ] = None,
-    channels: Annotated[int, typer.Option(help="Channels of each block to show.")] = 50,
-    images: Annotated[int | None, typer.Option(help="Images to analyse, drawn at random.  [default: all]")] = None,
-    seed: Annotated[int, typer.Option(help="Fixes what is drawn.")] = 0,
+    channels: Annotated[int, typer.Option(help="Number of channels to show for each block.")] = 50,
+    images: Annotated[
+        int | None, typer.Option(help="Number of images to analyse, drawn at random.  [default: all]")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of the drawn images.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     to: Annotated[
         Path | None,
         typer.Option(
-            help="Folder to write.  [default: excitation/trial-N in the run folder, or excitation/NAME; with other "
-            "data than the run's excitation/RUN-trial-N-DATA]"
+            help="Folder to write.  [default: excitation/trial-N in the run folder; excitation/RUN-trial-N-DATA for "
+            "other data than the run's; excitation/NAME without a run]"
         ),
     ] = None,
 ) -> None:
-    """Analyse what the SE blocks of a trained network do. It also says which could be left out.
+    """Analyse the SE blocks of a trained network, and report which are unnecessary.
 
-    After section 7.2 of the SENet paper: how much the gates tell classes apart, which are constant, and what is lost
-    when a block's gates are replaced by their means. Images are those that the network was not trained on.
+    Follows section 7.2 of the SENet paper: how much gates differ between classes, which gates are constant, and the
+    loss of accuracy when a block's gates are replaced by their means. The network was not trained on the images.
 
     \b
     Example:
@@ -511,16 +513,16 @@ def excitation(
 def sites(
     backbone: Backbone,
     position: Annotated[
-        str | None, typer.Option(help="Only this: standard, pre, post, identity, 3x3 or existing.  [default: all]")
+        str | None,
+        typer.Option(help="Only this position: standard, pre, post, identity, 3x3 or existing.  [default: all]"),
     ] = None,
     skipped: Annotated[
-        bool, typer.Option("--skipped", help="Also list the places that are left out, and why.")
+        bool, typer.Option("--skipped", help="Also list the places without a site, with the reason.")
     ] = False,
 ) -> None:
-    """List where a backbone can have SE blocks and what each costs.
+    """List the sites for SE blocks in a backbone, with the cost of each.
 
-    Costs are those of r=16. Where the backbone has attention already, "now" shows its weights and the reduction ratio
-    that they amount to.
+    Costs are for r=16. For the backbone's own attention, "now" shows its weights and their equivalent reduction ratio.
 
     \b
     Example:
@@ -541,38 +543,39 @@ def latency(
     backbone: Backbone,
     config: Annotated[
         list[Path] | None,
-        typer.Option(
-            metavar="FILE", help="A configuration, as SEConfig.to_json writes it; may be given more than once."
-        ),
+        typer.Option(metavar="FILE", help="Configuration in the format of SEConfig.to_json; repeatable."),
     ] = None,
-    space: Annotated[
-        str, typer.Option(help="Without --config: the space whose well-known configurations are measured.")
-    ] = "stages",
+    space: Annotated[str, typer.Option(help="Without --config: space whose baselines are measured.")] = "stages",
     runtime: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="eager, compile, onnxruntime or openvino; may be given more than once.  [default: eager]",
+            help="eager, compile, onnxruntime or openvino; repeatable.  [default: eager]",
         ),
     ] = None,
     optimized: Annotated[
-        bool, typer.Option("--optimized", help="Optimize all networks for inference first, the backbone too.")
+        bool, typer.Option("--optimized", help="Optimize all networks, including the backbone, for inference first.")
     ] = False,
-    batch: Annotated[int, typer.Option(help="Images in a forward pass.")] = 1,
-    size: Annotated[int | None, typer.Option(help="Height and width of the images.  [default: the backbone's]")] = None,
+    batch: Annotated[int, typer.Option(help="Batch size.")] = 1,
+    size: Annotated[
+        int | None, typer.Option(help="Image height and width (pixels).  [default: the backbone's]")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.  [default: PyTorch's choice]")] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     memory_format: Annotated[str, typer.Option(help="contiguous or channels_last.")] = "contiguous",
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="On a GPU, replay a CUDA graph.")] = False,
+    cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="Replay a CUDA graph; only on a GPU.")] = False,
     target: Annotated[
-        float, typer.Option(help="Half-width of the interval at which a measurement stops: 0.005 is ±0.5 %.")
+        float,
+        typer.Option(
+            help="Relative half-width of the confidence interval at which a measurement stops: 0.005 is ±0.5 %."
+        ),
     ] = 0.005,
-    limit: Annotated[float, typer.Option(help="Seconds after which a measurement stops.")] = 5.0,
+    limit: Annotated[float, typer.Option(help="Time limit of a measurement (s).")] = 5.0,
 ) -> None:
-    """Measure what SE blocks cost on this machine. Each network is compared with the bare backbone.
+    """Measure the latency of networks with SE blocks, relative to the bare backbone, on this machine.
 
-    The row of the network without SE compares the backbone with a copy of itself: its interval should hold ×1.
+    The row "no SE" compares the backbone with a copy of itself: its interval should contain ×1.
 
     \b
     Example:
@@ -610,7 +613,7 @@ def reproduce(
         Literal["params"], typer.Argument(metavar="WHAT", help="params: the paper's tables of parameters and FLOPs.")
     ],
 ) -> None:
-    """Print the SENet paper's cost tables beside counted costs. They are counted on timm's networks.
+    """Compare the SENet paper's parameters and FLOPs with those counted on timm's networks.
 
     \b
     Example:

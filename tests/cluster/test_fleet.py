@@ -168,7 +168,7 @@ def test_an_interrupted_or_killed_search_leaves_no_worker_behind_and_goes_on(ord
         search_process.send_signal(end)
         assert search_process.wait(30) == code
         parents.append(f"--parent\0{search_process.pid}")
-    assert "Stopped. The same command goes on from here." in (tmp_path / "0.log").read_text()
+    assert "Stopped. The same command resumes." in (tmp_path / "0.log").read_text()
     wait_until(lambda: not any(map(processes_with, parents)), seconds=30)
     assert start("last.log", *run).wait(180) == 0
     done = complete(load_run(tmp_path / "run"))

@@ -108,7 +108,7 @@ def test_interrupted_the_command_says_so_and_goes_on_later(tmp_path):
 
     code, output = stop_when(tmp_path, arguments, training, signal.SIGINT)
     assert code == 130
-    assert "The same command goes on from here." in output
+    assert "Stopped. The same command resumes." in output
     assert "Traceback" not in output
     run_to_the_end(tmp_path, *arguments)
     assert len(complete_trials(tmp_path)) == BUDGET
