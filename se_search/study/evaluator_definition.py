@@ -1,4 +1,4 @@
-"""Definitions of evaluators: their settings, and everything else that depends on which evaluator it is."""
+"""Definitions of evaluators: settings, factories and descriptions."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from ..errors import did_you_mean
 from ..words import counted
 from .base import MOST_IMAGES
 
-if TYPE_CHECKING:  # PyTorch with it, which reading a study does without
+if TYPE_CHECKING:  # imports PyTorch, which reading a study does not need
     from ..data.image_data import ImageData
     from ..training.evaluator import Evaluator
     from ..training.recipe import TrainingRecipe
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # PyTorch with it, which reading a study does without
     from .space import SearchSpace
 
 FROM_PYTHON = "python:"
-"""What the name of an evaluator begins with that was given as a function from Python."""
+"""Prefix of the name of an evaluator that is a Python function."""
 
 
 def _own_name(name: str) -> str:
@@ -31,7 +31,7 @@ def _own_name(name: str) -> str:
 
 
 def _optimizer(name: str) -> str:
-    from timm.optim import list_optimizers  # PyTorch with it, which only this check needs
+    from timm.optim import list_optimizers  # imports PyTorch, which only this check needs
 
     known = list_optimizers()
     if name not in known:
@@ -41,7 +41,7 @@ def _optimizer(name: str) -> str:
 
 def _not_compiled(value: bool) -> bool:
     if value:
-        raise ValueError("the supernet changes its blocks with every step, which no compiled network can")
+        raise ValueError("the supernet changes its blocks in every step, so it cannot be compiled")
     return value
 
 
@@ -49,84 +49,84 @@ LearningRate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class EvaluatorDefinition(Definition):
-    """What all evaluators have: a name, how to train, and what else a search asks about them.
+    """Base class of evaluators' definitions.
 
-    Keys from ``epochs`` to ``compile`` are as in :class:`se_search.training.recipe.TrainingRecipe`.
+    Keys from ``epochs`` to ``compile`` are those of :class:`se_search.training.recipe.TrainingRecipe`.
     """
 
     shipped: ClassVar[bool] = True
-    """Whether it comes with this package: then it trains as the fields say."""
+    """Whether this package provides the evaluator, which then trains according to the fields."""
 
     shares_weights: ClassVar[bool] = False
-    """Whether one trained network holds every configuration, whose excitation can be analysed."""
+    """Whether one trained network contains every configuration; its excitation can be analysed."""
 
     shared: ClassVar[str] = ""
-    """What is trained once for all configurations; the run folder keeps it in files of this name. Empty for nothing."""
+    """Name of the files in the run folder that keep the network trained once for all configurations; or empty."""
 
     estimates_by: ClassVar[str] = "the evaluator {name}"
-    """How it estimates accuracies, with its name and the epochs to be put in."""
+    """Template of :attr:`method`, with ``{name}`` and ``{epochs}``."""
 
     name: str
-    """Which evaluator."""
+    """Name of the evaluator."""
 
     epochs: Annotated[int, Field(ge=1)] = 8
-    """Epochs of each training."""
+    """Training epochs of each network."""
 
     batch: Annotated[int, Field(ge=2, le=MOST_IMAGES)] = 64
-    """Images in one step."""
+    """Batch size of training."""
 
     learning_rate: LearningRate = 0.002
     """Peak learning rate."""
 
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
-    """Weight decay of the weights."""
+    """Weight decay."""
 
     optimizer: Annotated[str, AfterValidator(_optimizer)] = "adamw"
-    """A name of ``timm.optim.list_optimizers``."""
+    """Name of a timm optimizer, as in ``timm.optim.list_optimizers``."""
 
     scheduler: Literal["cosine", "tanh", "poly", "wsd", "constant"] = "cosine"
-    """A schedule of timm."""
+    """Name of a timm learning rate schedule."""
 
     warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Part of the training in which the learning rate rises."""
+    """Share of training with a rising learning rate."""
 
     clip_gradient: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Largest norm of the gradient."""
+    """Maximum gradient norm; no clipping by default."""
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of each label that is spread over all classes."""
+    """Label smoothing."""
 
     mixup: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """Alpha of mixup."""
+    """Alpha of mixup; 0 disables it."""
 
     cutmix: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """Alpha of CutMix."""
+    """Alpha of CutMix; 0 disables it."""
 
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of an average of the weights."""
+    """Decay of the exponential moving average of the weights; no averaging by default."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
-    """``"float32"`` or ``"bfloat16"``."""
+    """Precision of training: ``"float32"`` or ``"bfloat16"``."""
 
     channels_last: bool = False
-    """Whether tensors keep their channels last in memory."""
+    """Train in the channels-last memory format."""
 
     compile: bool = False
-    """Whether ``torch.compile`` compiles the network; not with the supernet."""
+    """Compile the network with ``torch.compile``; not possible with the supernet."""
 
     @classmethod
     def own_settings(cls) -> list[str]:
-        """Names of the settings that not every evaluator has."""
+        """Return the settings that are specific to this evaluator."""
         return [name for name in cls.model_fields if name not in EvaluatorDefinition.model_fields]
 
     @property
     def method(self) -> str:
-        """How accuracies are estimated, and after how much training."""
+        """How accuracies are estimated, with the epochs of training."""
         return self.estimates_by.format(name=self.name, epochs=counted(self.epochs, "epoch"))
 
     @property
     def function(self) -> str:
-        """Name of the function given from Python that creates it; empty for all others."""
+        """Name of the Python function that creates the evaluator; empty for all others."""
         return self.name.removeprefix(FROM_PYTHON) if self.name.startswith(FROM_PYTHON) else ""
 
     @property
@@ -136,91 +136,91 @@ class EvaluatorDefinition(Definition):
 
     @property
     def starts_from_published_weights(self) -> bool:
-        """Whether training starts from the weights that timm publishes, whose licence then applies."""
+        """Whether training starts from weights that timm publishes, so that their licence applies."""
         return False
 
     def check(self, folder: Path) -> None:
-        """Check before any training, and without writing, what training in a run folder takes from elsewhere.
+        """Check the inputs of training in a run folder, without training or writing.
 
         Raises:
-            DefinitionError: If something is missing.
+            DefinitionError: If an input is missing.
         """
 
     def create(
         self, definition: "StudyDefinition", space: "SearchSpace", data: "ImageData", recipe: "TrainingRecipe"
     ) -> "Evaluator":
-        """Create a shipped evaluator, not prepared yet; :func:`se_search.trials.evaluators.find_evaluator` the others.
+        """Create a shipped evaluator, unprepared; :func:`se_search.trials.evaluators.find_evaluator` creates others.
 
         Args:
             definition: The study.
-            space: Its space.
-            data: Its data.
-            recipe: How to train.
+            space: The study's space.
+            data: The study's data.
+            recipe: Training settings.
         """
         raise NotImplementedError
 
     def create_trainer(
         self, definition: "StudyDefinition", data: "ImageData", recipe: "TrainingRecipe", folder: Path
     ) -> "Scratch":
-        """Create what verification trains single networks with: from random weights, or what a run folder holds.
+        """Create the trainer of verification, which starts from random weights or from weights in the run folder.
 
         Args:
             definition: The study.
-            data: Its data.
-            recipe: How to train.
+            data: The study's data.
+            recipe: Training settings.
             folder: The run folder.
 
         Raises:
-            RunFolderError: If the folder lacks the weights to start from.
+            RunFolderError: If the folder lacks the initial weights.
         """
         from ..training.stand_alone import Scratch
 
         return Scratch(definition.backbone, data, recipe, definition.device)
 
     def describe_weights(self, seen: str, data: str) -> str:
-        """Say where the weights come from that the search evaluates.
+        """Describe the origin of the weights that the search evaluates.
 
         Args:
-            seen: What training saw, as in ``"saw 1000 training images of digits for 8 epochs"``.
+            seen: Data and length of training, as in ``"saw 1000 training images of digits for 8 epochs"``.
             data: Name of the data.
         """
         return self.describe_verified_weights(seen)
 
     def describe_verified_weights(self, seen: str) -> str:
-        """Say where the weights come from that verification evaluates.
+        """Describe the origin of the weights that verification evaluates.
 
         Args:
             seen: As in :meth:`describe_weights`.
         """
-        return f"Trained by themselves: the network started from random weights and {seen} (the first seed's)."
+        return f"Trained independently from random weights: the network {seen} (weights of the first seed)."
 
 
 class SupernetDefinition(EvaluatorDefinition):
-    """Train one network that holds every configuration."""
+    """Train one network that contains every configuration."""
 
     shares_weights = True
     shared = "supernet"
     estimates_by = "weight sharing ({epochs} of the shared network)"
 
     name: Literal["supernet"] = "supernet"
-    """Which evaluator."""
+    """Name of the evaluator."""
 
     compile: Annotated[bool, AfterValidator(_not_compiled)] = False
-    """Whether ``torch.compile`` compiles the network; not with the supernet."""
+    """Compile the network with ``torch.compile``; not possible with the supernet."""
 
     recalibration_images: Annotated[int, Field(ge=2)] = 512
-    """Training images from which normalisation statistics are estimated anew."""
+    """Training images from which normalisation statistics are re-estimated for each configuration."""
 
     distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the smaller network's loss that is about the outputs of the larger one."""
+    """Weight of distillation from the larger network in the loss of the smaller one."""
 
     patience: Annotated[int, Field(ge=1)] | None = None
-    """Epochs without a lower training loss after which training ends."""
+    """Early stopping: epochs without a lower training loss; off by default."""
 
     def create(
         self, definition: "StudyDefinition", space: "SearchSpace", data: "ImageData", recipe: "TrainingRecipe"
     ) -> "Evaluator":
-        """Create the supernet, untrained."""
+        """Create the untrained supernet."""
         from ..training.supernet import Supernet
 
         return Supernet(
@@ -235,22 +235,21 @@ class SupernetDefinition(EvaluatorDefinition):
         )
 
     def describe_weights(self, seen: str, data: str) -> str:
-        """Say that they are a slice of the shared ones."""
+        """Describe a slice of the shared weights."""
         return (
-            "A slice of the search's weight-sharing network, not trained on their own. That network started from "
-            f"random weights, not from published ones, and {seen}; normalisation statistics were estimated anew for "
-            "this slice."
+            "A slice of the search's weight-sharing network, without retraining. That network started from random "
+            f"weights, not from published ones, and {seen}; normalisation statistics were re-estimated for this slice."
         )
 
 
 class _SingleNetworks(EvaluatorDefinition):
-    """Train every configuration by itself."""
+    """Train every configuration independently."""
 
     seeds: Annotated[int, Field(ge=1)] = 1
-    """Trainings of each configuration."""
+    """Number of training seeds of each configuration."""
 
     halving: Annotated[int, Field(ge=2)] | None = None
-    """Factor of successive halving; none without it."""
+    """Factor of successive halving; no halving by default."""
 
     @property
     def rung_factor(self) -> int | None:
@@ -264,12 +263,12 @@ class ScratchDefinition(_SingleNetworks):
     estimates_by = "training each network from scratch ({epochs})"
 
     name: Literal["scratch"] = "scratch"
-    """Which evaluator."""
+    """Name of the evaluator."""
 
     def create(
         self, definition: "StudyDefinition", space: "SearchSpace", data: "ImageData", recipe: "TrainingRecipe"
     ) -> "Evaluator":
-        """Create what trains every configuration from scratch."""
+        """Create the evaluator that trains every configuration from scratch."""
         from ..training.stand_alone import Scratch
 
         return Scratch(definition.backbone, data, recipe, definition.device, self.seeds, self.halving)
@@ -282,24 +281,24 @@ class FinetuneDefinition(_SingleNetworks):
     estimates_by = "finetuning each network ({epochs} from a common backbone)"
 
     name: Literal["finetune"] = "finetune"
-    """Which evaluator."""
+    """Name of the evaluator."""
 
     learning_rate: LearningRate = 0.0005
     """Peak learning rate."""
 
     pretrained: str | None = None
-    """Weights of the backbone to start from: ``"timm"``, ``"local-dir:FOLDER"`` or the path of a checkpoint."""
+    """Initial weights of the backbone: ``"timm"``, ``"local-dir:FOLDER"`` or the path of a checkpoint."""
 
     @property
     def starts_from_published_weights(self) -> bool:
-        """Whether ``pretrained`` says so."""
+        """Whether ``pretrained`` is ``"timm"``."""
         return self.pretrained == "timm"
 
     def check(self, folder: Path) -> None:
-        """Check that the weights which ``pretrained`` names exist, unless the folder holds a common backbone already.
+        """Check that the weights of ``pretrained`` exist, unless the run folder already has a common backbone.
 
         Raises:
-            DefinitionError: If they do not exist.
+            DefinitionError: If the weights do not exist.
         """
         from ..training.pretrained import check_pretrained
         from ..training.stand_alone import BACKBONE_WEIGHTS
@@ -310,7 +309,7 @@ class FinetuneDefinition(_SingleNetworks):
     def create(
         self, definition: "StudyDefinition", space: "SearchSpace", data: "ImageData", recipe: "TrainingRecipe"
     ) -> "Evaluator":
-        """Create what trains every configuration from a common backbone."""
+        """Create the evaluator that trains every configuration from a common backbone."""
         from ..training.stand_alone import Finetune
 
         return Finetune(definition.backbone, data, recipe, definition.device, self.seeds, self.halving, self.pretrained)
@@ -318,7 +317,7 @@ class FinetuneDefinition(_SingleNetworks):
     def create_trainer(
         self, definition: "StudyDefinition", data: "ImageData", recipe: "TrainingRecipe", folder: Path
     ) -> "Scratch":
-        """Create what trains from the common backbone that the run folder holds."""
+        """Create the trainer that starts from the common backbone in the run folder."""
         from ..training.stand_alone import Finetune
 
         trainer = Finetune(definition.backbone, data, recipe, definition.device)
@@ -326,32 +325,35 @@ class FinetuneDefinition(_SingleNetworks):
         return trainer
 
     def describe_verified_weights(self, seen: str) -> str:
-        """Say from which backbone training started."""
-        start = "a backbone that was trained on the same images before"
+        """Describe retraining from the common backbone."""
+        start = "a backbone that was first trained on the same images"
         if self.starts_from_published_weights:
-            start = "the weights of the backbone that timm publishes, whose licence applies"
+            start = "the backbone's weights that timm publishes, whose licence applies"
         elif self.pretrained is not None:
-            start = "weights of the backbone that the user gave, whose licence applies"
-        return f"Trained by themselves: the network started from {start}, with SE blocks without an effect, and {seen}."
+            start = "backbone weights that the user gave, whose licence applies"
+        return (
+            f"Trained independently from {start}, with SE blocks that have no effect at initialisation: the network "
+            f"{seen} (weights of the first seed)."
+        )
 
 
 class OwnEvaluatorDefinition(_SingleNetworks):
-    """What a plugin's evaluator is given, or one that was given from Python."""
+    """Use an evaluator of a plugin or a Python function."""
 
     shipped = False
 
     name: Annotated[str, AfterValidator(_own_name)]
-    """The name of a plugin, or that of a function given from Python after :data:`FROM_PYTHON`."""
+    """Name of a plugin's evaluator, or :data:`FROM_PYTHON` and the name of a Python function."""
 
     pretrained: str | None = None
-    """``"timm"``, ``"local-dir:FOLDER"`` or the path of a checkpoint."""
+    """Initial weights: ``"timm"``, ``"local-dir:FOLDER"`` or the path of a checkpoint."""
 
     options: dict[str, JsonValue] = Field(default_factory=dict)
-    """What it takes besides, plain data."""
+    """Further options of the evaluator, as plain data."""
 
     def describe_weights(self, seen: str, data: str) -> str:
-        """Say only who made them: how, the evaluator alone knows."""
-        return f"Those that the evaluator {self.name} made on {data}; it knows how."
+        """Name the evaluator, since only it knows how it trains."""
+        return f"Produced by the evaluator {self.name} on {data}, which defines how it trains."
 
 
 SHIPPED_EVALUATORS: Mapping[str, type[EvaluatorDefinition]] = {
@@ -359,13 +361,13 @@ SHIPPED_EVALUATORS: Mapping[str, type[EvaluatorDefinition]] = {
     "finetune": FinetuneDefinition,
     "scratch": ScratchDefinition,
 }
-"""Evaluators that travel with the package."""
+"""Evaluators of this package, by name."""
 
 
 _KINDS: tuple[type[EvaluatorDefinition], ...] = (*SHIPPED_EVALUATORS.values(), OwnEvaluatorDefinition)
 
 EVALUATOR_TAGS = {f"[{kind.__name__}]": kind for kind in _KINDS}
-"""What pydantic calls the kinds of evaluators in the places of its errors."""
+"""Classes of definitions by the tag that pydantic uses in the locations of its errors."""
 
 
 def _kind_of(evaluator: Any) -> type[EvaluatorDefinition]:
@@ -376,10 +378,10 @@ def _kind_of(evaluator: Any) -> type[EvaluatorDefinition]:
 
 
 def _without_old_defaults(evaluator: Any) -> Any:
-    """Leave out what files of version 0.1.0 say of all evaluators; to be dropped with the release after the next.
+    """Remove settings of other evaluators at their defaults, which files of version 0.1.0 contain.
 
-    There every evaluator had the settings of all others, which did nothing at their defaults, and no learning rate of
-    its own.
+    In that version every evaluator had the settings of all evaluators, and ``null`` meant the default learning rate.
+    Support ends with the release after the next.
     """
     if not isinstance(evaluator, dict):
         return evaluator

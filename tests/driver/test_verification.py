@@ -123,7 +123,7 @@ def test_an_export_of_verified_weights_has_their_outputs_and_says_what_they_are(
         correct = (model(images).argmax(1) == labels).numpy()
     assert (correct == arrays(verified, UNIFORM, "correct")[0]).all()
     card = (tmp_path / "exported" / "README.md").read_text()
-    assert "Trained by themselves: the network started from random weights" in card
+    assert "Trained independently from random weights" in card
     assert f"{trials.loc[UNIFORM.id, 'verified_accuracy']:.2%}".replace("%", " %") in card
     assert "397 test images of digits that neither" in card
 

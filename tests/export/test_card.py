@@ -126,8 +126,8 @@ def test_the_card_of_a_users_own_network_says_what_is_known(tmp_path):
     ("evaluator", "words"),
     [
         ({"name": "supernet"}, ["slice of the search's weight-sharing network", "for 3 epochs"]),
-        ({"name": "scratch"}, ["Trained by themselves", "random weights", "for 3 epochs"]),
-        ({"name": "finetune"}, ["Trained by themselves", "trained on the same images before"]),
+        ({"name": "scratch"}, ["Trained independently from random weights", "for 3 epochs"]),
+        ({"name": "finetune"}, ["Trained independently", "first trained on the same images"]),
         ({"name": "finetune", "pretrained": "timm"}, ["that timm publishes, whose licence applies"]),
         ({"name": "finetune", "pretrained": "local-dir:x"}, ["that the user gave, whose licence applies"]),
         ({"name": "one-epoch"}, ["the evaluator one-epoch"]),
