@@ -1,4 +1,4 @@
-"""What all definitions have in common: plain data checked whole, and frozen."""
+"""Base class and validators of definitions."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from .errors import ConfigurationError
 
 
 def as_value_error(check: Any, value: Any) -> Any:
-    """Check a value; pydantic takes a :class:`ValueError` for its own."""
+    """Run a check and convert a ConfigurationError to the :class:`ValueError` that pydantic expects."""
     try:
         return check(value)
     except ConfigurationError as error:
@@ -16,14 +16,14 @@ def as_value_error(check: Any, value: Any) -> Any:
 
 
 def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Refuse a value that stands twice."""
+    """Reject duplicate values."""
     if len(set(values)) < len(values):
-        raise ValueError("must not hold a value twice")
+        raise ValueError("must not contain a value twice")
     return values
 
 
 class Definition(BaseModel):
-    """Plain data that is checked, frozen, and has no keys but its fields."""
+    """Validated, immutable data without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 

@@ -337,7 +337,7 @@ def test_a_search_with_a_space_and_an_evaluator_of_a_plugin(installed, tmp_path,
 
 def test_settings_that_an_evaluator_does_not_take_are_refused_and_nothing_is_written(installed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name, words in {"untrained": "may hold start only", "supernet": "supernet has no such setting"}.items():
+    for name, words in {"untrained": "may hold start only", "supernet": "is not a setting of supernet"}.items():
         study = {"backbone": "test_resnet", "evaluator": {"name": name, "options": {"end": 1}}}
         Path("mine.yaml").write_text(yaml.safe_dump(study))
         with warnings.catch_warnings():

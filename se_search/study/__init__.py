@@ -1,1 +1,1 @@
-"""What the user wrote, checked."""
+"""Definitions of spaces and studies."""

@@ -1,4 +1,4 @@
-"""Checking of definitions, with errors in one sentence."""
+"""Validate definitions and report errors in one sentence."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -16,21 +16,22 @@ _D = TypeVar("_D", bound=Definition)
 
 
 def check_definition(kind: type[_D], data: Any, source: str, names: Mapping[str, str] = MappingProxyType({})) -> _D:
-    """Check plain data against a definition.
+    """Validate plain data as a definition.
 
     Args:
-        kind: The definition.
-        data: What was read.
-        source: The file it comes from.
-        names: What the user has typed to give a key, where it does not come from the file: ``--epochs`` for
-            ``evaluator.epochs``.
+        kind: Class of the definition.
+        data: Parsed content of the source.
+        source: Name of the source, such as a file, in error messages.
+        names: Options or arguments that set keys, by key, such as ``--epochs`` for ``evaluator.epochs``.
 
     Raises:
-        DefinitionError: Naming the source and the key, or what the user has typed, and what would be right.
+        DefinitionError: If the data is invalid. The message names the source and the key, or the user's option.
     """
     if not isinstance(data, dict):
         raise DefinitionError(f"{source} is not a mapping of keys such as {', '.join(_keys(kind, data, []))}")
-    if kind is StudyDefinition and isinstance(data.get("space"), dict):  # the study's errors would be about its name
+    if kind is StudyDefinition and isinstance(
+        data.get("space"), dict
+    ):  # the union's own errors would be about the name of a space
         inside = {key.removeprefix("space."): name for key, name in names.items() if key.startswith("space.")}
         whose = names.get("space", f"{source}: space")
         data = data | {"space": check_definition(SpaceDefinition, data["space"], whose, inside)}
@@ -53,9 +54,10 @@ def _one_sentence(
         if evaluator is not None and any(key in one.model_fields for one in EVALUATOR_TAGS.values()):
             if typed:
                 having = [name for name, one in SHIPPED_EVALUATORS.items() if key in one.model_fields]
-                return f"{where} requires {as_given('evaluator')} {' or '.join(having) or 'of a plugin'}"
+                required = f"{as_given('evaluator')} {' or '.join(having)}" if having else "an evaluator of a plugin"
+                return f"{where} requires {required}"
             whose = evaluator.model_fields["name"].default if evaluator.shipped else "an evaluator of a plugin"
-            return f"{where}: {whose} has no such setting; its own are {', '.join(evaluator.own_settings())}"
+            return f"{where} is not a setting of {whose}, which has {', '.join(evaluator.own_settings())}"
         known = _keys(kind, data, parents)
         near = did_you_mean(str(key), known)
         return f"{where} is not a known key{near}; known are {', '.join(known)}"
@@ -66,7 +68,7 @@ def _one_sentence(
 
 
 def _typed(key: str, names: Mapping[str, str]) -> str:
-    """Return what the user has typed to give a key, a section around it, or a key in it; empty for one of the file."""
+    """Return the option or argument that set a key, a section around it or a key in it; empty if the file set it."""
     around = [one for one in names if f"{key}.".startswith(f"{one}.")]
     if around:
         nearest = max(around, key=len)

@@ -1,4 +1,4 @@
-"""Spaces and studies: plain data checked whole, and frozen."""
+"""The definition of a study."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -21,10 +21,10 @@ from .space_definition import SpaceDefinition
 
 
 def parse_share(value: Any) -> float:
-    """Read a share such as ``"5%"`` or ``0.05``.
+    """Parse a share such as ``"5%"`` or ``0.05``.
 
     Raises:
-        ValueError: If it is neither, or negative.
+        ValueError: If the value is not a share or is negative.
     """
     number = value
     if isinstance(value, str):
@@ -34,7 +34,7 @@ def parse_share(value: Any) -> float:
         except ValueError:
             number = None
     if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < float("inf"):
-        raise ValueError("must be a share of at least 0, such as 5% or 0.05")
+        raise ValueError("must be a non-negative share, such as 5% or 0.05")
     return float(number)
 
 
@@ -52,13 +52,13 @@ def _objective(name: str, info: ValidationInfo) -> str:
 def _all_custom_ones(names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
     for name in info.data.get("custom_objectives", ()):
         if name not in names:
-            raise ValueError(f"must name {name}, which custom_objectives holds")
+            raise ValueError(f"must include {name}, which custom_objectives defines")
     return names
 
 
 def _objective_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z]\w{0,63}", name, re.ASCII) or name in RESERVED:
-        raise ValueError("an objective of your own needs a name of letters, digits and _ that is not in use")
+        raise ValueError("must be a name not in use, of at most 64 letters, digits and _, that starts with a letter")
     return name
 
 
@@ -66,53 +66,56 @@ Share = Annotated[float | None, BeforeValidator(_share_or_none)]
 
 
 class ConstraintsDefinition(Definition):
-    """Limits; ``None`` is no limit."""
+    """Limits on the cost of a configuration; ``None`` means no limit."""
 
     max_params: Share = None
-    """Greatest parameter overhead, as a share of the backbone's parameters, such as 5%; no limit by default."""
+    """Maximum parameter overhead, as a share of the backbone's parameters, such as 5%; no limit by default."""
 
     max_latency: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Greatest latency ratio, such as 1.03; no limit by default."""
+    """Maximum latency ratio, such as 1.03; no limit by default."""
 
     def most_of(self, objective: Objective) -> float | None:
-        """Return the greatest value that an objective may have; ``None`` without a limit."""
+        """Return the upper limit of an objective; ``None`` if it has none."""
         return getattr(self, objective.limit) if objective.limit else None
 
 
 class SplitsDefinition(Definition):
-    """Names of the parts of a folder or dataset; what is not named is found or cut from the training images."""
+    """Names of the splits of an image folder or timm dataset.
+
+    A split without a name is detected or cut from the training split.
+    """
 
     train: str | None = None
-    """The part to train on."""
+    """Training split."""
 
     validation: str | None = None
-    """The part that the search compares configurations on."""
+    """Validation split, on which the search compares configurations."""
 
     test: str | None = None
-    """The part kept for verification."""
+    """Test split, which only verification uses."""
 
 
 class LatencyDefinition(Definition):
     """How latency is measured."""
 
     source: Literal["measured", "model"] = "measured"
-    """Latency is ``"measured"`` for each configuration, or predicted by an additive ``"model"`` of the costs of single
-    sites and measured on the front only."""
+    """Source of latencies: ``"measured"`` for every configuration, or predicted by an additive ``"model"`` of the cost
+    of each site and measured on the front only."""
 
     runtime: Literal[RUNTIMES] = "eager"  # type: ignore[valid-type]
-    """What runs the networks."""
+    """Inference runtime."""
 
     optimized: bool = False
-    """Whether networks go through :func:`se_search.optimize_for_inference` first."""
+    """Apply :func:`se_search.optimize_for_inference` to all networks first."""
 
     batch: Annotated[int, Field(ge=1, le=MOST_IMAGES)] = 1
-    """Images in a forward pass."""
+    """Batch size."""
 
     size: Annotated[int, Field(ge=1, le=MOST_PIXELS)] | None = None
-    """Height and width of the images; the data's own by default."""
+    """Image height and width (pixels); those of the data by default."""
 
     threads: Threads | None = None
-    """Threads of a CPU operation while latency is measured; the study's own by default."""
+    """CPU threads during latency measurement; those of the study by default."""
 
     dtype: Literal[DTYPES] = "float32"  # type: ignore[valid-type]
     """Data type of weights and images."""
@@ -121,13 +124,13 @@ class LatencyDefinition(Definition):
     """Memory format of weights and images."""
 
     cuda_graph: bool = False
-    """Whether a CUDA graph is replayed."""
+    """Replay a CUDA graph."""
 
     target: Annotated[float, Field(gt=0, le=1)] = TARGET
-    """Half-width of the interval at which a measurement stops, as a share of the ratio."""
+    """Half-width of the latency ratio's confidence interval at which a measurement stops, relative to the ratio."""
 
     limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] = LIMIT
-    """Seconds after which a measurement stops."""
+    """Time limit of a measurement (s)."""
 
 
 def _device(value: str) -> str:
@@ -137,34 +140,34 @@ def _device(value: str) -> str:
 
 
 class StudyDefinition(Definition):
-    """How a space is searched."""
+    """The definition of a search."""
 
     description: str = ""
-    """One sentence for ``se-search studies``."""
+    """One-sentence description for ``se-search studies``."""
 
     backbone: str
-    """A timm architecture name."""
+    """Name of a timm architecture."""
 
     data: str = "digits"
-    """Name of embedded data, folder of images, or name of a timm dataset."""
+    """Embedded dataset, image folder or timm dataset."""
 
     data_root: str | None = None
-    """Where a timm dataset is."""
+    """Root folder of a timm dataset."""
 
     image_size: Annotated[int, Field(ge=8, le=MOST_PIXELS)] | None = None
-    """Height and width at which images of a folder or dataset are shown; the backbone's own by default."""
+    """Image height and width (pixels) of an image folder or timm dataset; the backbone's input size by default."""
 
     splits: SplitsDefinition = SplitsDefinition()
-    """Names of the parts of such data."""
+    """Names of the splits of an image folder or timm dataset."""
 
     data_workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Processes that load images."""
 
     space: str | SpaceDefinition = "stages"
-    """Name of a shipped space, path of a file, or the space itself."""
+    """Name of a shipped space or of a plugin's, path of a file, or the space itself."""
 
     custom_objectives: dict[Annotated[str, AfterValidator(_objective_name)], Direction] = Field(default_factory=dict)
-    """Directions of objectives that functions given from Python measure."""
+    """Directions of custom objectives, which Python functions measure, by name."""
 
     objectives: Annotated[
         tuple[Annotated[str, AfterValidator(_objective)], ...],
@@ -173,33 +176,33 @@ class StudyDefinition(Definition):
         AfterValidator(distinct),
         AfterValidator(_all_custom_ones),
     ] = ("accuracy", "parameter_overhead", "latency_ratio")
-    """Two or three of :data:`OBJECTIVES` and of ``custom_objectives``, whose every one is among them."""
+    """Two or three of :data:`OBJECTIVES` and ``custom_objectives``, including every custom objective."""
 
     sampler: Literal["ehvi", "tpe", "nsga2", "random"] = "ehvi"
     """``"ehvi"`` (expected hypervolume improvement, :class:`~se_search.sampling.ehvi.EHVISampler`), or Optuna's
     multi-objective ``"tpe"``, ``"nsga2"`` or ``"random"``."""
 
     priors: Literal["known", "excitation"] = "known"
-    """Which configurations are tried first: the ``"known"`` answers, or with ``"excitation"`` also those without the SE
-    blocks that idle in the trained supernet."""
+    """Configurations to evaluate first: the ``"known"`` baselines; with ``"excitation"`` also variants without the SE
+    blocks that are idle in the trained supernet."""
 
     budget: Annotated[int, Field(ge=1)] = 50
-    """Distinct configurations to complete."""
+    """Number of distinct configurations to complete."""
 
     trial_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Seconds after which a trial fails; none by default."""
+    """Time limit of a trial (s), after which it fails; no limit by default."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Fixes the supernet, the sampler and the order of measurements."""
+    """Random seed of the supernet, the sampler and the order of measurements."""
 
     device: Annotated[str, AfterValidator(_device)] = "cpu"
-    """A torch device: ``"cpu"``, ``"cuda"`` or ``"cuda:0"``."""
+    """PyTorch device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``."""
 
     threads: Threads | None = None
-    """Threads of a CPU operation; PyTorch's own choice by default."""
+    """CPU threads of PyTorch; PyTorch's choice by default."""
 
     constraints: ConstraintsDefinition = ConstraintsDefinition()
-    """Limits on what a configuration may cost."""
+    """Limits on the cost of a configuration."""
 
     evaluator: AnyEvaluator = SupernetDefinition()
     """How accuracy is estimated."""
@@ -209,22 +212,22 @@ class StudyDefinition(Definition):
 
     @property
     def directions(self) -> tuple[Direction, ...]:
-        """The direction of each objective."""
+        """Direction of each objective."""
         return tuple(one.direction for one in self.goals)
 
     @property
     def goals(self) -> tuple[Objective, ...]:
-        """The objectives themselves."""
+        """Objectives of the study, in order."""
         own = {name: custom_objective(name, direction) for name, direction in self.custom_objectives.items()}
         return tuple((OBJECTIVES | own)[name] for name in self.objectives)
 
     @property
     def resolved_space(self) -> SpaceDefinition:
-        """The space itself.
+        """The space of a resolved study.
 
         Raises:
-            DefinitionError: If the study only names it; ``load_study`` resolves it.
+            DefinitionError: If the study has only its name.
         """
         if isinstance(self.space, SpaceDefinition):
             return self.space
-        raise DefinitionError(f"space {self.space!r} is only named: resolve the study with load_study")
+        raise DefinitionError(f"space {self.space!r} is not resolved: use load_study")

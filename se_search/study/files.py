@@ -1,4 +1,4 @@
-"""Space and study files: found by name, of a plugin or by path, and read."""
+"""Find and read space and study files, by name, from a plugin or by path."""
 
 import os
 from collections.abc import Mapping
@@ -17,27 +17,27 @@ from .safe_yaml import read_yaml
 from .space_definition import SpaceDefinition
 
 MOST_BYTES = 2**18
-"""Size of the largest space or study file that is read."""
+"""Maximum size of a space or study file, in bytes."""
 
 _Kind = Literal["search_spaces", "studies"]
 
 
-def _shipped(kind: _Kind) -> Any:  # a Traversable, whose home depends on the version of Python
-    # Packages of their own: in a checkout they stand beside se_search/.
+def _shipped(kind: _Kind) -> Any:  # a Traversable, whose module depends on the Python version
+    # Separate packages: a checkout has their folders beside se_search/.
     return resources.files(f"{__package__.partition('.')[0]}.{kind}")
 
 
 def shipped_names(kind: _Kind) -> tuple[str, ...]:
-    """Names of the definitions that travel with the package."""
+    """Return the names of the definitions that the package ships."""
     files = _shipped(kind).iterdir()
     return tuple(sorted(Path(file.name).stem for file in files if file.name.endswith(".yaml")))
 
 
 def load_space(name: str) -> SpaceDefinition:
-    """Read a space by the name of a shipped one or of a plugin's, or by path.
+    """Read a shipped space or a plugin's by name, or a file by path.
 
     Raises:
-        DefinitionError: If it does not exist, is malformed or holds an impossible value.
+        DefinitionError: If the space does not exist, is malformed or has an invalid value.
     """
     plugin = find_plugin(SPACES, name, shipped_names("search_spaces"))
     if plugin is not None:
@@ -51,13 +51,13 @@ def _read_space(name: str) -> SpaceDefinition:
 
 @dataclass(frozen=True)
 class ListedSpace:
-    """A space that is known by its name.
+    """An available space.
 
     Attributes:
-        name: Its name.
-        package: The package that brings it, empty for a shipped one.
-        definition: The space, ``None`` where it cannot be used.
-        problem: Why not, empty otherwise.
+        name: Name of the space.
+        package: The package that provides it; empty for a shipped space.
+        definition: The space; ``None`` if it cannot be used.
+        problem: Why it cannot be used; empty otherwise.
     """
 
     name: str
@@ -67,7 +67,7 @@ class ListedSpace:
 
 
 def list_spaces() -> tuple[ListedSpace, ...]:
-    """List the shipped spaces, then those of plugins, also where these cannot be used."""
+    """List the shipped spaces, then those of plugins, including unusable ones."""
     shipped = shipped_names("search_spaces")
     listed = [ListedSpace(name, "", _read_space(name)) for name in shipped]
     for plugin in find_plugins(SPACES):
@@ -83,21 +83,22 @@ def list_spaces() -> tuple[ListedSpace, ...]:
 
 @shows_parameters(python_parameters())
 def load_study(name: str, settings: Mapping[str, Any] | None = None, **arguments: Any) -> StudyDefinition:
-    """Read a study by the name of a shipped one or by path, and resolve it: its space is in it, not named.
+    """Read a shipped study by name or a file by path, and replace the name of its space by the space.
 
     Args:
         name: Name or path.
-        settings: Values that replace the file's, by key, such as ``{"evaluator.label_smoothing": 0.1}``.
-        **arguments: The same by argument, as in :data:`se_search.study.options.OPTIONS`; ``None`` replaces nothing.
+        settings: Values that override the file's, by key, such as ``{"evaluator.label_smoothing": 0.1}``.
+        **arguments: Values that override the file's, by argument of :data:`se_search.study.options.OPTIONS`;
+            ``None`` overrides nothing.
 
     Raises:
-        DefinitionError: If it does not exist, is malformed or holds an impossible value.
+        DefinitionError: If the study does not exist, is malformed or has an invalid value.
     """
     content = _read(name, "studies", "study")
     study = check_definition(StudyDefinition, content, name)
     given = values_given(arguments, settings or {})
     if given:
-        # What the file says of its evaluator but would be so anyway does not bind another one.
+        # Settings at their defaults are dropped, as another evaluator may lack them.
         content |= {"evaluator": {"name": study.evaluator.name} | study.evaluator.model_dump(exclude_defaults=True)}
         names = {key: one.name for key, one in given.items()}
         study = check_definition(StudyDefinition, replace_keys(content, given), name, names)
@@ -107,14 +108,14 @@ def load_study(name: str, settings: Mapping[str, Any] | None = None, **arguments
 
 
 def parse_definition(text: str, source: str) -> StudyDefinition:
-    """Read a study from the text of a file, resolved: its space is in it.
+    """Parse a resolved study.
 
     Args:
-        text: YAML, or JSON, which is a part of it.
-        source: What to call it in messages.
+        text: YAML or JSON.
+        source: Name of the text in error messages.
 
     Raises:
-        DefinitionError: If it is malformed or holds an impossible value.
+        DefinitionError: If the study is malformed or has an invalid value.
     """
     if len(text) > MOST_BYTES:
         raise DefinitionError(f"{source} has more than {MOST_BYTES:,} characters")
@@ -126,7 +127,7 @@ def _read(name: str, kind: _Kind, word: str) -> Any:
     if name in known:
         text = _shipped(kind).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
         return read_yaml(text, name)
-    if not os.path.isfile(name):  # not Path's, which raises for names that no file can have
+    if not os.path.isfile(name):  # Path.is_file raises for invalid file names
         plugins = find_plugins(SPACES) if kind == "search_spaces" else ()
         offered = f"; of plugins: {', '.join(plugin.name for plugin in plugins)}" if plugins else ""
         near = did_you_mean(name, [*known, *(plugin.name for plugin in plugins)])
@@ -143,8 +144,8 @@ def _read(name: str, kind: _Kind, word: str) -> Any:
 def _read_plugin(plugin: Plugin) -> Any:
     content = plugin.content()
     try:
-        # Files that travel in a package are Path objects or, in an archive, of another class that reads alike.
+        # A file of a package is a Path or, in an archive, an object with the same method.
         text = content.read_text(encoding="utf-8") if hasattr(content, "read_text") else content
-    except Exception as error:  # a foreign class can raise anything
+    except Exception as error:  # a plugin's class can raise anything
         raise plugin.refusal("cannot be read", error) from error
     return read_yaml(text, str(plugin)) if isinstance(text, str) else text

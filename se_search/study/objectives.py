@@ -1,4 +1,4 @@
-"""The table of objectives: what a study can search for, how it is measured and how it is written."""
+"""The objectives that a study can optimise, and the columns of the table of trials."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ Direction = Literal["maximize", "minimize"]
 
 @dataclass(frozen=True)
 class Objective:
-    """An objective: a value of each trial that a study can optimise, and how it is written.
+    """A value of each trial that a study can optimise, and its format.
 
     Attributes:
         name: Name in study files, and column in the table of trials.
@@ -21,9 +21,9 @@ class Objective:
         form: Format of a value, after multiplication by ``factor``.
         factor: Factor from the table's unit to the displayed one.
         decimals: Decimals of the ends of its interval.
-        interval: Columns of its interval; ``None`` without one.
-        outcomes: Name of a trial's note of the values of single images, whose mean it is; empty if it has none.
-        exact: Whether it follows from the configuration: :data:`se_search.sampling.exact.EXACT` computes it.
+        interval: Columns of the ends of its interval; ``None`` without one.
+        outcomes: Name of a trial's attribute with the values of single images, whose mean is the objective; or empty.
+        exact: Whether :data:`se_search.sampling.exact.EXACT` computes it from the configuration.
         limit: Name of the study's constraint on it; empty for none.
         worst: Reference value for hypervolumes, from the number of classes and the worst value: for an exact objective
             that of the space's largest configuration, else that of the complete trials.
@@ -51,12 +51,12 @@ class Objective:
 
     @property
     def sign(self) -> int:
-        """1 where more is better, else -1."""
+        """1 if higher is better, else -1."""
         return 1 if self.direction == "maximize" else -1
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Its columns in the table of trials: the value, and the ends of its interval."""
+        """Columns in the table of trials: the value and the ends of its interval."""
         return self.name, *(self.interval or ())
 
 
@@ -130,20 +130,20 @@ OBJECTIVES = {
         ),
     )
 }
-"""Objectives of this package, which every trial measures, in the order of tables."""
+"""Built-in objectives, which every trial measures, in the order of tables."""
 
 JUDGED = tuple(one for one in OBJECTIVES.values() if one.outcomes)
-"""Objectives that are judged on images."""
+"""Objectives that are evaluated on images."""
 
 
 def quality_among(names: Iterable[str]) -> Objective:
-    """Return the objective that a study judges networks by: the first of :data:`JUDGED` among its own, or accuracy."""
+    """Return the quality objective of a study: the first of :data:`JUDGED` among ``names``, else accuracy."""
     names = tuple(names)
     return next((one for one in JUDGED if one.name in names), OBJECTIVES["accuracy"])
 
 
 def custom_objective(name: str, direction: Direction) -> Objective:
-    """Return an objective that a function of the user measures: a number of unknown size."""
+    """Return a custom objective, which a Python function measures in an unknown unit."""
     words = name.replace("_", " ").replace("flops", "FLOPs")
     taken = {"trial", "SE blocks", *(one.heading for one in OBJECTIVES.values())}
     return Objective(name, direction, words, f"own {words}" if words in taken else words, words)
@@ -186,7 +186,7 @@ VERIFIED_COLUMNS = (
     "verified_epochs",
     "verified_seeds",
 )
-"""What verification adds to the table of trials; differences are to the network without SE."""
+"""Columns that verification adds to the table of trials; differences are to the network without SE."""
 
 RESERVED = frozenset(
     {
@@ -196,4 +196,4 @@ RESERVED = frozenset(
         *("latency_conditions", "rungs", "task", "answer", "killed"),
     }
 )
-"""Names in the table of trials and in what a trial holds, which no objective of the user's may have."""
+"""Names of columns and trial attributes, which custom objectives must not use."""

@@ -1,4 +1,4 @@
-"""The options of a study: which argument sets which key, for the command line, for Python and for messages."""
+"""The options of a study: the key that each command-line option or Python argument sets."""
 
 import functools
 import inspect
@@ -22,13 +22,13 @@ _R = TypeVar("_R")
 
 @dataclass(frozen=True)
 class Option:
-    """An option of the command line, and an argument in Python, that sets a key of a study.
+    """A command-line option and Python argument that sets a key of a study.
 
     Attributes:
-        argument: The argument; ``max_params`` is ``--max-params`` on the command line.
+        argument: The Python argument, such as ``max_params``, whose option is ``--max-params``.
         key: The key, such as ``constraints.max_params``.
-        hint: What the command line says besides the description of the key.
-        opposite: Of a truth value: the option that says no.
+        hint: Text that follows the key's description in the option's help.
+        opposite: The option that sets a boolean key to false.
     """
 
     argument: str
@@ -38,17 +38,17 @@ class Option:
 
     @property
     def fields(self) -> tuple[FieldInfo, ...]:
-        """Fields of the key: several where evaluators have one of the same name."""
+        """Fields of the key: one for each evaluator that has it."""
         return find_fields(self.key)
 
     @property
     def flag(self) -> str:
-        """The option of the command line."""
+        """The command-line option."""
         return f"--{self.argument.replace('_', '-')}"
 
     @property
     def written_as(self) -> type[Any]:
-        """What the command line reads: a number, a truth value, or a text where the definition reads the value."""
+        """Type of the option's value; ``str`` if the definition parses it."""
         field = self.fields[0]
         if any(isinstance(one, BeforeValidator) for one in field.metadata):
             return str
@@ -56,14 +56,14 @@ class Option:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """Values that the key may have, where these are few; ``NAME`` where others may be installed."""
+        """Allowed values of a key with a fixed set; ``NAME`` stands for those of plugins."""
         parts = [part for field in self.fields for part in _parts(field.annotation)]
         found = dict.fromkeys(part for part in parts if isinstance(part, str))
         return (*found, "NAME") if found and str in parts else tuple(found)
 
     @property
     def help(self) -> str:
-        """The description of the key, and its default."""
+        """Description and default of the key."""
         field = self.fields[0]
         default = field.get_default()
         otherwise = "" if field.is_required() or default is None else f", else {str(default).lower()}"
@@ -100,17 +100,17 @@ OPTIONS = (
     Option("latency_target", "latency.target"),
     Option("latency_limit", "latency.limit"),
 )
-"""In the order in which the command line shows them. ``--set`` gives every other key."""
+"""In the order of the command line's help. ``--set`` sets every other key."""
 
 _KEYS = {option.argument: option.key for option in OPTIONS}
 
 
 @dataclass(frozen=True)
 class Given:
-    """A value that replaces the one of a study file.
+    """A value that overrides a key of a study file.
 
     Attributes:
-        name: What the user has typed, such as ``--epochs``, ``epochs`` or ``--set evaluator.epochs``.
+        name: The option or argument, such as ``--epochs``, ``epochs`` or ``--set evaluator.epochs``.
         value: Plain data.
     """
 
@@ -119,10 +119,10 @@ class Given:
 
 
 def find_fields(key: str) -> tuple[FieldInfo, ...]:
-    """Return the fields of a study's key such as ``evaluator.epochs``: of a union, those of all members that have it.
+    """Return the fields of a key such as ``evaluator.epochs``, one for each member of a union that has the key.
 
     Raises:
-        KeyError: If there is no such key.
+        KeyError: If no definition has the key.
     """
     kinds: list[Any] = [StudyDefinition]
     found: tuple[FieldInfo, ...] = ()
@@ -135,12 +135,12 @@ def find_fields(key: str) -> tuple[FieldInfo, ...]:
 
 
 def definitions_in(annotation: Any) -> list[type[Definition]]:
-    """Return the definitions that an annotation names, which may be a union."""
+    """Return the definitions in an annotation, which may be a union."""
     return [one for one in _parts(annotation) if isinstance(one, type) and issubclass(one, Definition)]
 
 
 def _parts(annotation: Any) -> list[Any]:
-    """Types and literal values of which an annotation is made."""
+    """Return the types and literal values in an annotation."""
     if get_origin(annotation) is Literal:
         return list(get_args(annotation))
     inner = get_args(annotation)
@@ -153,7 +153,7 @@ def _without_markup(text: str) -> str:
 
 
 def python_parameters() -> list[inspect.Parameter]:
-    """Parameters of a Python function that takes the keys of a study."""
+    """Return the parameters of a Python function that takes the keys of a study."""
     names = [*_KEYS, *(name for name in StudyDefinition.model_fields if name not in _KEYS)]
     parameters = []
     for name in names:
@@ -167,10 +167,10 @@ def python_parameters() -> list[inspect.Parameter]:
 
 
 def shows_parameters(parameters: Iterable[inspect.Parameter]) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """Return a decorator for a function with ``**arguments``: its signature shows them, and others are refused.
+    """Return a decorator that adds parameters to the signature of a function with ``**arguments`` and rejects others.
 
     Args:
-        parameters: What may be among ``**arguments``, keyword-only; those that the function names itself are left out.
+        parameters: Keyword-only parameters. Those that the function already has are ignored.
     """
 
     def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -195,10 +195,10 @@ def shows_parameters(parameters: Iterable[inspect.Parameter]) -> Callable[[Calla
 
 
 def read_settings(texts: Iterable[str]) -> dict[str, Any]:
-    """Read what ``--set`` was given: values by key.
+    """Parse values of ``--set``, by key.
 
     Raises:
-        DefinitionError: If one is not ``KEY=VALUE`` with a value in YAML.
+        DefinitionError: If a text is not ``KEY=VALUE`` or its value is not YAML.
     """
     settings = {}
     for text in texts:
@@ -210,14 +210,14 @@ def read_settings(texts: Iterable[str]) -> dict[str, Any]:
 
 
 def values_given(arguments: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Given]:
-    """Return what replaces values of a study file, by key.
+    """Return the values that override a study file, by key.
 
     Args:
-        arguments: Values by argument; ``None`` replaces nothing, and a mapping replaces a whole section.
+        arguments: Values by argument; ``None`` overrides nothing, and a mapping overrides a whole section.
         settings: Values by key.
 
     Raises:
-        DefinitionError: If a key is given twice.
+        DefinitionError: If an argument and a setting set the same key.
     """
     given: dict[str, Given] = {}
     for argument, value in arguments.items():
@@ -228,20 +228,20 @@ def values_given(arguments: Mapping[str, Any], settings: Mapping[str, Any]) -> d
     for key, value in settings.items():
         name = as_given(key, f"--set {key}")
         if key in given:
-            raise DefinitionError(f"{name} and {given[key].name} give the same key: leave one of them out")
+            raise DefinitionError(f"{name} and {given[key].name} set the same key: remove one of them")
         given[key] = Given(name, value)
     return given
 
 
 def replace_keys(content: Mapping[str, Any], given: Mapping[str, Given]) -> dict[str, Any]:
-    """Return the content of a study file with some values replaced.
+    """Return the content of a study file with overridden values.
 
     Args:
-        content: What the file holds.
-        given: What replaces it, by key; sections first, then keys in them.
+        content: Content of the file.
+        given: Overriding values by key. Sections are set before keys in them.
 
     Raises:
-        DefinitionError: If a key lies in what has no keys.
+        DefinitionError: If a key is inside a value that is not a mapping.
     """
     replaced = dict(deepcopy(content))
     for key in sorted(given, key=lambda key: key.count(".")):
@@ -250,6 +250,6 @@ def replace_keys(content: Mapping[str, Any], given: Mapping[str, Given]) -> dict
         for section in sections:
             inner = inner.setdefault(section, {})
             if not isinstance(inner, dict):
-                raise DefinitionError(f"{given[key].name} is not possible: {section} is {inner!r}, which has no keys")
+                raise DefinitionError(f"{given[key].name} cannot be set: {section} is {inner!r}, which has no keys")
         inner[last] = deepcopy(given[key].value)
     return replaced

@@ -1,4 +1,4 @@
-"""A space of configurations as Optuna sees it: names, distributions and the way back to configurations."""
+"""A search space: Optuna distributions, and conversion between parameters and configurations."""
 
 import itertools
 import random
@@ -14,22 +14,22 @@ from ..network.sites import Site, default_position, find_sites
 from .space_definition import SpaceDefinition
 
 OFF = "none"
-"""First choice of a stage (of SE its ratio) that leaves the stage without a block."""
+"""Value of a stage's first choice (the ratio in SE) for no block in the stage."""
 
 KEEP = "keep"
-"""First choice of a stage that leaves the attention that the backbone has there as it is."""
+"""Value of a stage's first choice for the backbone's own attention, unchanged."""
 
 
 class SearchSpace:
     """The configurations that a space definition allows on a backbone.
 
-    Its parameters are flat, so that every sampler can use them jointly: ``stage2.ratio`` and so on, ``gate``, where
-    there is a choice of positions ``position`` or ``stage2.position``, and, where blocks are placed one by one, one
-    switch named after each block.
+    Its parameters do not depend on each other, so that every sampler can model them jointly: ``stage2.ratio`` and so on
+    and ``gate``; with several positions ``position`` or ``stage2.position``; with placement by block one boolean named
+    after each block.
 
     Args:
-        backbone: A timm architecture name.
-        definition: What may vary.
+        backbone: Name of a timm architecture.
+        definition: The choices.
 
     Raises:
         BackboneError: If the backbone is unknown, has no sites, or lacks a position.
@@ -75,12 +75,12 @@ class SearchSpace:
         return f"stage{stage}.position" if self.definition.position_per == "stage" else "position"
 
     def to_config(self, parameters: Mapping[str, Any]) -> SEConfig:
-        """Return the configuration that ``parameters`` describe; different parameters may describe the same one."""
+        """Return the configuration of ``parameters``; different parameters may have the same configuration."""
         placed, removed = self.chosen(parameters)
         return SEConfig(self.backbone, tuple(self.place(*one) for one in placed), tuple(removed))
 
     def chosen(self, parameters: Mapping[str, Any]) -> tuple[list[tuple[Site, tuple[Any, ...]]], list[Site]]:
-        """Return the sites that get a block, with its options for :meth:`place`, and those whose own is taken out."""
+        """Return the sites that get a block, with its options for :meth:`place`, and the sites whose own is removed."""
         placed, removed = [], []
         shared = tuple(parameters[name] for name in self._per_network)
         options = {
@@ -98,16 +98,16 @@ class SearchSpace:
         return placed, removed
 
     def place(self, site: Site, options: Iterable[Any]) -> PlacedAttention:
-        """Create a block from the values of what varies: first each stage's, then the network's."""
+        """Create a block from the values of the choices per stage, then those per network."""
         kind: Any = self.definition.kind
         names = (*self._per_stage, *self._per_network)
         return kind(site, **dict(zip(names, options, strict=True)), **self.choices.fixed)
 
     def to_parameters(self, config: SEConfig) -> dict[str, Any]:
-        """Return parameters that describe ``config``.
+        """Return parameters of ``config``.
 
         Raises:
-            ConfigurationError: If the space does not hold the configuration.
+            ConfigurationError: If the space does not contain the configuration.
         """
         used = {placed.site: placed for placed in config.placed}
         parameters: dict[str, Any] = {
@@ -142,11 +142,11 @@ class SearchSpace:
         return OFF if self.definition.placement == "stage" else self._per_stage[self._switch][0]
 
     def draw(self, rng: random.Random) -> SEConfig:
-        """Draw a configuration, each parameter uniformly from its choices."""
+        """Draw a configuration; each parameter is uniform over its choices."""
         return self.to_config({name: rng.choice(one.choices) for name, one in self.distributions.items()})
 
     def enumerate(self) -> Iterator[dict[str, Any]]:
-        """Yield the parameters of every point, those without SE first."""
+        """Yield the parameters of every point of the space, those without SE first."""
         choices = [distribution.choices for distribution in self.distributions.values()]
         for values in itertools.product(*choices):
             yield dict(zip(self.distributions, values, strict=True))
@@ -160,10 +160,10 @@ class SearchSpace:
         return tuple(self.place(site, self._uniform_options(self.choices.widest)) for site in self.sites)
 
     def widen(self, config: SEConfig) -> SEConfig:
-        """Return the widest relative of a configuration: its gate and positions, the widest block at each of them.
+        """Return the configuration with the same gate and positions, and the widest block at every site.
 
         Raises:
-            ConfigurationError: If the space does not hold the configuration.
+            ConfigurationError: If the space does not contain the configuration.
         """
         parameters = self.to_parameters(config)
         widest = self.choices.widest.items()
@@ -171,10 +171,10 @@ class SearchSpace:
         return self.to_config(parameters | {site.block: True for site in self.sites})
 
     def known_answers(self) -> dict[str, SEConfig]:
-        """Return the configurations to try first, by name, as far as the space holds them.
+        """Return the baselines that the space contains, by name; a search evaluates them first.
 
-        They are no SE, the paper's uniform r=16, and that without the last stage, which the paper found nearly as
-        accurate for far fewer parameters; for a backbone with attention also the backbone as it is.
+        They are no SE, the paper's uniform r=16, and uniform r=16 without the last stage, which the paper found nearly
+        as accurate with far fewer parameters; for a backbone with attention also the unchanged backbone.
         """
         bare = SEConfig.without_attention(self.backbone)
         known = {} if bare == SEConfig(self.backbone) else {"as published": SEConfig(self.backbone)}
@@ -186,10 +186,10 @@ class SearchSpace:
         return {name: config for name, config in known.items() if self._holds(config)}
 
     def paper_variants(self) -> dict[str, SEConfig]:
-        """Return further configurations of the paper's ablations, by name, as far as the space holds them.
+        """Return further configurations of the paper's ablations that the space contains, by name.
 
-        They are uniform with other reduction ratios (section 6.1 of the journal version) and r=16 in one stage alone
-        (6.4). A search marks them where it comes upon them.
+        They are uniform with other reduction ratios (section 6.1 of the journal version) and r=16 in a single stage
+        (6.4). A search names the trials that have such a configuration.
         """
         published = self.choices.published
         others = [options for options in self.stage_options() if options != published]
@@ -204,16 +204,16 @@ class SearchSpace:
         return {name: config for name, config in (uniform | single).items() if self._holds(config)}
 
     def stage_options(self) -> Iterator[dict[str, Any]]:
-        """Yield what a stage with blocks may have."""
+        """Yield all combinations of a stage's options, without those for no new block."""
         for values in itertools.product(*self._per_stage.values()):
             yield dict(zip(self._per_stage, values, strict=True))
 
     def uniform(self, options: Mapping[str, Any], sites: Iterable[Site] | None = None) -> SEConfig:
-        """Return the configuration with one block, of the first choices of the network, at all sites of one position.
+        """Return the configuration with the same block at all sites; choices per network have their first value.
 
         Args:
-            options: Values of what a stage chooses.
-            sites: Other sites.
+            options: Values of the choices per stage.
+            sites: Sites of the blocks; all of the first position by default.
         """
         if sites is None:
             sites = (site for site in self.sites if site.position == self.positions[0])
@@ -221,7 +221,7 @@ class SearchSpace:
         return SEConfig(self.backbone, tuple(self.place(site, values) for site in sites))
 
     def label(self, options: Mapping[str, Any]) -> str:
-        """Return what figures call a block with these options of a stage."""
+        """Return the label of a block with these options in figures."""
         return self.place(self.sites[0], self._uniform_options(options)).label
 
     def _uniform_options(self, options: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Definition of a space: what may vary."""
+"""The definition of a search space."""
 
 from typing import Annotated, Any, Literal
 
@@ -14,15 +14,15 @@ def _kind(name: str) -> str:
 
 
 class SpaceDefinition(Definition):
-    """What may vary; the keys of the kind of attention stand beside these and are attributes like them."""
+    """The choices of a search space. Its extra keys and attributes are those of the kind of attention."""
 
     model_config = ConfigDict(extra="allow")
 
     description: str = ""
-    """One sentence for ``se-search spaces``."""
+    """One-sentence description for ``se-search spaces``."""
 
     placement: Literal["stage", "block"]
-    """What is switched on or off: a whole ``"stage"`` or each ``"block"``."""
+    """Unit in which attention is added or left out: ``"stage"`` or ``"block"``."""
 
     positions: Annotated[
         tuple[Literal["default", "standard", "pre", "post", "identity", "3x3", "existing"], ...],
@@ -30,11 +30,11 @@ class SpaceDefinition(Definition):
         Field(min_length=1),
         AfterValidator(distinct),
     ] = ("default",)
-    """Positions that SE blocks may have. ``"default"`` is ``existing`` in networks that have attention, ``standard`` in
-    others with residual branches, ``post`` in plain ones."""
+    """Allowed positions of SE blocks. ``"default"`` is ``existing`` in a backbone with attention, ``standard`` in
+    another with residual branches and ``post`` in a plain one."""
 
     position_per: Literal["network", "stage"] = "network"
-    """Whether one position is chosen for the whole ``"network"`` or for each ``"stage"``."""
+    """Scope of a chosen position: the whole ``"network"`` or each ``"stage"``."""
 
     attention: Annotated[str, AfterValidator(_kind)] = DEFAULT_KIND
     """Kind of attention: one of :data:`se_search.network.attention.KINDS`."""
@@ -43,7 +43,7 @@ class SpaceDefinition(Definition):
     @classmethod
     def _check_choices(cls, data: Any) -> Any:
         kind = cls._kind_of(data)
-        if kind is None or "placement" not in data:  # the field's own check says what is wrong
+        if kind is None or "placement" not in data:  # the field's own validation reports the error
             return data
         own = {key: value for key, value in data.items() if key not in cls.model_fields}
         return {**data, **dict(kind.choices.model_validate(own))}
@@ -55,7 +55,7 @@ class SpaceDefinition(Definition):
 
     @classmethod
     def keys_for(cls, data: Any) -> tuple[str, ...]:
-        """Return the keys that a space of the kind of attention of ``data`` may have."""
+        """Return the allowed keys of a space with the kind of attention in ``data``."""
         kind = cls._kind_of(data)
         return (*cls.model_fields, *(kind.choices.model_fields if kind else ()))
 
@@ -66,5 +66,5 @@ class SpaceDefinition(Definition):
 
     @property
     def choices(self) -> Choices:
-        """What may vary about the kind."""
+        """The choices of the kind of attention."""
         return self.kind.choices.model_validate(self.model_extra)

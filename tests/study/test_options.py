@@ -98,12 +98,12 @@ def test_a_setting_that_cannot_be_read_is_refused(texts, told):
         (
             {"evaluator.epochs": 3},
             {"epochs": 4},
-            "evaluator.epochs and epochs give the same key: leave one of them out",
+            "evaluator.epochs and epochs set the same key: remove one of them",
         ),
-        ({"budget.most": 3}, {"budget": 5}, "budget.most is not possible: budget is 5, which has no keys"),
-        ({"space.placement": "block"}, {"space": "stages"}, "space.placement is not possible: space is 'stages'"),
+        ({"budget.most": 3}, {"budget": 5}, "budget.most cannot be set: budget is 5, which has no keys"),
+        ({"space.placement": "block"}, {"space": "stages"}, "space.placement cannot be set: space is 'stages'"),
         ({"evaluater.epochs": 3}, {}, "evaluater.epochs is not a known key; near names: evaluator"),
-        ({"sampler.name": "tpe"}, {}, "sampler.name is not possible: sampler is"),
+        ({"sampler.name": "tpe"}, {}, "sampler.name cannot be set: sampler is"),
         ({"threads.number": 1}, {}, "threads.number is {'number': 1}: it should be a valid integer"),
     ],
 )
