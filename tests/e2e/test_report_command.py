@@ -75,7 +75,7 @@ def test_a_terminal_is_told_while_the_report_is_written(finished_run, form, monk
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["compare", "run", "other", "--to", "output.txt"], "output.txt exists and is no comparison"),
+        (["compare", "run", "other", "--to", "output.txt"], "output.txt exists and is not a comparison of runs"),
         (["compare", "run", "run"], "2 runs cannot be compared: give two to 8 different run folders"),
         (["compare", "run"], "1 runs cannot be compared: give two to 8 different run folders"),
         (["compare", "run", "nowhere"], "nowhere is not a run folder"),
