@@ -14,18 +14,10 @@ def shape_of(node: Any) -> tuple[Any, ...]:
 
 
 def arguments_of(node: fx.Node) -> dict[str, Any]:
-    """Return the arguments of an operation by name, with the defaults of its schema."""
-    return {
-        parameter.name: (
-            node.args[place] if place < len(node.args) else node.kwargs.get(parameter.name, parameter.default_value)
-        )
-        for place, parameter in enumerate(schema_of(node).arguments)
-    }
-
-
-def schema_of(node: fx.Node) -> Any:
-    """Return the schema of a PyTorch operation."""
-    return node.target._schema  # type: ignore[union-attr]  # a PyTorch operation
+    """Return the arguments of a PyTorch operation by name, with the defaults of its schema."""
+    parameters = node.target._schema.arguments  # type: ignore[union-attr]
+    given = dict(zip((one.name for one in parameters), node.args, strict=False)) | node.kwargs
+    return {one.name: given.get(one.name, one.default_value) for one in parameters}
 
 
 def is_elementwise(node: fx.Node) -> bool:
@@ -63,13 +55,13 @@ def written_by(node: fx.Node) -> Iterator[fx.Node]:
 
 def storage_of(node: fx.Node) -> fx.Node:
     """Return the node whose result ``node`` is, or is a view of."""
-    while node.args and isinstance(node.args[0], fx.Node) and _is_alias(node.target):
+
+    def is_alias(target: Any) -> bool:
+        return target is operator.getitem or (
+            isinstance(target, torch._ops.OpOverload)
+            and any(returned.alias_info is not None for returned in target._schema.returns)
+        )
+
+    while node.args and isinstance(node.args[0], fx.Node) and is_alias(node.target):
         node = node.args[0]
     return node
-
-
-def _is_alias(target: Any) -> bool:
-    return target is operator.getitem or (
-        isinstance(target, torch._ops.OpOverload)
-        and any(returned.alias_info is not None for returned in target._schema.returns)
-    )

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import ExportError, first_reason
+from ..errors import ExportError, SeSearchError, first_reason
 from ..files import draft_beside, move_into_place
 
 TOLERANCE = 1e-4
@@ -30,7 +30,6 @@ BATCHES = (1, 5)
 """Batch sizes at which an exported graph is compared: 1, which exporters tend to fix, and another."""
 
 _MOST_OF_CUDNN = 65535
-_TRACED_BATCH = 2
 _INPUT, _OUTPUT, _BATCH = "images", "logits", "batch"
 
 _Run = Callable[[torch.Tensor], torch.Tensor]
@@ -38,103 +37,54 @@ _Run = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class _Format:
-    """A file format: how it is written and run.
+    """A file format: its name in messages, the packages that it needs, and the extra of se-search that installs them.
 
-    Attributes:
-        name: Its name in messages.
-        suffix: Suffix of the file name.
-        packages: Packages that it needs.
-        extra: The extra of se-search that installs them.
-        write: Writes a program to a file, and further files beside it if the format has any.
-        load: Reads the file and returns the graph as a function of images.
+    ``write`` writes a program to a file, and further files beside it if the format has any. ``load`` reads the file and
+    returns the graph as a function of images.
     """
 
     name: str
-    suffix: str
     packages: tuple[str, ...]
     extra: str
     write: Callable[[torch.export.ExportedProgram, Path], None]
     load: Callable[[Path], _Run]
 
 
-def export_onnx(model: nn.Module, file: str | os.PathLike[str], input_size: tuple[int, int, int]) -> None:
-    """Write ``model`` as an ONNX file, by PyTorch's exporter.
+def export_graph(model: nn.Module, file: str | os.PathLike[str], input_size: tuple[int, int, int]) -> None:
+    """Write ``model`` as a graph in the format of the file's suffix.
 
-    The graph has evaluation mode, single precision, the input ``images`` and the output ``logits``, and any batch size.
-    ONNX Runtime must reproduce the network's outputs within :data:`TOLERANCE` for each of :data:`BATCHES`. Weights of
-    more than 1.5 GiB are written to ``FILE.data`` beside the file.
+    - ``.onnx``: an ONNX file by PyTorch's exporter; weights of more than 1.5 GiB lie in ``FILE.data`` beside it.
+    - ``.pt2``: a program for ``torch.export.load``.
+    - ``.xml``: an OpenVINO graph, converted from ONNX, with its weights in a ``.bin`` file beside it.
 
-    Args:
-        model: The network; it is not changed.
-        file: Where to write, ending in ``.onnx``.
-        input_size: ``(channels, height, width)`` of the images.
-
-    Raises:
-        ExportError: If a package is missing, the network cannot be exported, the outputs differ, or the file cannot be
-            written; no file is written then.
-    """
-    _export(model, Path(file), input_size, _ONNX)
-
-
-def export_program(model: nn.Module, file: str | os.PathLike[str], input_size: tuple[int, int, int]) -> None:
-    """Write ``model`` as a program for ``torch.export.load``.
-
-    It has evaluation mode, single precision and any batch size. Loaded again it must reproduce the network's outputs
+    The graph has evaluation mode, single precision and any batch size. In ONNX and OpenVINO its input is ``images`` and
+    its output ``logits``. The runtime of the format must reproduce the network's outputs in single precision on the CPU
     within :data:`TOLERANCE` for each of :data:`BATCHES`.
 
     Args:
         model: The network; it is not changed.
-        file: Where to write, ending in ``.pt2``.
+        file: Where to write.
         input_size: ``(channels, height, width)`` of the images.
 
     Raises:
-        ExportError: If the network cannot be exported, the outputs differ, or the file cannot be written; no file is
-            written then.
+        ExportError: If the suffix is none of these, a package is missing, the network cannot be exported, the outputs
+            differ, or the file cannot be written; no file is written then.
     """
-    _export(model, Path(file), input_size, _PROGRAM)
-
-
-def export_openvino(model: nn.Module, file: str | os.PathLike[str], input_size: tuple[int, int, int]) -> None:
-    """Write ``model`` as an OpenVINO graph, converted from ONNX, with its weights in a ``.bin`` file beside it.
-
-    The graph has evaluation mode, single precision, the input ``images`` and the output ``logits``, and any batch size.
-    OpenVINO must reproduce the network's outputs in single precision on the CPU within :data:`TOLERANCE` for each of
-    :data:`BATCHES`.
-
-    Args:
-        model: The network; it is not changed.
-        file: Where to write the graph, ending in ``.xml``.
-        input_size: ``(channels, height, width)`` of the images.
-
-    Raises:
-        ExportError: If a package is missing, the network cannot be exported, the outputs differ, or the files cannot be
-            written; no file is written then.
-    """
-    _export(model, Path(file), input_size, _OPENVINO)
-
-
-def _export(model: nn.Module, target: Path, input_size: tuple[int, int, int], form: _Format) -> None:
-    if target.suffix != form.suffix:
-        raise ExportError(f"{target} cannot be {form.name}: its name must end in {form.suffix}")
-    for package in form.packages:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise ExportError(
-                f'{form.name} needs the package {package} ({error}): pip install "se-search[{form.extra}]"'
-            ) from error
+    target = Path(file)
+    if target.suffix not in _FORMATS:
+        raise ExportError(f"{target} cannot be written: its name must end in {' or '.join(_FORMATS)}")
+    form = _FORMATS[target.suffix]
+    require(form.name, form.packages, form.extra, ExportError)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), draft_beside(target) as draft:
             network = copy.deepcopy(model).cpu().float().eval()
-            program = trace(network, input_size)
-            with draft_beside(target) as draft:
-                written = draft / target.name
-                form.write(program, written)
-                compare(network, form.load(written), input_size, form.name)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                # The file that refers to the others comes last: if it exists, they do.
-                for part in sorted(written.parent.iterdir(), key=lambda part: part == written):
-                    move_into_place(part, target.with_name(part.name))
+            written = draft / target.name
+            form.write(trace(network, input_size), written)
+            compare(network, form.load(written), input_size, form.name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # The file that refers to the others comes last: if it exists, they do.
+            for part in sorted(draft.iterdir(), key=lambda part: part == written):
+                move_into_place(part, target.with_name(part.name))
     except ExportError:
         raise
     except OSError as error:
@@ -146,19 +96,26 @@ def _export(model: nn.Module, target: Path, input_size: tuple[int, int, int], fo
         ) from error
 
 
+def require(user: str, packages: tuple[str, ...], extra: str, kind: type[SeSearchError]) -> None:
+    """Raise an error of this kind if a package is missing that an extra of se-search installs for ``user``."""
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise kind(f'{user} needs the package {package} ({error}): pip install "se-search[{extra}]"') from error
+
+
 def trace(network: nn.Module, input_size: tuple[int, int, int]) -> torch.export.ExportedProgram:
     """Return the program of ``network``, which is in evaluation mode, for images of one size and any batch size.
 
-    Args:
-        network: The network. Example images have the device and precision of its weights.
-        input_size: ``(channels, height, width)`` of the images.
+    The example images have the device and precision of its weights.
 
     Raises:
         TypeError: If it does not return one tensor.
         Exception: Any other exception of the network or ``torch.export``.
     """
     weight = next((one for one in network.parameters() if one.is_floating_point()), torch.empty(0))
-    images = _images(_TRACED_BATCH, input_size).to(weight)
+    images = _images(2, input_size).to(weight)
     outputs = network(images)
     if not isinstance(outputs, torch.Tensor):
         raise TypeError(f"it returns a {type(outputs).__name__}, not one tensor")
@@ -192,34 +149,25 @@ def _images(batch: int, input_size: tuple[int, int, int]) -> torch.Tensor:
     return torch.randn(batch, *input_size, generator=torch.Generator().manual_seed(batch))
 
 
-def compare(
-    network: nn.Module, run: Callable[[torch.Tensor], torch.Tensor], input_size: tuple[int, int, int], name: str
-) -> None:
+def compare(network: nn.Module, run: _Run, input_size: tuple[int, int, int], name: str) -> None:
     """Check that an export reproduces the outputs of ``network`` within :data:`TOLERANCE` for :data:`BATCHES`.
 
-    Args:
-        network: The network, in evaluation mode.
-        run: The export as a function of images.
-        input_size: ``(channels, height, width)`` of the images.
-        name: Name of the export in messages.
+    ``network`` is in evaluation mode, ``run`` is the export as a function of images, and ``name`` its name in messages.
 
     Raises:
         ExportError: If the outputs differ.
     """
     for batch in BATCHES:
         images = _images(batch, input_size)
-        expected = network(images)
-        got = run(images)
+        expected, got = network(images), run(images)
+        not_kept = f"{name} of this {type(network).__name__} was not kept, as its outputs"
         if got.shape != expected.shape:
-            raise ExportError(
-                f"{name} of this {type(network).__name__} was not kept, as its outputs have the shape "
-                f"{tuple(got.shape)} and not {tuple(expected.shape)}"
-            )
+            raise ExportError(f"{not_kept} have the shape {tuple(got.shape)} and not {tuple(expected.shape)}")
         difference, largest = (got - expected).abs().max().item(), expected.abs().max().item()
         if not difference <= TOLERANCE * largest:  # also if one is NaN
             raise ExportError(
-                f"{name} of this {type(network).__name__} was not kept, as its outputs differ from the network's by "
-                f"{difference:.2g} at batch size {batch}, where the largest is {largest:.2g}"
+                f"{not_kept} differ from the network's by {difference:.2g} at batch size {batch}, where the largest is "
+                f"{largest:.2g}"
             )
 
 
@@ -245,14 +193,6 @@ def _load_onnx(file: Path) -> _Run:
     return lambda images: torch.from_numpy(session.run([_OUTPUT], {_INPUT: images.numpy()})[0])
 
 
-def _write_program(program: torch.export.ExportedProgram, file: Path) -> None:
-    torch.export.save(program, file)
-
-
-def _load_program(file: Path) -> _Run:
-    return torch.export.load(file).module()
-
-
 def _write_openvino(program: torch.export.ExportedProgram, file: Path) -> None:
     openvino = importlib.import_module("openvino")
     with tempfile.TemporaryDirectory() as temporary:
@@ -273,8 +213,10 @@ def _load_openvino(file: Path) -> _Run:
     return lambda images: torch.from_numpy(graph({_INPUT: images.numpy()})[_OUTPUT].copy())
 
 
-_ONNX = _Format("an ONNX file", ".onnx", ("onnx", "onnxscript", "onnxruntime"), "onnx", _write_onnx, _load_onnx)
-_PROGRAM = _Format("a PyTorch program", ".pt2", (), "", _write_program, _load_program)
-_OPENVINO = _Format(
-    "an OpenVINO graph", ".xml", ("onnx", "onnxscript", "openvino"), "openvino", _write_openvino, _load_openvino
-)
+_FORMATS = {
+    ".onnx": _Format("an ONNX file", ("onnx", "onnxscript", "onnxruntime"), "onnx", _write_onnx, _load_onnx),
+    ".pt2": _Format("a PyTorch program", (), "", torch.export.save, lambda file: torch.export.load(file).module()),
+    ".xml": _Format(
+        "an OpenVINO graph", ("onnx", "onnxscript", "openvino"), "openvino", _write_openvino, _load_openvino
+    ),
+}

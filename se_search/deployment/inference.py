@@ -6,7 +6,7 @@
 import copy
 import math
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -58,7 +58,8 @@ def optimize_for_inference(model: nn.Module, input_size: tuple[int, int, int] | 
         ExportError: If ``torch.export`` cannot trace the network. The returned network raises it for images of another
             size.
     """
-    channels, height, width = input_size or _optimized_size(model) or default_input_size(model)
+    optimized_size = next((one.input_size for one in model.modules() if isinstance(one, FixedSize)), None)
+    channels, height, width = input_size or optimized_size or default_input_size(model)
     size = (channels, height, width)
     try:
         with torch.no_grad():
@@ -72,11 +73,7 @@ def optimize_for_inference(model: nn.Module, input_size: tuple[int, int, int] | 
 
 
 class FixedSize(nn.Module):
-    """Checks the size of images.
-
-    Args:
-        input_size: ``(channels, height, width)``.
-    """
+    """Checks the size of images: ``(channels, height, width)``."""
 
     def __init__(self, input_size: tuple[int, int, int]) -> None:
         super().__init__()
@@ -96,18 +93,17 @@ class FixedSize(nn.Module):
         return images
 
 
-class PooledLinear(nn.Module):
-    """A linear layer of an excitation.
-
-    Args:
-        weight: Shape ``(outputs, inputs)``.
-        bias: Shape ``(outputs,)``, or ``None``.
-    """
+class _ConstantLayer(nn.Module):
+    """A layer with weights of shape ``(outputs, inputs, …)`` and biases of shape ``(outputs,)`` or ``None``."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+
+class PooledLinear(_ConstantLayer):
+    """A linear layer of an excitation; its weights have the shape ``(outputs, inputs)``."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``x`` of shape ``(N, inputs)`` to ``(N, outputs)``."""
@@ -118,18 +114,8 @@ class PooledLinear(nn.Module):
         return F.linear(x, self.weight, self.bias)
 
 
-class GatedConv(nn.Module):
-    """A 1×1 convolution with scaled outputs; for a single image the weights are scaled instead.
-
-    Args:
-        weight: Shape ``(outputs, inputs, 1, 1)``.
-        bias: Shape ``(outputs,)``, or ``None``.
-    """
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+class GatedConv(_ConstantLayer):
+    """A 1×1 convolution with scaled outputs; for a single image the weights are scaled instead."""
 
     def forward(self, x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
         """Convolve ``x`` of shape ``(N, inputs, H, W)`` and scale by ``gate`` of shape ``(N, outputs, 1, 1)``."""
@@ -140,19 +126,11 @@ class GatedConv(nn.Module):
         return F.conv2d(x, self.weight, self.bias) * gate
 
 
-def _optimized_size(model: nn.Module) -> tuple[int, int, int] | None:
-    return next((module.input_size for module in model.modules() if isinstance(module, FixedSize)), None)
-
-
 @dataclass(frozen=True)
 class _Layer:
     """A convolution or linear layer with constant weights.
 
-    Attributes:
-        name: Its name in the network, with underscores.
-        weight: Its weights in double precision.
-        bias: Its biases in double precision, or ``None``.
-        like: Its weights in their own precision.
+    ``name`` has underscores. ``weight`` and ``bias`` are in double precision; ``like`` has the weights' own precision.
     """
 
     name: str
@@ -286,19 +264,15 @@ def _squeeze_narrow(module: fx.GraphModule) -> None:
 def _squeeze(module: fx.GraphModule, excitation: _Layer, pooled: fx.Node) -> tuple[_Layer, fx.Node]:
     """Return the first layer of an excitation and its input vector, for the narrower tensor if there is one.
 
-    Args:
-        module: The network.
-        excitation: The original first layer.
-        pooled: Its input of shape ``(N, C, 1, 1)``.
+    The original first layer is ``excitation``, its input ``pooled`` of shape ``(N, C, 1, 1)``.
     """
     graph = module.graph
     mean: Any = pooled
     while mean.target in _SAME_ELEMENTS and len(mean.users) == 1:
         mean = mean.args[0]
     wide, axes = _averaged(mean)
-    whole = shape_of(mean)[:1] == shape_of(pooled)[:1] and math.prod(shape_of(mean)[1:]) == math.prod(
-        shape_of(pooled)[1:]
-    )
+    before, after = shape_of(mean), shape_of(pooled)
+    whole = before[:1] == after[:1] and math.prod(before[1:]) == math.prod(after[1:])
     if wide is None or len(mean.users) > 1 or not whole:
         with graph.inserting_after(pooled):
             return excitation, graph.call_function(_ATEN.flatten.using_ints, (pooled, 1))
@@ -309,17 +283,12 @@ def _squeeze(module: fx.GraphModule, excitation: _Layer, pooled: fx.Node) -> tup
         if layer.weight.shape[1] < layer.weight.shape[0] and not is_written(wide, wide, mean):
             with graph.inserting_before(wide):
                 vector = graph.call_function(_MEAN, (wide.args[0], list(axes)))
-            return _compose(excitation, layer), vector
+            matrix, bias = excitation.weight.flatten(1), excitation.bias
+            if layer.bias is not None:
+                bias = matrix @ layer.bias + (0 if bias is None else bias)
+            return replace(excitation, weight=matrix @ layer.weight.flatten(1), bias=bias), vector
     with graph.inserting_before(mean):
         return excitation, graph.call_function(_MEAN, (wide, list(axes)))
-
-
-def _compose(second: _Layer, first: _Layer) -> _Layer:
-    matrix = second.weight.flatten(1)
-    bias = second.bias
-    if first.bias is not None:
-        bias = matrix @ first.bias + (0 if bias is None else bias)
-    return _Layer(second.name, matrix @ first.weight.flatten(1), bias, second.like)
 
 
 def _averaged(node: fx.Node) -> tuple[fx.Node | None, tuple[int, ...]]:
@@ -383,13 +352,9 @@ def _is_layer(module: fx.GraphModule, node: Any, kind: Any) -> bool:
 
 def _layer(module: fx.GraphModule, node: fx.Node) -> _Layer:
     given = arguments_of(node)
-    weight, bias = _value(module, given["weight"]), given["bias"]
-    return _Layer(
-        given["weight"].name.removesuffix("_weight"),
-        _exactly(weight),
-        None if bias is None else _exactly(_value(module, bias)),
-        weight,
-    )
+    weight, bias = (one and _value(module, one) for one in (given["weight"], given["bias"]))
+    name = given["weight"].name.removesuffix("_weight")
+    return _Layer(name, _exactly(weight), None if bias is None else _exactly(bias), weight)
 
 
 def _add_layer(module: fx.GraphModule, kind: type[nn.Module], layer: _Layer, weight: torch.Tensor) -> str:

@@ -55,11 +55,7 @@ def check(deployment: Deployment) -> None:
 
 
 def prepare(network: nn.Module, deployment: Deployment) -> Prepared:
-    """Make a network ready to run.
-
-    Args:
-        network: In any mode and on any device; it is not changed.
-        deployment: How it is run.
+    """Make a network, in any mode and on any device, ready to run; it is not changed.
 
     Raises:
         BackboneError: If the network cannot take images of this size.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +20,8 @@ if TYPE_CHECKING:  # PyTorch with it, which the help of the command line does wi
 class ExportedNetwork:
     """A network as formats write it, in evaluation mode.
 
-    Attributes:
-        model: The network.
-        single: The network on the CPU, in single precision.
-        config: What was inserted into it.
-        input_size: ``(channels, height, width)`` of its images.
-        optimized: Whether other runtimes get it optimized for inference.
+    ``single`` is the network on the CPU in single precision, ``config`` what was inserted into it, and ``input_size``
+    ``(channels, height, width)`` of its images. With ``optimized`` other runtimes get it optimized for inference.
     """
 
     model: "nn.Module"
@@ -80,48 +76,39 @@ def _write_standalone(network: ExportedNetwork, folder: Path) -> None:
     check_standalone(folder, network.single, network.input_size)
 
 
-def _write_onnx(network: ExportedNetwork, folder: Path) -> None:
-    from ..deployment.graph import export_onnx
+def _write_graph(network: ExportedNetwork, folder: Path, name: str) -> None:
+    from ..deployment.graph import export_graph
 
-    export_onnx(network.deployed, folder / "model.onnx", network.input_size)
-
-
-def _write_pt2(network: ExportedNetwork, folder: Path) -> None:
-    from ..deployment.graph import export_program
-
-    export_program(network.deployed, folder / "model.pt2", network.input_size)
+    export_graph(network.deployed, folder / name, network.input_size)
 
 
-def _write_openvino(network: ExportedNetwork, folder: Path) -> None:
-    from ..deployment.graph import export_openvino
-
-    export_openvino(network.deployed, folder / "model.xml", network.input_size)
-
-
-_SHIPPED = (
-    Format(
-        "standalone",
-        ("model.py",),
-        "model.py, which builds the network without se_search",
-        _write_standalone,
-        for_runtimes=False,
-    ),
-    Format("onnx", ("model.onnx", "model.onnx.data"), "model.onnx", _write_onnx),
-    Format("pt2", ("model.pt2",), "model.pt2, for torch.export.load", _write_pt2),
-    Format("openvino", ("model.xml", "model.bin"), "model.xml with its model.bin", _write_openvino),
-)
-
-FORMATS = {one.name: one for one in _SHIPPED}
+FORMATS = {
+    one.name: one
+    for one in (
+        Format(
+            "standalone",
+            ("model.py",),
+            "model.py, which builds the network without se_search",
+            _write_standalone,
+            for_runtimes=False,
+        ),
+        Format("onnx", ("model.onnx", "model.onnx.data"), "model.onnx", partial(_write_graph, name="model.onnx")),
+        Format("pt2", ("model.pt2",), "model.pt2, for torch.export.load", partial(_write_graph, name="model.pt2")),
+        Format(
+            "openvino",
+            ("model.xml", "model.bin"),
+            "model.xml with its model.bin",
+            partial(_write_graph, name="model.xml"),
+        ),
+    )
+}
 """The formats that travel with the package, in the order in which they are written."""
 
 
 def choose_formats(names: Iterable[str], flags: Mapping[str, bool], optimized: bool) -> tuple[Format, ...]:
-    """Return the formats that are asked for, without a format twice.
+    """Return the formats that ``names``, those of plugins among them, and flags ask for, without a format twice.
 
-    Args:
-        names: Names of formats, those of plugins among them.
-        flags: Whether each shipped format of these names is wanted.
-        optimized: Whether a network optimized for inference is wanted, by default as ``pt2``.
+    Where a network ``optimized`` for inference has no other format it is written as ``pt2``.
 
     Raises:
         ExportError: If there is no such format, or a plugin cannot be used.

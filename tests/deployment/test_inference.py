@@ -13,7 +13,7 @@ from networks import SMALLEST, bare_network
 from torch import nn
 
 from se_search import PlacedSE, SEConfig, find_sites, insert, optimize_for_inference
-from se_search.deployment.graph import export_onnx
+from se_search.deployment.graph import export_graph
 from se_search.deployment.inference import GatedConv, PooledLinear
 from se_search.errors import ExportError
 from se_search.network.attention.gates import GATES
@@ -285,7 +285,7 @@ def test_a_compiled_network_is_one_graph_with_the_same_outputs():
 
 def test_exports_of_an_optimized_network_fit_every_batch_size(bottlenecks, tmp_path):
     model, optimized = bottlenecks
-    export_onnx(optimized, tmp_path / "model.onnx", size_of("resnet14t"))
+    export_graph(optimized, tmp_path / "model.onnx", size_of("resnet14t"))
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
 
     def run(images):

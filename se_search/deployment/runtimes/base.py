@@ -1,6 +1,5 @@
 """What every runtime offers, and what it makes of a network."""
 
-import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,32 +9,34 @@ from torch import nn
 
 from ...errors import DefinitionError
 from ..deployment import Deployment
+from ..graph import require
 
 Run = Callable[[], torch.Tensor]
 
 
+@dataclass(frozen=True)
 class Prepared:
     """A network that is ready to run.
-
-    Args:
-        run: Does one forward pass.
-        copy: Prepares the same network once more, where that is cheap.
 
     Attributes:
         run: Does one forward pass on images that are always the same and returns the outputs, which the next pass may
             overwrite. On a CPU it returns when they are computed, on a GPU when their computation is queued. Call it
             within :func:`using_threads`, with the deployment's number.
-        copies: Whether :meth:`fresh` returns a copy at another place in memory.
+        copy: Prepares the same network once more at another place in memory; ``None`` where that needs another
+            compilation.
     """
 
-    def __init__(self, run: Run, copy: "Callable[[], Prepared] | None" = None) -> None:
-        self.run = run
-        self.copies = copy is not None
-        self._copy = copy
+    run: Run
+    copy: "Callable[[], Prepared] | None" = None
+
+    @property
+    def copies(self) -> bool:
+        """Whether :meth:`fresh` returns a copy."""
+        return self.copy is not None
 
     def fresh(self) -> "Prepared":
-        """Return the same network at another place in memory, or itself where a copy would need another compilation."""
-        return self._copy() if self._copy else self
+        """Return a copy at another place in memory, or the network itself where there is none."""
+        return self.copy() if self.copy else self
 
 
 @dataclass(frozen=True)
@@ -64,22 +65,13 @@ class Runtime:
 def check_exported(deployment: Deployment, extra: str, dtypes: tuple[str, ...]) -> None:
     """Check a deployment of a runtime that reads an exported graph on the CPU.
 
-    Args:
-        deployment: The deployment. Its runtime has the name of a package.
-        extra: The extra of se-search that brings the packages.
-        dtypes: Number formats in which the runtime computes.
+    The runtime has the name of a package, ``extra`` of se-search brings the packages, and it computes in ``dtypes``.
 
     Raises:
         DefinitionError: If a value is impossible, or a package is missing.
     """
     runtime = deployment.runtime
-    for package in ("onnx", "onnxscript", runtime):
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise DefinitionError(
-                f'the runtime {runtime} needs the package {package} ({error}): pip install "se-search[{extra}]"'
-            ) from error
+    require(f"the runtime {runtime}", ("onnx", "onnxscript", runtime), extra, DefinitionError)
     if deployment.device != "cpu":
         raise DefinitionError(f"the runtime {runtime} runs on the device cpu only, not on {deployment.device!r}")
     if deployment.memory_format != "contiguous":

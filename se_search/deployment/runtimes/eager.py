@@ -55,6 +55,4 @@ def _record(forward: Run, device: torch.device, name: str) -> Run:
     return run
 
 
-RUNTIME = Runtime(
-    describe=lambda: f"PyTorch {torch.__version__} eager", prepare=_prepare, in_process=True, cuda_graph=True
-)
+RUNTIME = Runtime(lambda: f"PyTorch {torch.__version__} eager", _prepare, in_process=True, cuda_graph=True)

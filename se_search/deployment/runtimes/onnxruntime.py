@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..deployment import Deployment
-from ..graph import export_onnx
+from ..graph import export_graph
 from .base import Prepared, Runtime, check_exported
 
 
@@ -37,7 +37,7 @@ def _session_opener(network: nn.Module, deployment: Deployment) -> Callable[[], 
         return runtime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
 
     weakref.finalize(open_session, shutil.rmtree, folder, ignore_errors=True)
-    export_onnx(network, folder / "model.onnx", deployment.size)
+    export_graph(network, folder / "model.onnx", deployment.size)
     return open_session
 
 

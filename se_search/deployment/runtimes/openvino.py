@@ -11,7 +11,7 @@ from torch import nn
 
 from ...errors import DefinitionError
 from ..deployment import Deployment
-from ..graph import export_openvino
+from ..graph import export_graph
 from .base import Prepared, Runtime, check_exported
 
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
@@ -34,7 +34,7 @@ def _compiler(network: nn.Module, deployment: Deployment) -> Callable[[], Any]:
     core = importlib.import_module("openvino").Core()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "model.xml")
-        export_openvino(network, file, deployment.size)
+        export_graph(network, file, deployment.size)
         # Read the weights now: the file is removed with its folder.
         graph = core.read_model(file, config={"ENABLE_MMAP": False})
     graph.reshape([deployment.batch, *deployment.size])
