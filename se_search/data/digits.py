@@ -37,20 +37,17 @@ def load_hard_digits() -> ImageData:
     """
     digits, labels = _digits()
     images = _corrupt(digits, torch.Generator().manual_seed(_CORRUPTION_SEED))
-    train, validation, test = _split(labels)
-    data = _image_data("digits-hard", *((images[part], labels[part]) for part in (train, validation, test)))
-    return replace(data, train=CorruptedDigits(digits[train], labels[train], data.mean[0], data.std[0]))
+    parts = _split(labels)
+    data = _image_data("digits-hard", *((images[part], labels[part]) for part in parts))
+    return replace(data, train=CorruptedDigits(digits[parts[0]], labels[parts[0]], data.mean[0], data.std[0]))
 
 
 @dataclass(eq=False)
 class CorruptedDigits(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Digits that are corrupted each time they are read, as in :func:`load_hard_digits`.
 
-    Attributes:
-        digits: Grey images with values from 0 to 1, ``(count, 1, 8, 8)``.
-        labels: Their classes.
-        mean: Mean that is subtracted.
-        std: Standard deviation that is divided by.
+    ``digits`` are grey images of shape ``(count, 1, 8, 8)`` with values from 0 to 1. After the corruption ``mean`` is
+    subtracted, and the result divided by ``std``.
     """
 
     digits: torch.Tensor
@@ -133,19 +130,14 @@ def _split(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
     return torch.tensor(train), torch.tensor(validation), torch.tensor(test)
 
 
-def _image_data(
-    name: str,
-    train: tuple[torch.Tensor, torch.Tensor],
-    validation: tuple[torch.Tensor, torch.Tensor],
-    test: tuple[torch.Tensor, torch.Tensor],
-) -> ImageData:
-    _, count, height, width = train[0].shape
-    channels = train[0].transpose(0, 1).flatten(1)
+def _image_data(name: str, *parts: tuple[torch.Tensor, torch.Tensor]) -> ImageData:
+    """Create data from the images and labels of the training, validation and test part."""
+    _, count, height, width = parts[0][0].shape
+    channels = parts[0][0].transpose(0, 1).flatten(1)
     mean, std = channels.mean(1), channels.std(1)
-    parts = [
-        TensorDataset((images - mean[:, None, None]) / std[:, None, None], labels)
-        for images, labels in (train, validation, test)
-    ]
+    train, validation, test = (
+        TensorDataset((images - mean[:, None, None]) / std[:, None, None], labels) for images, labels in parts
+    )
     return ImageData(
         name=name,
         classes=10,
@@ -153,9 +145,9 @@ def _image_data(
         mean=tuple(mean.tolist()),
         std=tuple(std.tolist()),
         interpolation="bilinear",
-        train=parts[0],
-        calibration=parts[0],
-        validation=parts[1],
-        test=parts[2],
+        train=train,
+        calibration=train,
+        validation=validation,
+        test=test,
         label_names=tuple(map(str, range(10))),
     )

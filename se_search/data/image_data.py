@@ -44,24 +44,14 @@ class ImageStream(ABC, IterableDataset[Any]):
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Placeholder for an image that cannot be read.
-
-    Attributes:
-        name: Location of the image, for messages.
-    """
+    """Placeholder for an image that cannot be read; ``name`` is its location, for messages."""
 
     name: str
 
 
 @dataclass
 class UnreadableImages:
-    """Images of one part of the data that could not be read so far.
-
-    Attributes:
-        part: Name of the part.
-        total: Images in the part.
-        names: Names of those that could not be read.
-    """
+    """The ``names`` of the images of one part of the data that could not be read so far; the part has ``total``."""
 
     part: str
     total: int
@@ -96,8 +86,8 @@ class ImageData:
         name: Name as given to ``--data``.
         classes: Number of classes.
         input_size: ``(channels, height, width)`` of every image.
-        mean: Mean of each channel that was subtracted from images with values from 0 to 1.
-        std: Standard deviation of each channel, by which they were divided.
+        mean: Mean of each channel, subtracted from images with values from 0 to 1.
+        std: Standard deviation of each channel, by which they are divided.
         interpolation: How the images were resized, in timm's words.
         train: Training images, with random augmentation if the data have any.
         calibration: The same images without random augmentation, for statistics of a trained network.
@@ -152,27 +142,18 @@ class Batches:
                 yield samples[0], samples[1]
 
     def _loader(self) -> DataLoader[Any]:
-        # A separate generator leaves the process's random state unchanged.
         seed = self.shuffle_seed or 0
-        generator = torch.Generator().manual_seed(seed)
+        images: Dataset[Any]
         if isinstance(self.images, ImageStream):
-            return DataLoader(
-                _SeededStream(self.images, self.shuffle_seed),
-                self.batch,
-                # Several workers would each read a part of the stream, so that the order depends on their number. In
-                # the main process some of timm's readers shuffle differently than in a worker.
-                num_workers=1,
-                collate_fn=_collate,
-                generator=generator,
-            )
-        return DataLoader(
-            _Seeded(self.images, seed),
-            self.batch,
-            shuffle=self.shuffle_seed is not None,
-            num_workers=self.workers,
-            collate_fn=_collate,
-            generator=generator,
-        )
+            images, shuffle = _SeededStream(self.images, self.shuffle_seed), None
+            # Several workers would each read a part of the stream, so that the order depends on their number. In the
+            # main process some of timm's readers shuffle differently than in a worker.
+            workers = 1
+        else:
+            images, shuffle, workers = _Seeded(self.images, seed), self.shuffle_seed is not None, self.workers
+        # A separate generator leaves the process's random state unchanged.
+        generator = torch.Generator().manual_seed(seed)
+        return DataLoader(images, self.batch, shuffle, num_workers=workers, collate_fn=_collate, generator=generator)
 
 
 def batches(images: ImageSet, batch: int, shuffle_seed: int | None = None, workers: int = 0) -> Batches:
@@ -196,13 +177,7 @@ def batches(images: ImageSet, batch: int, shuffle_seed: int | None = None, worke
 
 
 def sample(images: ImageSet, count: int, seed: int) -> ImageSet:
-    """Return ``count`` images drawn at random, or all if there are fewer.
-
-    Args:
-        images: One part of :class:`ImageData`.
-        count: Images to draw.
-        seed: Seed of the draw, not negative.
-    """
+    """Return ``count`` images of one part of :class:`ImageData`, drawn at random, or all if there are fewer."""
     if count >= len(images):
         return images
     if isinstance(images, ImageStream):
@@ -238,9 +213,6 @@ class _Seeded(Dataset[Any]):
 
     def __len__(self) -> int:
         return len(self.images)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[Any]:
         at_once = getattr(self.images, "__getitems__", None)

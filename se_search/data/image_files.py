@@ -5,7 +5,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,27 +41,16 @@ CUT_LIMIT = 10_000
 """Maximum number of images in such a part."""
 
 _CUT_SEED = 2017  # part of the data's definition: every search has the same parts, whatever its seed
-_PARTS = ("train", "validation", "test")
 _SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
-_PACKAGES = {
-    "hfds": ("datasets",),
-    "hfids": ("datasets",),
-    "wds": ("webdataset",),
-    "tfds": ("tensorflow", "tensorflow_datasets"),
-}
+_PACKAGES = {"hfds": "datasets", "hfids": "datasets", "wds": "webdataset", "tfds": "tensorflow tensorflow_datasets"}
 _EXTRAS = {"hfds": "hfds", "hfids": "hfds", "wds": "wds"}
-_WORDS = {"train": "training", "validation": "validation", "test": "test"}
-_TORCH_FOLDERS = ("image_folder", "folder")
 
 
 @dataclass(frozen=True)
 class Splits:
     """Names of the splits of a folder or dataset; ``None`` looks for one of the usual name.
 
-    Attributes:
-        train: Training split.
-        validation: Split on which configurations are compared.
-        test: Split for verification.
+    Configurations are compared on the validation split; the test split is for verification.
     """
 
     train: str | None = None
@@ -76,14 +65,8 @@ USUAL_SPLITS = Splits()
 def load_folder(name: str, folder: Path, backbone: str, image_size: int | None, splits: Splits) -> ImageData:
     """Load a folder of images: class folders, or folders such as ``train`` that contain class folders.
 
-    Symlinks are followed. Without a validation or test folder these images are cut from the training images.
-
-    Args:
-        name: Name of the data.
-        folder: The folder.
-        backbone: The timm architecture whose configuration determines the transforms.
-        image_size: Height and width; ``None`` takes the backbone's.
-        splits: Names of folders in ``folder``.
+    Symlinks are followed. Without a validation or test folder these images are cut from the training images. The other
+    arguments are those of :func:`~se_search.data.load.load_data`; ``splits`` are names of folders in ``folder``.
 
     Raises:
         DataError: If the folder has no images, too few images or classes, or a symlink that forms a loop.
@@ -94,21 +77,18 @@ def load_folder(name: str, folder: Path, backbone: str, image_size: int | None, 
 
 
 def load_timm_dataset(name: str, root: Path | None, backbone: str, image_size: int | None, splits: Splits) -> ImageData:
-    """Load a dataset by timm's name for it.
+    """Load a dataset by timm's name for it, with a prefix of :data:`PREFIXES`.
 
-    Args:
-        name: A prefix of :data:`PREFIXES` followed by the name of the dataset.
-        root: Folder of the dataset. ``None`` is :data:`TORCH_ROOT` for ``torch/``, the path after the prefix for
-            ``wds/`` and the library's own folder for the others.
-        backbone: The timm architecture whose configuration determines the transforms.
-        image_size: Height and width; ``None`` takes the backbone's.
-        splits: Names of the dataset's splits.
+    ``root`` is the folder of the dataset. ``None`` is :data:`TORCH_ROOT` for ``torch/``, the path after the prefix for
+    ``wds/`` and the library's own folder for the others. The other arguments are those of
+    :func:`~se_search.data.load.load_data`.
 
     Raises:
         DataError: If the dataset cannot be opened or has no such splits.
     """
     prefix, _, rest = name.partition("/")
-    if missing := [package for package in _PACKAGES.get(prefix, ()) if importlib.util.find_spec(package) is None]:
+    packages = _PACKAGES.get(prefix, "").split()
+    if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
         what = f'"se-search[{_EXTRAS[prefix]}]"' if prefix in _EXTRAS else " ".join(missing)
         raise DataError(f"data {name!r} need the package {missing[0]}: pip install {what}")
     if prefix == "torch":
@@ -125,17 +105,20 @@ def _split_folders(name: str, folder: Path, splits: Splits) -> dict[str, Path]:
         raise DataError(f"data {name!r} cannot be read: {first_reason(error)}") from error
     _check_different(name, splits)
     found = {}
-    for part, given in zip(_PARTS, astuple(splits), strict=True):
-        if given is not None:
-            if not (folder / given).is_dir():
-                raise DataError(
-                    f"data {name!r} have no folder {given!r} for the {part} split: there "
-                    f"{'are ' + some_of(present) if present else 'are no folders'}"
-                )
-            found[part] = folder / given
-            continue
-        usual = [one for one in _SPLIT_NAMES[part] if one in present and _has_folders(folder / one)]
-        usual = [one for one in usual if one not in astuple(splits)]
+    for part, given in asdict(splits).items():
+        if given is not None and not (folder / given).is_dir():
+            there = f"are {some_of(present)}" if present else "are no folders"
+            raise DataError(f"data {name!r} have no folder {given!r} for the {part} split: there {there}")
+        usual = (
+            [given]
+            if given is not None
+            else [
+                one
+                for one in _SPLIT_NAMES[part]
+                if one in present.difference(astuple(splits))
+                and any(entry.is_dir() for entry in os.scandir(folder / one))
+            ]
+        )
         if len(usual) > 1:
             raise DataError(f"data {name!r} have the folders {' and '.join(usual)}: name the {part} split in splits")
         if usual:
@@ -149,10 +132,6 @@ def _split_folders(name: str, folder: Path, splits: Splits) -> dict[str, Path]:
         if one.resolve().is_relative_to(other.resolve()):
             raise DataError(f"data {name!r} have splits that share images: {one} lies in {other}")
     return found or {"train": folder}
-
-
-def _has_folders(folder: Path) -> bool:
-    return any(entry.is_dir() for entry in os.scandir(folder))
 
 
 def _check_links(name: str, path: Path) -> None:
@@ -187,7 +166,7 @@ def _read_folder(name: str, folder: Path, path: Path) -> FolderSource:
 
 
 def _torch_sources(name: str, rest: str, root: Path | None, splits: Splits) -> dict[str, Source]:
-    if rest.lower() in _TORCH_FOLDERS:
+    if rest.lower() in ("image_folder", "folder"):
         raise DataError(f"data {name!r} are a folder of images: give the folder's path in place of this name")
     if splits != USUAL_SPLITS:
         raise DataError(f"data {name!r} have fixed training and test splits: leave splits out")
@@ -211,7 +190,7 @@ def _hfds_sources(name: str, rest: str, root: Path | None, splits: Splits) -> di
     sources: dict[str, Source] = {}
     try:
         present = datasets.get_dataset_split_names(rest)
-        for part, given in zip(_PARTS, astuple(splits), strict=True):
+        for part, given in asdict(splits).items():
             usual = [one for one in _SPLIT_NAMES[part] if one in present and one not in astuple(splits)]
             if given is None and not usual:
                 continue
@@ -235,7 +214,6 @@ def _indexed_data(name: str, sources: Mapping[str, Source], backbone: str, image
     if len(set(train.labels)) < 2:
         only = _class_name(train, train.labels[0])
         raise DataError(f"data {name!r} have training images of one class only, {only!r}: at least two are needed")
-
     indices = {part: list(range(len(source.labels))) for part, source in sources.items()}
     absent = [part for part in ("test", "validation") if part not in sources]
     for part in absent:
@@ -314,7 +292,7 @@ def _image_data(
         settings["input_size"] = (settings["input_size"][0], image_size, image_size)
     augment = create_transform(**settings, is_training=True)
     prepare = create_transform(**settings, is_training=False)
-    noted = {part: UnreadableImages(_WORDS[part], total) for part, total in totals.items()}
+    noted = {part: UnreadableImages("training" if part == "train" else part, total) for part, total in totals.items()}
     return ImageData(
         name=name,
         classes=classes,

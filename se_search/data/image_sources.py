@@ -2,9 +2,10 @@
 
 import os
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,34 +88,33 @@ class StreamedImages(ImageStream):
             yield Unreadable(f"image {place + 1} of {self.split} ({reason})")
 
 
-class Source(Protocol):
-    """Images that can be read in any order, and their labels."""
+class Source(ABC):
+    """Images that can be read in any order, and their labels.
 
-    @property
-    def split(self) -> str:
-        """Name of the split of the dataset."""
+    Attributes:
+        split: Name of the split of the dataset.
+        labels: Class of each image.
+        classes: Names of the classes; empty where they are unknown.
+    """
 
-    @property
-    def labels(self) -> Sequence[int]:
-        """Class of each image."""
+    split: str
+    labels: Sequence[int]
+    classes: tuple[str, ...]
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes; empty where they are unknown."""
-
+    @abstractmethod
     def read(self, index: int) -> Image.Image:
         """Return an image in RGB."""
 
     def name(self, index: int) -> str:
         """Return the location of an image, for messages."""
+        return f"{self.split}[{index}]"
 
 
-class TimmSource:
+class TimmSource(Source):
     """Images of timm's ``ImageDataset``."""
 
     def __init__(self, split: str, dataset: Any, labels: Sequence[int]) -> None:
-        self.split = split
-        self.labels = labels
+        self.split, self.labels = split, labels
         self.classes = tuple(map(printable_name, dataset.reader.class_to_idx))
         self._reader = dataset.reader
 
@@ -125,10 +125,6 @@ class TimmSource:
             # PIL reads up to twice the pixels at which it warns.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             return _rgb(Image.open(file, formats=_FORMATS))
-
-    def name(self, index: int) -> str:
-        """Return the location of an image, for messages."""
-        return f"{self.split}[{index}]"
 
 
 class FolderSource(TimmSource):
@@ -146,7 +142,7 @@ class FolderSource(TimmSource):
         return printable_name(os.path.join(self.split, self._reader.filename(index)))
 
 
-class TorchSource:
+class TorchSource(Source):
     """Images of one of torchvision's datasets."""
 
     def __init__(self, split: str, dataset: Any) -> None:
@@ -162,10 +158,6 @@ class TorchSource:
     def read(self, index: int) -> Image.Image:
         """Return an image in RGB."""
         return _rgb(self._dataset[index][0])
-
-    def name(self, index: int) -> str:
-        """Return the location of an image, for messages."""
-        return f"{self.split}[{index}]"
 
 
 def _rgb(image: Image.Image) -> Image.Image:
