@@ -2,16 +2,15 @@
 
 import json
 import platform
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .. import __version__
 from ..errors import BackboneError
@@ -21,20 +20,15 @@ from ..network.attention.kind import PlacedAttention
 from ..network.config import SEConfig
 from ..network.overhead import parameter_overhead
 from ..network.sites import Site, default_position, find_sites
-from ..words import counted, percent
+from ..words import percent
+from .templates import environment
 
 _NONE, _KEPT, _REMOVED = "·", "o", "x"
 
 
 @dataclass(frozen=True)
 class Result:
-    """A measured value as the card shows it.
-
-    Attributes:
-        name: Name of the measured quantity.
-        value: The value with its interval.
-        conditions: The data or device, and the settings of the measurement.
-    """
+    """A measured value with its interval as the card shows it, and its data or device and settings as conditions."""
 
     name: str
     value: str
@@ -43,13 +37,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Origin:
-    """The origin of a network's weights.
+    """A sentence on how a network's weights were trained, and measured values of the network.
 
-    Attributes:
-        weights: A sentence on how they were trained.
-        license: Licence of the published weights that training started from; ``None`` if there are none or timm does
-            not know it.
-        results: Measured values of the network.
+    ``license`` is that of the published weights that training started from; ``None`` if there are none or timm does not
+    know it.
     """
 
     weights: str
@@ -61,13 +52,10 @@ class Origin:
 class Files:
     """The other files of an exported folder, and how to load it.
 
-    Attributes:
-        source: The model name for ``timm.create_model``, such as ``"local-dir:exported"``.
-        twin: timm's own architecture that is the same network, if there is one.
-        plain: Whether ``config.json`` names that architecture.
-        others: Files besides ``config.json``, ``model.safetensors`` and the card.
-        formats: Names of the folders that plugins wrote.
-        optimized: Whether the files for other runtimes hold the network optimized for inference.
+    ``source`` is the model name for ``timm.create_model``, such as ``"local-dir:exported"``. ``twin`` is timm's own
+    architecture that is the same network, if there is one; in a ``plain`` folder ``config.json`` names it. ``others``
+    are files besides ``config.json``, ``model.safetensors`` and the card, ``formats`` the folders that plugins wrote.
+    With ``optimized`` the files for other runtimes hold the network optimized for inference.
     """
 
     source: str
@@ -79,12 +67,7 @@ class Files:
 
 
 def unknown_origin(model: Any, description: str) -> Origin:
-    """Return the origin of the weights of a user's own network.
-
-    Args:
-        model: The network.
-        description: The user's description of the weights.
-    """
+    """Return the origin of the weights of a user's own network, with the user's description of them."""
     published: dict[str, Any] = getattr(model, "pretrained_cfg", {})
     said = description or "Their origin is unknown: no description was given at export."
     if not published.get("tag"):
@@ -107,31 +90,16 @@ def render_card(
 ) -> str:
     """Return the model card in Markdown, with a YAML header for model hubs.
 
-    Args:
-        config: The configuration of the network.
-        origin: The origin of its weights.
-        files: The files of the folder.
-        title: Title of the card.
-        input_config: ``pretrained_cfg`` as written: input size, mean, std, interpolation and number of classes.
-        label_names: Names of the classes.
+    ``input_config`` is ``pretrained_cfg`` as written: input size, mean, std, interpolation and number of classes.
     """
     front = {
         "library_name": "timm",
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", "timm", "squeeze-and-excitation", "se-search"],
+        **({"license": origin.license} if origin.license else {}),
     }
-    if origin.license:
-        front["license"] = origin.license
-    environment = Environment(
-        loader=PackageLoader("se_search.export", ""),
-        autoescape=False,  # noqa: S701  # Markdown, not HTML: untrusted text passes the filters text, code or python
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"text": escape_text, "code": escape_code, "python": _python_string, "percent": percent}
-    return environment.get_template("card.md.jinja").render(
+    templates = environment(text=escape_text, code=escape_code, python=_python_string, percent=percent)
+    return templates.get_template("card.md.jinja").render(
         front_matter=yaml.safe_dump(front, sort_keys=False, allow_unicode=True),
         title=title,
         config=config,
@@ -154,25 +122,25 @@ def render_card(
 
 def draw_configuration(config: SEConfig) -> str:
     """Draw a configuration as text: one line per stage, one letter per block, and a legend."""
-    here: dict[str, list[str]] = {}
+    here: defaultdict[str, list[str]] = defaultdict(list)
     letters: dict[PlacedAttention, str] = {}
     for placed in config.placed:
-        kind = _kind(placed)
-        here.setdefault(placed.site.block, []).append(letters.setdefault(kind, _letter(len(letters))))
+        # With only the position of its site, equal blocks share a letter.
+        kind = replace(placed, site=Site("", 1, placed.site.position, 1, ""))
+        here[placed.site.block].append(letters.setdefault(kind, _letter(len(letters))))
     for site in config.removed:
-        here.setdefault(site.block, []).append(_REMOVED)
+        here[site.block].append(_REMOVED)
     sites = _drawn_sites(config)
     for site in sites:
         if site.position == "existing" and site not in config.sites:
-            here.setdefault(site.block, []).append(_KEPT)
+            here[site.block].append(_KEPT)
     blocks = {site.block: site.stage for site in sites}
     cells = {block: "+".join(here.get(block, [_NONE])) for block in blocks}
     width = max(map(len, cells.values()), default=1)
-    stages = sorted(set(blocks.values()))
     lines = [
         f"stage {stage:<2} "
         + " ".join(f"{cells[block]:<{width}}" for block, its_stage in blocks.items() if its_stage == stage).rstrip()
-        for stage in stages
+        for stage in sorted(set(blocks.values()))
     ]
     used = {part for cell in cells.values() for part in cell.split("+")}
     legend = [f"{letter}  {kind.description}" for kind, letter in letters.items()]
@@ -197,16 +165,6 @@ def _drawn_sites(config: SEConfig) -> list[Site]:
         return list(config.sites)
 
 
-def _kind(placed: PlacedAttention) -> PlacedAttention:
-    """The block with only the position of its site, so that equal blocks share a letter."""
-    return replace(placed, site=Site("", 1, placed.site.position, 1, ""))
-
-
 def _letter(index: int) -> str:
     before, here = divmod(index, 26)
     return (_letter(before - 1) if before else "") + chr(ord("A") + here)
-
-
-def title_of(config: SEConfig, folder: Path) -> str:
-    """Return the title of a card."""
-    return f"{folder.absolute().name}: {config.backbone} with {counted(config.block_count, 'SE block')}"

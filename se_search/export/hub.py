@@ -38,11 +38,6 @@ def upload(folder: Path, repository: str, files: Collection[str]) -> None:
 
     The token comes from the environment or ``hf auth login``, and is never written or shown.
 
-    Args:
-        folder: The exported folder.
-        repository: ``OWNER/NAME``.
-        files: Names of the files to upload.
-
     Raises:
         ExportError: If the upload fails.
     """

@@ -9,7 +9,7 @@ import timm
 from torch import nn
 
 from ..errors import ExportError, SeSearchError
-from ..files import digest_of, is_name, read_text
+from ..files import digest_of, is_name, read_json, read_text
 from ..network.config import SEConfig
 from .registry import NOT_FOR_NETWORKS, se_search
 
@@ -48,9 +48,7 @@ def load_exported(folder: str | os.PathLike[str], **timm_kwargs: Any) -> nn.Modu
         instead = f"; {others[0]} may hold a pickle, which is not loaded" if others else ""
         raise ExportError(f"{target} has no {WEIGHTS}{instead}: export the network again")
     if digest_of(weights) != config[RECORD].get("weights_sha256"):
-        raise ExportError(
-            f"{weights} is damaged or not the exported file: its SHA-256 differs from the one in {CONFIG}"
-        )
+        raise ExportError(f"{weights} is damaged or not the exported file: its SHA-256 differs from that in {CONFIG}")
     try:
         return timm.create_model(f"local-dir:{target}", pretrained=True, **timm_kwargs).eval()
     except SeSearchError:
@@ -61,21 +59,13 @@ def load_exported(folder: str | os.PathLike[str], **timm_kwargs: Any) -> nn.Modu
 
 def is_export(folder: Path) -> bool:
     """Whether ``config.json`` marks a folder as an export."""
-    return _record(folder) is not None
+    return isinstance(read_json(folder / CONFIG).get(RECORD), dict)
 
 
 def recorded_formats(folder: Path) -> list[str]:
     """Names of the subfolders that plugins wrote into an export, as it records them."""
-    named = (_record(folder) or {}).get("formats")
+    named = read_json(folder / CONFIG)[RECORD].get("formats") if is_export(folder) else None
     return [name for name in named if isinstance(name, str) and is_name(name)] if isinstance(named, list) else []
-
-
-def _record(folder: Path) -> dict[str, Any] | None:
-    try:
-        record = _read_config(folder).get(RECORD)
-    except ExportError:
-        return None
-    return record if isinstance(record, dict) else None
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -104,8 +94,5 @@ def _check_config(folder: Path, config: dict[str, Any]) -> None:
     for key in sorted(NOT_FOR_NETWORKS.intersection(arguments)):
         raise ExportError(f"{file} has model_args.{key} ({arguments[key]!r}), which is not a network argument")
     for key in _ELSEWHERE:
-        if config["pretrained_cfg"].get(key):
-            raise ExportError(
-                f"{file} has pretrained_cfg.{key} ({config['pretrained_cfg'][key]!r}): an exported folder must load "
-                f"its own {WEIGHTS}"
-            )
+        if value := config["pretrained_cfg"].get(key):
+            raise ExportError(f"{file} has pretrained_cfg.{key} ({value!r}): a folder must load its own {WEIGHTS}")

@@ -6,6 +6,7 @@ the rest of the package only when it creates a network.
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -59,10 +60,7 @@ def se_search(
     if se_config is None:
         raise ConfigurationError("se_config is missing: pass an SEConfig or its plain data")
     config = se_config if isinstance(se_config, SEConfig) else SEConfig.from_dict(se_config)
-
-    def create(**model_kwargs: Any) -> nn.Module:
-        return create_model(config, **model_kwargs)
-
+    create = partial(create_model, config)
     model = build_model_with_cfg(create, "se_search", pretrained, pretrained_filter_fn=_adapt, **kwargs)
     if not features_only:
         return model

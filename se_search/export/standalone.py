@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import nn
 
 from .. import __version__
@@ -15,17 +14,14 @@ from ..network.backbones import create_on_meta
 from ..network.config import SEConfig
 from ..network.insertion import attach
 from ..network.sites import find_places
+from .templates import environment
 from .twin import bare_arguments, outputs
 
 
 def render_standalone(model: nn.Module, config: SEConfig) -> str:
     """Return the source of a module that needs torch, timm and safetensors only and builds the network of ``config``.
 
-    Its ``load(folder)`` reads ``model.safetensors``.
-
-    Args:
-        model: The network, for the arguments that its backbone was created with.
-        config: What was inserted into it.
+    Its ``load(folder)`` reads ``model.safetensors``. The arguments of the backbone are those of ``model``.
     """
     arguments = bare_arguments(model)
     bare = create_on_meta(config.backbone, **arguments)
@@ -45,24 +41,16 @@ def render_standalone(model: nn.Module, config: SEConfig) -> str:
                 "block": placed.standalone_call(),
             }
         )
-    environment = Environment(
-        loader=PackageLoader("se_search.export", ""),
-        autoescape=False,  # noqa: S701  # Python, not HTML: every value goes through repr
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["repr"] = repr
+    templates = environment(repr=repr)
     kinds = dict.fromkeys(type(placed) for placed in config.placed)
     classes = [
-        environment.from_string(kind.standalone_source()).render(
+        templates.from_string(kind.standalone_source()).render(
             blocks=[placed for placed in config.placed if type(placed) is kind]
         )
         for kind in kinds
     ]
     gates = GATES if any(placed.gate for placed in config.placed) else {}
-    return environment.get_template("standalone.py.jinja").render(
+    return templates.get_template("standalone.py.jinja").render(
         backbone=config.backbone, arguments=arguments, steps=steps, classes=classes, gates=gates, version=__version__
     )
 
@@ -75,6 +63,4 @@ def check_standalone(folder: Path, model: nn.Module, input_size: tuple[int, int,
     """
     module = runpy.run_path(str(folder / "model.py"))
     if not torch.equal(outputs(module["load"](folder), input_size), outputs(model, input_size)):
-        raise ExportError(
-            f"the file that builds this {type(model).__name__} without se_search gives other outputs: it was not kept"
-        )
+        raise ExportError(f"model.py gives other outputs than this {type(model).__name__}: it was not kept")

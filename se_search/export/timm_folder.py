@@ -20,7 +20,7 @@ from ..network.backbones import default_input_size
 from ..network.config import SEConfig
 from ..network.insertion import create_model_on_meta, write_weights
 from ..words import counted
-from .card import Files, Origin, render_card, title_of, unknown_origin
+from .card import Files, Origin, render_card, unknown_origin
 from .formats import FORMATS, ExportedNetwork, choose_formats
 from .hub import check_upload, upload
 from .loading import CONFIG, RECORD, WEIGHTS, is_export, recorded_formats
@@ -78,20 +78,17 @@ def check_target(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"{folder} is not a folder: choose another with --to")
-    if not folder.is_dir():
-        return
-    entries = sorted(entry.name for entry in folder.iterdir())
-    exported = is_export(folder)
+    entries = sorted(entry.name for entry in folder.iterdir()) if folder.exists() else []
     others = [name for name in entries if name not in (*_own_files(), *recorded_formats(folder))]
     if others:
         raise RunFolderError(f"{folder} contains other files ({others[0]}): choose another folder with --to")
-    if entries and not exported:
+    if entries and not is_export(folder):
         raise RunFolderError(
             f"{folder} contains {entries[0]}, which was not created by se-search: choose another folder with --to"
         )
 
 
-def export_timm(
+def export_timm(  # noqa: PLR0913
     model: nn.Module,
     folder: str | os.PathLike[str],
     input_size: tuple[int, int, int] | None = None,
@@ -168,13 +165,11 @@ def export_timm(
     if plain and twin is None:
         raise ExportError(
             f"{as_given('plain')} is not possible because no timm architecture equals {config.backbone} with these "
-            f"SE blocks: use "
-            f"{as_given('standalone')} to write a file that builds it without se_search"
+            f"SE blocks: use {as_given('standalone')} to write a file that builds it without se_search"
         )
     network = ExportedNetwork(model, single, config, size, optimized)
-    main = [one.files[0] for one in chosen]
-    folders = tuple(name for name in main if name.endswith("/"))
-    extra = tuple(name for name in main if name not in folders)
+    folders = tuple(one.files[0] for one in chosen if one.files[0].endswith("/"))
+    extra = tuple(one.files[0] for one in chosen if one.files[0] not in folders)
     plugins = [name.rstrip("/") for name in folders]
     with refusing_unwritable(target, ": choose another folder with --to"), draft_beside(target) as draft:
         write_weights(model, draft / WEIGHTS)
@@ -189,13 +184,18 @@ def export_timm(
             plugins,
         )
         if plain:
-            _check_plain(draft, single, size)
+            loaded = timm.create_model(f"local-dir:{draft}", pretrained=True).eval()
+            if not outputs(loaded, size).equal(outputs(single, size)):
+                raise ExportError(
+                    f"{as_given('plain')} is not possible because timm's {type(loaded).__name__} has other outputs "
+                    "with these weights"
+                )
         source = f"hf-hub:{push_to_hub}" if push_to_hub else f"local-dir:{target.absolute().name}"
         card = render_card(
             config,
             origin or unknown_origin(model, description),
             Files(source, twin, plain, extra, folders, optimized),
-            title_of(config, target),
+            f"{target.absolute().name}: {config.backbone} with {counted(config.block_count, 'SE block')}",
             written["pretrained_cfg"],
             label_names,
         )
@@ -249,11 +249,7 @@ def _write_config(
         for key, value in written["pretrained_cfg"].items()
         if value is not None or key not in (*_NOT_THE_BACKBONES, "description")
     }
-    written[RECORD] = {
-        "version": __version__,
-        "weights_sha256": digest_of(folder / WEIGHTS),
-        "formats": formats,
-    }
+    written[RECORD] = {"version": __version__, "weights_sha256": digest_of(folder / WEIGHTS), "formats": formats}
     file.write_text(json.dumps(written, indent=2), encoding="utf-8")
     return written
 
@@ -270,15 +266,6 @@ def _check_architecture(model: nn.Module, config: SEConfig) -> None:
         raise ExportError(
             f"this {type(model).__name__} is not {config.backbone} with the SE blocks of its configuration: "
             f"{different[0]} differs"
-        )
-
-
-def _check_plain(folder: Path, model: nn.Module, input_size: tuple[int, int, int]) -> None:
-    loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    if not outputs(loaded, input_size).equal(outputs(model, input_size)):
-        raise ExportError(
-            f"{as_given('plain')} is not possible because timm's {type(loaded).__name__} has other outputs with "
-            f"these weights"
         )
 
 

@@ -1,6 +1,7 @@
 """Find timm's own architecture that equals a network, by comparing outputs instead of a table of names."""
 
 import copy
+import re
 from typing import Any
 
 import timm
@@ -20,12 +21,7 @@ def find_twin(model: nn.Module, backbone: str, input_size: tuple[int, int, int])
 
     Candidates are the backbone's name and the names that differ from it by one kind of attention, such as ``se``. Names
     and shapes of the parameters must be equal, and outputs bit-identical in evaluation mode with random weights.
-    Random, because zero-initialised weights would hide a block.
-
-    Args:
-        model: A network with attention blocks; it is not changed.
-        backbone: Architecture name of its backbone.
-        input_size: ``(channels, height, width)`` of the images to compare on.
+    Random, because zero-initialised weights would hide a block. The network is not changed.
 
     Raises:
         ExportError: If the network does not accept such images.
@@ -76,10 +72,7 @@ def _near_names(backbone: str) -> list[str]:
     """``backbone`` and the architectures whose names differ from it by one kind of attention."""
 
     def without_kind(name: str) -> set[str]:
-        split = [(kind, name.split(kind)) for kind in KINDS]
-        return {
-            kind.join(parts[:cut]) + kind.join(parts[cut:]) for kind, parts in split for cut in range(1, len(parts))
-        }
+        return {name[: at.start()] + name[at.end() :] for kind in KINDS for at in re.finditer(kind, name)}
 
     shorter = without_kind(backbone)
     return [backbone, *(name for name in timm.list_models() if name in shorter or backbone in without_kind(name))]
@@ -88,8 +81,7 @@ def _near_names(backbone: str) -> list[str]:
 def _randomise(network: nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
-        with torch.no_grad():
-            if parameter.dim() > 1:
-                parameter.normal_(std=parameter[0].numel() ** -0.5, generator=generator)
-            else:
-                parameter.uniform_(0.2, 0.6, generator=generator)
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5, generator=generator)
+        else:
+            nn.init.uniform_(parameter, 0.2, 0.6, generator=generator)
