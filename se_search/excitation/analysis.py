@@ -7,6 +7,7 @@ figures.
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from typing import Any, Literal, cast
 
@@ -22,7 +23,7 @@ from ..errors import ConfigurationError, DataError, did_you_mean
 from ..memory import memory_told
 from ..network.config import SEConfig
 from ..statistics import CONFIDENCE, confidence_of_each, crossed_difference
-from ..training.evaluator import Evaluation, evaluate_network
+from ..training.evaluator import evaluate_network
 from ..training.protocols import ProgressBar, no_progress
 from ..training.recipe import TrainingRecipe
 from ..words import percent
@@ -130,7 +131,13 @@ def analyze_gates(  # noqa: PLR0913
             for some in [*([block] for block in blocks), *([last] if last else [])]:
                 with replaced_gates({block.module: gates[block.module] for block in some}, means):
                     changed = evaluate_network(model, judged, recipe.batch, device, recipe)
-                changes.append(_change(changed, intact, CONFIDENCE if some is last else confidence))
+                level = CONFIDENCE if some is last else confidence
+                changes.append(
+                    GateChange(
+                        crossed_difference(changed.correct, intact.correct, level),
+                        crossed_difference(changed.losses, intact.losses, level),
+                    )
+                )
                 advance(1)
     finally:
         for module, training in modes.items():
@@ -139,16 +146,17 @@ def analyze_gates(  # noqa: PLR0913
     statistics = [gate_statistics(values[block.module], labels, seed) for block in blocks]
     last_change = changes[-1] if last else None
     guesses = intact.accuracy.low <= 1 / data.classes
+    at_chance = (
+        f"The network performs at chance level: its accuracy of {in_words(intact.accuracy)} is not significantly above "
+        f"{percent(1 / data.classes, 1)}, the accuracy of guessing among {data.classes} classes. The effect of its "
+        "blocks cannot be measured."
+    )
     described = []
     for depth, (block, of_block, change) in enumerate(zip(blocks, statistics, changes, strict=False), 1):
         drawn = np.sort(np.random.default_rng((seed, depth)).permutation(block.channels)[:channels])
         described.append(
             {
-                "block": block.block,
-                "stage": block.stage,
-                "position": block.position,
-                "channels": block.channels,
-                "gate": block.gate,
+                **{name: value for name, value in asdict(block).items() if name != "module"},
                 "depth": depth,
                 **_activations(values[block.module], labels, drawn, chosen),
                 **{name: listed(getattr(of_block, name)) for name in _SHARES},
@@ -188,7 +196,7 @@ def analyze_gates(  # noqa: PLR0913
         "last_stage": last_change
         and {"stage": last[0].stage, "blocks": [block.block for block in last], **last_change.listed()},
         "observations": find_observations(blocks, statistics, last, last_change, guesses),
-        "cautions": _cautions(intact, data) if guesses else [],
+        "cautions": [at_chance] if guesses else [],
         "idle": [one["block"] for one in described if one["verdict"] == "idle"],
     }
 
@@ -281,31 +289,15 @@ def _activations(
     gates: _Gates, labels: npt.NDArray[np.int64], shown: npt.NDArray[np.int64], classes: Sequence[int]
 ) -> dict[str, Any]:
     parts = {str(one): gates[np.ix_(labels == one, shown)].astype(np.float64) for one in classes}
-    everything = gates[:, shown].mean(0, dtype=np.float64)
+    means = {name: _rounded(part.mean(0)) for name, part in parts.items()}
     return {
         "shown": shown.tolist(),
-        "activation": {"all": _rounded(everything)} | {name: _rounded(part.mean(0)) for name, part in parts.items()},
+        "activation": {"all": _rounded(gates[:, shown].mean(0, dtype=np.float64)), **means},
         "pair": {
-            str(one): {"mean": _rounded(parts[str(one)].mean(0)), "std": _rounded(parts[str(one)].std(0, ddof=1))}
-            for one in classes[:2]
+            name: {"mean": means[name], "std": _rounded(parts[name].std(0, ddof=1))} for name in map(str, classes[:2])
         },
         "mean": rounded(float(gates.mean(dtype=np.float64))),
     }
-
-
-def _change(changed: Evaluation, intact: Evaluation, confidence: float) -> GateChange:
-    return GateChange(
-        crossed_difference(changed.correct, intact.correct, confidence),
-        crossed_difference(changed.losses, intact.losses, confidence),
-    )
-
-
-def _cautions(intact: Evaluation, data: ImageData) -> list[str]:
-    return [
-        f"The network performs at chance level: its accuracy of {in_words(intact.accuracy)} is not significantly above "
-        f"{percent(1 / data.classes, 1)}, the accuracy of guessing among {data.classes} classes. The effect of its "
-        "blocks cannot be measured."
-    ]
 
 
 def _rounded(values: _Values) -> list[float]:

@@ -1,6 +1,6 @@
 """Statistics of the gates of an SE block over images, with intervals."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -86,11 +86,8 @@ def gate_statistics(gates: npt.NDArray[Any], labels: npt.NDArray[np.int64], seed
     class. The interval of a share of channels runs from the channels whose standard deviation is significantly below
     the limit to those where it is not significantly above.
 
-    Args:
-        gates: Array of shape (images, channels).
-        labels: Class of each image. Specificity and similarity ignore classes with fewer than :data:`LEAST_IMAGES`
-            images.
-        seed: Seed of the groups.
+    ``gates`` have the shape (images, channels), ``labels`` are the classes of the images, and ``seed`` is that of the
+    groups. Specificity and similarity ignore classes with fewer than :data:`LEAST_IMAGES` images.
 
     Raises:
         DataError: If fewer than two classes have enough images.
@@ -103,14 +100,10 @@ def gate_statistics(gates: npt.NDArray[Any], labels: npt.NDArray[np.int64], seed
     share = specificity.estimate()
     # The true share is not negative, so an interval entirely below 0 is extended to 0.
     share = Estimate(share.value, share.low, max(share.high, 0.0))
-    alike = similarity.estimate()
-    measurable = share.low > 0 or not differs
-    alike = Estimate(
-        min(max(alike.value, 0.0), 1.0),
-        min(max(alike.low, 0.0), 1.0) if measurable else 0.0,
-        min(max(alike.high, 0.0), 1.0) if measurable else 1.0,
-    )
-    return GateStatistics(share, near_one, constant, alike, specificity)
+    alike, low, high = (min(max(one, 0.0), 1.0) for one in astuple(similarity.estimate()))
+    if share.low <= 0 and differs:
+        low, high = 0.0, 1.0
+    return GateStatistics(share, near_one, constant, Estimate(alike, low, high), specificity)
 
 
 def _constant_shares(gates: _Values) -> tuple[Estimate, Estimate]:
@@ -168,8 +161,5 @@ def _between_classes(gates: _Values, labels: npt.NDArray[np.int64], seed: int) -
     specificity = between / (between + within)
     with np.errstate(divide="ignore", invalid="ignore"):
         similarity = np.where(between > 0, scaled / between, 1.0)
-    return (
-        Replicated(float(specificity[0]), specificity[1:]),
-        Replicated(float(similarity[0]), similarity[1:]),
-        True,
-    )
+    shares, alike = (Replicated(float(one[0]), one[1:]) for one in (specificity, similarity))
+    return shares, alike, True

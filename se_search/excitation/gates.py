@@ -27,15 +27,10 @@ _GATE_NAMES = {name.replace("_", ""): name for name in GATES}
 
 @dataclass(frozen=True)
 class ExcitedBlock:
-    """Channel attention whose gate multiplies each channel of each image.
+    """Channel attention whose gate, such as ``"sigmoid"``, multiplies each channel of each image.
 
-    Attributes:
-        module: Name of the attention module.
-        block: Name of the block that contains it.
-        stage: Number of its stage; ``None`` if unknown.
-        position: One of :data:`se_search.network.discovery.POSITIONS`; ``None`` if unknown.
-        channels: Number of channels.
-        gate: Name of the gate, such as ``"sigmoid"``.
+    ``module`` is the name of the attention module and ``block`` that of the block that contains it. Its stage and its
+    position, one of :data:`se_search.network.discovery.POSITIONS`, are ``None`` if they are unknown.
     """
 
     module: str
@@ -54,16 +49,14 @@ def find_gates(model: nn.Module) -> dict[str, nn.Module]:
     """
     found = {}
     for name, module in model.named_modules():
-        if isinstance(module, Gated) or any(_is_timms(kind) for kind in type(module).__mro__):
+        if isinstance(module, Gated) or any(
+            kind.__name__ in ATTENTION and kind.__module__.startswith("timm.") for kind in type(module).__mro__
+        ):
             parts = (getattr(module, part, None) for part in _PARTS_OF_GATES)
             gate = next((part for part in parts if isinstance(part, nn.Module)), None)
             if gate is not None:
                 found[name] = gate
     return found
-
-
-def _is_timms(kind: type) -> bool:
-    return kind.__name__ in ATTENTION and kind.__module__.startswith("timm.")
 
 
 @contextmanager
@@ -83,12 +76,7 @@ def _watched(gates: Mapping[str, nn.Module], see: Callable[[str, torch.Tensor], 
 
 @contextmanager
 def replaced_gates(gates: Mapping[str, nn.Module], means: Mapping[str, npt.NDArray[Any]]) -> Iterator[None]:
-    """Replace gate outputs by one fixed value per channel within the context (mean ablation).
-
-    Args:
-        gates: Gates by name, a subset of :func:`find_gates`.
-        means: One value per channel for each gate.
-    """
+    """Replace the outputs of gates by their means, one value per channel, within the context (mean ablation)."""
 
     def constant(name: str, output: torch.Tensor) -> torch.Tensor:
         return torch.as_tensor(means[name]).to(output).reshape(1, *output.shape[1:]).expand_as(output)
@@ -103,13 +91,8 @@ def find_blocks(
     """Return the blocks whose gates can be analysed, in forward order, and the skipped ones with the reason.
 
     A gate must run once per forward pass and return one value per channel and image. Gates of elastic blocks that are
-    switched off are ignored.
-
-    Args:
-        model: A network in evaluation mode on ``device``.
-        data: Gives the input size for a trial forward pass and the number of classes.
-        recipe: Gives the precision.
-        device: A torch device.
+    switched off are ignored. The network is in evaluation mode on ``device``; a trial forward pass has the precision of
+    ``recipe``.
 
     Raises:
         ConfigurationError: If no gate can be analysed, or the network is not a classifier.
@@ -211,14 +194,12 @@ def _sites_by_module(model: nn.Module, modules: Sequence[str], size: tuple[int, 
 def _match(places: Mapping[Site, Place], modules: Sequence[str]) -> dict[str, Site]:
     found: dict[str, Site] = {}
     for site, place in places.items():
+        own = f"{place.host}.se_{site.position}"
         if place.side in ("slot", "existing"):
-            names = [place.host, f"{place.host}.kept"]  # an elastic block contains the backbone's own attention
+            names = {place.host, f"{place.host}.kept"}  # an elastic block contains the backbone's own attention
         else:
-            own = f"{place.host}.se_{site.position}"
-            names = [own if own in modules or site.position != "standard" else f"{place.host}.se"]
-        for name in names:
-            if name in modules:
-                found.setdefault(name, site)
+            names = {own if own in modules or site.position != "standard" else f"{place.host}.se"}
+        found = dict.fromkeys(names.intersection(modules), site) | found
     return found
 
 
@@ -236,10 +217,8 @@ def read_gates(
         for inputs, labels in batches(images, recipe.batch, workers=recipe.workers):
             _forward(model, inputs, recipe, device)
             classes.append(labels.numpy())
-    values = {}
-    for name in gates:
-        values[name] = np.concatenate(rows.pop(name))
-    return values, np.concatenate(classes)
+    # Each gate's batches are freed as soon as they are joined.
+    return {name: np.concatenate(rows.pop(name)) for name in gates}, np.concatenate(classes)
 
 
 def mean_gates(

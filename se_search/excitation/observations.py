@@ -33,12 +33,7 @@ Found = Literal["seen", "not seen", "cannot be told"]
 
 @dataclass(frozen=True)
 class GateChange:
-    """Effect of mean ablation, paired on the same images.
-
-    Attributes:
-        accuracy: Accuracy with ablation minus accuracy without.
-        log_loss: Log-loss with ablation minus log-loss without; positive values mean a worse network.
-    """
+    """Accuracy and log-loss with mean ablation minus those without, paired on the same images."""
 
     accuracy: Estimate
     log_loss: Estimate
@@ -61,11 +56,8 @@ class GateChange:
 
 def last_stage(blocks: Sequence[ExcitedBlock]) -> list[ExcitedBlock]:
     """Return the blocks of the last stage with any; an empty list if the stages are unknown."""
-    stages = [block.stage for block in blocks]
-    known = [stage for stage in stages if stage is not None]
-    if len(known) < len(stages):
-        return []
-    return [block for block in blocks if block.stage == max(known)]
+    known = [block.stage for block in blocks if block.stage is not None]
+    return [block for block in blocks if block.stage == max(known)] if len(known) == len(blocks) else []
 
 
 def find_observations(
@@ -76,15 +68,20 @@ def find_observations(
     guesses: bool,
 ) -> list[dict[str, str]]:
     """Return the paper's observations, each with the finding for this network and its evidence."""
+    near_one, similarity = [one.near_one for one in statistics], [one.similarity for one in statistics]
+    constant, alike = "of the gates are constant near 1", "of the difference between classes is one factor per class"
     return [
         {"paper": paper, "found": found, "evidence": evidence}
         for paper, (found, evidence) in (
             ("Shallow blocks are class-agnostic: classes share their gates.", _shallow(blocks, statistics)),
             ("Deeper blocks are class-specific.", _deep(blocks, statistics)),
-            ("A block near the end is saturated: most of its gates stay near one.", _saturated(blocks, statistics)),
+            (
+                "A block near the end is saturated: most of its gates stay near one.",
+                _any_of_the_last_two(blocks, near_one, MOST, constant),
+            ),
             (
                 "A block near the end has nearly the same pattern for all classes, up to a scale.",
-                _alike(blocks, statistics),
+                _any_of_the_last_two(blocks, similarity, SAME_PATTERN, alike),
             ),
             ("The last stage can be removed at little cost.", _left_out(last, last_change, guesses)),
         )
@@ -165,27 +162,12 @@ def _first_third(blocks: Sequence[Any]) -> int:
 
 def _thirds(shares: Sequence[Replicated]) -> tuple[Replicated, Replicated]:
     """Return the means over the first third of the blocks and over the others; needs at least two blocks."""
-    first = _first_third(shares)
-
-    def mean(some: Sequence[Replicated]) -> Replicated:
-        return Replicated(
-            float(np.mean([one.value for one in some])), np.mean([one.replicates for one in some], axis=0)
-        )
-
-    return mean(shares[:first]), mean(shares[first:])
-
-
-def _saturated(blocks: Sequence[ExcitedBlock], statistics: Sequence[GateStatistics]) -> tuple[Found, str]:
-    return _any_of_the_last_two(blocks, [one.near_one for one in statistics], MOST, "of the gates are constant near 1")
-
-
-def _alike(blocks: Sequence[ExcitedBlock], statistics: Sequence[GateStatistics]) -> tuple[Found, str]:
-    return _any_of_the_last_two(
-        blocks,
-        [one.similarity for one in statistics],
-        SAME_PATTERN,
-        "of the difference between classes is one factor per class",
+    cut = _first_third(shares)
+    first, others = (
+        Replicated(float(np.mean([one.value for one in some])), np.mean([one.replicates for one in some], axis=0))
+        for some in (shares[:cut], shares[cut:])
     )
+    return first, others
 
 
 def _any_of_the_last_two(
