@@ -10,7 +10,7 @@ from ..deployment.deployment import Deployment
 from ..deployment.prepare import check
 from ..errors import ConfigurationError
 from ..files import read_text
-from ..latency.meter import LatencyMeter, describe_conditions
+from ..latency.meter import LatencyMeter
 from ..latency.stopping import LIMIT, TARGET
 from ..network.backbones import create_on_meta, default_input_size, network_options
 from ..network.config import SEConfig
@@ -65,7 +65,7 @@ def compare_latency(
                 row = {
                     "name": name,
                     "runtime": deployment.runtime,
-                    "conditions": describe_conditions(ratio.conditions.to_dict()),
+                    "conditions": ratio.conditions.description,
                     "parameter_overhead": parameter_share(config),
                     "flops_overhead": flops_overhead(config, deployment.size),
                 }

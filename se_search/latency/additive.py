@@ -5,7 +5,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +23,7 @@ _Matrix = npt.NDArray[np.float64]
 
 
 class SiteGroup(NamedTuple):
-    """Sites of the same cost, with the fields of :class:`se_search.network.sites.Site`.
-
-    Attributes:
-        stage: Number of the stage; all its sites have one resolution.
-        position: Position of the SE block.
-        channels: Channels that it scales.
-        layout: Order of the dimensions.
-    """
+    """Sites of the same cost, with the fields of :class:`se_search.network.sites.Site`; a stage has one resolution."""
 
     stage: int
     position: str
@@ -110,13 +103,10 @@ def fit_latency_model(measured: Sequence[MeasuredLatency]) -> LatencyModel:
     It is a random-effects regression: a ratio's variance is that of its measurement, taken from its interval, plus that
     of the misfit. The misfit's variance is common to all, and such that the weighted sum of squared residuals equals
     its expectation (Paule and Mandel 1982; DerSimonian and Kacker 2007). Intervals use Student's quantile with the
-    regression's degrees of freedom (Higgins et al. 2009).
-
-    Args:
-        measured: More configurations than terms; a configuration may occur twice.
+    regression's degrees of freedom (Higgins et al. 2009). A configuration may occur twice.
 
     Raises:
-        ConfigurationError: If they are too few.
+        ConfigurationError: If the configurations are not more than the terms.
     """
     counted = [count_terms(one.config) for one in measured]
     terms = tuple(sorted({term for amounts in counted for term in amounts}))
@@ -139,10 +129,7 @@ def fit_latency_model(measured: Sequence[MeasuredLatency]) -> LatencyModel:
 def measurements_to_json(measured: Iterable[MeasuredLatency]) -> str:
     """Return JSON that :func:`measurements_from_json` reads."""
     plain = [
-        {
-            "config": one.config.to_dict(),
-            "ratio": asdict(one.ratio) | {"conditions": one.ratio.conditions.to_dict()},
-        }
+        {"config": one.config.to_dict(), "ratio": asdict(one.ratio) | {"conditions": one.ratio.conditions.to_dict()}}
         for one in measured
     ]
     return json.dumps(plain, indent=1, allow_nan=False)
@@ -155,13 +142,15 @@ def measurements_from_json(text: str) -> list[MeasuredLatency]:
         ConfigurationError: If ``text`` is not such JSON.
     """
     try:
-        return [MeasuredLatency(SEConfig.from_dict(one["config"]), _ratio(one["ratio"])) for one in json.loads(text)]
+        return [
+            MeasuredLatency(
+                SEConfig.from_dict(one["config"]),
+                Ratio(**one["ratio"] | {"conditions": LatencyConditions.from_dict(one["ratio"]["conditions"])}),
+            )
+            for one in json.loads(text)
+        ]
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"these are not measured latencies: {type(error).__name__} {error}") from error
-
-
-def _ratio(data: dict[str, Any]) -> Ratio:
-    return Ratio(**data | {"conditions": LatencyConditions.from_dict(data["conditions"])})
 
 
 def _variance(ratio: Ratio) -> float:

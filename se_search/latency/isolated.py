@@ -23,13 +23,6 @@ class IsolatedMeter:
 
     A runtime that crashes ends that process; the next measurement starts a new one.
 
-    Args:
-        baseline: The network to compare with, usually the bare backbone.
-        deployment: How both networks are run.
-        target: Half-width of the interval at which a measurement stops.
-        limit: Time limit of a measurement, in seconds.
-        seed: Fixes the order within pairs.
-
     Raises:
         SeSearchError: As the meter raises it.
         EvaluationError: If the runtime crashes.
@@ -43,12 +36,7 @@ class IsolatedMeter:
         self.conditions = self._start()
 
     def measure(self, model: nn.Module) -> Ratio:
-        """Measure as the meter does.
-
-        Raises:
-            SeSearchError: As the meter raises it.
-            EvaluationError: If the runtime crashes.
-        """
+        """Measure as the meter does; raises an :class:`EvaluationError` too if the runtime crashes."""
         if self._executor is None:
             self._start()
         return self._call(_measure, model)

@@ -1,6 +1,7 @@
 """Latency of a searched network as a ratio to its backbone's, measured in pairs."""
 
 import gc
+import itertools
 import math
 import os
 import platform
@@ -8,8 +9,8 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from dataclasses import asdict, astuple, dataclass, fields, replace
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from ..deployment.runtimes.base import Prepared, using_threads
 from ..errors import DefinitionError
 from ..memory import memory_told
 from ..statistics import rounds_needed, two_stage_mean
-from ..words import by
+from ..words import by, counted
 from .stopping import LIMIT, TARGET
 
 try:
@@ -70,7 +71,21 @@ class LatencyConditions(Deployment):
     @property
     def description(self) -> str:
         """The same in words."""
-        return describe_conditions(self.to_dict())
+        parts = [
+            f"batch {self.batch}",
+            by(self.size),
+            self.dtype,
+            *(["channels last"] if self.memory_format == "channels_last" else []),
+            self.runtime,
+            *(["optimized for inference"] if self.optimized else []),
+            *(["CUDA graph"] if self.cuda_graph else []),
+            *([] if self.copies else ["one copy of each network"]),
+            f"{self.device} ({self.processor})",
+            *([f"{self.clock_mhz} MHz"] if self.clock_mhz else []),
+            counted(cast("int", self.threads), "thread"),
+            *([f"on CPU {_ranges(self.affinity)}"] if self.affinity else []),
+        ]
+        return ", ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -79,10 +94,9 @@ class LatencyConditions(Deployment):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "LatencyConditions":
         """Return the conditions that :meth:`to_dict` wrote."""
-        tuples = {"affinity": tuple(data["affinity"]), "size": tuple(data["size"])}
         if data.keys() != {one.name for one in fields(cls)}:
             raise ValueError("the conditions have other keys")
-        return cls(**{**data, **tuples})
+        return cls(**{**data, "affinity": tuple(data["affinity"]), "size": tuple(data["size"])})
 
 
 @dataclass(frozen=True)
@@ -134,12 +148,7 @@ class LatencyMeter:
     The number of rounds for the target is computed from the first :data:`PILOT` rounds (Stein 1945). Stopping as soon
     as the interval is narrow would make it miss the true ratio too often.
 
-    Args:
-        baseline: The network to compare with, usually the bare backbone; it is not changed.
-        deployment: How both are run.
-        target: Half-width of the interval at which a measurement stops, as a share of the ratio.
-        limit: Time limit of a measurement in seconds; four rounds are run in any case.
-        seed: Fixes the order within pairs.
+    The arguments are those of :func:`measure_latency`. Four rounds are run in any case.
 
     Raises:
         SeSearchError: If the networks cannot be run in this way here.
@@ -159,9 +168,7 @@ class LatencyMeter:
                 raise DefinitionError(f"a {name} of {value} is impossible: it must be a finite number above 0")
         check(deployment)
         self._deployment = replace(deployment, threads=deployment.threads or torch.get_num_threads())
-        self._target = target
-        self._limit = limit
-        self._seed = seed
+        self._target, self._limit, self._seed = target, limit, seed
         self._own_stream: torch.cuda.Stream | None = None
         with using_threads(self._deployment.threads), self._stream():
             self._baseline = prepare(baseline, self._deployment)
@@ -202,7 +209,8 @@ class LatencyMeter:
         while True:
             began = time.perf_counter()
             # The copies of the last round still exist, so the new ones get another place.
-            networks = _fresh(networks, order)
+            copies = {which: networks[which].fresh() for which in order.sample((0, 1), 2)}
+            networks = [copies[0], copies[1]]
             copied = time.perf_counter()
             warm = sum(_warm_up(network, time_of_call) for network in order.sample(networks, 2))
             each = each or max(1, min(_MOST_PAIRS, int(self._limit / (PILOT + 1) / warm) - _WARM_UP))
@@ -222,16 +230,9 @@ class LatencyMeter:
         interruptions = (_interruptions() - interrupted) / (now - begin) if resource else None
         reached = len(rounds) >= needed
         estimate = two_stage_mean(np.array(rounds), PILOT if reached else len(rounds))
-        return Ratio(
-            math.exp(estimate.value),
-            math.exp(estimate.low),
-            math.exp(estimate.high),
-            pairs,
-            len(rounds),
-            "target" if reached else "limit",
-            interruptions,
-            self.conditions,
-        )
+        ratio, low, high = map(math.exp, astuple(estimate))
+        stopped: Literal["target", "limit"] = "target" if reached else "limit"
+        return Ratio(ratio, low, high, pairs, len(rounds), stopped, interruptions, self.conditions)
 
 
 def measure_latency(
@@ -261,48 +262,17 @@ def measure_latency(
     return LatencyMeter(baseline, deployment, target, limit, seed).measure(model)
 
 
-def describe_conditions(conditions: Mapping[str, Any]) -> str:
-    """Describe how a latency was measured.
-
-    Args:
-        conditions: From :meth:`LatencyConditions.to_dict`.
-    """
-    threads, affinity = conditions["threads"], conditions["affinity"]
-    parts = [
-        f"batch {conditions['batch']}",
-        by(conditions["size"]),
-        conditions["dtype"],
-        *(["channels last"] if conditions["memory_format"] == "channels_last" else []),
-        conditions["runtime"],
-        *(["optimized for inference"] if conditions["optimized"] else []),
-        *(["CUDA graph"] if conditions["cuda_graph"] else []),
-        *([] if conditions["copies"] else ["one copy of each network"]),
-        f"{conditions['device']} ({conditions['processor']})",
-        *([f"{conditions['clock_mhz']} MHz"] if conditions["clock_mhz"] else []),
-        f"{threads} thread" if threads == 1 else f"{threads} threads",
-        *([f"on CPU {_ranges(affinity)}"] if affinity else []),
-    ]
-    return ", ".join(parts)
-
-
 def _ranges(numbers: Sequence[int]) -> str:
     """Write sorted numbers as ranges: 0–3, 6."""
-    ranges: list[list[int]] = []
-    for number in numbers:
-        if ranges and number == ranges[-1][-1] + 1:
-            ranges[-1].append(number)
-        else:
-            ranges.append([number])
-    return ", ".join(f"{one[0]}–{one[-1]}" if len(one) > 1 else str(one[0]) for one in ranges)
+    groups = itertools.groupby(enumerate(numbers), lambda one: one[1] - one[0])
+    runs = [[number for _, number in run] for _, run in groups]
+    return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def remarks(measured: pd.DataFrame, target: float, limit: float) -> list[str]:
-    """Return a sentence for each problem of the measurements.
+    """Return a sentence for each problem of measurements with a target half-width and a time limit in seconds.
 
-    Args:
-        measured: A row for each, with ``latency_low``, ``latency_high`` and ``latency_interruptions``.
-        target: Half-width of the interval at which they stop.
-        limit: Time limit of each in seconds.
+    ``measured`` has a row for each, with ``latency_low``, ``latency_high`` and ``latency_interruptions``.
     """
     said = []
     wide = int((np.log(measured["latency_high"] / measured["latency_low"]) / 2 > target * (1 + 1e-6)).sum())
@@ -319,13 +289,6 @@ def remarks(measured: pd.DataFrame, target: float, limit: float) -> list[str]:
             "Measure on an idle machine, with no more threads than CPUs."
         )
     return said
-
-
-def _fresh(networks: list[Prepared], order: random.Random) -> list[Prepared]:
-    copies = list(networks)
-    for which in order.sample((0, 1), 2):
-        copies[which] = networks[which].fresh()
-    return copies
 
 
 def _warm_up(network: Prepared, time_of_call: _TimeOfCall) -> float:

@@ -12,7 +12,7 @@ from torch import nn
 from se_search import measure_latency
 from se_search.deployment.deployment import Deployment
 from se_search.latency import meter as latency
-from se_search.latency.meter import PILOT, LatencyConditions, LatencyMeter, describe_conditions, remarks
+from se_search.latency.meter import PILOT, LatencyConditions, LatencyMeter, remarks
 
 
 class SimulatedNetwork:
@@ -178,7 +178,7 @@ def test_conditions_are_said_in_words():
         target=0.01,
         limit=2,
     )
-    assert describe_conditions(conditions.to_dict()) == (
+    assert conditions.description == (
         "batch 8, 3×96×64, float16, channels last, PyTorch eager, optimized for inference, CUDA graph, "
         "one copy of each network, cuda:0 (A GPU), 1980 MHz, 4 threads, on CPU 0–2, 6"
     )
