@@ -61,9 +61,7 @@ def naming_options() -> Iterator[None]:
 def as_given(argument: str, option: str = "") -> str:
     """Return an argument as the user gives it: ``max_params`` in Python, ``--max-params`` on the command line.
 
-    Args:
-        argument: The argument in Python.
-        option: The option, where another one than the argument with hyphens.
+    ``option`` replaces an option that is not the argument with hyphens.
     """
     if not _on_command_line.get():
         return argument

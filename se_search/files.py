@@ -16,11 +16,7 @@ _UNFINISHED = ".unfinished"
 
 
 def read_text(path: Path, most_bytes: int = _MOST_BYTES) -> str:
-    """Read UTF-8 text.
-
-    Args:
-        path: The file.
-        most_bytes: Size up to which it is read, 16 MiB by default.
+    """Read UTF-8 text of at most ``most_bytes``, 16 MiB by default.
 
     Raises:
         OSError: If it cannot be read.
@@ -46,9 +42,7 @@ def digest_of(path: Path) -> str:
 def refusing_unwritable(path: Path, advice: str = "") -> Iterator[None]:
     """Convert an :class:`OSError` of a block that writes a file or folder.
 
-    Args:
-        path: The file or folder.
-        advice: Text after the reason, such as ``": choose another with --to"``.
+    The message ends with ``advice``, such as ``": choose another with --to"``.
 
     Raises:
         RunFolderError: For an :class:`OSError` of the block, which is its cause.
@@ -60,12 +54,7 @@ def refusing_unwritable(path: Path, advice: str = "") -> Iterator[None]:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then move it into place.
-
-    Args:
-        path: The file to replace; its folder exists.
-        write: Called with the path of the temporary file.
-    """
+    """Let ``write`` fill a temporary file beside ``path``, whose folder exists, then move it into place."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_UNFINISHED)
     os.close(handle)
     temporary = Path(name)
@@ -78,11 +67,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 @contextmanager
 def draft_beside(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder from which files can be moved to ``target``, whose parent need not exist yet.
-
-    Args:
-        target: The file or folder to write.
-    """
+    """Yield a temporary folder from which files can be moved to ``target``, whose parent need not exist yet."""
     beside = next(parent for parent in target.absolute().parents if parent.is_dir())
     with tempfile.TemporaryDirectory(dir=beside, prefix=f".{target.name}.") as temporary:
         yield Path(temporary)
@@ -101,19 +86,15 @@ def remove_unfinished(folder: Path) -> None:
 
 def move_into_place(temporary: Path, path: Path) -> None:
     """Replace ``path`` by ``temporary``, with the permissions of a new file."""
-    temporary.chmod(0o666 & ~_umask())
+    mask = os.umask(0)
+    os.umask(mask)
+    temporary.chmod(0o666 & ~mask)
     os.replace(temporary, path)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` as UTF-8, atomically."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -11,13 +11,7 @@ from .errors import ConfigurationError, DefinitionError, ExportError, SeSearchEr
 
 @dataclass(frozen=True)
 class Group:
-    """One kind of plugin.
-
-    Attributes:
-        name: Name of the group of entry points.
-        word: Name of this kind of plugin in messages.
-        error: Exception for a plugin that cannot be used.
-    """
+    """A group of entry points, its plugins' name in messages, and the exception for one that cannot be used."""
 
     name: str
     word: str
@@ -39,14 +33,7 @@ CONFIGURATIONS = Group("se_search.configurations", "configuration", Configuratio
 
 @dataclass(frozen=True)
 class Plugin:
-    """One entry point of an installed package, not imported yet.
-
-    Attributes:
-        group: Its kind.
-        name: Name of the entry point.
-        package: Name of the package.
-        entry_point: The entry point.
-    """
+    """One entry point of an installed package, not imported yet."""
 
     group: Group
     name: str
@@ -98,12 +85,7 @@ def find_plugins(group: Group) -> tuple[Plugin, ...]:
 def find_plugin(group: Group, name: str, shipped: Collection[str] = ()) -> Plugin | None:
     """Return the plugin ``name`` of ``group``; ``None`` if there is none.
 
-    Shipped names take precedence: a plugin of that name is not used, with a warning.
-
-    Args:
-        group: Its kind.
-        name: Its name.
-        shipped: Names of this group in this package.
+    Names that are ``shipped`` take precedence: a plugin of such a name is not used, with a warning.
 
     Raises:
         SeSearchError: Of the group's kind, if several packages offer the name.

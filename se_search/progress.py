@@ -19,21 +19,14 @@ _running: list[Progress] = []
 def say(line: str, to_copy: bool = False) -> None:
     """Print one line without interpreting markup in it, since it may come from a user's file.
 
-    Args:
-        line: The line. A terminal wraps a long one between words; elsewhere it stays one line.
-        to_copy: Whether it stays one line on a terminal too, for paths and commands to copy.
+    A terminal wraps a long line between words, except one ``to_copy``, such as a path or command.
     """
     console.print(line, markup=False, soft_wrap=to_copy or None)
 
 
 @contextmanager
 def progress_bar(description: str, total: int, completed: int = 0) -> Iterator[Callable[..., None]]:
-    """Show progress through ``total`` steps; a nested bar is shown below the outer one.
-
-    Args:
-        description: Name of the operation.
-        total: Number of steps.
-        completed: Steps that an earlier run completed.
+    """Show progress through ``total`` steps, some ``completed`` by an earlier run; a nested bar is below the outer one.
 
     Yields:
         A function to call after steps: ``advance(steps=1, line=None)`` prints ``line``, above the bars on a terminal.

@@ -6,7 +6,7 @@ same images, so the intervals of differences are paired.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -35,10 +35,9 @@ class Estimate:
 
 def difference_in_words(quality: str, difference: Estimate) -> str:
     """Return a difference of accuracies or log-losses with its interval."""
-    value, low, high = difference.value, difference.low, difference.high
     if quality == "accuracy":
-        return points_with_interval(value, low, high)
-    return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
+        return points_with_interval(*astuple(difference))
+    return f"{difference.value:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"
 
 
 def normal_quantile(confidence: float) -> float:
@@ -67,23 +66,14 @@ def mean_estimate(values: npt.NDArray[Any]) -> Estimate:
     Log-losses are skewed to the right: a few misclassified images make up most of the mean, and samples that lack them
     have a low mean and a low spread at once. Student's and the bootstrap intervals then miss the truth from below. This
     is Hall's interval (1992), whose cubic transformation of the t statistic removes the skewness, with degrees of
-    freedom reduced for heavy tails (as in :func:`crossed_difference`).
-
-    Args:
-        values: One log-loss for each image. The interval of a single value is unbounded; that of equal values has no
-            width.
+    freedom reduced for heavy tails (as in :func:`crossed_difference`). A single value has an unbounded
+    interval, and equal values have one without width.
     """
     return _hall(values.astype(float), CONFIDENCE)
 
 
 def rounds_needed(pilot: npt.NDArray[Any], half_width: float, confidence: float = CONFIDENCE) -> int:
-    """Return the number of values that gives their mean an interval of this half-width (Stein 1945).
-
-    Args:
-        pilot: The first values, which are part of that number.
-        half_width: Of the interval of the mean.
-        confidence: Of the interval.
-    """
+    """Return the number of values, the pilot's among them, that gives their mean this half-width (Stein 1945)."""
     standard_deviation = float(pilot.std(ddof=1))
     return max(pilot.size, math.ceil((t_quantile(confidence, pilot.size - 1) * standard_deviation / half_width) ** 2))
 
@@ -95,10 +85,7 @@ def two_stage_mean(values: npt.NDArray[Any], pilot: int, confidence: float = CON
     few values follow and their spread is too low. Stein's interval uses the pilot's spread. Where all values have a
     larger spread, as when another process starts meanwhile, that is used.
 
-    Args:
-        values: All values, the pilot's first.
-        pilot: Number of values in the pilot. With the number of all values it is Student's interval.
-        confidence: Of the interval.
+    The first ``pilot`` of the values are the pilot's. If these are all, it is Student's interval.
     """
     spread = max(float(values[:pilot].std(ddof=1)), float(values.std(ddof=1)))
     mean = float(values.mean())
@@ -111,18 +98,12 @@ def crossed_mean(values: npt.NDArray[Any], confidence: float = CONFIDENCE) -> Es
 
     The interval covers the choice of images and the randomness of training, as :func:`crossed_difference` has it. The
     images' part is that of :func:`mean_estimate`, or for correctness that of :func:`accuracy_estimate` with the number
-    of images that has the same variance.
-
-    Args:
-        values: One row for each seed, one column for each image: log-losses, or of dtype bool whether it was classified
-            correctly.
-        confidence: Of the interval.
+    of images that has the same variance. ``values`` have a row for each seed and a column for each image: log-losses,
+    or of dtype bool whether it was classified correctly.
     """
-    if values.dtype != bool:
-        estimate = _crossed(values.astype(float), _hall, confidence)
-        return Estimate(estimate.value, max(estimate.low, 0.0), estimate.high)  # no log-loss is negative
-    estimate = _crossed(values.astype(float), _wilson, confidence)
-    return Estimate(estimate.value, max(estimate.low, 0.0), min(estimate.high, 1.0))
+    interval, highest = (_wilson, 1.0) if values.dtype == bool else (_hall, math.inf)
+    estimate = _crossed(values.astype(float), interval, confidence)
+    return Estimate(estimate.value, max(estimate.low, 0.0), min(estimate.high, highest))
 
 
 def crossed_difference(first: npt.NDArray[Any], second: npt.NDArray[Any], confidence: float = CONFIDENCE) -> Estimate:
@@ -160,14 +141,7 @@ def rank_agreement(first: npt.NDArray[Any], second: npt.NDArray[Any], confidence
     The interval holds every τ that a test would not reject, with the variance of the estimate for a sample of a
     bivariate normal distribution of any two scales (Esscher 1924). From five configurations on it covers 92 to 98 %.
     The bootstrap over configurations covers 35 % for five that agree well: it cannot see disagreement that the sample
-    lacks.
-
-    For scores that are all equal the value is 0 and the interval reaches from -1 to 1.
-
-    Args:
-        first: One score for each configuration.
-        second: The other scores, in the same order.
-        confidence: Of the interval.
+    lacks. For scores that are all equal the value is 0 and the interval reaches from -1 to 1.
 
     Raises:
         ValueError: If a score is not finite, or their numbers differ.
@@ -204,12 +178,8 @@ def noise_ceiling(scores: npt.NDArray[Any], draws: int = 1000, seed: int = 0) ->
 
     On average the value is within 0.05 of the truth where the true scores have a normal or an exponential distribution
     (0.08 for five configurations), up to 0.1 too high where they form two groups, and about 0.2 where there is only
-    noise. For two or three configurations all the spread counts as real.
-
-    Args:
-        scores: One row for each seed, one column for each configuration.
-        draws: How many times noise is added.
-        seed: Of the drawn noise.
+    noise. For two or three configurations all the spread counts as real. ``scores`` have a row for each seed and a
+    column for each configuration.
 
     Raises:
         ValueError: If a score is not finite, or there are fewer than two seeds or configurations.

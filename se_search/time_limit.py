@@ -22,9 +22,6 @@ def time_limit(seconds: float | None) -> Iterator[None]:
     once; one that computes outside Python ends when it returns. On Windows and outside the main thread, where there are
     no alarms, there is no limit.
 
-    Args:
-        seconds: The limit; ``None`` for no limit.
-
     Raises:
         EvaluationError: If the block takes longer.
     """
