@@ -125,11 +125,9 @@ def crossed_difference(first: npt.NDArray[Any], second: npt.NDArray[Any], confid
       distribution's kurtosis or a lower one, far fewer if few images decide. Bootstrap intervals and Hall's (see
       :func:`mean_estimate`) cover less here: they follow a skewness that those few images happen to have.
 
-    Args:
-        first: One row for each seed, one column for each image: log-losses, or of dtype bool whether it was classified
-            correctly.
-        second: The same of the second network, seeds and images in the same order.
-        confidence: Of the interval; ``1 - 0.05 / k`` for ``k`` comparisons that shall all hold at 95 % (Bonferroni).
+    ``first`` and ``second`` have a row for each seed and a column for each image, in the same order: log-losses, or of
+    dtype bool whether it was classified correctly. For ``k`` comparisons that shall all hold at 95 % the confidence is
+    ``1 - 0.05 / k`` (Bonferroni).
     """
     interval = _agresti_min if first.dtype == bool else _student
     return _crossed(np.subtract(first, second, dtype=float), interval, confidence)
