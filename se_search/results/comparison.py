@@ -1,11 +1,11 @@
-"""Runs beside each other: the hypervolumes of their fronts against one reference point, and their ratio.
+"""Runs beside each other: the hypervolumes of their fronts against one reference point, and their ratios.
 
-Whether the intervals hold is tested on simulated networks of known accuracy (``tests/search/test_comparison.py``).
+The coverage of the intervals is tested on simulated networks of known accuracy (``tests/results/test_comparison.py``).
 """
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,30 +19,29 @@ from optuna.study import StudyDirection
 from ..errors import RunFolderError
 from ..statistics import CONFIDENCE, Estimate, confidence_of_each, crossed_difference, normal_quantile
 from ..study.definitions import StudyDefinition
-from ..study.objectives import OBJECTIVES
+from ..study.objectives import JUDGED, OBJECTIVES
 from ..trials.folder import load_trials, read_definition
 from ..trials.notes import unpack, with_measured_latency
 from .hypervolume import Values, areas_of_the_best, hypervolume_history
 from .record import RunRecord, read_results
 
 MOST_RUNS = 8
-"""How many runs can be compared, as many as there are colours and symbols that can be told apart."""
+"""Maximum number of compared runs: there are as many distinct colours and symbols."""
 
 _DRAWS = 100
 
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """One of the runs that are compared.
+    """A run in a comparison.
 
     Attributes:
-        label: What it is called beside the others: the folder's name, or its path where names are equal.
+        label: Name of the run folder, or its path if several have that name.
         trials: All trials, in the columns of ``trials.csv``.
         run: The description of the run.
-        hypervolume: Of its front against the common reference point.
-        history: The same after each complete trial.
-        ratio: Of its hypervolume to the first run's, as :func:`hypervolume_ratio` has it; ``None`` for the first and
-            where it cannot be told. Its ends are infinite where no interval can be told.
+        hypervolume: Hypervolume of its front relative to the common reference point.
+        history: The hypervolume after each complete trial.
+        ratio: Ratio of its hypervolume to the first run's, from :func:`hypervolume_ratio`; ``None`` for the first run.
     """
 
     label: str
@@ -55,13 +54,13 @@ class ComparedRun:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a comparison of runs has found.
+    """The result of a comparison of runs.
 
     Attributes:
-        runs: The runs, in the order given.
+        runs: The runs, in the given order.
         reference: The common reference point: for each objective the worst of the runs' own.
         paired: Whether all runs were judged on the same images, so that intervals are paired.
-        cautions: Sentences about what the ratios do not show.
+        cautions: Sentences about the limits of the ratios.
     """
 
     runs: tuple[ComparedRun, ...]
@@ -72,14 +71,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class FrontValue:
-    """The hypervolume of a front, as the mean of what single images add to it.
+    """The hypervolume of a front, as a mean over images.
 
     Attributes:
         value: The hypervolume.
-        parts: Its parts, whose mean it is: one row for each training seed, one column for each image (or block of
-            images); one value alone where no objective is judged on images.
-        optimism: By how much choosing the best by these images makes the hypervolume larger, as a part of it.
-        spread: Standard deviation of the hypervolume's logarithm that comes from measuring latency.
+        parts: Values whose mean is the hypervolume: one row for each training seed, one column for each image (or block
+            of images); a single value if not exactly one objective is judged on images.
+        optimism: Selection bias: how much larger the hypervolume is on the images that selected the front, as a share.
+        spread: Standard deviation of the hypervolume's logarithm from the noise of latency measurements.
     """
 
     value: float
@@ -90,8 +89,6 @@ class FrontValue:
 
 @dataclass(frozen=True)
 class _Source:
-    folder: Path
-    label: str
     definition: StudyDefinition
     study: optuna.Study
     trials: pd.DataFrame
@@ -105,62 +102,61 @@ def compare_runs(runs: Sequence[str | os.PathLike[str]]) -> Comparison:
         runs: Two to :data:`MOST_RUNS` run folders.
 
     Raises:
-        RunFolderError: If one is no run folder, has no complete trial, or the runs have nothing to be compared by:
-            their objectives or data differ.
+        RunFolderError: If one is not a run folder or has no complete trial, or the runs differ in objectives or data.
     """
     folders = [Path(one) for one in runs]
     if not 2 <= len(folders) <= MOST_RUNS or len({folder.resolve() for folder in folders}) < len(folders):
         raise RunFolderError(f"{len(folders)} runs cannot be compared: give two to {MOST_RUNS} different run folders")
     definitions = [read_definition(folder) for folder in folders]
-    for folder, definition in zip(folders, definitions, strict=True):
-        _check_equal("their objectives", folders[0], _goals(definitions[0]), folder, _goals(definition))
-    sources = [_read(*one) for one in zip(folders, _labels(folders), definitions, strict=True)]
-    first = sources[0]
-    for one in sources:
-        _check_equal("the data they were judged on", first.folder, _task(first), one.folder, _task(one))
-    names = first.definition.objectives
-    signs = [1.0 if direction == "minimize" else -1.0 for direction in first.definition.directions]
+    goals = [", ".join(sorted(f"{goal.direction} {goal.name}" for goal in one.goals)) for one in definitions]
+    _check_equal("their objectives", folders, goals)
+    sources = [_read(folder, definition) for folder, definition in zip(folders, definitions, strict=True)]
+    data = [f"{one.run.data.name}, {one.run.data.classes} classes" for one in sources]
+    _check_equal("the data they were judged on", folders, data)
     worst = {
-        name: sign * max(sign * one.run.hypervolume_reference[name] for one in sources)
-        for name, sign in zip(names, signs, strict=True)
+        goal.name: goal.sign * min(goal.sign * one.run.hypervolume_reference[goal.name] for one in sources)
+        for goal in definitions[0].goals
     }
     values = [front_value(one.study, one.trials, worst) for one in sources]
-    told = confidence_of_each(len(sources) - 1)
-    paired = [_same_images(first, other) for other in sources[1:]]
-    ratios = [hypervolume_ratio(value, values[0], one, told) for value, one in zip(values[1:], paired, strict=True)]
+    paired = [_same_images(sources[0], one) for one in sources]
+    confidence = confidence_of_each(len(sources) - 1)
+    others = [
+        hypervolume_ratio(value, values[0], same, confidence)
+        for value, same in zip(values[1:], paired[1:], strict=True)
+    ]
+    names = [folder.resolve().name for folder in folders]
     compared = tuple(
         ComparedRun(
-            one.label,
+            str(folder) if names.count(name) > 1 else name,
             one.trials,
             one.run,
             value.value,
             hypervolume_history(one.study, [worst[name] for name in one.definition.objectives]),
             ratio,
         )
-        for one, value, ratio in zip(sources, values, [None, *ratios], strict=True)
+        for folder, name, one, value, ratio in zip(folders, names, sources, values, [None, *others], strict=True)
     )
-    return Comparison(compared, worst, all(paired), tuple(_cautions(sources, compared, all(paired))))
+    return Comparison(compared, worst, all(paired), tuple(_cautions(compared, all(paired))))
 
 
 def front_value(study: optuna.Study, trials: pd.DataFrame, reference: dict[str, float]) -> FrontValue:
-    """Return the hypervolume of a study's front and where its uncertainty comes from.
+    """Return the hypervolume of a study's front and the sources of its uncertainty.
 
-    Every combination of costs is worth what the best trial adds to the reference's accuracy that costs no more: the
-    hypervolume is the sum of the trials' accuracies, each times the area of the costs at which it is the best one. With
-    these areas it is a mean over images.
+    The hypervolume is the sum over trials of the gain in accuracy over the reference, times the area of the costs at
+    which the trial is the best affordable one. With fixed areas it is a mean over images.
 
     Args:
         study: The study, with measured latencies in place.
         trials: Its table of trials.
-        reference: Worst value of each objective that counts.
+        reference: Reference value of each objective.
     """
     kept = trials[trials["feasible"]]
     signs = {
         name: 1.0 if direction == StudyDirection.MINIMIZE else -1.0
         for name, direction in zip(study.metric_names or (), study.directions, strict=True)
     }
-    judged = [name for name in signs if name in OBJECTIVES and OBJECTIVES[name].outcomes]
-    best = judged[0] if judged else next(iter(signs))
+    judged = [name for name in signs if name in {one.name for one in JUDGED}]
+    best = (judged or list(signs))[0]
     costs = [name for name in signs if name != best]
     values = {name: sign * (reference[name] - kept[name].to_numpy(float)) for name, sign in signs.items()}
     room = np.column_stack([values[name] for name in costs])
@@ -168,39 +164,35 @@ def front_value(study: optuna.Study, trials: pd.DataFrame, reference: dict[str, 
     value = float(areas @ values[best])
     if value <= 0:
         return FrontValue(value, np.zeros((1, 1)))
-    spread = (
-        _latency_spread(kept, room, values[best], costs.index("latency_ratio")) if "latency_ratio" in costs else 0.0
-    )
+    spread = 0.0
+    if "latency_ratio" in costs:
+        spread = _latency_spread(kept, room, values[best], costs.index("latency_ratio"))
     if len(judged) != 1:
         return FrontValue(value, np.full((1, 1), value), 0.0, spread)
-    by_number = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
-    note = OBJECTIVES[best].outcomes
-    arrays = [
-        signs[best] * (reference[best] - unpack(by_number[number].user_attrs[note]).astype(np.float32))
-        for number in kept["number"]
-    ]
+    notes = {trial.number: trial.user_attrs for trial in study.get_trials(deepcopy=False)}
+    outcomes = [unpack(notes[number][OBJECTIVES[best].outcomes]) for number in kept["number"]]
+    arrays = [signs[best] * (reference[best] - one.astype(np.float32)) for one in outcomes]
     parts = np.tensordot(areas[areas > 0], np.stack([arrays[one] for one in np.flatnonzero(areas)]), 1)
     return FrontValue(value, parts, _optimism(room, arrays) / value, spread)
 
 
 def _latency_spread(kept: pd.DataFrame, room: Values, gains: Values, column: int) -> float:
-    """Return the standard deviation of the logarithm of a front's hypervolume where latencies are measured anew."""
+    """Return the standard deviation of the hypervolume's logarithm under repeated latency measurements."""
     members = np.flatnonzero(areas_of_the_best(room, gains))
     errors = (kept["latency_high"] - kept["latency_low"]).to_numpy(float)[members] / (2 * normal_quantile(CONFIDENCE))
-    random = np.random.default_rng(0)
-    drawn = np.empty(_DRAWS)
-    for index in range(_DRAWS):
-        moved = room[members].copy()
-        moved[:, column] += errors * random.standard_normal(len(members))
-        drawn[index] = areas_of_the_best(moved, gains[members]) @ gains[members]
+    values = []
+    for noise in np.random.default_rng(0).standard_normal((_DRAWS, len(members))):
+        moved = room[members]
+        moved[:, column] += errors * noise
+        values.append(areas_of_the_best(moved, gains[members]) @ gains[members])
+    drawn = np.array(values)
     return float(drawn.std(ddof=1) / drawn.mean()) if drawn.mean() > 0 else math.inf
 
 
 def _optimism(room: Values, arrays: Sequence[npt.NDArray[Any]]) -> float:
-    """Return how much larger a front's hypervolume is for the images that chose it than for all (Efron 1983).
+    """Return the bootstrap estimate of a front's selection bias: its excess hypervolume on its own images (Efron 1983).
 
-    In a bootstrap sample of the images trials are chosen anew. Those have a larger mean there than on the images that
-    the sample was drawn from.
+    Trials are selected in each bootstrap sample of the images and compared with their values on all images.
     """
     images = arrays[0].shape[1]
     means = np.array([array.mean() for array in arrays])
@@ -215,28 +207,28 @@ def hypervolume_ratio(
 ) -> Estimate | None:
     """Return the ratio of two fronts' hypervolumes with its interval.
 
-    The areas at which trials are the best are held fixed, so each hypervolume is a mean over images, and the logarithm
-    of the ratio has the interval of :func:`~se_search.statistics.crossed_difference` between the images'
-    relative parts. What measuring latency adds is added in squares.
+    The areas at which trials are the best are held fixed, so each hypervolume is a mean over images. The logarithm of
+    the ratio has the interval of :func:`~se_search.statistics.crossed_difference` between the relative parts; the
+    margin from latency measurements is added in quadrature.
 
-    The best of many trials look better than they are, the more so the more trials there are. The interval reaches
-    further to the side of the run with fewer by what a bootstrap shows of that. The bootstrap shows about half, as its
-    trials differ more than they truly do; the rest is covered, as the interval is as wide as for fronts that were not
-    chosen by these images, and those vary more than the best of many do. Taking it off the ratio instead would make the
-    ratio vary more.
+    The best of many trials have a selection bias that grows with their number. The interval extends further towards the
+    run with fewer trials, by a bootstrap estimate of the difference in bias. The bootstrap finds about half of it,
+    because its trials differ more than the real ones. The rest is covered: the interval is as wide as for fronts that
+    were not selected on these images, and their hypervolumes vary more. A correction of the ratio itself would increase
+    its variance.
 
-    In each of three cases with 60 simulated pairs of runs (``tests/search/test_comparison.py``) the interval holds the
-    true ratio in 90 % or more: trials alike, trials that differ clearly, and 10 trials against 90.
+    In three cases of 60 simulated pairs of runs (``tests/results/test_comparison.py``) the interval contains the true
+    ratio in 90 % or more: similar trials, clearly different trials, and 10 trials against 90.
 
     Args:
         value: The front that is compared.
         first: The front that it is compared with.
-        paired: Whether both were judged on the same images; else these are two samples.
-        confidence: Of the interval.
+        paired: Whether both were judged on the same images.
+        confidence: Confidence of the interval.
 
     Returns:
-        The ratio; ``None`` where a front adds nothing to the reference that can be told from zero, and with infinite
-        ends where a run has no or two objectives that are judged on images.
+        The ratio; ``None`` if a front is not significantly better than the reference. Its bounds are 0 and infinity if
+        a run has no objective that is judged on images, or two.
     """
     if value.value <= 0 or first.value <= 0:
         return None
@@ -248,7 +240,7 @@ def hypervolume_ratio(
     if any(estimate.low <= 0 for estimate in alone):
         return None
     if paired:
-        if len(one) != len(other):  # different seeds tell nothing of the same trainings
+        if len(one) != len(other):  # numbers of seeds differ, so seeds are not paired
             one, other = one.mean(axis=0, keepdims=True), other.mean(axis=0, keepdims=True)
         difference = crossed_difference(one, other, confidence)
         below, above = difference.value - difference.low, difference.high - difference.value
@@ -256,36 +248,23 @@ def hypervolume_ratio(
         below = math.hypot(alone[0].value - alone[0].low, alone[1].high - alone[1].value)
         above = math.hypot(alone[0].high - alone[0].value, alone[1].value - alone[1].low)
     latency = normal_quantile(confidence) * math.hypot(value.spread, first.spread)
-    flattered = value.optimism - first.optimism
-    down = math.hypot(below, latency) + max(flattered, 0.0)
-    up = math.hypot(above, latency) + max(-flattered, 0.0)
+    bias = value.optimism - first.optimism
+    down = math.hypot(below, latency) + max(bias, 0.0)
+    up = math.hypot(above, latency) + max(-bias, 0.0)
     return Estimate(ratio, ratio * math.exp(-down), ratio * math.exp(up))
 
 
-def _read(folder: Path, label: str, definition: StudyDefinition) -> _Source:
+def _read(folder: Path, definition: StudyDefinition) -> _Source:
     trials, run = read_results(folder)
     if not (trials["state"] == "complete").any():
         raise RunFolderError(f"{folder} has no complete trial yet: run the search first")
-    return _Source(folder, label, definition, with_measured_latency(load_trials(folder)), trials, run)
+    return _Source(definition, with_measured_latency(load_trials(folder)), trials, run)
 
 
-def _labels(folders: Sequence[Path]) -> list[str]:
-    names = [folder.resolve().name for folder in folders]
-    return [str(folder) if names.count(name) > 1 else name for folder, name in zip(folders, names, strict=True)]
-
-
-def _check_equal(what: str, folder: Path, its: str, other: Path, others: str) -> None:
-    if its != others:
-        raise RunFolderError(f"{folder} and {other} cannot be compared: {what} differ ({its}; {others})")
-
-
-def _goals(definition: StudyDefinition) -> str:
-    told = zip(definition.objectives, definition.directions, strict=True)
-    return ", ".join(sorted(f"{direction} {name}" for name, direction in told))
-
-
-def _task(source: _Source) -> str:
-    return f"{source.run.data.name}, {source.run.data.classes} classes"
+def _check_equal(what: str, folders: Sequence[Path], given: Sequence[str]) -> None:
+    for folder, one in zip(folders, given, strict=True):
+        if one != given[0]:
+            raise RunFolderError(f"{folders[0]} and {folder} cannot be compared: {what} differ ({given[0]}; {one})")
 
 
 def _same_images(first: _Source, other: _Source) -> bool:
@@ -293,46 +272,34 @@ def _same_images(first: _Source, other: _Source) -> bool:
     return given[0] == given[1] and first.run.data == other.run.data
 
 
-def _cautions(sources: Sequence[_Source], runs: Sequence[ComparedRun], paired: bool) -> list[str]:
-    said = []
-    backbones = _distinct(one.run.backbone for one in sources)
+def _cautions(compared: Sequence[ComparedRun], paired: bool) -> Iterator[str]:
+    runs = [one.run for one in compared]
+    backbones = dict.fromkeys(one.backbone for one in runs)
     if len(backbones) > 1:
-        said.append(
-            f"The backbones differ ({', '.join(backbones)}): overheads and latency ratios are relative to each one's "
-            "own, so hypervolumes compare what SE adds to each, not the networks' sizes."
+        yield (
+            f"The backbones differ ({', '.join(backbones)}): overheads and latency ratios are relative to each run's "
+            "own backbone, so hypervolumes compare the gain from SE, not the sizes of the networks."
         )
-    ways = _distinct(f"{one.run.evaluator.name}, epochs {one.run.evaluator.epochs}" for one in sources)
-    if len(ways) > 1:
-        said.append(
-            f"Accuracies were estimated in different ways ({'; '.join(ways)}): what differs may be these, not the "
-            "configurations."
+    methods = dict.fromkeys(f"{one.evaluator.name}, epochs {one.evaluator.epochs}" for one in runs)
+    if len(methods) > 1:
+        yield (
+            f"Accuracies were estimated in different ways ({'; '.join(methods)}): differences may come from these, not "
+            "from the configurations."
         )
-    if "latency_ratio" in sources[0].definition.objectives:
-        conditions = _distinct(one.run.latency.description for one in sources if one.run.latency)
-        if len(conditions) > 1:
-            said.append(f"Latency was measured under different conditions: {'; '.join(conditions)}.")
-    limits = _distinct(str(one.definition.constraints.model_dump()) for one in sources)
-    if len(limits) > 1:
-        said.append("The runs have different limits: a front may lack what another one may have.")
+    conditions = dict.fromkeys(one.latency.description for one in runs if one.latency)
+    if len(conditions) > 1 and "latency_ratio" in {goal.name for goal in runs[0].objectives}:
+        yield f"Latency was measured under different conditions: {'; '.join(conditions)}."
+    if any(one.constraints != runs[0].constraints for one in runs):
+        yield "The runs have different limits: a front may contain what the limits of another run exclude."
     if not paired:
-        said.append(
-            "Not all runs were judged on the same images as the first: their intervals are those of two samples, wider "
-            "than paired ones."
+        yield (
+            "Not all runs were judged on the same images as the first: intervals are unpaired, and wider than paired "
+            "ones."
         )
-    said += [f"{one.label} is not finished: its front may still grow." for one in runs if not one.run.finished]
-    for one in runs[1:]:
+    yield from (f"{one.label} is not finished: its front may still grow." for one in compared if not one.run.finished)
+    for one in compared[1:]:
+        ratio = f"The ratio of {one.label} to {compared[0].label}"
         if one.ratio is None:
-            said.append(
-                f"The ratio of {one.label} to {runs[0].label} cannot be told: a front is not measurably better than "
-                "the reference point."
-            )
+            yield f"{ratio} cannot be estimated: a front is not significantly better than the reference point."
         elif math.isinf(one.ratio.high):
-            said.append(
-                f"The ratio of {one.label} to {runs[0].label} has no interval: it needs exactly one objective of "
-                "accuracy and log_loss."
-            )
-    return said
-
-
-def _distinct(texts: Any) -> list[str]:
-    return list(dict.fromkeys(texts))
+            yield f"{ratio} has no interval: that requires exactly one of the objectives accuracy and log_loss."

@@ -1,4 +1,4 @@
-"""Analyses of excitation that a run folder holds."""
+"""Analyses of excitation in a run folder."""
 
 import re
 from dataclasses import dataclass
@@ -12,25 +12,13 @@ _OF_A_TRIAL = re.compile(r"trial-(0|[1-9][0-9]{0,8})(-verified)?")
 
 
 def analysis_folder(folder: Path, trial: int, verified: bool = False) -> Path:
-    """Where the analysis of a trial's network is kept.
-
-    Args:
-        folder: A run folder.
-        trial: Number of the trial.
-        verified: Whether the weights are those of its verification.
-    """
+    """Return the folder of the analysis of a trial's network, with the weights of the search or of verification."""
     return folder / EXCITATION / f"trial-{trial}{'-verified' if verified else ''}"
 
 
 @dataclass(frozen=True, order=True)
 class AnalysisPage:
-    """An analysis of excitation in a run folder.
-
-    Attributes:
-        trial: Number of the trial whose network was analysed.
-        verified: Whether its weights are those of verification.
-        page: Path of the page within the run folder.
-    """
+    """An analysis of excitation in a run folder; ``page`` is the path of its page within the folder."""
 
     trial: int
     verified: bool
@@ -38,17 +26,16 @@ class AnalysisPage:
 
 
 def find_analyses(folder: Path) -> tuple[AnalysisPage, ...]:
-    """List the analyses of complete trials that a run folder holds, by number.
+    """List the analyses of complete trials in a run folder, by trial number.
 
     Raises:
         RunFolderError: If there is an analysis and the folder's trials cannot be read.
     """
-    found = []
-    for page in (folder / EXCITATION).glob(f"*/{PAGE_FILE}"):
-        name = _OF_A_TRIAL.fullmatch(page.parent.name)
-        if name and page.is_file():
-            where = f"{EXCITATION}/{page.parent.name}/{PAGE_FILE}"
-            found.append(AnalysisPage(int(name[1]), name[2] is not None, where))
+    found = [
+        AnalysisPage(int(name[1]), name[2] is not None, page.relative_to(folder).as_posix())
+        for page in (folder / EXCITATION).glob(f"*/{PAGE_FILE}")
+        if (name := _OF_A_TRIAL.fullmatch(page.parent.name)) and page.is_file()
+    ]
     if not found:
         return ()
     complete = {trial.number for trial in load_trials(folder).get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}

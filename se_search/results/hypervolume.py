@@ -1,4 +1,4 @@
-"""Hypervolume of a front: how much of the space of objectives it dominates, up to a reference point."""
+"""Hypervolume of a front: the volume that it dominates, bounded by a reference point."""
 
 from collections.abc import Sequence
 
@@ -14,12 +14,12 @@ Values = npt.NDArray[np.float64]
 def hypervolume_history(study: optuna.Study, reference: Sequence[float]) -> list[float]:
     """Return the front's hypervolume after each complete trial, as ``optuna.visualization`` draws it.
 
-    Optuna's public interface offers hypervolumes only in a Plotly figure, and its private one may change. The intervals
-    of a comparison need :func:`areas_of_the_best` anyway, whose sum this is. A test compares both.
+    Optuna's public interface has hypervolumes only in a Plotly figure, so they are computed from
+    :func:`areas_of_the_best`. A test compares both.
 
     Args:
         study: A study of two or three objectives.
-        reference: Worst value of each objective that counts.
+        reference: Reference value of each objective.
     """
     signs = np.array([1.0 if one == StudyDirection.MINIMIZE else -1.0 for one in study.directions])
     front = np.empty((0, len(signs)))
@@ -36,24 +36,24 @@ def hypervolume_history(study: optuna.Study, reference: Sequence[float]) -> list
 
 
 def areas_of_the_best(room: Values, gains: Values) -> Values:
-    """Return for each trial the area of the costs at which it is the best one that costs no more.
+    """Return for each trial the area of the costs at which it is the best affordable one.
 
-    The areas times the gains add up to the hypervolume.
+    The sum of areas times gains is the hypervolume.
 
     Args:
-        room: How far below the reference the one or two costs of each trial are: trials x costs.
-        gains: How far each trial is better than the reference.
+        room: Reference minus cost, for the one or two costs of each trial: trials x costs.
+        gains: Improvement of each trial over the reference.
     """
     room = np.column_stack([room, np.ones(len(room))])[:, :2]
     areas = np.zeros(len(gains))
     inside = np.flatnonzero((room > 0).all(axis=1) & (gains > 0))
-    order = inside[np.lexsort((*room[inside].T, gains[inside]))]  # the best last; of equal ones the cheapest
+    order = inside[np.lexsort((*room[inside].T, gains[inside]))]  # the best last; the cheapest of equal ones
     if order.size == 0:
         return areas
     steps, at = zip(*(np.unique(column, return_inverse=True) for column in room[order].T), strict=True)
     holder = np.full([len(one) for one in steps], -1)
     np.maximum.at(holder, at, np.arange(order.size))
-    for axis in (0, 1):  # a trial serves all costs above its own, where less room is left
+    for axis in (0, 1):  # a trial is affordable at all costs above its own, where room is smaller
         holder = np.flip(np.maximum.accumulate(np.flip(holder, axis), axis), axis)
     sizes = np.multiply.outer(*(np.diff(one, prepend=0.0) for one in steps))
     held = holder >= 0

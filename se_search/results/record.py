@@ -1,4 +1,4 @@
-"""What a run folder records: its table of trials, its front and the description that the report shows."""
+"""The results in a run folder: the table of trials, and the description of the run that the report shows."""
 
 import json
 import math
@@ -36,13 +36,9 @@ class DataRecord:
     """The images of a run.
 
     Attributes:
-        name: Name in the study.
-        train: Number of training images.
-        validation: Number of validation images.
-        test: Number of test images.
-        classes: Number of classes.
+        name: Name of the data; ``train``, ``validation``, ``test`` and ``classes`` are numbers.
         size: ``(channels, height, width)`` of an image.
-        unreadable: Files that could not be read and were left out.
+        unreadable: Files that could not be read and were skipped.
     """
 
     name: str
@@ -56,7 +52,7 @@ class DataRecord:
 
 @dataclass(frozen=True)
 class SiteRecord:
-    """A site of the space: one place where a network can have an SE block."""
+    """A site of the space, as the report and ``run.json`` show it."""
 
     block: str
     stage: int
@@ -79,19 +75,11 @@ class RunRecord:
     """The description of a run; :meth:`to_json` returns the content of ``run.json``.
 
     Attributes:
-        name: Name of the run folder.
         folder: Path of the run folder, as given.
-        backbone: A timm architecture name.
-        backbone_parameters: Number of parameters of the backbone.
-        data: The images.
         study: Description of the study.
         space: Description of the space.
-        seed: Seed of the study.
         budget: Number of distinct configurations to complete.
-        device: Device of the study.
         evaluator: How accuracy was estimated.
-        objectives: Objectives of the study, in its order.
-        constraints: Limits of the study.
         latency_learned_from: Number of measured configurations that the additive latency model was fitted to.
         latency: How latency was measured; ``None`` before a trial is complete.
         sites: Every site of the space, in forward order.
@@ -99,14 +87,10 @@ class RunRecord:
         cautions: Sentences about the limits of the results.
         gain: Gain of SE by the search's estimates; ``None`` without a comparison.
         quality: The objective that networks are judged by: accuracy or log-loss.
-        contributions: Contribution of each choice to that objective.
         verified: Verified schedules, the shortest first.
-        excitation: Pages of excitation analyses in the folder.
         hypervolume_history: Hypervolume of the front after each complete trial.
         hypervolume_reference: Reference value of each objective.
         timings: Seconds of shared training and of all trials.
-        finished: Whether the search has ended.
-        provenance: Start time and environment.
     """
 
     name: str
@@ -141,8 +125,7 @@ class RunRecord:
     def to_json(self) -> dict[str, Any]:
         """Return plain data for JSON, without the provenance, which the start of a run writes."""
         names = [one.name for one in self.objectives]
-        conditions = self.latency
-        latency = conditions.to_dict() | {"description": conditions.description} if conditions else {}
+        latency = self.latency.to_dict() | {"description": self.latency.description} if self.latency else {}
         return {name: _plain(value) for name, value in vars(self).items() if name != "provenance"} | {
             "objectives": names,
             "custom_objectives": [name for name in names if name not in OBJECTIVES],
@@ -154,17 +137,17 @@ class RunRecord:
 
 
 def read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
-    """Read a run folder: its table of trials and a description of the run, as the report needs them.
+    """Read the table of trials and the description of a run.
 
     Raises:
-        RunFolderError: If it is no run folder or is damaged.
+        RunFolderError: If the folder is not a run folder or is damaged.
     """
     try:
         return _read_results(folder)
     except SeSearchError:
         raise
     except FOREIGN as error:
-        raise RunFolderError(f"{folder} holds what se-search did not write: {error!r}") from error
+        raise RunFolderError(f"{folder} contains data that se-search did not write: {error!r}") from error
 
 
 def _read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
@@ -175,7 +158,7 @@ def _read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
     space = SearchSpace(definition.backbone, definition.resolved_space)
     noted = study.user_attrs
     if "data" not in noted:
-        raise RunFolderError(f"{folder} has no data noted: nothing has been searched in it yet")
+        raise RunFolderError(f"{folder} has no trials yet: run the search first")
     data = DataRecord(
         **noted["data"] | {"size": tuple(noted["data"]["size"])},
         unreadable=tuple(map(str, noted.get("unreadable_images", []))),
@@ -218,10 +201,10 @@ def _read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
 
 
 def write_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
-    """Write ``trials.csv``, ``pareto.csv`` and ``run.json``, and return what :func:`read_results` does.
+    """Write ``trials.csv``, ``pareto.csv`` and ``run.json``, and return what :func:`read_results` returns.
 
     Raises:
-        RunFolderError: As :func:`read_results`.
+        RunFolderError: As for :func:`read_results`.
     """
     table, run = read_results(folder)
     write_text(folder / TRIALS_FILE, table.to_csv(index=False))
@@ -242,7 +225,7 @@ def _reference(
         if one.exact:
             worst = EXACT[one.name](space.largest(), size)
         else:
-            worst = float(complete[one.name].min() if one.direction == "maximize" else complete[one.name].max())
+            worst = float(one.sign * (one.sign * complete[one.name]).min())
         reference[one.name] = one.worst(data.classes, worst)
     return reference
 
@@ -269,7 +252,7 @@ def _latency_remarks(table: pd.DataFrame, learned: list[MeasuredLatency], defini
 
 
 def _plain(value: Any) -> Any:
-    """Return plain data with ``None`` in place of numbers that JSON does not know."""
+    """Return plain data with ``None`` in place of NaN and infinity, which JSON lacks."""
     if isinstance(value, BaseModel):
         return value.model_dump(exclude={"options"})
     if is_dataclass(value):

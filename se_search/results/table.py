@@ -1,4 +1,4 @@
-"""What a study has found: one table of trials, its Pareto front, and the members worth a name."""
+"""Results of a study: the table of trials, the Pareto front, its named members, and the gain from SE."""
 
 import functools
 import math
@@ -18,14 +18,17 @@ from ..words import counted, percent
 
 PICKS = ("knee", "accurate", "small", "fast")
 
+_STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "stopped", TrialState.FAIL: "failed"}
+_COSTS = ("parameter_overhead", "latency_ratio")
+
 
 def trials_table(study: optuna.Study) -> pd.DataFrame:
-    """Return one row for each trial that is complete, was stopped, or has failed for a reason of its own.
+    """Return one row for each trial that is complete, was stopped early, or failed with an error.
 
-    Values that a failed trial lacks are missing; objectives of the user's own are the last columns. ``on_front`` marks
-    the trials that no other one dominates in the study's objectives, among those that keep its limits. ``tied_with``
-    holds, for a member of the front, the cheapest other member (fewest parameters) from which its accuracy (log-loss,
-    where that is the study's objective) on the same images cannot be told apart.
+    Failed trials have missing values; custom objectives are the last columns. ``on_front`` marks the non-dominated
+    trials within the study's limits. ``tied_with`` is, for a member of the front, the smallest member (fewest
+    parameters) from which it does not differ significantly in accuracy (or log-loss, if that is the study's objective)
+    on the same images.
     """
     trials = [
         trial
@@ -34,7 +37,7 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
     ]
     columns = COLUMNS | {name: "float64" for name in study.metric_names or () if name not in COLUMNS}
     with refusing_foreign_trials():
-        members = sorted(study.best_trials, key=_cost)
+        members = sorted(study.best_trials, key=lambda one: [one.user_attrs[cost] for cost in _COSTS])
         quality = quality_of(study)
         tied = {
             trial.number: next((other.number for other in members if _is_tied(other, trial, quality)), None)
@@ -46,23 +49,17 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Gain:
-    """What SE gains over the network without, by the estimates of a search.
-
-    Attributes:
-        measurable: Whether any configuration is measurably better.
-        sentence: The same in words, with the best one's difference and its interval.
-    """
+    """The gain of the best network with SE over the network without, in words, and whether it is significant."""
 
     measurable: bool
     sentence: str
 
 
 def gain_over_none(study: optuna.Study) -> Gain | None:
-    """Say whether any configuration with SE is measurably better than the network without.
+    """Return the estimated gain of the best complete trial with SE over the network without SE.
 
-    All complete trials are compared with it on the same images, and the best is told; its interval is as wide as
-    Bonferroni's correction for that many comparisons wants, as the best of many looks good by chance. ``None`` where
-    the network without SE or anything to compare has not been evaluated.
+    Differences are paired by image. The interval has Bonferroni's correction for the number of trials with SE, because
+    the best of many trials has a selection bias. ``None`` if the network without SE or one with SE is missing.
     """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     with refusing_foreign_trials():
@@ -73,15 +70,32 @@ def gain_over_none(study: optuna.Study) -> Gain | None:
         quality = quality_of(study)
         best = max(others, key=lambda trial: quality.sign * trial.user_attrs[quality.name])
         difference = _difference(best, none, quality, confidence_of_each(len(others)))
-    told = (
-        f"trial {best.number}'s {quality.words} differs from that of the network without SE by "
-        f"{difference_in_words(quality.name, difference)} "
-        f"(paired on the same images, corrected for {counted(len(others), 'comparison')})"
+    return describe_gain(
+        "Estimated by the search", f"trial {best.number}", quality, difference, len(others), paired_by="image"
     )
-    if quality.sign * difference.value > 0 and not _contains_zero(difference):
-        return Gain(True, f"SE helps measurably by the search's estimates: {told}.")
-    with_se = counted(len(others), "configuration")
-    return Gain(False, f"No measurable difference: of {with_se} with SE none is measurably better; {told}.")
+
+
+def describe_gain(
+    source: str, best: str, quality: Objective, difference: Estimate, comparisons: int, paired_by: str
+) -> Gain:
+    """Return whether the best network is significantly better than the one without SE, also in words.
+
+    Args:
+        source: Source of the values, such as ``"Verified"``.
+        best: Name of the best network with SE.
+        quality: The compared objective.
+        difference: Its value for the best network minus that without SE, corrected for the number of comparisons.
+        comparisons: Number of networks with SE.
+        paired_by: What the values are paired by.
+    """
+    change = (
+        f"changes {quality.words} by {difference_in_words(quality.name, difference)} relative to no SE "
+        f"(paired by {paired_by}, corrected for {counted(comparisons, 'comparison')})"
+    )
+    if min(quality.sign * difference.low, quality.sign * difference.high) > 0:
+        return Gain(True, f"{source}: SE helps. {best[:1].upper()}{best[1:]} {change}.")
+    configurations = counted(comparisons, "configuration")
+    return Gain(False, f"{source}: no significant gain from SE. The best of {configurations}, {best}, {change}.")
 
 
 def front_of(table: pd.DataFrame) -> pd.DataFrame:
@@ -90,13 +104,12 @@ def front_of(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def pick_trials(table: pd.DataFrame, quality: Objective = OBJECTIVES["accuracy"]) -> dict[str, int]:
-    """Name the members of the front that most users want; empty without a front.
+    """Return the trial numbers of the front's named members; empty without a front.
 
     ``accurate`` has the highest accuracy, ``small`` the fewest parameters, ``fast`` the lowest latency ratio; the
-    fewest parameters break ties. ``knee`` is the member that lies highest above the straight line from the smallest
-    member to the most accurate one, both axes scaled to the range of the front: beyond it accuracy costs ever more.
-    For the knee, members whose accuracy cannot be told apart from a cheaper one's are left out. Where a study judges by
-    log-loss, that takes the place of accuracy.
+    fewest parameters break ties. ``knee`` is the member farthest above the straight line from the smallest member to
+    the most accurate one, with both axes scaled to the range of the front. Tied members are never the knee. Log-loss
+    replaces accuracy if it is the study's objective.
 
     Args:
         table: From ``trials_table``.
@@ -117,11 +130,11 @@ def pick_trials(table: pd.DataFrame, quality: Objective = OBJECTIVES["accuracy"]
 
 
 def cautions(table: pd.DataFrame, chance: float) -> list[str]:
-    """Say in sentences what the front does not show; empty where there is nothing to be careful about.
+    """Return sentences about the limits of the front.
 
     Args:
         table: From :func:`trials_table`.
-        chance: Accuracy of guessing.
+        chance: Accuracy at chance level.
     """
     front = front_of(table)
     if not (table["state"] == "complete").any():
@@ -131,71 +144,64 @@ def cautions(table: pd.DataFrame, chance: float) -> list[str]:
     said = []
     if front["accuracy_low"].max() <= chance:
         said.append(
-            f"No member of the front is better than guessing ({percent(chance, 0)}): the networks have not learned. "
-            "Train for more epochs or with a lower learning_rate."
+            f"No front member is significantly better than chance ({percent(chance, 0)}): the networks have not "
+            "learned. Train for more epochs or with a lower learning_rate."
         )
     tied = int(front["tied_with"].notna().sum())
     if tied:
-        members = "One member of the front" if tied == 1 else f"{tied} members of the front"
         said.append(
-            f"{members} cannot be told apart from a smaller one, image by image: "
-            "what looks like a gain there may be noise."
+            f"{tied} of {counted(len(front), 'front member')} {'is' if tied == 1 else 'are'} not significantly better "
+            "than a smaller one, in a paired comparison of images: the apparent gain may be noise."
         )
     if front["se_blocks"].max() == 0:
-        said.append(
-            "No configuration with SE is on the front: none was more accurate on these images than the network without."
-        )
+        said.append("No configuration with SE is on the front: none was more accurate than no SE on these images.")
     elif front["counted_parameters"].nunique() == 1:
-        said.append("All of the front has one cost: no larger network was more accurate on these images.")
+        said.append(
+            "All front members have the same number of parameters: no larger network was more accurate on these images."
+        )
     return said
 
 
 def _row(trial: FrozenTrial, columns: Iterable[str], on_front: bool, tied_with: int | None) -> dict[str, Any]:
     attributes = trial.user_attrs
-    row: dict[str, Any] = {name: attributes.get(name, math.nan) for name in columns}
     placed = read_config(attributes["config"]).placed
     texts = {name: attributes.get(name, "") for name in ("name", "latency_stopped", "error")}
     for name, text in texts.items():
         if not isinstance(text, str):
-            raise TypeError(f"{name} is no text")
-    row |= texts
-    return row | {
-        "number": trial.number,
-        "state": _STATES[trial.state],
-        "config_id": str(attributes["config_id"]),
-        "feasible": trial.state == TrialState.COMPLETE and all(value <= 0 for value in trial.constraints.values()),
-        "on_front": on_front,
-        "tied_with": tied_with,
-        "gate": placed[0].gate if placed else "",
-        "se_blocks": int(attributes["se_blocks"]),
-        "seconds": _seconds(trial),
-    }
+            raise TypeError(f"{name} is not a string")
+    seconds = trial.duration.total_seconds() if trial.duration else math.nan
+    return (
+        {name: attributes.get(name, math.nan) for name in columns}
+        | texts
+        | {
+            "number": trial.number,
+            "state": _STATES[trial.state],
+            "config_id": str(attributes["config_id"]),
+            "feasible": trial.state == TrialState.COMPLETE and all(value <= 0 for value in trial.constraints.values()),
+            "on_front": on_front,
+            "tied_with": tied_with,
+            "gate": placed[0].gate if placed else "",
+            "se_blocks": int(attributes["se_blocks"]),
+            "seconds": seconds if seconds >= 0 else math.nan,  # negative: the clock was set back meanwhile
+        }
+    )
 
 
 @functools.lru_cache(maxsize=4096)
 def read_config(text: str) -> SEConfig:
-    """Read the configuration of a trial, each text once.
+    """Read the configuration of a trial, with a cache.
 
     Raises:
-        ConfigurationError: If it is none.
+        ConfigurationError: If the text is not a configuration.
     """
     return SEConfig.from_json(text)
-
-
-def _seconds(trial: FrozenTrial) -> float:
-    """Seconds that a trial took, as far as the clock tells: one that was set back meanwhile does not."""
-    seconds = trial.duration.total_seconds() if trial.duration else math.nan
-    return seconds if seconds >= 0 else math.nan
-
-
-def _cost(trial: FrozenTrial) -> tuple[float, float]:
-    return trial.user_attrs["parameter_overhead"], trial.user_attrs["latency_ratio"]
 
 
 def _is_tied(cheaper: FrozenTrial, trial: FrozenTrial, quality: Objective) -> bool:
     if cheaper.user_attrs["counted_parameters"] >= trial.user_attrs["counted_parameters"]:
         return False
-    return _contains_zero(_difference(trial, cheaper, quality))
+    difference = _difference(trial, cheaper, quality)
+    return difference.low <= 0 <= difference.high
 
 
 def _difference(
@@ -205,13 +211,6 @@ def _difference(
     return crossed_difference(one, other, confidence)
 
 
-def _contains_zero(difference: Estimate) -> bool:
-    return difference.low <= 0 <= difference.high
-
-
 def _scaled(values: "pd.Series[float]") -> "pd.Series[float]":
     width = values.max() - values.min()
     return (values - values.min()) / width if width > 0 else values * 0.0
-
-
-_STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "stopped", TrialState.FAIL: "failed"}

@@ -148,7 +148,7 @@ def test_a_longer_schedule_stands_beside_the_shorter_and_says_whether_the_order_
     assert [schedule["epochs"] for schedule in run["verified"]] == [1, 2]
     longer = run["verified"][1]
     assert {BARE.id, UNIFORM.id} <= {one["config_id"] for one in longer["members"]}
-    assert "with one seed" in longer["finding"]
+    assert "With one seed, the interval excludes" in longer["finding"]
     trials = load_run(verified).trials.set_index("config_id")
     assert trials.loc[BARE.id, "verified_epochs"] == 2
 

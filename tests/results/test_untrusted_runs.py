@@ -135,7 +135,7 @@ def test_data_that_no_search_notes_are_refused(finished_run, monkeypatch, value)
     with closing(sqlite3.connect("run/study.db")) as connection, connection:
         connection.execute("UPDATE study_user_attributes SET value_json = ? WHERE key = 'data'", (value,))
     before = contents(finished_run)
-    assert_refused(invoke("report", "run"), "run holds what se-search did not write")
+    assert_refused(invoke("report", "run"), "run contains data that se-search did not write")
     assert contents(finished_run) == before
 
 
@@ -150,7 +150,7 @@ def test_descriptions_that_cannot_be_read_are_passed_over(finished_run, monkeypa
 def test_epochs_that_no_search_writes_are_refused(finished_run, monkeypatch):
     monkeypatch.chdir(finished_run)
     Path("run", "supernet.json").write_text('{"epochs": 3}')
-    assert_refused(invoke("report", "run"), "run holds what se-search did not write")
+    assert_refused(invoke("report", "run"), "run contains data that se-search did not write")
 
 
 def test_a_packed_array_of_the_largest_size_comes_back():
