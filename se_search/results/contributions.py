@@ -1,4 +1,4 @@
-"""What each choice of the configurations contributed to their quality, as far as the trials can tell it."""
+"""Effects of the choices in a configuration on its quality, by an additive model of the trials."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,21 +21,15 @@ from .table import read_config
 
 _Values = npt.NDArray[np.float64]
 
-_FEWEST_TO_SPARE = 5  # trials beyond the number of effects, without which the spread is not known
-_MOST_BLOCKS = 4096  # of images, whose means stand for them
+_FEWEST_TO_SPARE = 5  # trials beyond the number of effects, to estimate the residual variance
+_MOST_BLOCKS = 4096  # of images, represented by their means
 _ROUNDING = 1e-6
 _OFF = "off"
 
 
 @dataclass(frozen=True)
 class Level:
-    """One choice for a factor.
-
-    Attributes:
-        level: The choice.
-        trials: Number of trials with this choice.
-        effect: Effect on quality with its interval; ``None`` if it cannot be estimated.
-    """
+    """A choice for a factor, its number of trials, and its effect on quality; ``None`` if that cannot be estimated."""
 
     level: str
     trials: int
@@ -49,10 +43,10 @@ class Factor:
     Attributes:
         name: Name in the report.
         importance: Share of the variance that the model would lose without it; ``None`` if it cannot be estimated.
-        reference: What its levels are compared with; empty for numbers of blocks.
+        reference: Baseline of the effects; empty for numbers of blocks.
         levels: The choices.
-        told: Whether the effect of any level is known.
-        why: Why some effects are unknown; empty if all are known.
+        told: Whether the effect of any level is estimated.
+        why: Why some effects are missing; empty if none is.
     """
 
     name: str
@@ -65,7 +59,7 @@ class Factor:
 
 @dataclass(frozen=True)
 class Contributions:
-    """What each choice of the configurations contributed to their quality.
+    """Effects of the choices in a configuration on its quality.
 
     Attributes:
         factors: The parts of the configuration that may vary.
@@ -83,31 +77,31 @@ class Contributions:
 def describe_contributions(
     trials: pd.DataFrame, sites: Sequence[Site], quality: Objective, images: Mapping[int, _Values]
 ) -> Contributions:
-    """Tell what each stage's ratio and placement, the gate and the position change in accuracy or log-loss.
+    """Estimate how each stage's ratio and placement, the gate and the position change accuracy or log-loss.
 
-    The quality of complete trials is fitted by an additive model, by least squares: for each stage one effect for each
-    ratio against no SE there and, where blocks are placed one by one, one for each block above the stage's mean number
-    of them; for each gate and position one against the most frequent. Factors that never vary are left out.
+    An additive model is fitted to the quality of the complete trials by least squares. Each stage has one effect for
+    each ratio, relative to no SE there. If blocks are placed one by one, it also has an effect for each block above its
+    mean number of blocks. Each gate and position has an effect relative to the most frequent one. Constant factors are
+    left out.
 
-    An interval covers two sources of chance: what the model leaves open between trials, with standard errors that allow
-    any spread of each trial (HC2; MacKinnon and White 1985) and degrees of freedom to match (Bell and McCaffrey 2002),
-    and which images the trials were judged on, by the variance of the effect between them. Both margins are squared and
-    added (Zou and Donner 2008). They are as wide as Bonferroni's correction for the number of effects wants. Of 80
-    simulated studies of 50 trials (``tests/search/test_contributions.py``) all of them hold together in 71 or more.
+    An interval includes two sources of variance. The residuals of the trials have heteroscedasticity-consistent
+    standard errors (HC2; MacKinnon and White 1985) with degrees of freedom by Bell and McCaffrey (2002). The sampling
+    of images adds the variance of the effect between images. The margins are added in quadrature (Zou and Donner 2008),
+    with Bonferroni's correction for the number of effects. Of 80 simulated studies of 50 trials
+    (``tests/results/test_contributions.py``) all intervals contain the true effects in 71 or more.
 
-    A factor's importance is the share of the variance of quality between these trials that the model would lose
-    without the factor (ω²; Hays 1963), with the interval that the non-central F distribution gives it (Steiger 2004).
-    fANOVA (Hutter et al. 2014) has no such interval and takes most of a minute for 1,000 trials; PED-ANOVA does not
-    tell shares of the variance.
+    The importance of a factor is ω² (Hays 1963): the share of the variance between these trials that the model would
+    lose without it. Its interval follows from the non-central F distribution (Steiger 2004). fANOVA (Hutter et al.
+    2014) has no such interval and takes most of a minute for 1,000 trials; PED-ANOVA does not estimate such shares.
 
-    Effects are averages over the trials that were evaluated: a sampler tries configurations near the front more often,
-    and what two choices do only together is not told.
+    Effects are averages over the evaluated trials. A sampler evaluates configurations near the front more often, and
+    the model has no interactions.
 
     Args:
         trials: The table of trials, of which the complete ones count.
         sites: Every site of the space.
         quality: Accuracy or log-loss.
-        images: From :func:`outcomes_by_image`; without, an interval is about these images only.
+        images: From :func:`outcomes_by_image`; if empty, intervals exclude the sampling of images.
     """
     complete = trials[trials["state"] == "complete"].dropna(subset=[quality.name])
     factors = _factors(complete, sites)
@@ -118,46 +112,39 @@ def describe_contributions(
             tuple(_untold(factor, refusal) for factor in factors),
             None,
             len(values),
-            f"What each stage contributed cannot be told: {refusal}.",
+            f"Contributions of the stages cannot be estimated: {refusal}.",
         )
-    by_image = [images[number] for number in complete["number"]] if images else None
-    fit = _Fit.of(_design(factors), values, None if by_image is None else np.stack(by_image))
+    by_image = np.stack([images[number] for number in complete["number"]]) if images else None
+    fit = _Fit.of(_design(factors), values, by_image)
     told = tuple(_told(factor, fit) for factor in factors)
     return Contributions(told, fit.explained, len(values), _sentence(told, fit, quality))
 
 
 def outcomes_by_image(study: optuna.Study, quality: Objective) -> dict[int, _Values]:
-    """Return for each complete trial its correctness or log-loss of each image, over many images of blocks of them.
-
-    Args:
-        study: The study.
-        quality: Accuracy or log-loss.
+    """Return the correctness or log-loss of each image (many images: blocks of them) for each complete trial.
 
     Raises:
         RunFolderError: If the trials were not written by se-search.
     """
+    found = {}
     with refusing_foreign_trials():
-        return {
-            trial.number: _block_means(unpack(trial.user_attrs[quality.outcomes]).mean(axis=0, dtype=float))
-            for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        }
-
-
-def _block_means(values: _Values) -> _Values:
-    block = -(-values.size // _MOST_BLOCKS)
-    return values[: values.size // block * block].reshape(-1, block).mean(axis=1)
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            values = unpack(trial.user_attrs[quality.outcomes]).mean(axis=0, dtype=float)
+            block = -(-values.size // _MOST_BLOCKS)
+            found[trial.number] = values[: values.size // block * block].reshape(-1, block).mean(axis=1)
+    return found
 
 
 @dataclass(frozen=True)
 class _Varied:
-    """A part of the configuration that varies, or could.
+    """A part of the configuration that may vary.
 
     Attributes:
-        name: As the report calls it.
-        columns: For each level but the one that others are compared with, what the model multiplies its effect with.
+        name: Name in the report.
+        columns: Columns of the design matrix, one for each level but the reference.
         trials: Number of trials at each of these levels.
-        why: Why no level can be compared, though the factor may vary.
-        reference: What levels are compared with, empty for what is counted.
+        why: Why no level can be compared with the reference; empty if it can.
+        reference: Baseline of the effects; empty for numbers of blocks.
     """
 
     name: str
@@ -179,9 +166,8 @@ def _factors(complete: pd.DataFrame, sites: Sequence[Site]) -> list[_Varied]:
         counts = np.array([len(one) for one in blocks], float)
         used = counts > 0
         if len(set(counts[used])) > 1:
-            column = np.where(used, counts - counts[used].mean(), 0.0)
-            level = "per block"
-            factors.append(_Varied(f"stage {stage} blocks", {level: column}, {level: int(used.sum())}, reference=""))
+            column = {"per block": np.where(used, counts - counts[used].mean(), 0.0)}
+            factors.append(_Varied(f"stage {stage} blocks", column, {"per block": int(used.sum())}, reference=""))
     positions = [[_common(where for _, where in config.get(stage, [])) for stage in stages] for config in configs]
     if all(len(set(one) - {_OFF}) <= 1 for one in positions):
         factors += _alternatives("position", [_common(one for one in every if one != _OFF) for every in positions])
@@ -192,7 +178,7 @@ def _factors(complete: pd.DataFrame, sites: Sequence[Site]) -> list[_Varied]:
 
 
 def _by_stage(config: SEConfig, sites: Sequence[Site]) -> dict[int, list[tuple[str, str]]]:
-    """Return the label (or that attention is kept) and the position of each block with attention, by stage."""
+    """Return the label (or ``"kept"``) and position of each block with attention, by stage."""
     placed = {(one.site.block, one.site.position): one.label for one in config.placed}
     removed = {(site.block, site.position) for site in config.removed}
     found: dict[int, list[tuple[str, str]]] = {}
@@ -206,9 +192,8 @@ def _by_stage(config: SEConfig, sites: Sequence[Site]) -> dict[int, list[tuple[s
 
 
 def _common(kinds: Iterable[str]) -> str:
-    """Return what all have in common."""
-    distinct = set(kinds)
-    return _OFF if not distinct else distinct.pop() if len(distinct) == 1 else "mixed"
+    first, *others = {*kinds} or {_OFF}
+    return "mixed" if others else first
 
 
 def _stage_factor(name: str, chosen: list[str], ranks: dict[str, int]) -> _Varied:
@@ -217,19 +202,17 @@ def _stage_factor(name: str, chosen: list[str], ranks: dict[str, int]) -> _Varie
 
     counts = Counter(chosen)
     levels = sorted(counts.keys() - {_OFF}, key=fewest_parameters_first)
+    trials = {level: counts[level] for level in levels}
     if not levels:
         return _Varied(name, {}, {}, "no trial has SE there")
     if _OFF in counts:
-        return _Varied(name, _indicators(chosen, levels), {level: counts[level] for level in levels})
-    rest = [level for level in levels if level != max(levels, key=counts.__getitem__)]
-    trials = {level: counts[level] for level in levels}
-    return _Varied(
-        name, _indicators(chosen, rest), trials, "every trial has SE there, so no ratio can be compared with none"
-    )
+        return _Varied(name, _indicators(chosen, levels), trials)
+    rest = [level for level in levels if level != max(levels, key=trials.__getitem__)]
+    return _Varied(name, _indicators(chosen, rest), trials, "every trial has SE there, so there is no baseline")
 
 
 def _alternatives(name: str, chosen: list[str]) -> list[_Varied]:
-    """Return the factor of a choice that matters only with SE, against the most frequent; none without a choice."""
+    """Return the factor of a choice that exists only with SE, relative to the most frequent; none without a choice."""
     counts = Counter(sorted(chosen))
     del counts[_OFF]
     (usual, _), *others = counts.most_common() or [("", 0)]
@@ -255,7 +238,9 @@ def _refusal(values: _Values, factors: list[_Varied], word: str) -> str:
         return "all trials have the same configuration" if len(values) > 1 else "only one trial is complete"
     rank = int(np.linalg.matrix_rank(np.column_stack([np.ones(len(values)), *columns])))
     if len(values) < rank + _FEWEST_TO_SPARE:
-        return f"{len(values)} trials are too few for {rank - 1} effects, at least {rank + _FEWEST_TO_SPARE} are needed"
+        return (
+            f"{len(values)} trials are too few for {rank - 1} effects (at least {rank + _FEWEST_TO_SPARE} are needed)"
+        )
     if np.ptp(values) == 0:
         return f"all trials have the same {word}"
     return ""
@@ -263,13 +248,7 @@ def _refusal(values: _Values, factors: list[_Varied], word: str) -> str:
 
 @dataclass(frozen=True)
 class _Fit:
-    """A fitted additive model.
-
-    Attributes:
-        effects: Value with the ends of its interval by factor and level, ``None`` where it cannot be told.
-        importances: The same by factor.
-        explained: Adjusted R², at least 0.
-    """
+    """A fitted additive model: effects by factor and level, importances by factor, and adjusted R² (at least 0)."""
 
     effects: dict[tuple[str, str], Interval | None]
     importances: dict[str, Interval]
@@ -277,30 +256,30 @@ class _Fit:
 
     @classmethod
     def of(cls, columns: dict[tuple[str, str], _Values], values: _Values, by_image: _Values | None) -> "_Fit":
-        """Fit one value for each trial; ``by_image`` has a row for each trial, of which they are the means."""
+        """Fit one value for each trial, the mean of its row of ``by_image``."""
         design = np.column_stack([np.ones(len(values)), *columns.values()])
         projection = np.linalg.pinv(design)
         leverages = np.sum(design * projection.T, axis=1)
         free = 1 - leverages
         residuals = values - design @ (projection @ values)
-        alone = free < _ROUNDING  # the only trial that tells some effect: the fit goes through it
-        # An effect is told by the trials if no other combination of effects has the same column, and not by one alone.
+        alone = free < _ROUNDING  # some effect depends on this trial alone: its residual is 0
+        # An effect is estimable if its column is not a combination of others, and it does not depend on one trial.
         known = np.abs(np.diag(projection @ design) - 1) < _ROUNDING
         known &= np.sum(projection[:, alone] ** 2, axis=1) < _ROUNDING**2
         effects = projection @ values
-        weights = projection**2 / np.where(alone, np.inf, free)
+        free[alone] = np.inf
+        weights = projection**2 / free
         between = weights @ residuals**2
-        # Degrees of freedom of that variance, were the spread of all trials the same (Satterthwaite 1946).
+        # Degrees of freedom of that variance if all residuals had the same variance (Satterthwaite 1946).
         expected = np.sum(projection**2 * ~alone, axis=1)
         remaining = np.eye(len(values)) - design @ projection
         doubled = np.einsum("es,st,et->e", weights, remaining**2, weights, optimize=True)
         freedoms = np.divide(expected**2, doubled, out=np.ones_like(doubled), where=doubled > 0)
         within = np.zeros(len(effects))
         if by_image is not None and by_image.shape[1] > 1:
-            within = _variance_between_images(design, projection, np.where(alone, np.inf, free), by_image)
+            within = _variance_between_images(design, projection, free, by_image)
         freedom = len(values) - round(float(leverages.sum()))
-        told = max(int(known[1:].sum()), 1)
-        tail = (1 - CONFIDENCE) / 2 / told
+        tail = (1 - CONFIDENCE) / 2 / max(int(known[1:].sum()), 1)
         margins = np.sqrt(stats.t.isf(tail, freedoms) ** 2 * between + stats.norm.isf(tail) ** 2 * within)
         intervals = {
             key: (float(effect), float(effect - margin), float(effect + margin)) if is_known else None
@@ -309,18 +288,18 @@ class _Fit:
         total = float(np.sum((values - values.mean()) ** 2))
         error = float(residuals @ residuals) / freedom
         explained = max(1 - error / (total / (len(values) - 1)), 0.0)
-        importances = {
-            name: _importance(design, [key[0] for key in columns], name, values, error, freedom, total, explained)
-            for name in dict.fromkeys(key[0] for key in columns)
-        }
+        importances = {}
+        for name in dict.fromkeys(factor for factor, _ in columns):
+            others = design[:, [True, *(factor != name for factor, _ in columns)]]
+            importances[name] = _importance(values, design, others, error, freedom, explained)
         return cls(intervals, importances, explained)
 
 
 def _variance_between_images(design: _Values, projection: _Values, free: _Values, by_image: _Values) -> _Values:
-    """Return the variance of the effects by the choice of images, without the chance that trials already tell.
+    """Return the variance of the effects from the sampling of images, without the residual variance of the trials.
 
-    An image's effects are those of the model fitted to it alone; their mean is the effect. They also vary by what is
-    not common to the trials, which the spread between trials has already.
+    The model is fitted to each image alone; the mean of an effect over images is the effect. Its variance includes the
+    residual variance, which is subtracted because the standard errors already contain it.
     """
     effects = projection @ by_image
     residuals = by_image - design @ effects
@@ -330,44 +309,36 @@ def _variance_between_images(design: _Values, projection: _Values, free: _Values
 
 
 def _importance(
-    design: _Values,
-    names: list[str],
-    name: str,
-    values: _Values,
-    error: float,
-    freedom: int,
-    total: float,
-    explained: float,
+    values: _Values, design: _Values, others: _Values, error: float, freedom: int, explained: float
 ) -> Interval:
-    others = design[:, [True, *(one != name for one in names)]]
+    """Return ω² of the columns that ``others`` lacks, given the model's residual variance and adjusted R²."""
     lost = int(np.linalg.matrix_rank(design)) - int(np.linalg.matrix_rank(others))
     if lost == 0:
         return 0.0, 0.0, 1.0
+    total = float(np.sum((values - values.mean()) ** 2))
     rest = values - others @ (np.linalg.pinv(others) @ values)
     gained = float(rest @ rest) - error * freedom
     share = (gained - lost * error) / (total + error)
     if error <= _ROUNDING**2 * total:
         return share, share, share
     other = len(values) * (1 + max(explained - share, 0.0) / (1 - explained))
-    low, high = (end / (end + other) for end in _noncentrality(gained / lost / error, lost, freedom))
+    ends = (_noncentrality(gained / lost / error, lost, freedom, 0.5 + side * CONFIDENCE / 2) for side in (1, -1))
+    low, high = (end / (end + other) for end in ends)
     return min(max(share, low), high), low, high
 
 
-def _noncentrality(statistic: float, lost: int, freedom: int) -> tuple[float, float]:
-    """Return the interval of the non-centrality of F by inversion of its distribution."""
+def _noncentrality(statistic: float, lost: int, freedom: int, probability: float) -> float:
+    """Return the non-centrality of F at which the distribution function has this value at the statistic."""
 
-    def end(probability: float) -> float:
-        def excess(candidate: float) -> float:
-            return float(stats.ncf.cdf(statistic, lost, freedom, candidate)) - probability
+    def excess(candidate: float) -> float:
+        return float(stats.ncf.cdf(statistic, lost, freedom, candidate)) - probability
 
-        if excess(0.0) <= 0:
-            return 0.0
-        above = max(4 * lost * statistic, 16.0)
-        while excess(above) > 0:
-            above *= 2
-        return float(optimize.brentq(excess, 0.0, above, xtol=1e-4))
-
-    return end((1 + CONFIDENCE) / 2), end((1 - CONFIDENCE) / 2)
+    if excess(0.0) <= 0:
+        return 0.0
+    above = max(4 * lost * statistic, 16.0)
+    while excess(above) > 0:
+        above *= 2
+    return float(optimize.brentq(excess, 0.0, above, xtol=1e-4))
 
 
 def _untold(factor: _Varied, why: str, importance: Interval | None = None) -> Factor:
@@ -376,33 +347,21 @@ def _untold(factor: _Varied, why: str, importance: Interval | None = None) -> Fa
 
 
 def _told(factor: _Varied, fit: _Fit) -> Factor:
+    importance = fit.importances.get(factor.name)
     if factor.why:
-        return _untold(factor, factor.why, fit.importances.get(factor.name))
+        return _untold(factor, factor.why, importance)
     levels = tuple(Level(level, count, fit.effects[factor.name, level]) for level, count in factor.trials.items())
     missing = ", ".join(one.level for one in levels if one.effect is None)
-    return Factor(
-        factor.name,
-        fit.importances[factor.name],
-        factor.reference,
-        levels,
-        any(one.effect is not None for one in levels),
-        f"{missing}: too few trials, or always with the same other choices" if missing else "",
-    )
+    why = f"{missing}: too few trials, or always with the same other choices" if missing else ""
+    return Factor(factor.name, importance, factor.reference, levels, any(one.effect for one in levels), why)
 
 
 def _sentence(factors: Sequence[Factor], fit: _Fit, quality: Objective) -> str:
-    known = [
-        (factor.name, one.level, one.effect) for factor in factors for one in factor.levels if one.effect is not None
-    ]
-    clear = sorted((one for one in known if one[2][1] > 0 or one[2][2] < 0), key=lambda one: -abs(one[2][0]))
-    word = quality.words
-    start = f"By an additive model that explains {percent(fit.explained, 0)} of the variance of {word} between trials"
+    known = [(f"{factor.name} {one.level}", one.effect) for factor in factors for one in factor.levels if one.effect]
+    clear = sorted((one for one in known if one[1][1] > 0 or one[1][2] < 0), key=lambda one: -abs(one[1][0]))
+    model = f"An additive model explains {percent(fit.explained, 0)} of the variance of {quality.words} between trials"
     if not clear:
-        return f"{start}, none of {len(known)} choices differs measurably: what they contribute cannot be told."
-    named = ", ".join(
-        f"{name} {level} ({difference_in_words(quality.name, Estimate(*effect))})" for name, level, effect in clear[:3]
-    )
+        return f"{model}; none of {len(known)} choices has a significant effect."
+    named = ", ".join(f"{name} ({difference_in_words(quality.name, Estimate(*effect))})" for name, effect in clear[:3])
     more = f" and {len(clear) - 3} more" if len(clear) > 3 else ""
-    rest = len(known) - len(clear)
-    ending = f"; of the other {rest} choices no difference can be told" if rest else ""
-    return f"{start}, {word} differs measurably by {named}{more}{ending}."
+    return f"{model}; significant effects ({len(clear)} of {len(known)} choices): {named}{more}."

@@ -219,7 +219,7 @@ def test_what_cannot_be_told_is_said(stages):
     table["accuracy"] = [truth(config) for config in configs] + 0.001 * np.random.default_rng(6).standard_normal(60)
 
     nothing = describe_contributions(table.iloc[:0], sites, ACCURACY, {})
-    assert nothing.sentence.endswith("cannot be told: no configuration has been evaluated.")
+    assert nothing.sentence.endswith("cannot be estimated: no configuration has been evaluated.")
     assert nothing.explained is None
     one = describe_contributions(table.iloc[:1], sites, ACCURACY, {})
     assert one.sentence.endswith("only one trial is complete.") or "too few" in one.sentence
