@@ -1,4 +1,4 @@
-"""What commands show on the terminal: their tables and the sentences around them."""
+"""Terminal output of the commands: tables and sentences."""
 
 import shlex
 import shutil
@@ -28,20 +28,18 @@ _SPECIAL_IN_QUOTES = set('"$`\\!')
 
 
 def show_front(folder: Path) -> None:
-    """Show the Pareto front of a run folder, what is to be known of it, and what can be done next."""
-
+    """Show the Pareto front of a run folder, its cautions, and the next commands."""
     results, run = read_results(folder)
     say("")
     say(f"Pareto front ({run.quality.words} estimated by {run.evaluator.method}, 95 % intervals):")
     _print_table(describe_front(results, run))
-    for sentence in (run.gain.sentence if run.gain else "", *run.cautions):
-        if sentence:
-            say(sentence)
+    for sentence in (*([run.gain.sentence] if run.gain else []), *run.cautions):
+        say(sentence)
     failed = int((results["state"] == "failed").sum())
     if failed:
-        say(f"{failed} trials failed; trials.csv holds their reasons.")
+        say(f"{counted(failed, 'trial')} failed; trials.csv has the reasons.")
     if run.data.unreadable:
-        say(f"{counted(len(run.data.unreadable), 'image')} cannot be read, left out; run.json names them.")
+        say(f"Skipped unreadable images: {len(run.data.unreadable)}; run.json names them.")
     say(f"Report: {folder / 'report.html'}", to_copy=True)
     if run.picks:
         verify, export = ["verify", str(folder)], ["export", str(folder), "--pick", "knee", "--to", "exported"]
@@ -50,59 +48,57 @@ def show_front(folder: Path) -> None:
 
 
 def show_verified(folder: Path) -> None:
-    """Show what verification has found in a run folder."""
-
+    """Show the results of verification in a run folder."""
     for schedule in read_results(folder)[1].verified:
         say("")
         say(f"{in_words(schedule).capitalize()}, evaluated on {schedule.images} test images (95 % intervals):")
         _print_table(describe_verified(schedule))
-        say(schedule.finding)
-        for sentence in schedule.ranking:
+        for sentence in (schedule.finding, *schedule.ranking):
             say(sentence)
     say(f"Report: {folder / 'report.html'}", to_copy=True)
 
 
 def show_exported(exported: Exported, plain: bool) -> None:
-    """Show what an export has written and how it is loaded.
+    """Show the files of an export and how to load them.
 
     Args:
-        exported: What was written.
+        exported: The export.
         plain: Whether it names timm's own architecture.
     """
-    say(f"Trial {exported.trial} is in {exported.folder} ({', '.join(exported.files)}); load it with")
+    say(f"Exported trial {exported.trial} to {exported.folder} ({', '.join(exported.files)}). Load it:")
     modules = "timm" if plain else "timm, se_search"
     code = f"import {modules}; timm.create_model({f'local-dir:{exported.folder}'!r}, pretrained=True)"
     quoted = shlex.quote(code) if set(code) & _SPECIAL_IN_QUOTES else f'"{code}"'
     say(f"  python -c {quoted}", to_copy=True)
     if exported.timm_architecture and not plain:
-        say(f"timm builds this network by itself as {exported.timm_architecture}: with --plain no se_search is needed.")
+        say(f"timm has this network as {exported.timm_architecture}: an export with --plain loads without se_search.")
     if exported.repository:
         say(f"Uploaded to {exported.repository}.")
 
 
 def show_excitation(found: Excitation) -> None:
-    """Show what an analysis of excitation has found."""
+    """Show the results of an analysis of excitation."""
     analysis = found.analysis
     used, blocks = analysis["data"], len(analysis["blocks"])
     say(f"{analysis['source']} on {used['images']} {used['split']} images of {used['name']} (95 % intervals):")
     _print_table(describe_excitation(analysis))
-    say(f"Log-loss without: with the block's gates replaced by their means; corrected for {counted(blocks, 'block')}.")
+    say(f"Log-loss change: the block's gates replaced by their means; corrected for {counted(blocks, 'block')}.")
     for sentence in analysis["cautions"]:
         say(sentence)
     for one in analysis["skipped"]:
-        say(f"{one['block']} is left out: {one['reason']}.")
+        say(f"{one['block']} is skipped: {one['reason']}.")
     for one in analysis["observations"]:
         say(f"{one['found']}: {one['paper']} {one['evidence']}")
     say(f"Page: {found.page}", to_copy=True)
 
 
 def show_sites(backbone: str, position: str | None, skipped: bool) -> None:
-    """Show where a backbone can have SE blocks, and what they cost there.
+    """Show the sites of a backbone with the parameters of an SE block there.
 
     Args:
         backbone: A timm architecture name.
         position: Show this position only.
-        skipped: Also show the places that are left out.
+        skipped: Also show the skipped places.
     """
     table = Table("stage", "block", "position", "layout", box=None, pad_edge=False)
     table.add_column("channels", justify="right")
@@ -128,28 +124,21 @@ def show_sites(backbone: str, position: str | None, skipped: bool) -> None:
         added = f"adds {total:,.0f} to {parameters:,} parameters ({percent(total / parameters, sign='+')})"
         say(f"{offered}: {number}; r=16 at all {added}.")
     if skipped:
-        _show_skipped(backbone, position)
-
-
-def _show_skipped(backbone: str, position: str | None) -> None:
-    say("")
-    left_out = [one for one in trace_backbone(backbone).skipped if position in (None, one.position)]
-    if not left_out:
-        say("No place is left out.")
-        return
-    reasons = Table("block", "position", "left out, because", box=None, pad_edge=False)
-    for one in left_out:
-        reasons.add_row(one.block, one.position, one.reason)
-    console.print(reasons)
+        say("")
+        reasons = Table("block", "position", "reason for skipping", box=None, pad_edge=False)
+        for one in trace_backbone(backbone).skipped:
+            if position in (None, one.position):
+                reasons.add_row(one.block, one.position, one.reason)
+        console.print(reasons if reasons.row_count else "No place is skipped.")
 
 
 def show_latency(measured: pd.DataFrame, target: float, limit: float) -> None:
-    """Show what :func:`se_search.compare_latency` has measured.
+    """Show the table of :func:`se_search.compare_latency` with remarks.
 
     Args:
-        measured: Its table.
-        target: Half-width of the interval that was asked for.
-        limit: Seconds that each measurement might take.
+        measured: The table.
+        target: Target half-width of the intervals.
+        limit: Time limit of a measurement in seconds.
     """
     _print_table(describe_latency(measured))
     for conditions in measured["conditions"].unique():
@@ -161,7 +150,7 @@ def show_latency(measured: pd.DataFrame, target: float, limit: float) -> None:
 def show_paper(figures: Sequence[CountedFigure]) -> None:
     """Show the SENet paper's tables of costs beside counted costs."""
     for name in dict.fromkeys(one.figure.table for one in figures):
-        # Two rows of headings and narrow gaps: so the longest name fits into 80 columns.
+        # Two rows of headings and narrow gaps make the longest name fit into 80 columns.
         table = Table(
             "network", title=f"By {name}", title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0)
         )
@@ -187,14 +176,14 @@ def show_paper(figures: Sequence[CountedFigure]) -> None:
     say("M: parameters in millions, classifier included; counted: with timm's biases and rounding.")
     say(
         "GFLOPs: multiply-additions of one image. The paper's ResNets stride in the first 1×1 convolution of a block, "
-        "timm's in the 3×3, which costs more. Why its Inception-ResNet-v2 is cheaper than timm's is not known."
+        "timm's in the 3×3, which costs more. It is not known why the paper's Inception-ResNet-v2 is cheaper."
     )
 
 
 def _print_table(shown: pd.DataFrame) -> None:
-    """Print a table of texts, which may come from a user's file: markup in them is not interpreted.
+    """Print a table of texts without interpreting markup in them, because they may come from a user's file.
 
-    Where a line is too short for it, the remarks (the column without a heading) follow below.
+    On a narrow terminal the remarks (the column without a heading) follow below the table.
     """
 
     def table_of(shown: pd.DataFrame, gap: int) -> Table:
@@ -217,7 +206,7 @@ def _print_table(shown: pd.DataFrame) -> None:
 
 
 def _program() -> str:
-    """How to start this program again: by its name, or by its path where the environment is not activated."""
+    """Return the name of this program, or its path if the environment is not activated."""
     if shutil.which("se-search"):
         return "se-search"
     script = Path(sysconfig.get_path("scripts"), "se-search")

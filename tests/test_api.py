@@ -161,7 +161,7 @@ def test_the_command_line_refuses_a_run_with_an_evaluator_given_from_python(tmp_
 
 @pytest.mark.parametrize("evaluator", [lambda study, space, data: None, 3, object()])
 def test_an_evaluator_without_a_name_is_refused(tmp_path, evaluator):
-    with pytest.raises(DefinitionError, match="has no name to go on by"):
+    with pytest.raises(DefinitionError, match="has no name to resume by"):
         search(**TINY, evaluator=evaluator, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -338,7 +338,7 @@ def test_what_a_gpu_has_trained_is_exported_without_one(finished_run):
 def test_search_is_the_function_whatever_has_been_imported():
     code = (
         "import se_search; se_search.load_run; from se_search.study.files import load_study;"
-        "from se_search.search import loop; import se_search.study.space;"
+        "from se_search.driver import loop; import se_search.study.space;"
         "print(callable(se_search.search), callable(loop.run_search))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True True\n"

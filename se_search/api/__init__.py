@@ -3,10 +3,11 @@
 from ..export.formats import exporters
 from ..network.configurations import configurations, load_config
 from ..report.comparison import write_comparison
+from ..study.files import list_spaces as spaces
 from .excitation import Excitation, analyze_excitation
 from .live import follow_run
 from .run import Run, load_run
-from .start import search, spaces, studies, work
+from .start import search, studies, work
 
 __all__ = [
     "Excitation",

@@ -1,4 +1,4 @@
-"""Latency of configurations of one backbone on this machine, measured without a search."""
+"""Latency of configurations of a backbone on this machine, without a search."""
 
 import os
 from collections.abc import Sequence
@@ -31,25 +31,24 @@ def compare_latency(
     limit: float = LIMIT,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Measure the latency of configurations against their bare backbone; ``se-search latency`` prints this table.
+    """Measure the latency of configurations relative to their bare backbone; ``se-search latency`` prints this table.
 
     Args:
         backbone: A timm architecture name.
-        configs: Configurations of it, or files that :meth:`SEConfig.to_json` wrote; by default the well-known ones of
-            ``space``, which include the network without SE.
+        configs: Configurations of it, or files that :meth:`SEConfig.to_json` wrote; the baselines of ``space`` by
+            default.
         space: Name of a space or path of a space file.
-        deployments: How all networks, the backbone too, are run; by default in eager mode, one image of the backbone's
-            own size at a time.
+        deployments: How the networks and the backbone run; by default in eager mode, one image of the backbone's own
+            size at a time.
         target: Half-width of the interval at which a measurement stops, as a share of the ratio.
         limit: Time limit of a measurement in seconds.
-        seed: Fixes the order of calls.
+        seed: Seed of the order of calls.
 
     Returns:
         One row for each deployment and configuration.
 
     Raises:
-        SeSearchError: If an argument is invalid, which is checked before anything is measured, or a runtime cannot run
-            a network.
+        SeSearchError: If an argument is invalid (checked before any measurement), or a runtime cannot run a network.
     """
     named = _read(backbone, configs) or SearchSpace(backbone, load_space(space)).known_answers()
     deployments = deployments or [Deployment(size=input_size(backbone))]
@@ -99,6 +98,6 @@ def _read(backbone: str, configs: Sequence[SEConfig | str | os.PathLike[str]]) -
             except (OSError, ValueError) as error:
                 raise ConfigurationError(f"{one} cannot be read as text: {error}") from error
         if config.backbone != backbone:
-            raise ConfigurationError(f"configuration {name} is one of {config.backbone}, not of {backbone}")
+            raise ConfigurationError(f"configuration {name} is for {config.backbone}, not for {backbone}")
         named[str(one) if name in named else name] = config
     return named

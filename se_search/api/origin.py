@@ -1,4 +1,4 @@
-"""Where the weights of a found network come from, as its model card says it."""
+"""Origin of the weights of an exported network, for its model card."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,9 +17,9 @@ from ..words import by, counted
 
 
 def published_name(data: str) -> str:
-    """Return the name of a study's data without the path of a machine: a card may be read by everybody.
+    """Return the name of a study's data without local paths, because cards are public.
 
-    ``"/home/me/pets"`` is ``"pets"``, ``"wds//home/me/pets"`` is ``"wds/pets"``, and ``"hfds/me/pets"`` stays.
+    ``"/home/me/pets"`` becomes ``"pets"``, ``"wds//home/me/pets"`` ``"wds/pets"``; ``"hfds/me/pets"`` is unchanged.
     """
     prefix = next((prefix for prefix in PREFIXES if data.startswith(prefix)), "")
     path = PurePath(data.removeprefix(prefix))
@@ -32,24 +32,21 @@ def origin_of_trial(trial: Mapping[Any, Any], run: RunRecord, verified: bool = F
     Args:
         trial: Its row, in the columns of ``trials.csv``.
         run: The description of the run.
-        verified: Whether the weights are those of its verification, instead of those that the search evaluated.
+        verified: Whether the weights are those of its verification, not those of the search.
     """
-    data, latency = replace(run.data, name=published_name(run.data.name)), run.latency
+    data, latency, evaluator = replace(run.data, name=published_name(run.data.name)), run.latency, run.evaluator
     assert latency is not None  # noqa: S101  # for mypy: a run with a complete trial has one
-    prefix = "verified_" if verified else ""
     judged = f"{data.test} test images" if verified else f"{data.validation} validation images"
     if verified:
         images = (
-            f"{judged} of {data.name} that neither training nor the search saw, 95 % interval; mean over "
-            f"{counted(int(trial['verified_seeds']), 'training seed')}, of which the first gave these weights"
+            f"{judged} of {data.name} that neither training nor the search used, 95 % interval; mean over "
+            f"{counted(int(trial['verified_seeds']), 'training seed')}, the first of which gave these weights"
         )
     else:
         images = (
-            f"{judged} of {data.name} that no training step saw, 95 % interval; the "
-            "search compared configurations on them: this ranks configurations and does not tell what one reaches when "
-            "it is trained on its own"
+            f"{judged} of {data.name} that training did not use, 95 % interval; the search compared configurations on "
+            "them, so the value ranks configurations and does not predict the result of independent training"
         )
-    size = by(latency.size)
     if trial["latency_stopped"] == PREDICTED:
         how = (
             f"predicted by an additive model of {run.latency_learned_from} measured configurations, 95 % prediction "
@@ -57,21 +54,25 @@ def origin_of_trial(trial: Mapping[Any, Any], run: RunRecord, verified: bool = F
         )
     else:
         how = f"{counted(int(trial['latency_pairs']), 'pair')} of calls, 95 % interval"
-    timed = f"time over that of the bare backbone, {how}; {latency.description}"
-    added = write_value(trial["flops_overhead"], OBJECTIVES["flops_overhead"])
-    evaluator = run.evaluator
     epochs = int(trial["verified_epochs"]) if verified else evaluator.epochs
     seen = f"saw {data.train} training images of {data.name} for {counted(epochs, 'epoch')}"
-    weights = evaluator.describe_verified_weights(seen) if verified else evaluator.describe_weights(seen, data.name)
-    published = evaluator.starts_from_published_weights
+    prefix, flops = "verified_" if verified else "", OBJECTIVES["flops_overhead"]
     return Origin(
-        weights,
-        get_pretrained_cfg_value(run.backbone, "license") if published else None,
+        evaluator.describe_verified_weights(seen) if verified else evaluator.describe_weights(seen, data.name),
+        get_pretrained_cfg_value(run.backbone, "license") if evaluator.starts_from_published_weights else None,
         results=(
             Result("accuracy", _estimate(trial, "accuracy", prefix), images),
             Result("log-loss", _estimate(trial, "log_loss", prefix), f"the same {judged}"),
-            Result("latency ratio", _estimate(trial, "latency_ratio"), timed),
-            Result("multiply-additions", added, f"counted at {size}, over the backbone's"),
+            Result(
+                "latency ratio",
+                _estimate(trial, "latency_ratio"),
+                f"latency over that of the bare backbone, {how}; {latency.description}",
+            ),
+            Result(
+                "multiply-additions",
+                write_value(trial[flops.name], flops),
+                f"counted at {by(latency.size)}, relative to the backbone",
+            ),
         ),
     )
 

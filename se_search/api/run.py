@@ -1,4 +1,4 @@
-"""A run folder: what a search has found in it, and what is made of that."""
+"""A run folder: its results, reports, networks and exports."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -36,11 +36,11 @@ from .origin import origin_of_trial, published_name
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder: what a search has found in it. In a notebook it shows its front.
+    """A run folder and its results. A notebook shows its front.
 
     Attributes:
         folder: The run folder.
-        evaluator: Creates the run's evaluator, where that was given from Python; what exports load weights with.
+        evaluator: Creates the run's evaluator if that was given from Python; exports load weights with it.
     """
 
     folder: Path
@@ -58,7 +58,7 @@ class Run:
 
     @property
     def figures(self) -> dict[str, go.Figure]:
-        """The report's figures by name, as :func:`se_search.report.figures.report_figures` has them."""
+        """The figures of the report by name, from :func:`se_search.report.figures.report_figures`."""
         return report_figures(*read_results(self.folder))
 
     def figure(self, name: str = "overhead") -> go.Figure:
@@ -95,30 +95,27 @@ class Run:
         return row["number"], SEConfig.from_json(row["config"])
 
     def _find(self, pick: str, trial: int | None) -> tuple[dict[str, Any], RunRecord]:
-        """Return the row of a trial and the description of the run."""
         if pick not in PICKS:
             raise RunFolderError(f"pick {pick!r} is unknown: choose one of {', '.join(PICKS)}")
         table, run = read_results(self.folder)
         complete = table[table["state"] == "complete"]
-        if trial is None:
-            picks = run.picks
-            if not picks:
-                raise RunFolderError(f"{self.folder} has no complete trial within its limits yet: run the search first")
-            trial = picks[pick]
+        if trial is None and not run.picks:
+            raise RunFolderError(f"{self.folder} has no complete trial within its limits yet: run the search first")
+        trial = run.picks[pick] if trial is None else trial
         chosen = complete[complete["number"] == trial]
         if chosen.empty:
             numbers = ", ".join(map(str, complete["number"])) or "none"
-            raise RunFolderError(f"trial {trial} is not a complete trial of {self.folder}: complete are {numbers}")
+            raise RunFolderError(f"trial {trial} is not a complete trial of {self.folder}: choose one of {numbers}")
         (row,) = chosen.to_dict("records")
         return {str(name): value for name, value in row.items()}, run
 
     def load(self, pick: str = "knee", trial: int | None = None, verified: bool = False) -> tuple[nn.Module, ImageData]:
-        """Load a found network with the weights that the search evaluated, and the run's images.
+        """Load the network of a trial with the weights that the search evaluated, and the run's images.
 
         Args:
             pick: As in :meth:`config`.
             trial: As in :meth:`config`.
-            verified: Take the weights of the longest verification (of its first seed) instead of the search's.
+            verified: Use the weights of the longest verification (its first seed) instead of the search's.
 
         Returns:
             The network in evaluation mode and its images.
@@ -152,29 +149,29 @@ class Run:
         push_to_hub: str | None = None,
         **flags: bool,
     ) -> Exported:
-        """Write a found network as a timm folder, with the weights that the search evaluated or verification trained.
+        """Export the network of a trial as a timm folder, with the weights of the search or of verification.
 
         Args:
             pick: As in :meth:`config`.
             trial: As in :meth:`config`.
-            to: Folder to write; new, empty or of an earlier export.
-            formats: Also write these, such as ``("onnx", "pt2")``; see :func:`se_search.export_timm`.
-            verified: Take the weights of the longest verification (of its first seed) instead of the search's.
-            plain: Name timm's own architecture that is the same network, so that nothing but timm is needed to load it.
+            to: Output folder; new, empty or of an earlier export.
+            formats: Additional formats, such as ``("onnx", "pt2")``; see :func:`se_search.export_timm`.
+            verified: Use the weights of the longest verification (its first seed) instead of the search's.
+            plain: Name timm's own architecture of the same network, so that the export loads without se_search.
             optimized: As in :func:`se_search.export_timm`.
             push_to_hub: Also upload the folder to this repository, ``OWNER/NAME``.
             **flags: As in :func:`se_search.export_timm`.
 
         Returns:
-            What was written; its ``trial`` is the number of the exported trial.
+            The export; its ``trial`` is the number of the exported trial.
 
         Raises:
-            ExportError: If the network cannot be written as asked, or not be uploaded.
+            ExportError: If the network cannot be exported in this form, or cannot be uploaded.
             RunFolderError: If there is nothing to export or the folder cannot be used.
         """
         row, run = self._find(pick, trial)
         check_target(Path(to))
-        choose_formats(formats, flags, optimized)  # refused before weights are loaded
+        choose_formats(formats, flags, optimized)  # fail before weights are loaded
         model, data = self._load(row, verified)
         origin = origin_of_trial(row, run, verified)
         exported = export_timm(
@@ -201,16 +198,18 @@ class Run:
         return replace(exported, trial=row["number"])
 
     def verify(self, members: str | int = "front", seeds: int = 3, epochs: int | None = None) -> pd.DataFrame:
-        """Train members of the front by themselves and judge them on the test images; what ``se-search verify`` calls.
+        """Retrain front members and evaluate them on the test images; ``se-search verify`` calls this.
+
+        The network without SE and the uniform r=16 one are always among the networks. Earlier results of other lengths
+        are kept.
 
         Args:
-            members: ``"front"``, ``"all"`` (every complete trial), or how many members of the front.
-            seeds: Trainings of each network; the network without SE and the uniform r=16 one are among them.
-            epochs: Epochs of each training; by default the study's. Schedules of other lengths that were verified
-                before are kept.
+            members: ``"front"``, ``"all"`` (every complete trial), or a number of front members.
+            seeds: Number of trainings of each network.
+            epochs: Epochs of each training; the study's by default.
 
         Returns:
-            The complete trials that have been verified, with their verified values.
+            The verified trials with their verified values.
 
         Raises:
             RunFolderError: If there is nothing to verify or the folder is in use.
@@ -218,27 +217,27 @@ class Run:
         run_verification(self.folder, str(members), seeds, epochs)
         with _writing():
             trials, run = self._write_results()
-            self._write(REPORT_FILE, render_report(trials, run))
+            write_report(self.folder / REPORT_FILE, render_report(trials, run))
         return trials[trials["verified_seeds"].notna()]
 
     def report(self) -> Path:
-        """Write ``report.html``, ``trials.csv``, ``pareto.csv`` and ``run.json`` anew and return the report's path.
+        """Write ``report.html``, ``trials.csv``, ``pareto.csv`` and ``run.json``, and return the report's path.
 
         Raises:
             RunFolderError: If the folder cannot be read or written.
         """
         with _writing():
-            return self._write(REPORT_FILE, render_report(*self._write_results()))
+            return write_report(self.folder / REPORT_FILE, render_report(*self._write_results()))
 
     def report_as(self, *forms: str) -> tuple[Path, ...]:
-        """Write the report in other forms and return the paths of what was written.
+        """Write the report in other formats and return the paths.
 
         Args:
             forms: ``"html"`` (as :meth:`report`), ``"md"`` (``report.md``), ``"csv"`` (``trials.csv`` and
                 ``pareto.csv``) or ``"png"`` (each of :attr:`figures` as ``report-NAME.png``).
 
         Raises:
-            DefinitionError: If there is no such form, or figures cannot be drawn here.
+            DefinitionError: If a format is unknown, or images of figures cannot be drawn here.
             RunFolderError: If the folder cannot be read or written.
         """
         for form in forms:
@@ -248,7 +247,7 @@ class Run:
 
     def _write_markdown(self) -> list[Path]:
         with _writing():
-            return [self._write("report.md", render_markdown(*read_results(self.folder)))]
+            return [write_report(self.folder / "report.md", render_markdown(*read_results(self.folder)))]
 
     def _write_tables(self) -> list[Path]:
         with _writing():
@@ -265,15 +264,20 @@ class Run:
         with refusing_unwritable(self.folder):
             return write_results(self.folder)
 
-    def _write(self, name: str, text: str) -> Path:
-        file = self.folder / name
-        with refusing_unwritable(file):
-            write_text(file, text)
-        return file
+
+def write_report(file: Path, text: str) -> Path:
+    """Write a report and return its path.
+
+    Raises:
+        RunFolderError: If the file cannot be written.
+    """
+    with refusing_unwritable(file):
+        write_text(file, text)
+    return file
 
 
 def _writing() -> Status:
-    """A line of a terminal while the report is written: with thousands of trials that takes half a minute."""
+    """Return a status line for the terminal: with thousands of trials a report takes half a minute."""
     return console.status("Writing the report")
 
 
@@ -290,10 +294,10 @@ def load_run(path: str | os.PathLike[str], evaluator: EvaluatorFactory | None = 
 
     Args:
         path: The folder.
-        evaluator: What was given to :func:`search`, where that was a class or function; only exports need it.
+        evaluator: The class or function that was given to :func:`search`, if any; only exports need it.
 
     Raises:
-        RunFolderError: If it is none.
+        RunFolderError: If it is not a run folder.
     """
     read_definition(Path(path))
     return Run(Path(path), evaluator)

@@ -1,4 +1,4 @@
-"""The start of a search or of a worker, and what can be searched."""
+"""Start of a search or a worker, and lists of spaces and studies."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from ..errors import DefinitionError
 from ..report.excitation_page import render_excitation
 from ..study.definitions import StudyDefinition
 from ..study.evaluator_definition import FROM_PYTHON
-from ..study.files import ListedSpace, list_spaces, load_study, shipped_names
+from ..study.files import load_study, shipped_names
 from ..study.objectives import OBJECTIVES
 from ..study.options import python_parameters, shows_parameters
 from ..trials.evaluators import EvaluatorFactory
@@ -38,38 +38,36 @@ def search(
     worker_timeout: float = 60.0,
     **arguments: Any,
 ) -> Run:
-    """Search where SE blocks are worth their cost; what ``se-search run`` calls.
+    """Search for the places where SE blocks are worth their cost; ``se-search run`` calls this.
 
-    A folder that holds a part of the same search is gone on with. Where functions were given, the same names must be
-    given again.
+    An unfinished search in the run folder is resumed. Functions must then be given again under the same names.
 
     Args:
         backbone: A timm architecture name.
         study: Name of a shipped study or path of a study file.
-        budget: Distinct configurations to complete; the study's own by default.
-        out: Run folder; ``runs/<backbone>-<study>`` by default, or with the last part of the name of ``data`` where
-            that is given.
-        evaluator: Name of a shipped evaluator or of a plugin's; the keys of a study's ``evaluator``; or a class or
-            function ``(study, space, data)`` that returns a :class:`se_search.training.evaluator.Evaluator`.
+        budget: Number of distinct configurations to complete; the study's own by default.
+        out: Run folder; by default ``runs/<backbone>-<study>``, or ``runs/<backbone>-<data>`` if ``data`` is given.
+        evaluator: Name of a shipped or plugin evaluator; the keys of a study's ``evaluator``; or a class or function
+            ``(study, space, data)`` that returns a :class:`se_search.training.evaluator.Evaluator`.
         objectives: Two or three. Names as in a study file, or a mapping from each name to its direction
-            (``"maximize"`` or ``"minimize"``) or, for an objective of your own, to a function and its direction. The
-            function takes the configuration and the network that was evaluated and returns a finite number.
+            (``"maximize"`` or ``"minimize"``) or, for a custom objective, to a function and its direction. The function
+            takes the configuration and the evaluated network, and returns a finite number.
         settings: Values of any keys of the study, such as ``{"evaluator.label_smoothing": 0.1}``.
-        workers: Processes of this machine that evaluate; 1 is this process itself where there is no ``storage``, and 0
-            leaves the work to others. They share the CPU threads, and pause while latency is measured.
-        storage: URL of an Optuna storage through which workers of other machines join (:func:`work`):
+        workers: Number of evaluating processes on this machine; 1 is this process if there is no ``storage``, and 0
+            leaves evaluation to other machines. They share the CPU threads, and pause while latency is measured.
+        storage: URL of an Optuna storage through which workers on other machines join (:func:`work`):
             ``postgresql://…``, ``mysql+pymysql://…``, ``journal:FILE``, ``redis://…`` or ``grpc://HOST:PORT``.
-        study_name: The study's name there; the run folder's by default.
-        artifacts: Where workers find and leave files: a folder that all machines see, ``s3://BUCKET`` or
-            ``gs://BUCKET``; ``artifacts`` in the run folder by default.
+        study_name: Name of the study there; that of the run folder by default.
+        artifacts: Exchange of files with workers: a folder that all machines see, ``s3://BUCKET`` or ``gs://BUCKET``;
+            ``artifacts`` in the run folder by default.
         latency_device: Part of the name of the device whose latency counts; by default this process measures it.
-        worker_timeout: Seconds without a sign of life after which a worker counts as gone.
-        **arguments: Further keys of the study, in place of its own, by the names that the signature shows; ``se-search
-            run --help`` describes them. A mapping replaces a whole section such as ``latency``; other keys of it may be
-            given beside that, such as ``latency_runtime``. ``latency="model"`` is its source.
+        worker_timeout: Seconds without a heartbeat after which a worker counts as lost.
+        **arguments: Other keys of the study, by the names in the signature; ``se-search run --help`` describes them. A
+            mapping replaces a section such as ``latency``, and single keys of it, such as ``latency_runtime``, may be
+            given as well. ``latency="model"`` is its source.
 
     Raises:
-        SeSearchError: If something given is wrong; nothing is written then.
+        SeSearchError: If an argument is invalid. Nothing is written.
     """
     name = os.fspath(study)
     create: EvaluatorFactory | None = None
@@ -105,23 +103,23 @@ def work(
     threads: int | None = None,
     patience: float = 600.0,
 ) -> int:
-    """Evaluate configurations for a search of another process until it has ended; what ``se-search worker`` calls.
+    """Evaluate configurations for a search in another process until that ends; ``se-search worker`` calls this.
 
     Args:
         storage: As in :func:`search`.
         study: Name of the study there.
-        artifacts: As in :func:`search`; by default the place that the search names.
-        data: Folder or name of the study's images, where they have another one here.
-        data_root: The same for a dataset of timm's.
+        artifacts: As in :func:`search`; by default where the search puts them.
+        data: Folder or name of the study's images on this machine, if that differs.
+        data_root: Root folder of a timm dataset on this machine, if that differs.
         device: A torch device; the study's by default.
-        threads: Threads of a CPU operation; PyTorch's own choice by default.
-        patience: Seconds without a sign of the search after which it gives up.
+        threads: Number of threads of CPU operations; PyTorch's default if not given.
+        patience: Seconds without a heartbeat of the search after which the worker exits.
 
     Returns:
-        The number of tasks that were done.
+        The number of completed tasks.
 
     Raises:
-        SeSearchError: If it cannot take part, or the search is not seen.
+        SeSearchError: If it cannot join, or finds no search.
     """
     return run_worker(WorkerOptions(storage, study, artifacts, data, data_root, device, threads, patience))
 
@@ -130,13 +128,12 @@ def _name_of(function: Any) -> str:
     name = getattr(function, "__name__", "")
     if not callable(function) or not name.isidentifier():
         raise DefinitionError(
-            f"evaluator {function!r} has no name to go on by: give a class or a named function (study, space, data)"
+            f"evaluator {function!r} has no name to resume by: give a class or a named function (study, space, data)"
         )
     return str(name)
 
 
 def _split(objectives: Mapping[str, str | tuple[Measure, str]]) -> tuple[dict[str, Measure], dict[str, str]]:
-    """Return the functions that measure objectives, and their directions."""
     measures: dict[str, Measure] = {}
     directions: dict[str, str] = {}
     for name, given in objectives.items():
@@ -148,11 +145,6 @@ def _split(objectives: Mapping[str, str | tuple[Measure, str]]) -> tuple[dict[st
     return measures, directions
 
 
-def spaces() -> tuple[ListedSpace, ...]:
-    """List the shipped search spaces and those of plugins; what ``se-search spaces`` prints."""
-    return list_spaces()
-
-
 def studies() -> dict[str, StudyDefinition]:
-    """Return the shipped studies by name; what ``se-search studies`` prints."""
+    """Return the shipped studies by name; ``se-search studies`` prints them."""
     return {name: load_study(name) for name in shipped_names("studies")}

@@ -85,7 +85,7 @@ class RunRecord:
         sites: Every site of the space, in forward order.
         picks: Trial numbers by pick, from :func:`~se_search.results.table.pick_trials`.
         cautions: Sentences about the limits of the results.
-        gain: Gain of SE by the search's estimates; ``None`` without a comparison.
+        gain: Gain of SE (estimated by the search); ``None`` without a comparison.
         quality: The objective that networks are judged by: accuracy or log-loss.
         verified: Verified schedules, the shortest first.
         hypervolume_history: Hypervolume of the front after each complete trial.

@@ -71,31 +71,31 @@ def gain_over_none(study: optuna.Study) -> Gain | None:
         best = max(others, key=lambda trial: quality.sign * trial.user_attrs[quality.name])
         difference = _difference(best, none, quality, confidence_of_each(len(others)))
     return describe_gain(
-        "Estimated by the search", f"trial {best.number}", quality, difference, len(others), paired_by="image"
+        f"trial {best.number}", quality, difference, len(others), "image", " (estimated by the search)"
     )
 
 
 def describe_gain(
-    source: str, best: str, quality: Objective, difference: Estimate, comparisons: int, paired_by: str
+    best: str, quality: Objective, difference: Estimate, comparisons: int, paired_by: str, source: str = ""
 ) -> Gain:
     """Return whether the best network is significantly better than the one without SE, also in words.
 
     Args:
-        source: Source of the values, such as ``"Verified"``.
         best: Name of the best network with SE.
         quality: The compared objective.
         difference: Its value for the best network minus that without SE, corrected for the number of comparisons.
         comparisons: Number of networks with SE.
         paired_by: What the values are paired by.
+        source: Source of the values, if the context does not name it.
     """
     change = (
         f"changes {quality.words} by {difference_in_words(quality.name, difference)} relative to no SE "
         f"(paired by {paired_by}, corrected for {counted(comparisons, 'comparison')})"
     )
     if min(quality.sign * difference.low, quality.sign * difference.high) > 0:
-        return Gain(True, f"{source}: SE helps. {best[:1].upper()}{best[1:]} {change}.")
+        return Gain(True, f"SE helps{source}. {best[:1].upper()}{best[1:]} {change}.")
     configurations = counted(comparisons, "configuration")
-    return Gain(False, f"{source}: no significant gain from SE. The best of {configurations}, {best}, {change}.")
+    return Gain(False, f"No significant gain from SE{source}. The best of {configurations}, {best}, {change}.")
 
 
 def front_of(table: pd.DataFrame) -> pd.DataFrame:

@@ -227,7 +227,6 @@ def _gain(members: Sequence[Member], losses: Mapping[str, npt.NDArray[Any]], see
     difference = crossed_difference(losses[best.config_id], losses[none.config_id], confidence)
     trial = f"trial {best.number}" + (f" ({best.name})" if best.name else "")
     gain = describe_gain(
-        "Verified",
         best.name if best.number is None else trial,
         OBJECTIVES["log_loss"],
         difference,

@@ -30,11 +30,11 @@ def test_the_negative_control_ends_with_no_measurable_gain_and_the_cheapest_netw
     run, trials, report = walk(tmp_path, study, seeds=3)
     knee = trials.loc[run["picks"]["knee"]]
     assert knee["counted_parameters"] == trials["counted_parameters"].min() == 0
-    assert run["gain"].startswith("Estimated by the search: no significant gain from SE")
-    assert "Estimated by the search: no significant gain from SE" in report
+    assert run["gain"].startswith("No significant gain from SE (estimated by the search)")
+    assert run["gain"] in report
     (schedule,) = run["verified"]
-    assert schedule["finding"].startswith("Verified: no significant gain from SE")
-    assert "Verified: no significant gain from SE" in report
+    assert schedule["finding"].startswith("No significant gain from SE. The best of")
+    assert schedule["finding"] in report
     for member in schedule["members"]:
         _, low, high = member["accuracy_difference"]
         assert low <= 0 <= high
@@ -53,12 +53,12 @@ def test_the_positive_control_picks_a_network_that_is_better_verified(tmp_path):
     run, trials, report = walk(tmp_path, study, seeds=3)
     knee = trials.loc[run["picks"]["knee"]]
     assert knee["se_blocks"] > 0
-    assert run["gain"].startswith("Estimated by the search: SE helps.")
+    assert run["gain"].startswith("SE helps (estimated by the search).")
     assert knee["verified_log_loss_difference_high"] < 0
     assert knee["verified_seeds"] == 3
     (schedule,) = run["verified"]
-    assert schedule["finding"].startswith("Verified: SE helps.")
-    assert "Verified: SE helps." in report
+    assert schedule["finding"].startswith("SE helps. Trial")
+    assert schedule["finding"] in report
     # Five standard errors: a quarter of the 95 % interval's width is one.
     difference, low, high = next(
         member["log_loss_difference"] for member in schedule["members"] if member["config_id"] == knee["config_id"]

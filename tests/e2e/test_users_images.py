@@ -73,7 +73,7 @@ def test_the_unreadable_picture_is_counted_and_named(walked):
     folder, outputs = walked
     run = json.loads((folder / "run" / "run.json").read_text())
     assert [name.endswith("broken.jpg") for name in run["data"]["unreadable"]] == [True]
-    assert "1 image cannot be read, left out" in outputs[0]
+    assert "Skipped unreadable images: 1; run.json names them." in outputs[0]
     assert "broken.jpg" in (folder / "run" / "report.html").read_text()
     assert run["data"]["train"] + run["data"]["validation"] + run["data"]["test"] == 3 * PER_CLASS + 1
 

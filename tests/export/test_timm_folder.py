@@ -474,7 +474,7 @@ def test_the_command_says_where_timm_builds_the_network_by_itself(finished_run, 
     trials = pd.read_csv("run/trials.csv").set_index("number")
     bare = int(trials.index[trials["se_blocks"] == 0][0])
     output = invoke("export", "run", "--trial", bare, "--to", "exported").output
-    assert "timm builds this network by itself as test_resnet: with --plain no se_search is needed." in output
+    assert "timm has this network as test_resnet: an export with --plain loads without se_search." in output
 
     output = invoke("export", "run", "--trial", bare, "--to", "exported", "--plain", "--standalone").output
     assert "model.py" in output
