@@ -1,4 +1,4 @@
-"""Analyse excitation in a run member, an exported folder, a timm architecture or a given network."""
+"""Analysis of excitation in a trial, an exported folder, a timm architecture or a given network."""
 
 import json
 import os
@@ -35,12 +35,7 @@ _ANOTHER = ": choose another folder with --to"
 
 @dataclass(frozen=True)
 class Excitation:
-    """A written analysis of the role of excitation.
-
-    Attributes:
-        folder: Folder with ``excitation.json`` and ``excitation.html``.
-        analysis: Content of ``excitation.json``.
-    """
+    """An analysis of the role of excitation: the content of ``excitation.json``, and its folder."""
 
     folder: Path
     analysis: dict[str, Any] = field(repr=False)
@@ -68,8 +63,8 @@ def analyze_excitation(  # noqa: PLR0913
 ) -> Excitation:
     """Analyse the role of excitation in a trained network, as ``se-search excitation`` does.
 
-    A run member with the search's weights is analysed on the run's validation images, everything else on test images.
-    All arguments but the first two are independent options, each with a default.
+    A trial with the search's weights is analysed on the run's validation images, everything else on test images. All
+    arguments but the first two are independent options.
 
     Args:
         model: A run folder, an exported folder, a timm architecture name, or a network.
@@ -81,11 +76,11 @@ def analyze_excitation(  # noqa: PLR0913
         classes: Names or indices of the classes to show; by default the four that differ most.
         channels: Number of channels to show per block.
         images: Number of images to analyse, drawn at random; by default all.
-        seed: Seed of these draws.
+        seed: Seed of the draw.
         device: A torch device.
-        to: Output folder. The default is ``excitation/trial-N`` in the run folder for a run on its own data,
-            ``excitation/RUN-trial-N-DATA`` in the current directory for a run on other data, and ``excitation/NAME``
-            there for anything else.
+        to: Output folder. The default is ``excitation/trial-N`` in the run folder for a run on its own data; in the
+            current directory, ``excitation/RUN-trial-N-DATA`` for a run on other data, and otherwise
+            ``excitation/NAME``.
 
     Raises:
         SeSearchError: If an argument is invalid or the network has no SE block. Nothing is written.
@@ -134,25 +129,14 @@ def _created_folder(target: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Network:
-    """A network to analyse.
-
-    Attributes:
-        network: The network.
-        data: Images of its classes.
-        split: A split that it was not trained on.
-        name: Its name in the analysis.
-        source: Its origin, in words.
-        folder: Default output folder.
-        backbone: Its timm architecture, if known.
-        recipe: Its evaluation settings, if known.
-    """
+    """A network to analyse, with images of its classes and a split that it was not trained on."""
 
     network: nn.Module
     data: ImageData
     split: Literal["validation", "test"]
     name: str
-    source: str
-    folder: Path
+    source: str  # in words
+    folder: Path  # default output folder
     backbone: str | None = None
     recipe: TrainingRecipe | None = None
 

@@ -21,7 +21,7 @@ from .run import Run
 
 
 @shows_parameters(python_parameters())
-def search(
+def search(  # noqa: PLR0913
     backbone: str | None = None,
     study: str | os.PathLike[str] = "digits",
     budget: int | None = None,
@@ -40,7 +40,8 @@ def search(
 ) -> Run:
     """Search for the places where SE blocks are worth their cost; ``se-search run`` calls this.
 
-    An unfinished search in the run folder is resumed. Functions must then be given again under the same names.
+    An unfinished search in the run folder is resumed. Functions must then be given again under the same names. All
+    arguments are independent options.
 
     Args:
         backbone: A timm architecture name.

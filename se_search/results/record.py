@@ -246,8 +246,8 @@ def _provenance(content: Mapping[str, Any]) -> Provenance:
 def _latency_remarks(table: pd.DataFrame, learned: list[MeasuredLatency], definition: StudyDefinition) -> list[str]:
     columns = ["latency_low", "latency_high", "latency_interruptions"]
     measured = table.loc[table["latency_stopped"].isin(["target", "limit"]), columns]
-    for_the_model = [(one.ratio.low, one.ratio.high, one.ratio.interruptions) for one in learned]
-    both = pd.concat([measured, pd.DataFrame(for_the_model, columns=columns, dtype=float)])
+    fitted = [(one.ratio.low, one.ratio.high, one.ratio.interruptions) for one in learned]
+    both = pd.concat([measured, pd.DataFrame(fitted, columns=columns, dtype=float)])
     return remarks(both, definition.latency.target, definition.latency.limit)
 
 

@@ -83,9 +83,9 @@ def describe_gain(
     Args:
         best: Name of the best network with SE.
         quality: The compared objective.
-        difference: Its value for the best network minus that without SE, corrected for the number of comparisons.
+        difference: Best network minus network without SE; the interval is corrected for the number of comparisons.
         comparisons: Number of networks with SE.
-        paired_by: What the values are paired by.
+        paired_by: Unit of the pairs.
         source: Source of the values, if the context does not name it.
     """
     change = (
@@ -120,13 +120,13 @@ def pick_trials(table: pd.DataFrame, quality: Objective = OBJECTIVES["accuracy"]
         return {}
     worth = quality.sign * front[quality.name]
     height = _scaled(worth) - _scaled(front["parameter_overhead"])
-    distinct = front["tied_with"].isna()
-    return {
-        "knee": int(front["number"][distinct].iloc[int(height[distinct].argmax())]),
-        "accurate": int(front["number"].iloc[int(worth.argmax())]),
-        "small": int(front["number"].iloc[0]),
-        "fast": int(front["number"].iloc[int(front["latency_ratio"].argmin())]),
+    rows = {
+        "knee": height[front["tied_with"].isna()].idxmax(),
+        "accurate": worth.idxmax(),
+        "small": front.index[0],
+        "fast": front["latency_ratio"].idxmin(),
     }
+    return {pick: int(front["number"][row]) for pick, row in rows.items()}
 
 
 def cautions(table: pd.DataFrame, chance: float) -> list[str]:
@@ -189,11 +189,7 @@ def _row(trial: FrozenTrial, columns: Iterable[str], on_front: bool, tied_with: 
 
 @functools.lru_cache(maxsize=4096)
 def read_config(text: str) -> SEConfig:
-    """Read the configuration of a trial, with a cache.
-
-    Raises:
-        ConfigurationError: If the text is not a configuration.
-    """
+    """Read the configuration of a trial, with a cache."""
     return SEConfig.from_json(text)
 
 
