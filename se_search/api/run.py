@@ -136,7 +136,7 @@ class Run:
             )
         return load_verified(self.folder, config, int(row["verified_epochs"]))
 
-    def export(  # noqa: PLR0913
+    def export(
         self,
         pick: str = "knee",
         trial: int | None = None,
@@ -150,8 +150,6 @@ class Run:
         **flags: bool,
     ) -> Exported:
         """Export the network of a trial as a timm folder, with the weights of the search or of verification.
-
-        All arguments are independent options.
 
         Args:
             pick: As in :meth:`config`.

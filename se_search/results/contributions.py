@@ -104,20 +104,18 @@ def describe_contributions(
         images: From :func:`outcomes_by_image`; if empty, intervals exclude the sampling of images.
     """
     complete = trials[trials["state"] == "complete"].dropna(subset=[quality.name])
-    factors = _factors(complete, sites)
+    varied = _varied(complete, sites)
+    columns = {(one.name, level): column for one in varied for level, column in one.columns.items()}
     values = complete[quality.name].to_numpy(float)
-    refusal = _refusal(values, factors, quality.words)
+    refusal = _refusal(values, list(columns.values()), quality.words)
     if refusal:
-        return Contributions(
-            tuple(_untold(factor, refusal) for factor in factors),
-            None,
-            len(values),
-            f"Contributions of the stages cannot be estimated: {refusal}.",
-        )
+        factors = tuple(_describe(one, None, refusal) for one in varied)
+        sentence = f"Contributions of the stages cannot be estimated: {refusal}."
+        return Contributions(factors, None, len(values), sentence)
     by_image = np.stack([images[number] for number in complete["number"]]) if images else None
-    fit = _Fit.of(_design(factors), values, by_image)
-    told = tuple(_told(factor, fit) for factor in factors)
-    return Contributions(told, fit.explained, len(values), _sentence(told, fit, quality))
+    fit = _fit(columns, values, by_image)
+    factors = tuple(_describe(one, fit, "") for one in varied)
+    return Contributions(factors, fit.explained, len(values), _sentence(factors, fit, quality))
 
 
 def outcomes_by_image(study: optuna.Study, quality: Objective) -> dict[int, _Values]:
@@ -154,7 +152,7 @@ class _Varied:
     reference: str = "no SE"
 
 
-def _factors(complete: pd.DataFrame, sites: Sequence[Site]) -> list[_Varied]:
+def _varied(complete: pd.DataFrame, sites: Sequence[Site]) -> list[_Varied]:
     read = [read_config(text) for text in complete["config"]]
     configs = [_by_stage(config, sites) for config in read]
     ranks = {one.label: one.rank for config in read for one in config.placed}
@@ -226,12 +224,7 @@ def _indicators(chosen: list[str], levels: list[str]) -> dict[str, _Values]:
     return {level: np.array([one == level for one in chosen], float) for level in levels}
 
 
-def _design(factors: list[_Varied]) -> dict[tuple[str, str], _Values]:
-    return {(factor.name, level): column for factor in factors for level, column in factor.columns.items()}
-
-
-def _refusal(values: _Values, factors: list[_Varied], word: str) -> str:
-    columns = list(_design(factors).values())
+def _refusal(values: _Values, columns: list[_Values], word: str) -> str:
     if len(values) == 0:
         return "no configuration has been evaluated"
     if not columns:
@@ -254,45 +247,45 @@ class _Fit:
     importances: dict[str, Interval]
     explained: float
 
-    @classmethod
-    def of(cls, columns: dict[tuple[str, str], _Values], values: _Values, by_image: _Values | None) -> "_Fit":
-        """Fit one value for each trial, the mean of its row of ``by_image``."""
-        design = np.column_stack([np.ones(len(values)), *columns.values()])
-        projection = np.linalg.pinv(design)
-        leverages = np.sum(design * projection.T, axis=1)
-        free = 1 - leverages
-        residuals = values - design @ (projection @ values)
-        alone = free < _ROUNDING  # some effect depends on this trial alone: its residual is 0
-        # An effect is estimable if its column is not a combination of others, and it does not depend on one trial.
-        known = np.abs(np.diag(projection @ design) - 1) < _ROUNDING
-        known &= np.sum(projection[:, alone] ** 2, axis=1) < _ROUNDING**2
-        effects = projection @ values
-        free[alone] = np.inf
-        weights = projection**2 / free
-        between = weights @ residuals**2
-        # Degrees of freedom of that variance if all residuals had the same variance (Satterthwaite 1946).
-        expected = np.sum(projection**2 * ~alone, axis=1)
-        remaining = np.eye(len(values)) - design @ projection
-        doubled = np.einsum("es,st,et->e", weights, remaining**2, weights, optimize=True)
-        freedoms = np.divide(expected**2, doubled, out=np.ones_like(doubled), where=doubled > 0)
-        within = np.zeros(len(effects))
-        if by_image is not None and by_image.shape[1] > 1:
-            within = _variance_between_images(design, projection, free, by_image)
-        freedom = len(values) - round(float(leverages.sum()))
-        tail = (1 - CONFIDENCE) / 2 / max(int(known[1:].sum()), 1)
-        margins = np.sqrt(stats.t.isf(tail, freedoms) ** 2 * between + stats.norm.isf(tail) ** 2 * within)
-        intervals = {
-            key: (float(effect), float(effect - margin), float(effect + margin)) if is_known else None
-            for key, effect, margin, is_known in zip(columns, effects[1:], margins[1:], known[1:], strict=True)
-        }
-        total = float(np.sum((values - values.mean()) ** 2))
-        error = float(residuals @ residuals) / freedom
-        explained = max(1 - error / (total / (len(values) - 1)), 0.0)
-        importances = {}
-        for name in dict.fromkeys(factor for factor, _ in columns):
-            others = design[:, [True, *(factor != name for factor, _ in columns)]]
-            importances[name] = _importance(values, design, others, error, freedom, explained)
-        return cls(intervals, importances, explained)
+
+def _fit(columns: dict[tuple[str, str], _Values], values: _Values, by_image: _Values | None) -> _Fit:
+    """Fit one value for each trial, the mean of its row of ``by_image``."""
+    design = np.column_stack([np.ones(len(values)), *columns.values()])
+    projection = np.linalg.pinv(design)
+    leverages = np.sum(design * projection.T, axis=1)
+    free = 1 - leverages
+    residuals = values - design @ (projection @ values)
+    alone = free < _ROUNDING  # some effect depends on this trial alone: its residual is 0
+    # An effect is estimable if its column is not a combination of others, and it does not depend on one trial.
+    known = np.abs(np.diag(projection @ design) - 1) < _ROUNDING
+    known &= np.sum(projection[:, alone] ** 2, axis=1) < _ROUNDING**2
+    effects = projection @ values
+    free[alone] = np.inf
+    weights = projection**2 / free
+    between = weights @ residuals**2
+    # Degrees of freedom of that variance if all residuals had the same variance (Satterthwaite 1946).
+    expected = np.sum(projection**2 * ~alone, axis=1)
+    remaining = np.eye(len(values)) - design @ projection
+    doubled = np.einsum("es,st,et->e", weights, remaining**2, weights, optimize=True)
+    freedoms = np.divide(expected**2, doubled, out=np.ones_like(doubled), where=doubled > 0)
+    within = np.zeros(len(effects))
+    if by_image is not None and by_image.shape[1] > 1:
+        within = _variance_between_images(design, projection, free, by_image)
+    freedom = len(values) - round(float(leverages.sum()))
+    tail = (1 - CONFIDENCE) / 2 / max(int(known[1:].sum()), 1)
+    margins = np.sqrt(stats.t.isf(tail, freedoms) ** 2 * between + stats.norm.isf(tail) ** 2 * within)
+    intervals = {
+        key: (float(effect), float(effect - margin), float(effect + margin)) if is_known else None
+        for key, effect, margin, is_known in zip(columns, effects[1:], margins[1:], known[1:], strict=True)
+    }
+    total = float(np.sum((values - values.mean()) ** 2))
+    error = float(residuals @ residuals) / freedom
+    explained = max(1 - error / (total / (len(values) - 1)), 0.0)
+    importances = {}
+    for name in dict.fromkeys(factor for factor, _ in columns):
+        others = design[:, [True, *(factor != name for factor, _ in columns)]]
+        importances[name] = _importance(values, design, others, error, freedom, explained)
+    return _Fit(intervals, importances, explained)
 
 
 def _variance_between_images(design: _Values, projection: _Values, free: _Values, by_image: _Values) -> _Values:
@@ -341,19 +334,17 @@ def _noncentrality(statistic: float, lost: int, freedom: int, probability: float
     return float(optimize.brentq(excess, 0.0, above, xtol=1e-4))
 
 
-def _untold(factor: _Varied, why: str, importance: Interval | None = None) -> Factor:
-    levels = tuple(Level(level, count, None) for level, count in factor.trials.items())
-    return Factor(factor.name, importance, factor.reference, levels, False, factor.why or why)
-
-
-def _told(factor: _Varied, fit: _Fit) -> Factor:
-    importance = fit.importances.get(factor.name)
-    if factor.why:
-        return _untold(factor, factor.why, importance)
-    levels = tuple(Level(level, count, fit.effects[factor.name, level]) for level, count in factor.trials.items())
+def _describe(varied: _Varied, fit: _Fit | None, refusal: str) -> Factor:
+    effects = fit.effects if fit and not varied.why else {}
+    levels = tuple(Level(level, count, effects.get((varied.name, level))) for level, count in varied.trials.items())
     missing = ", ".join(one.level for one in levels if one.effect is None)
-    why = f"{missing}: too few trials, or always with the same other choices" if missing else ""
-    return Factor(factor.name, importance, factor.reference, levels, any(one.effect for one in levels), why)
+    why = (
+        varied.why
+        or refusal
+        or (f"{missing}: too few trials, or always with the same other choices" if missing else "")
+    )
+    importance = fit.importances.get(varied.name) if fit else None
+    return Factor(varied.name, importance, varied.reference, levels, any(one.effect for one in levels), why)
 
 
 def _sentence(factors: Sequence[Factor], fit: _Fit, quality: Objective) -> str:
