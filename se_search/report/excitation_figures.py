@@ -1,6 +1,7 @@
 """Figures of the excitation analysis: gate activations per block, and statistics by depth.
 
-Each function takes the content of ``excitation.json``; ``block`` is one of its ``blocks``.
+Each function takes the content of ``excitation.json``; ``depth`` is the number of an SE block, counted from 1 at the
+input, and raises ``KeyError`` if no block has it.
 """
 
 from itertools import groupby
@@ -18,33 +19,15 @@ _VERDICTS = {
     "idle": ("circle-open", PALETTE[1]),
     "cannot be told": ("diamond-open", NEUTRAL),
 }
-_SHARES = {
-    "specificity": ("class specificity", {"specificity": ("class specificity", "circle", PALETTE[0])}),
-    "similarity": ("similarity up to scale", {"similarity": ("similarity up to scale", "circle", PALETTE[2])}),
-    "saturation": (
-        "share of gates",
-        {
-            "near_one": ("constant near 1", "diamond", PALETTE[1]),
-            "constant": ("constant at any level", "circle-open", PALETTE[0]),
-        },
-    ),
-}
 _CHANGES = {
     "accuracy": ("accuracy_change", 100.0, "accuracy change (points)", ".2f"),
     "log_loss": ("log_loss_change", 1.0, "log-loss change (nats)", ".4f"),
 }
 
 
-def depth_figures(analysis: dict[str, Any]) -> dict[str, go.Figure]:
-    """Return the figures of statistics over block depth by name."""
-    return {
-        **{name: shares_by_depth(analysis, name) for name in _SHARES},
-        **{name: change_by_depth(analysis, name) for name in _CHANGES},
-    }
-
-
-def block_activations(analysis: dict[str, Any], block: dict[str, Any]) -> go.Figure:
-    """Draw a block's mean activation by channel, for all classes together and each chosen class."""
+def block_activations(analysis: dict[str, Any], depth: int) -> go.Figure:
+    """Draw the mean activation by channel of the block at a depth, for all classes and each chosen class."""
+    block = _block(analysis, depth)
     styles = class_styles(analysis)
     lines = [("all", "all classes", {"color": NEUTRAL, "width": 6})]
     for one in analysis["classes"]:
@@ -65,8 +48,9 @@ def block_activations(analysis: dict[str, Any], block: dict[str, Any]) -> go.Fig
     return _by_channel(figure, analysis)
 
 
-def block_spread(analysis: dict[str, Any], block: dict[str, Any]) -> go.Figure:
-    """Draw a block's activation by channel for both classes of the pair: mean ± one standard deviation."""
+def block_spread(analysis: dict[str, Any], depth: int) -> go.Figure:
+    """Draw the activation by channel of the block at a depth for the pair of classes: mean ± standard deviation."""
+    block = _block(analysis, depth)
     styles = class_styles(analysis)
     figure = go.Figure()
     for index in analysis["pair"]:
@@ -95,25 +79,24 @@ def block_spread(analysis: dict[str, Any], block: dict[str, Any]) -> go.Figure:
     return _by_channel(figure, analysis)
 
 
-def shares_by_depth(analysis: dict[str, Any], name: str) -> go.Figure:
-    """Draw shares of each block, with their intervals.
+def specificity_by_depth(analysis: dict[str, Any]) -> go.Figure:
+    """Draw each block's class specificity: the share of the gate variance over images that lies between classes."""
+    return _shares_by_depth(analysis, "class specificity", {"specificity": ("circle", PALETTE[0], "class specificity")})
 
-    Args:
-        analysis: Content of ``excitation.json``.
-        name: ``specificity``: share of the gate variance over images that lies between classes. ``similarity``: that of
-            classes up to scale, 1 if each class is a scaled copy of the mean. ``saturation``: shares of the gates that
-            are constant near one, and constant at any level.
-    """
-    title, columns = _SHARES[name]
-    shifts = (0.0,) if len(columns) == 1 else (-0.13, 0.13)
-    figure = go.Figure(
-        [
-            _with_intervals(analysis["blocks"], column, label, (symbol, colour), shift=shift)
-            for (column, (label, symbol, colour)), shift in zip(columns.items(), shifts, strict=True)
-        ]
-    )
-    _by_depth(figure, analysis, title)
-    return figure.update_layout(showlegend=len(columns) > 1, yaxis={"range": [-0.05, 1.05]})
+
+def saturation_by_depth(analysis: dict[str, Any]) -> go.Figure:
+    """Draw the shares of each block's gates that are constant near one, and constant at any level."""
+    columns = {
+        "near_one": ("diamond", PALETTE[1], "constant near 1"),
+        "constant": ("circle-open", PALETTE[0], "constant at any level"),
+    }
+    return _shares_by_depth(analysis, "share of gates", columns)
+
+
+def similarity_by_depth(analysis: dict[str, Any]) -> go.Figure:
+    """Draw the similarity of classes up to scale in each block: 1 if each class is a scaled copy of the mean."""
+    columns = {"similarity": ("circle", PALETTE[2], "similarity up to scale")}
+    return _shares_by_depth(analysis, "similarity up to scale", columns)
 
 
 def change_by_depth(analysis: dict[str, Any], measure: str = "accuracy") -> go.Figure:
@@ -174,6 +157,10 @@ def activation_range(analysis: dict[str, Any]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
+def _block(analysis: dict[str, Any], depth: int) -> dict[str, Any]:
+    return {block["depth"]: block for block in analysis["blocks"]}[depth]
+
+
 def _by_channel(figure: go.Figure, analysis: dict[str, Any]) -> go.Figure:
     """Format a figure over channels, without a legend: the page has one for all blocks."""
     style_figure(figure, "channel", "activation")
@@ -217,6 +204,16 @@ def _with_intervals(
             f"{name}: %{{y:{digits}}} [%{{customdata[1]:{digits}}}, %{{customdata[2]:{digits}}}]<extra></extra>"
         ),
     )
+
+
+def _shares_by_depth(analysis: dict[str, Any], title: str, columns: dict[str, tuple[str, str, str]]) -> go.Figure:
+    """Draw one or two shares, each with its symbol, colour and name."""
+    figure = go.Figure()
+    for place, (column, (symbol, colour, name)) in enumerate(columns.items()):
+        shift = 0.26 * place - 0.13 * (len(columns) - 1)
+        figure.add_trace(_with_intervals(analysis["blocks"], column, name, (symbol, colour), shift=shift))
+    _by_depth(figure, analysis, title)
+    return figure.update_layout(showlegend=len(columns) > 1, yaxis={"range": [-0.05, 1.05]})
 
 
 def _by_depth(figure: go.Figure, analysis: dict[str, Any], title: str) -> None:

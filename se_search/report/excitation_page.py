@@ -10,9 +10,12 @@ from .excitation_figures import (
     activation_range,
     block_activations,
     block_spread,
+    change_by_depth,
     class_name,
     class_styles,
-    depth_figures,
+    saturation_by_depth,
+    similarity_by_depth,
+    specificity_by_depth,
 )
 from .html import render_page
 
@@ -35,10 +38,16 @@ def render_excitation(analysis: dict[str, Any]) -> str:
     """Render the page of an analysis, the content of ``excitation.json``, as HTML."""
     blocks = analysis["blocks"]
     picked = pick_blocks(blocks)
-    figures = depth_figures(analysis)
+    figures = {
+        "specificity": specificity_by_depth(analysis),
+        "similarity": similarity_by_depth(analysis),
+        "saturation": saturation_by_depth(analysis),
+        "log_loss": change_by_depth(analysis, "log_loss"),
+        "accuracy": change_by_depth(analysis, "accuracy"),
+    }
     for block in blocks:
-        figures[f"activations-{block['depth']}"] = block_activations(analysis, block)
-        figures[f"spread-{block['depth']}"] = block_spread(analysis, block)
+        figures[f"activations-{block['depth']}"] = block_activations(analysis, block["depth"])
+        figures[f"spread-{block['depth']}"] = block_spread(analysis, block["depth"])
     return render_page(
         "excitation.html.jinja",
         figures,

@@ -16,7 +16,9 @@ from se_search.report.excitation_figures import (
     block_spread,
     change_by_depth,
     class_styles,
-    shares_by_depth,
+    saturation_by_depth,
+    similarity_by_depth,
+    specificity_by_depth,
 )
 from se_search.report.excitation_page import is_class_specific, pick_blocks, render_excitation, summarize_excitation
 
@@ -85,7 +87,7 @@ def assert_quiet(page, errors, asked):
 
 def test_activations_are_drawn_for_all_classes_and_each_chosen_one(analysis):
     for block in analysis["blocks"]:
-        everything, *lines = block_activations(analysis, block).data
+        everything, *lines = block_activations(analysis, block["depth"]).data
         assert list(everything.x) == block["shown"]
         assert list(everything.y) == block["activation"]["all"]
         assert [line.name for line in lines] == [one["name"] for one in analysis["classes"]]
@@ -96,7 +98,7 @@ def test_activations_are_drawn_for_all_classes_and_each_chosen_one(analysis):
 
 def test_the_band_is_one_standard_deviation_around_the_mean_of_each_class_of_the_pair(analysis):
     block = analysis["blocks"][-1]
-    drawn = block_spread(analysis, block).data
+    drawn = block_spread(analysis, block["depth"]).data
     assert len(drawn) == 4
     for index, band, line in zip(analysis["pair"], drawn[::2], drawn[1::2], strict=True):
         mean, deviation = (np.array(block["pair"][str(index)][key]) for key in ("mean", "std"))
@@ -107,16 +109,16 @@ def test_the_band_is_one_standard_deviation_around_the_mean_of_each_class_of_the
 
 
 @pytest.mark.parametrize(
-    ("name", "place", "column"),
+    ("draw", "place", "column"),
     [
-        ("specificity", 0, "specificity"),
-        ("similarity", 0, "similarity"),
-        ("saturation", 0, "near_one"),
-        ("saturation", 1, "constant"),
+        (specificity_by_depth, 0, "specificity"),
+        (similarity_by_depth, 0, "similarity"),
+        (saturation_by_depth, 0, "near_one"),
+        (saturation_by_depth, 1, "constant"),
     ],
 )
-def test_estimates_stand_at_their_blocks_with_their_intervals(analysis, name, place, column):
-    depths, *shown = estimates(shares_by_depth(analysis, name).data[place])
+def test_estimates_stand_at_their_blocks_with_their_intervals(analysis, draw, place, column):
+    depths, *shown = estimates(draw(analysis).data[place])
     assert depths.tolist() == [block["depth"] for block in analysis["blocks"]]
     np.testing.assert_allclose(np.transpose(shown), [block[column] for block in analysis["blocks"]], atol=1e-12)
 
@@ -145,7 +147,7 @@ def test_all_blocks_share_an_axis_that_holds_them(analysis):
     block = max(analysis["blocks"], key=lambda block: max(block["activation"]["all"]))
     block["activation"]["all"][0] = high + 1
     assert activation_range(analysis)[1] > high + 1
-    ends = {block_activations(analysis, block).layout.yaxis.range for block in analysis["blocks"][::7]}
+    ends = {block_activations(analysis, depth).layout.yaxis.range for depth in (1, 8)}
     assert ends == {activation_range(analysis)}
     assert low < min(min(block["activation"]["all"]) for block in analysis["blocks"])
 
