@@ -70,7 +70,7 @@ CONFIGURATIONS = {
             SEConfig.uniform("test_resnet").to_dict()
             | {"sites": SEConfig.uniform("test_resnet").to_dict()["sites"] * 999}
         ),
-        ["two SE blocks"],
+        ["entries: a site can have only one"],
     ),
     "hidden layers without an end": (
         SEConfig.uniform("test_resnet").to_json().replace('"rounding":8', '"rounding":1000000000'),
