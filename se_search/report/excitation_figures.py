@@ -1,7 +1,7 @@
 """Figures of the excitation analysis: gate activations per block, and statistics by depth.
 
 Each function takes the content of ``excitation.json``; ``depth`` is the number of an SE block, counted from 1 at the
-input, and raises ``KeyError`` if no block has it.
+input.
 """
 
 from itertools import groupby
@@ -26,7 +26,11 @@ _CHANGES = {
 
 
 def block_activations(analysis: dict[str, Any], depth: int) -> go.Figure:
-    """Draw the mean activation by channel of the block at a depth, for all classes and each chosen class."""
+    """Draw the mean activation by channel of the block at a depth, for all classes and each chosen class.
+
+    Raises:
+        KeyError: If no block has that depth.
+    """
     block = _block(analysis, depth)
     styles = class_styles(analysis)
     lines = [("all", "all classes", {"color": NEUTRAL, "width": 6})]
@@ -49,7 +53,11 @@ def block_activations(analysis: dict[str, Any], depth: int) -> go.Figure:
 
 
 def block_spread(analysis: dict[str, Any], depth: int) -> go.Figure:
-    """Draw the activation by channel of the block at a depth for the pair of classes: mean ± standard deviation."""
+    """Draw the activation by channel of the block at a depth for the pair of classes: mean ± standard deviation.
+
+    Raises:
+        KeyError: If no block has that depth.
+    """
     block = _block(analysis, depth)
     styles = class_styles(analysis)
     figure = go.Figure()
