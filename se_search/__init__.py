@@ -13,7 +13,7 @@ from wrapt import register_post_import_hook
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .api import Excitation, Run, analyze_excitation, load_run, search, work
+    from .api import Excitation, Run, analyze_excitation, load_run, search
     from .api.latency import compare_latency
     from .deployment.deployment import Deployment
     from .deployment.inference import optimize_for_inference
@@ -53,7 +53,6 @@ _HOMES = {
     "optimize_for_inference": ".deployment.inference",
     "parameter_overhead": ".network.overhead",
     "search": ".api",
-    "work": ".api",
 }
 
 __all__ = [
@@ -81,7 +80,6 @@ __all__ = [
     "optimize_for_inference",
     "parameter_overhead",
     "search",
-    "work",
 ]
 
 

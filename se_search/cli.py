@@ -117,37 +117,18 @@ def run(
         ),
     ] = None,
     workers: Annotated[
-        int,
-        typer.Option(
-            help="Processes here that evaluate; they share the CPU threads and pause while latency is measured. "
-            "0, with --storage, leaves all to others."
-        ),
+        int, typer.Option(help="Trials at once on this machine, by Ray; they start together, after their latencies.")
     ] = 1,
-    storage: Annotated[
-        str | None,
-        typer.Option(
-            envvar="SE_SEARCH_STORAGE",
-            help="Optuna storage through which workers of other machines join: postgresql://…, mysql+pymysql://…, "
-            "journal:FILE, redis://… or grpc://HOST:PORT.",
-        ),
+    ray: Annotated[
+        str | None, typer.Option(metavar="auto|HOST:PORT", help="A Ray cluster that evaluates; this is a node of it.")
     ] = None,
-    study_name: Annotated[
-        str | None, typer.Option(help="The study's name in the storage.  [default: the run folder's]")
+    gpus_per_trial: Annotated[
+        float | None,
+        typer.Option(help="GPUs of a trial with --workers or --ray; 0.5 shares one.  [default: 1 with --device cuda]"),
     ] = None,
-    artifacts: Annotated[
-        str | None,
-        typer.Option(
-            help="Where workers of other machines find files: a folder that all see, s3://BUCKET or gs://BUCKET.  "
-            "[default: artifacts in the run folder]"
-        ),
-    ] = None,
-    latency_device: Annotated[
-        str | None,
-        typer.Option(help="Part of the name of the device whose latency counts.  [default: that of this process]"),
-    ] = None,
-    worker_timeout: Annotated[
-        float, typer.Option(help="Seconds without a sign of life after which a worker counts as gone.")
-    ] = 60.0,
+    latency_node: Annotated[
+        bool, typer.Option("--latency-node", help="Measure latency on the node that offers the resource latency.")
+    ] = False,
     **arguments: Any,
 ) -> None:
     """Run a search and write the run folder with its report. The same command resumes it.
@@ -163,8 +144,7 @@ def run(
       se-search run --backbone resnet18 --latency-runtime onnxruntime \\
         --latency-size 224 --latency-threads 1
       se-search run --backbone resnet18 --evaluator scratch --workers 4
-      se-search run --backbone resnet50 --storage postgresql://me@host/studies \\
-        --artifacts /shared/files
+      se-search run --backbone resnet50 --ray auto
       se-search run --backbone resnet18 --set evaluator.label_smoothing=0.1
     """
     from .api import search
@@ -175,59 +155,12 @@ def run(
         out=out,
         settings=read_settings(settings or ()),
         workers=workers,
-        storage=storage,
-        study_name=study_name,
-        artifacts=artifacts,
-        latency_device=latency_device,
-        worker_timeout=worker_timeout,
+        ray=ray,
+        gpus_per_trial=gpus_per_trial,
+        latency_node=latency_node,
         **arguments,
     )
     show_front(found.folder)
-
-
-@_command(loads=".cluster.worker")
-def worker(
-    study: Annotated[
-        str, typer.Option(help="Name of the study in the storage: that of the run folder, if none was given.")
-    ],
-    storage: Annotated[
-        str, typer.Option(envvar="SE_SEARCH_STORAGE", help="The Optuna storage that the search was given.")
-    ],
-    artifacts: Annotated[
-        str | None, typer.Option(help="Where files are handed over.  [default: where the search says]")
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="The study's images, where they are elsewhere here.  [default: the study's]")
-    ] = None,
-    data_root: Annotated[
-        str | None, typer.Option(help="The same for a dataset of timm's.  [default: the study's]")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.  [default: the study's]")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.  [default: PyTorch's choice]")] = None,
-    patience: Annotated[
-        float, typer.Option(help="Seconds without a sign of the search after which the worker gives up.")
-    ] = 600.0,
-    name: Annotated[str | None, typer.Option(hidden=True)] = None,
-    run_folder: Annotated[Path | None, typer.Option(hidden=True)] = None,
-    parent: Annotated[int | None, typer.Option(hidden=True)] = None,
-) -> None:
-    """Evaluate configurations for a search that runs elsewhere. It ends with that search.
-
-    Workers may be started before the search, and join or leave at any time. A password in SE_SEARCH_STORAGE is not seen
-    in the list of processes.
-
-    \b
-    Example:
-      se-search worker --storage postgresql://me@host/studies \\
-        --study resnet50-digits
-      se-search worker --storage journal:/shared/study.log \\
-        --study resnet50-digits --device cuda:1
-    """
-    from .cluster.worker import WorkerOptions, run_worker
-
-    run_worker(
-        WorkerOptions(storage, study, artifacts, data, data_root, device, threads, patience, name, run_folder, parent)
-    )
 
 
 @_command(hint=_RESUMES)

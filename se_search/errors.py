@@ -24,6 +24,10 @@ class BackboneError(SeSearchError):
     """The backbone is unknown or offers no place for an SE block."""
 
 
+class ClusterError(SeSearchError):
+    """A Ray cluster cannot be used or is lost."""
+
+
 class ConfigurationError(SeSearchError):
     """An SE configuration has an impossible value or does not fit its backbone."""
 

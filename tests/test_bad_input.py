@@ -119,24 +119,18 @@ ARGUMENTS = [
     *([*RUN, "--set", value] for value in (LONG, "a\nb", "", "=", "budget", "a.b.c=1", "..=1", "budget=[1", "a\0b=1")),
     *([*RUN, "--set", f"budget={value}"] for value in (LONG, NESTED, "9" * 500, "!!python/object/apply:os.abort []")),
     *(["reproduce", value] for value in (LONG, "a\nb", "../x")),
-    *(["worker", "--study", "a", "--storage", value] for value in ("a\nb", "a\0b", "", "x", "journal:none/x", LONG)),
-    ["worker", "--study", "a", "--storage", "journal:.", "--patience", "1"],
-    ["worker", "--study", "a", "--storage", "postgresql://me:secret@127.0.0.1:1/a"],
-    *([*RUN, "--storage", value] for value in ("a\nb", "nosuch://x", "journal:none/x", "grpc://127.0.0.1:x")),
+    *([*RUN, "--ray", value] for value in (LONG, "a\nb", "", "x:y", "ray://head:10001", "a\0b:1")),
 ]
 
 WORKERS = {
     "fewer than none": (["--workers", "-1"], ["--workers is -1", "at least 1"]),
-    "none and no storage": (["--workers", "0"], ["--workers 0", "--storage"]),
-    "a name without a storage": (["--study-name", "a"], ["--study-name", "--storage"]),
-    "artifacts without a storage": (["--artifacts", "a"], ["--artifacts", "--storage"]),
-    "another device without a storage": (["--latency-device", "a"], ["--latency-device", "--storage"]),
-    "no time to answer": (["--worker-timeout", "0"], ["--worker-timeout is 0", "above 0"]),
-    "no time that is one": (["--worker-timeout", "nan"], ["--worker-timeout is nan", "above 0"]),
-    "another device and a model": (
-        ["--storage", "journal:log", "--latency", "model", "--latency-device", "a"],
-        ["--latency-device", "model"],
-    ),
+    "none": (["--workers", "0"], ["--workers is 0", "at least 1"]),
+    "here and elsewhere": (["--workers", "2", "--ray", "auto"], ["--workers", "--ray", "omit one"]),
+    "GPUs without them": (["--gpus-per-trial", "1"], ["--gpus-per-trial requires", "--workers", "--ray"]),
+    "fewer GPUs than none": (["--workers", "2", "--gpus-per-trial", "-1"], ["--gpus-per-trial is -1", "at least 0"]),
+    "GPUs that are no number": (["--workers", "2", "--gpus-per-trial", "nan"], ["--gpus-per-trial is nan"]),
+    "a node without a cluster": (["--latency-node"], ["--latency-node requires --ray"]),
+    "a node and a model": (["--ray", "auto", "--latency", "model", "--latency-node"], ["--latency-node", "model"]),
 }
 
 CASES = {
@@ -178,11 +172,6 @@ CASES = {
         if name in ("aliases that multiply", "lists in lists", "a large file", "a Python object")
     },
     **{f"workers: {name}": ([*RUN, *options], {}, words) for name, (options, words) in WORKERS.items()},
-    "a worker without patience": (
-        ["worker", "--study", "a", "--storage", "journal:log", "--patience", "0"],
-        {},
-        ["--patience is 0", "above 0"],
-    ),
     **{" ".join(ascii(one)[1:-1][:20] for one in arguments): (arguments, {}, []) for arguments in ARGUMENTS},
 }
 

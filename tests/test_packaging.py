@@ -91,8 +91,7 @@ def test_the_wheel_is_described(built):
     assert described.get_payload(decode=True).decode() == (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"se_search-{se_search.__version__}.dist-info/licenses/LICENSE" in built.wheel_files
     assert set(described.get_all("Provides-Extra")) == {
-        *("onnx", "openvino", "hfds", "wds", "png", "dashboard", "docs", "dev"),
-        *("postgresql", "mysql", "redis", "grpc", "s3", "gcs"),
+        *("onnx", "openvino", "hfds", "wds", "png", "ray", "dashboard", "docs", "dev"),
     }
 
 

@@ -7,7 +7,7 @@ from ..study.files import list_spaces as spaces
 from .excitation import Excitation, analyze_excitation
 from .live import follow_run
 from .run import Run, load_run
-from .start import search, studies, work
+from .start import search, studies
 
 __all__ = [
     "Excitation",
@@ -21,6 +21,5 @@ __all__ = [
     "search",
     "spaces",
     "studies",
-    "work",
     "write_comparison",
 ]

@@ -1,12 +1,11 @@
-"""Start of a search or a worker, and lists of spaces and studies."""
+"""Start of a search, and lists of spaces and studies."""
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..cluster.dispatch import ClusterOptions
-from ..cluster.worker import WorkerOptions, run_worker
+from ..cluster.executor import ClusterOptions
 from ..driver.loop import run_search
 from ..errors import DefinitionError
 from ..report.excitation_page import render_excitation
@@ -31,11 +30,9 @@ def search(  # noqa: PLR0913
     *,
     settings: Mapping[str, Any] | None = None,
     workers: int = 1,
-    storage: str | None = None,
-    study_name: str | None = None,
-    artifacts: str | None = None,
-    latency_device: str | None = None,
-    worker_timeout: float = 60.0,
+    ray: str | None = None,
+    gpus_per_trial: float | None = None,
+    latency_node: bool = False,
     **arguments: Any,
 ) -> Run:
     """Search for the places where SE blocks are worth their cost; ``se-search run`` calls this.
@@ -54,15 +51,12 @@ def search(  # noqa: PLR0913
             (``"maximize"`` or ``"minimize"``) or, for a custom objective, to a function and its direction. The function
             takes the configuration and the evaluated network, and returns a finite number.
         settings: Values of any keys of the study, such as ``{"evaluator.label_smoothing": 0.1}``.
-        workers: Number of evaluating processes on this machine; 1 is this process if there is no ``storage``, and 0
-            leaves evaluation to other machines. They share the CPU threads, and pause while latency is measured.
-        storage: URL of an Optuna storage through which workers on other machines join (:func:`work`):
-            ``postgresql://…``, ``mysql+pymysql://…``, ``journal:FILE``, ``redis://…`` or ``grpc://HOST:PORT``.
-        study_name: Name of the study there; that of the run folder by default.
-        artifacts: Exchange of files with workers: a folder that all machines see, ``s3://BUCKET`` or ``gs://BUCKET``;
-            ``artifacts`` in the run folder by default.
-        latency_device: Part of the name of the device whose latency counts; by default this process measures it.
-        worker_timeout: Seconds without a heartbeat after which a worker counts as lost.
+        workers: Trials at once on this machine, each in a process of Ray's; 1 evaluates in this process.
+        ray: ``"auto"`` or ``"HOST:PORT"`` of a running Ray cluster that evaluates instead; this machine is one of its
+            nodes.
+        gpus_per_trial: GPUs of a trial in another process; by default one where the device is CUDA.
+        latency_node: Whether the cluster's node that offers the resource ``latency`` measures latency, not this
+            process.
         **arguments: Other keys of the study, by the names in the signature; ``se-search run --help`` describes them. A
             mapping replaces a section such as ``latency``, and single keys of it, such as ``latency_runtime``, may be
             given as well. ``latency="model"`` is its source.
@@ -86,43 +80,11 @@ def search(  # noqa: PLR0913
     named = arguments.get("data")
     ending = Path(name).stem if named is None else Path(named).resolve().name
     folder = Path(out) if out is not None else Path("runs") / f"{definition.backbone}-{ending}"
-    cluster = ClusterOptions(workers, storage, study_name, artifacts, latency_device, worker_timeout)
+    cluster = ClusterOptions(workers, ray, gpus_per_trial, latency_node)
     run_search(definition, folder, create, measures, render_excitation, cluster)
     run = Run(folder, create)
     run.report()
     return run
-
-
-def work(
-    storage: str,
-    study: str,
-    *,
-    artifacts: str | None = None,
-    data: str | None = None,
-    data_root: str | None = None,
-    device: str | None = None,
-    threads: int | None = None,
-    patience: float = 600.0,
-) -> int:
-    """Evaluate configurations for a search in another process until that ends; ``se-search worker`` calls this.
-
-    Args:
-        storage: As in :func:`search`.
-        study: Name of the study there.
-        artifacts: As in :func:`search`; by default where the search puts them.
-        data: Folder or name of the study's images on this machine, if that differs.
-        data_root: Root folder of a timm dataset on this machine, if that differs.
-        device: A torch device; the study's by default.
-        threads: Number of threads of CPU operations; PyTorch's default if not given.
-        patience: Seconds without a heartbeat of the search after which the worker exits.
-
-    Returns:
-        The number of completed tasks.
-
-    Raises:
-        SeSearchError: If it cannot join, or finds no search.
-    """
-    return run_worker(WorkerOptions(storage, study, artifacts, data, data_root, device, threads, patience))
 
 
 def _name_of(function: Any) -> str:

@@ -1,24 +1,21 @@
-"""The study loop: prepare the evaluator once, then evaluate configurations until the budget is spent."""
+"""The course of a search: prepare the evaluator once, then evaluate configurations until the budget is spent."""
 
 import errno
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import torch
 from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage
 from sqlalchemy.exc import SQLAlchemyError
 from torch import nn
 
-from ..cluster.dispatch import ClusterOptions, Dispatcher, check_cluster_options
-from ..cluster.exchange import ARTIFACTS, DEFINITION, SEARCH, SHARED_FILES, State, heartbeat, refuse_second_search
-from ..cluster.fleet import Fleet
-from ..cluster.shared_files import ArtifactStore, open_artifact_store, remove_files, share_files
-from ..cluster.storage import check_same_search, check_same_study, copy_finished, open_shared, open_storage
+from ..cluster.evaluate import Job, evaluate
+from ..cluster.executor import ClusterOptions, Executor, InProcess
 from ..data.image_data import ImageData
 from ..devices import is_there
 from ..errors import RunFolderError
@@ -27,17 +24,15 @@ from ..network.config import SEConfig
 from ..progress import progress_bar
 from ..study.definitions import StudyDefinition
 from ..study.space import SearchSpace
-from ..time_limit import time_limit
 from ..training.distributed import take_part
-from ..training.evaluator import Evaluator
 from ..trials.evaluators import EvaluatorFactory, find_evaluator, study_data, tell_if_busy, use_device
-from ..trials.folder import STUDY_FILE, RunStudy, check_folder, open_folder, read_definition, storage_url
+from ..trials.folder import STUDY_FILE, check_folder, open_folder, read_definition
 from ..trials.latency import StudyLatency, latency_size
-from ..trials.notes import note_data, note_ended, note_unreadable
+from ..trials.notes import describe_data, note_data, note_ended, note_unreadable
 from ..trials.priors import check_priors, priors_from_excitation
 from ..trials.provenance import record_start
-from ..trials.search_study import SearchStudy
-from ..trials.trials import Measure, Trials, check_same_images, costs_of, end_unfinished, measured_by, worth_of
+from ..trials.trials import Measure, Trials
+from .trial_loop import StudyLoop
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -76,7 +71,7 @@ def run_search(
             definition = definition.model_copy(update={"threads": there.threads})
     _check_given("the study", definition, evaluator, measures)
     check_priors(definition)
-    check_cluster_options(cluster, definition, measures)
+    cluster.check(definition)
     use_device(definition)
     definition = definition.model_copy(update={"threads": torch.get_num_threads()})
     space = SearchSpace(definition.backbone, definition.resolved_space)
@@ -91,17 +86,28 @@ def run_search(
     definition.evaluator.check(folder)
     # It tries the backbone in its runtime: hours of training shall not end with a refusal.
     latency = StudyLatency(definition, space, data.input_size, data.classes)
-    storage = None if cluster.storage is None else open_storage(cluster.storage)
 
-    with (
-        closing(latency),
-        _told_if_unwritable(folder),
-        open_folder(folder, definition, there) as own,
-        _shared(own, folder, definition, storage, cluster.study_name) as (study, publish_state),
-    ):
+    def open_executor() -> Executor:
+        if not cluster.uses_ray:
+            return InProcess(partial(evaluate, definition, used, measures))
+        from ..cluster.ray_executor import RayExecutor
+
+        job = Job(
+            definition=definition.model_dump_json(),
+            uses_gpu=definition.device != "cpu",
+            threads=torch.get_num_threads(),
+            evaluator=evaluator,
+            measures=measures,
+            files={name: np.fromfile(folder / name, np.uint8) for name in getattr(used, "shared_files", ())},
+            data=describe_data(data),
+            directory=str(Path.cwd()),
+        )
+        return RayExecutor(job, cluster)
+
+    with closing(latency), _told_if_unwritable(folder), open_folder(folder, definition, there) as study:
         note_data(folder, study, data)
         record_start(folder, definition)
-        latency.go_on_from(folder, study, cluster.latency_device)
+        latency.go_on_from(folder, study, cluster.latency_node)
         try:
             used.prepare(folder, space, progress_bar)
             further = {}
@@ -109,14 +115,10 @@ def run_search(
                 further = priors_from_excitation(folder, definition, space, data, used, render)
             latency.learn(folder)
             size = latency_size(definition, data.input_size)
-            trials = Trials(definition, space, size, study, further, measures, parallel=cluster.uses_workers)
-            if cluster.uses_workers:
-                shared_files = getattr(used, "shared_files", ())
-                _search_with_workers(
-                    definition, trials, latency, own, study, folder, cluster, shared_files, publish_state
-                )
-            else:
-                _search(definition, trials, used, measures, latency, size, study)
+            trials = Trials(definition, space, size, study, further, measures, parallel=cluster.uses_ray)
+            if trials.left:
+                with closing(open_executor()) as executor:
+                    StudyLoop(definition, trials, executor, latency, study, folder, cluster.latency_node).run()
             latency.measure_front(study)
             note_ended(study, definition)
         finally:
@@ -187,128 +189,3 @@ def _check_evaluator_given(whose: str, definition: StudyDefinition) -> None:
             f"{whose} has an evaluator given from Python ({definition.evaluator.function}): "
             "go on from Python, with evaluator=… of se_search.search or se_search.load_run"
         )
-
-
-def _search(
-    definition: StudyDefinition,
-    trials: Trials,
-    evaluator: Evaluator,
-    measures: Mapping[str, Measure],
-    latency: StudyLatency,
-    size: tuple[int, int, int],
-    study: SearchStudy,
-) -> None:
-    """Evaluate in this process, one trial after the other."""
-    with progress_bar("Evaluating configurations", definition.budget, min(trials.done, definition.budget)) as advance:
-        while trials.left:
-            proposal = trials.propose()
-            if proposal is None:
-                trials.tell_that_none_is_left()
-                return
-            config = proposal.config
-            try:
-                with time_limit(definition.trial_limit):
-                    notes = costs_of(config, size) | latency.of(config)
-                    worth, stopped = worth_of(definition, config, evaluator, notes, study, bool(proposal.named))
-                    check_same_images(worth, study)
-                    notes |= worth | ({} if stopped else measured_by(measures, config, evaluator))
-                line = trials.complete(proposal, notes, stopped)
-            except (RunFolderError, KeyboardInterrupt):
-                trials.interrupt(proposal)
-                raise
-            except Exception as error:  # whatever goes wrong in one trial must not end the search
-                advance(0, trials.fail(proposal, error))
-            else:
-                advance(1, line)
-
-
-@contextmanager
-def _shared(
-    own: RunStudy, folder: Path, definition: StudyDefinition, storage: BaseStorage | None, name: str | None
-) -> Iterator[tuple[SearchStudy, Callable[[State], None]]]:
-    """Give the Optuna study that the search and its workers share, and a function that tells them its state.
-
-    In a storage of several machines it begins with what the run folder holds, and either gets what it lacks: the search
-    may have gone on in one of them without the other.
-    """
-    if storage is None:
-        yield own, lambda state: own.set_user_attr(SEARCH, {"state": state})
-        return
-    shared = open_shared(storage, name or folder.resolve().name, definition)
-    check_same_study(shared, definition)
-    refuse_second_search(shared)
-    check_same_search(folder, own, shared)
-    shared.set_user_attr(DEFINITION, definition.model_dump_json())
-    for one in (own, shared):  # what is unfinished in one may be finished in the other, and is not copied
-        end_unfinished(one)
-    copy_finished(own, shared)
-    copy_finished(shared, own)
-    with heartbeat(shared, SEARCH, {"state": "preparing"}) as beat:
-        try:
-            yield shared, lambda state: beat({"state": state})
-        except BaseException:
-            beat({"state": "stopped"})
-            raise
-        else:
-            beat({"state": "ended"})
-        finally:
-            copy_finished(shared, own)
-
-
-def _search_with_workers(
-    definition: StudyDefinition,
-    trials: Trials,
-    latency: StudyLatency,
-    own: RunStudy,
-    study: SearchStudy,
-    folder: Path,
-    cluster: ClusterOptions,
-    shared_files: Iterable[str],
-    publish_state: Callable[[State], None],
-) -> None:
-    """Let workers evaluate: several trials at once."""
-
-    def keep() -> None:
-        if study is not own:
-            copy_finished(study, own)
-
-    if study is own:
-        own.set_user_attr(DEFINITION, definition.model_dump_json())
-    store = None if cluster.storage is None else open_artifact_store(cluster.artifacts or _own_artifacts(folder))
-    url = cluster.storage or storage_url(folder)
-    with (
-        _handed_over(study, folder, store, shared_files, cluster.artifacts),
-        closing(Fleet(study, url, folder, cluster.workers, cluster.worker_timeout)) as fleet,
-        progress_bar("Evaluating configurations", definition.budget, min(trials.done, definition.budget)) as advance,
-    ):
-        publish_state("searching")
-        device = cluster.latency_device
-        Dispatcher(definition, trials, fleet, latency, study, folder, store, device).run(advance, keep)
-        publish_state("ended")
-
-
-@contextmanager
-def _handed_over(
-    study: SearchStudy,
-    folder: Path,
-    store: ArtifactStore | None,
-    names: Iterable[str],
-    where: str | None,
-) -> Iterator[None]:
-    """Hand files of the run folder to workers on other machines while the block runs."""
-    if store is None:
-        yield
-        return
-    study.set_user_attr(ARTIFACTS, where or _own_artifacts(folder))
-    shared = share_files(study, store, folder, [folder / name for name in names])
-    study.set_user_attr(SHARED_FILES, shared)
-    try:
-        yield
-    finally:
-        remove_files(store, shared)
-        with suppress(OSError):  # another one, or one that still holds something
-            os.rmdir(_own_artifacts(folder))
-
-
-def _own_artifacts(folder: Path) -> str:
-    return str((folder / ARTIFACTS).resolve())

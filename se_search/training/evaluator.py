@@ -44,7 +44,7 @@ class Evaluation:
 class Evaluator(Protocol):
     """Evaluates configurations. The study loop prepares it once, then evaluates one configuration at a time.
 
-    A worker on another machine prepares its own evaluator in a folder with the files that the optional attribute
+    Another process prepares its own evaluator in a folder with the files that the optional attribute
     ``shared_files`` names: those that :meth:`prepare` writes and resumes from. Files that :meth:`evaluate` writes into
     subfolders are copied back to the run folder.
     """

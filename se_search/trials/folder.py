@@ -1,10 +1,8 @@
 """The folder of one run: which study it belongs to, its storage, and one process at a time."""
 
-import functools
-import json
 import sqlite3
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,7 @@ from typing import Any
 import optuna
 from filelock import FileLock, Timeout
 from optuna.exceptions import ExperimentalWarning
-from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy import orm, text
-from sqlalchemy.engine import URL
+from optuna.storages import RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import DefinitionError, RunFolderError
@@ -23,7 +19,7 @@ from ..study.definitions import StudyDefinition
 from ..study.files import load_study
 from ..study.safe_yaml import write_yaml
 from .notes import FOREIGN
-from .search_study import SearchStudy
+from .search_study import STUDY_NAME, SearchStudy, storage_url
 
 STUDY_FILE = "study.yaml"
 STORAGE_FILE = "study.db"
@@ -42,7 +38,6 @@ ANALYSIS_FILE = "excitation.json"
 PAGE_FILE = "excitation.html"
 
 _LOCK_FILE = ".lock"
-_STUDY_NAME = "se-search"
 _MAY_CHANGE = {"budget", "data_workers", "description", "trial_limit"}
 
 
@@ -97,79 +92,10 @@ def describe_differences(there: StudyDefinition, here: StudyDefinition) -> str:
     )
 
 
-class RunStudy(SearchStudy):
-    """The Optuna study of a run folder, which can write at once what belongs together.
-
-    Optuna makes a transaction of each parameter and each attribute of a trial, and each waits for the disk.
-
-    Args:
-        file: The storage.
-    """
-
-    def __init__(self, file: Path) -> None:
-        storage = RDBStorage(_storage_url(file))
-        self._engine = storage.engine
-        self._sessions: orm.scoped_session[Any] = orm.scoped_session(orm.sessionmaker(self._engine, class_=_Session))
-        storage.scoped_session = self._sessions  # what Optuna's storage writes through
-        super().__init__(_STUDY_NAME, storage)
-
-    @contextmanager
-    def at_once(self) -> Iterator[Callable[[int, Mapping[str, Any]], None]]:
-        """Make one transaction of all that the block writes: if the process is killed, all is there or nothing.
-
-        Yields:
-            A function to call with the number of a running trial and what to set as its user attributes.
-        """
-        session = self._sessions()
-        session.held = True
-        try:
-            yield functools.partial(_set_user_attributes, session)
-            session.held = False
-            session.commit()
-        finally:
-            session.held = False
-            session.close()
-
-    def close(self) -> None:
-        """Close its connections to the storage."""
-        self._sessions.remove()
-        self._engine.dispose()
-
-
-class _Session(orm.Session):
-    """While it is held its transaction stays open, whoever commits and closes it."""
-
-    held = False
-
-    def commit(self) -> None:
-        if self.held:
-            self.flush()
-        else:
-            super().commit()
-
-    def close(self) -> None:
-        if self.held:
-            self.expunge_all()
-        else:
-            super().close()
-
-
-def _set_user_attributes(session: orm.Session, number: int, attributes: Mapping[str, Any]) -> None:
-    # Through Optuna each would take as long as all of them do here.
-    trial = session.execute(_TRIAL_OF_NUMBER, {"number": number}).scalar_one()
-    rows = [{"trial": trial, "name": name, "value": json.dumps(value)} for name, value in attributes.items()]
-    session.execute(_SET_USER_ATTRIBUTE, rows)
-
-
-_TRIAL_OF_NUMBER = text("SELECT trial_id FROM trials WHERE number = :number")  # the storage holds one study
-_SET_USER_ATTRIBUTE = text(
-    "INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (:trial, :name, :value) "
-    "ON CONFLICT (trial_id, key) DO UPDATE SET value_json = excluded.value_json"
-)
-
-
 @contextmanager
-def open_folder(folder: Path, definition: StudyDefinition, there: StudyDefinition | None = None) -> Iterator[RunStudy]:
+def open_folder(
+    folder: Path, definition: StudyDefinition, there: StudyDefinition | None = None
+) -> Iterator[SearchStudy]:
     """Create or reopen the run folder of ``definition``, for this process alone, and give its Optuna study.
 
     Args:
@@ -218,7 +144,7 @@ def _set_journal(file: Path, mode: str) -> None:
         connection.execute(f"PRAGMA journal_mode = {mode}")
 
 
-def load_trials(folder: Path) -> RunStudy:
+def load_trials(folder: Path) -> SearchStudy:
     """Load the Optuna study of a run folder.
 
     Raises:
@@ -229,7 +155,7 @@ def load_trials(folder: Path) -> RunStudy:
         raise RunFolderError(f"{folder} has no {STORAGE_FILE}: nothing has been searched in it yet")
     _check_storage(file)
     try:
-        study = RunStudy(file)
+        study = SearchStudy(file)
         study.get_trials(deepcopy=False)
     except (SQLAlchemyError, RuntimeError, *FOREIGN) as error:
         raise RunFolderError(_damaged(file)) from error
@@ -245,7 +171,7 @@ def _check_storage(file: Path) -> None:
             held = connection.execute("SELECT study_name FROM studies").fetchall()
     except sqlite3.Error as error:
         raise RunFolderError(_damaged(file)) from error
-    if not intact or held != [(_STUDY_NAME,)]:
+    if not intact or held != [(STUDY_NAME,)]:
         raise RunFolderError(_damaged(file))
 
 
@@ -254,32 +180,13 @@ def _damaged(file: Path) -> str:
 
 
 def _create_storage(file: Path, definition: StudyDefinition) -> None:
-    storage = RDBStorage(_storage_url(file))
-    create_study(storage, _STUDY_NAME, definition)
-    storage.remove_session()
-    storage.engine.dispose()
-
-
-def create_study(storage: BaseStorage, name: str, definition: StudyDefinition) -> None:
-    """Create the Optuna study of a definition in a storage, with its objectives and directions.
-
-    Raises:
-        optuna.exceptions.DuplicatedStudyError: If there is one of that name.
-    """
-    study = optuna.create_study(storage=storage, study_name=name, directions=definition.directions)
+    storage = RDBStorage(storage_url(file))
+    study = optuna.create_study(storage=storage, study_name=STUDY_NAME, directions=definition.directions)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         study.set_metric_names(list(definition.objectives))
-
-
-def storage_url(folder: Path) -> str:
-    """Return the URL of a run folder's own storage."""
-    return _storage_url(folder / STORAGE_FILE)
-
-
-def _storage_url(file: Path) -> str:
-    # As a URI the path may hold ? and {}, which SQLAlchemy 2.0 and Optuna would read as parts of theirs.
-    return URL.create("sqlite", database=file.absolute().as_uri(), query={"uri": "true"}).render_as_string()
+    storage.remove_session()
+    storage.engine.dispose()
 
 
 def _identity(definition: StudyDefinition) -> dict[str, Any]:

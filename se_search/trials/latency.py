@@ -111,10 +111,6 @@ class StudyLatency:
         """Whether latencies come from the additive model."""
         return self._definition.latency.source == "model"
 
-    def is_on(self, device: str) -> bool:
-        """Whether the name of this process's device contains ``device``."""
-        return device.casefold() in self._meter.conditions.processor.casefold()
-
     def check_comparable(self, conditions: Mapping[str, Any]) -> None:
         """Check that a latency can be compared with those of earlier trials.
 
@@ -127,13 +123,13 @@ class StudyLatency:
         self._first = self._first or conditions
         _check_same(self._first, conditions)
 
-    def go_on_from(self, folder: Path, study: optuna.Study, device: str | None = None) -> None:
+    def go_on_from(self, folder: Path, study: optuna.Study, elsewhere: bool = False) -> None:
         """Check that new latencies can be compared with those of a run.
 
         Args:
             folder: The run folder.
             study: Its trials.
-            device: Part of the name of the measuring device, if it is not this process's.
+            elsewhere: Whether another machine measures: :meth:`check_comparable` then checks each of its values.
 
         Raises:
             RunFolderError: If the run was started on another device or in another way.
@@ -142,7 +138,7 @@ class StudyLatency:
         if there is None:
             return
         self._first = there.to_dict()
-        if device is None or self.is_on(device):
+        if not elsewhere:
             try:
                 self.check_comparable(self._meter.conditions.to_dict())
             except EvaluationError as error:

@@ -29,7 +29,7 @@ _MOST_BYTES = 2**25  # a study of somebody else's may hold a text that grows wit
 _MOST_LOSSES = 4096  # of one training: a trial's note of them stays below 25 kB
 
 
-_MOST_LOSSES_OF_ALL = 10_000  # seeds together: the note stays below 50 kB, where MySQL's text holds 64
+_MOST_LOSSES_OF_ALL = 10_000  # seeds together: the note stays below 50 kB
 
 
 FOREIGN = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)

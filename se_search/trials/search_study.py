@@ -1,34 +1,92 @@
-"""Optuna study of a search."""
+"""The Optuna study of a run folder."""
 
+import functools
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.storages import RDBStorage
+from sqlalchemy import orm, text
+from sqlalchemy.engine import URL
+
+STUDY_NAME = "se-search"
 
 
 class SearchStudy(optuna.Study):
-    """An Optuna study that can write several attributes of a trial together."""
+    """The Optuna study of a run folder, which can write at once what belongs together.
+
+    Optuna makes a transaction of each parameter and each attribute of a trial, and each waits for the disk.
+
+    Args:
+        file: The storage.
+    """
+
+    def __init__(self, file: Path) -> None:
+        storage = RDBStorage(storage_url(file))
+        self._engine = storage.engine
+        self._sessions: orm.scoped_session[Any] = orm.scoped_session(orm.sessionmaker(self._engine, class_=_Session))
+        storage.scoped_session = self._sessions  # what Optuna's storage writes through
+        super().__init__(STUDY_NAME, storage)
 
     @contextmanager
     def at_once(self) -> Iterator[Callable[[int, Mapping[str, Any]], None]]:
-        """Write what belongs together; a storage without transactions of its own gets one attribute after the other.
+        """Make one transaction of all that the block writes: if the process is killed, all is there or nothing.
 
         Yields:
             A function to call with the number of a running trial and what to set as its user attributes.
         """
-        yield lambda number, attributes: set_attributes(self, number, attributes)
+        session = self._sessions()
+        session.held = True
+        try:
+            yield functools.partial(_set_user_attributes, session)
+            session.held = False
+            session.commit()
+        finally:
+            session.held = False
+            session.close()
+
+    def close(self) -> None:
+        """Close its connections to the storage."""
+        self._sessions.remove()
+        self._engine.dispose()
 
 
-def set_attributes(study: optuna.Study, number: int, attributes: Mapping[str, Any]) -> None:
-    """Set user attributes of a trial that is under way, whoever has asked for it.
+class _Session(orm.Session):
+    """While it is held its transaction stays open, whoever commits and closes it."""
 
-    Args:
-        study: The study.
-        number: Number of the trial.
-        attributes: Plain data.
-    """
-    storage = study._storage
-    trial = storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
-    for name, value in attributes.items():
-        storage.set_trial_user_attr(trial, name, value)
+    held = False
+
+    def commit(self) -> None:
+        if self.held:
+            self.flush()
+        else:
+            super().commit()
+
+    def close(self) -> None:
+        if self.held:
+            self.expunge_all()
+        else:
+            super().close()
+
+
+def _set_user_attributes(session: orm.Session, number: int, attributes: Mapping[str, Any]) -> None:
+    # Through Optuna each would take as long as all of them do here.
+    trial = session.execute(_TRIAL_OF_NUMBER, {"number": number}).scalar_one()
+    rows = [{"trial": trial, "name": name, "value": json.dumps(value)} for name, value in attributes.items()]
+    session.execute(_SET_USER_ATTRIBUTE, rows)
+
+
+_TRIAL_OF_NUMBER = text("SELECT trial_id FROM trials WHERE number = :number")  # the storage holds one study
+_SET_USER_ATTRIBUTE = text(
+    "INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (:trial, :name, :value) "
+    "ON CONFLICT (trial_id, key) DO UPDATE SET value_json = excluded.value_json"
+)
+
+
+def storage_url(file: Path) -> str:
+    """Return the URL of a database file."""
+    # As a URI the path may hold ? and {}, which SQLAlchemy 2.0 and Optuna would read as parts of theirs.
+    return URL.create("sqlite", database=file.absolute().as_uri(), query={"uri": "true"}).render_as_string()

@@ -2,14 +2,14 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from optuna.trial import Trial, TrialState
 from torch import nn
 
-from ..errors import EvaluationError, RunFolderError, as_given
+from ..errors import EvaluationError, as_given
 from ..network.config import SEConfig
 from ..network.overhead import added_parameters, backbone_parameters, formula_by_stage, parameter_share
 from ..progress import say
@@ -25,7 +25,7 @@ from .notes import PREDICTED, pack, pack_losses, unpack
 from .search_study import SearchStudy
 
 MOST_ATTEMPTS = 3
-"""How often a configuration is evaluated whose process or machine ends each time."""
+"""How often a configuration is evaluated whose process ends each time."""
 
 _FAILURES_IN_A_ROW = 5
 
@@ -97,6 +97,12 @@ class Trials:
         """How many trials the budget still asks for, those under way among them."""
         return max(0, self._definition.budget - self.done)
 
+    @property
+    def rungs(self) -> list[Mapping[str, list[float]]]:
+        """What finished trials have reached at the rungs of successive halving."""
+        finished = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        return [one.user_attrs["rungs"] for one in finished if "rungs" in one.user_attrs]
+
     def tell_that_none_is_left(self) -> None:
         """Say that the space ended the search before its budget did."""
         say(
@@ -137,18 +143,18 @@ class Trials:
         line = _line(trial.number, {**notes, **proposal.named}, self._measures)
         return f"{self.done}/{self._definition.budget} {line}"
 
-    def fail(self, proposal: Proposal, error: Exception | str) -> str:
+    def fail(self, proposal: Proposal, error: Exception) -> str:
         """Note why a trial has failed and end it; a line about it.
 
         Args:
             proposal: The trial.
-            error: What was raised, or what a worker has told of it.
+            error: What was raised.
 
         Raises:
             EvaluationError: If it is one of too many in a row.
         """
         number = proposal.trial.number
-        reason = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {error}"
         with self._study.at_once() as note:
             note(number, {"error": reason[:500]})
             self._study.tell(number, state=TrialState.FAIL)
@@ -182,7 +188,7 @@ def worth_of(
     config: SEConfig,
     evaluator: Evaluator,
     costs: Mapping[str, float],
-    study: SearchStudy,
+    rungs: Sequence[Mapping[str, list[float]]],
     known: bool,
 ) -> tuple[dict[str, Any], bool]:
     """Evaluate a configuration, by successive halving where the study wants it and it is not a known answer.
@@ -192,7 +198,7 @@ def worth_of(
         config: The configuration.
         evaluator: Prepared.
         costs: From :func:`costs_of`, and the latency.
-        study: Has the trials that it is compared with.
+        rungs: What the trials reached that it is compared with, from :attr:`Trials.rungs`.
         known: Whether it is one of the known answers. All others are compared with them: they are trained to the end.
 
     Returns:
@@ -208,18 +214,13 @@ def worth_of(
                 continue
             rung = str(epochs)
             reached[rung] = _halving_values(definition, evaluation, costs)
-            others = [
-                one.user_attrs["rungs"][rung]
-                for one in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-                if rung in one.user_attrs.get("rungs", {})
-            ]
+            others = [one[rung] for one in rungs if rung in one]
             if epochs < definition.evaluator.epochs and not known and not passes_rung(reached[rung], others, factor):
                 stopped = True
                 break
     else:
         evaluation = evaluator.evaluate(config)
-    rungs = {"rungs": reached} if reached else {}
-    return rungs | {
+    return ({"rungs": reached} if reached else {}) | {
         "epochs": epochs,
         "accuracy": evaluation.accuracy.value,
         "accuracy_low": evaluation.accuracy.low,
@@ -246,17 +247,6 @@ def measured_by(measures: Mapping[str, Measure], config: SEConfig, evaluator: Ev
     return values
 
 
-def check_same_images(notes: Mapping[str, Any], study: SearchStudy) -> None:
-    """Refuse to compare networks on different images.
-
-    Raises:
-        RunFolderError: If ``notes``, from :func:`worth_of`, are on others than those of earlier trials.
-    """
-    difference = difference_of_images(notes, study)
-    if difference:
-        raise RunFolderError(f"{difference}: restore them as they were, or choose another folder with --out")
-
-
 def difference_of_images(notes: Mapping[str, Any], study: SearchStudy) -> str:
     """Say in what the images of ``notes`` differ from those of earlier trials: some may be unreadable now, or no more.
 
@@ -269,14 +259,6 @@ def difference_of_images(notes: Mapping[str, Any], study: SearchStudy) -> str:
     if before in (None, now):
         return ""
     return f"{before} validation images could be read when the run began and {now} can now"
-
-
-def end_unfinished(study: SearchStudy) -> None:
-    """End what a search has left under way or waiting, where nobody goes on with it: it may be tried again."""
-    _fail_killed(study)
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-        study._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)  # Optuna ends no other
-        study.tell(trial.number, state=TrialState.FAIL)
 
 
 def _fail_killed(study: SearchStudy) -> None:

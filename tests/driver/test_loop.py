@@ -4,10 +4,8 @@ import os
 
 import pytest
 import torch
-from optuna.storages import InMemoryStorage
 
 from se_search import SEConfig, load_run, parameter_overhead
-from se_search.cluster.storage import RetryingStorage, open_shared
 from se_search.driver.loop import run_search
 from se_search.errors import EvaluationError, RunFolderError
 from se_search.latency.meter import LatencyMeter
@@ -76,7 +74,7 @@ def test_parameters_beyond_the_limit_are_never_evaluated(finished_run, tmp_path,
     assert "uniform r=16 is left out: it exceeds max_params." in capsys.readouterr().out
 
 
-def test_a_configuration_exactly_at_the_limit_is_tried():
+def test_a_configuration_exactly_at_the_limit_is_tried(tmp_path):
     space = SearchSpace("test_resnet", load_space("blocks"))
     alike = {name: True for name in space.distributions if name.startswith("layer")}
     config = space.to_config(
@@ -87,9 +85,9 @@ def test_a_configuration_exactly_at_the_limit_is_tried():
     limit = added / backbone
     assert added > limit * backbone  # as floating-point numbers round
     study = load_study("digits", backbone="test_resnet", space="blocks", max_params=limit, sampler="random")
-    shared = open_shared(RetryingStorage(InMemoryStorage()), "mine", study)
-    trials = Trials(study, space, (1, 8, 8), shared, {config: "at the limit"})
-    assert "at the limit" in [trials.propose().named.get("name") for _ in range(3)]
+    with run_folder.open_folder(tmp_path / "run", study) as opened:
+        trials = Trials(study, space, (1, 8, 8), opened, {config: "at the limit"})
+        assert "at the limit" in [trials.propose().named.get("name") for _ in range(3)]
 
 
 def test_a_latency_that_nothing_keeps_gives_an_empty_front_and_a_report_that_says_so(finished_run, tmp_path):

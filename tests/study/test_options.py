@@ -133,7 +133,7 @@ def test_the_signature_of_search_shows_its_parameters():
     parameters = inspect.signature(se_search.search).parameters
     assert list(parameters)[:6] == ["backbone", "study", "budget", "out", "evaluator", "objectives"]
     expected = {option.argument for option in OPTIONS} | set(StudyDefinition.model_fields)
-    assert expected | {"settings", "workers", "storage"} <= set(parameters)
+    assert expected | {"settings", "workers", "ray"} <= set(parameters)
     assert not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
     assert all(one.default is not inspect.Parameter.empty for one in parameters.values())
 

@@ -1,0 +1,168 @@
+"""The study loop: propose, determine costs, measure latency, evaluate and note, wherever that takes place."""
+
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..cluster.executor import Executor, Outcome, Task
+from ..errors import ClusterError, EvaluationError, RunFolderError
+from ..files import write_atomically
+from ..progress import progress_bar, say
+from ..study.definitions import StudyDefinition
+from ..time_limit import time_limit
+from ..trials.latency import StudyLatency
+from ..trials.notes import note_unreadable
+from ..trials.search_study import SearchStudy
+from ..trials.trials import Proposal, Trials, costs_of, difference_of_images
+
+_POLL = 1.0  # seconds after which the cluster is looked at again
+_REPORT_INTERVAL = 60.0
+
+
+@dataclass
+class StudyLoop:
+    """Evaluates configurations until the budget is spent or the space is exhausted.
+
+    Where tasks run on this machine, latency is measured while none does: trials then start together, in rounds.
+
+    Attributes:
+        definition: The study.
+        trials: Its trials.
+        executor: Runs the tasks.
+        latency: Measures latency in this process, or predicts it.
+        study: The Optuna study.
+        folder: The run folder.
+        latency_node: Whether the executor measures latency, on a node that does nothing else.
+    """
+
+    definition: StudyDefinition
+    trials: Trials
+    executor: Executor
+    latency: StudyLatency
+    study: SearchStudy
+    folder: Path
+    latency_node: bool = False
+    _running: dict[Future[Outcome], tuple[Proposal, Task]] = field(default_factory=dict, init=False)
+    _open: dict[int, Proposal] = field(default_factory=dict, init=False)
+    _avoid: frozenset[str] = field(default=frozenset(), init=False)
+    _waiting_since: float = field(default_factory=time.monotonic, init=False)
+
+    def run(self) -> None:
+        """Search.
+
+        Raises:
+            EvaluationError: If trials fail repeatedly.
+            ClusterError: If a cluster is lost or cannot evaluate.
+            RunFolderError: If images differ from the run's, or latencies cannot be compared.
+        """
+        done, budget = self.trials.done, self.definition.budget
+        with progress_bar("Evaluating configurations", budget, min(done, budget)) as self._advance:
+            try:
+                exhausted = False
+                while self.trials.left and not (exhausted and not self._running):
+                    room = min(self.executor.slots(self._avoid), self.trials.left) - len(self._running)
+                    if not exhausted:
+                        exhausted = not self._start(room)
+                    self._finish()
+                if exhausted and self.trials.left:
+                    self.trials.tell_that_none_is_left()
+            except BaseException:
+                for proposal in self._open.values():
+                    self.trials.interrupt(proposal)
+                raise
+
+    def _start(self, room: int) -> bool:
+        """Start trials; return whether the space may have more."""
+        here = not self.latency_node
+        in_rounds = here and self.executor.runs_here and not self.latency.is_predicted
+        if in_rounds and self._running:
+            return True
+        started: list[tuple[Proposal, Task]] = []
+        has_more = True
+        while room > len(started):
+            proposal = self.trials.propose()
+            if proposal is None:
+                has_more = False
+                break
+            self._open[proposal.trial.number] = proposal
+            try:
+                costs = costs_of(proposal.config, self.latency.size)
+                if here:
+                    with time_limit(self.definition.trial_limit):
+                        costs |= self.latency.of(proposal.config)
+            except Exception as error:  # a runtime can raise anything for a network
+                self._fail(proposal, error)
+                continue
+            task = Task(proposal.config, costs, bool(proposal.named), work="accuracy" if here else "latency")
+            started.append((proposal, task))
+            if not in_rounds:
+                self._submit(*started.pop())
+                room -= 1
+        for proposal, task in started:
+            self._submit(proposal, task)
+        return has_more
+
+    def _submit(self, proposal: Proposal, task: Task) -> None:
+        if task.work == "accuracy":
+            task = replace(task, rungs=self.trials.rungs)
+        self._running[self.executor.submit(task, self._avoid)] = proposal, task
+
+    def _finish(self) -> None:
+        """Wait until a task is done or it is time to look at the cluster again, and note what is done."""
+        if not self._running:
+            time.sleep(_POLL if self.executor.missing() else 0)
+        done = wait(self._running, timeout=_POLL, return_when=FIRST_COMPLETED).done if self._running else ()
+        for future in done:
+            proposal, task = self._running.pop(future)
+            try:
+                line = self._note(proposal, task, future.result())
+            except (ClusterError, RunFolderError):
+                raise
+            except Exception as error:  # whatever goes wrong in one trial must not end the search
+                self._fail(proposal, error)
+            else:
+                if line:
+                    del self._open[proposal.trial.number]
+                    self._advance(1, line)
+        now = time.monotonic()
+        if done:
+            self._waiting_since = now
+        elif now - self._waiting_since > _REPORT_INTERVAL and (missing := self.executor.missing()):
+            self._waiting_since = now
+            say(f"Waiting for {missing}.")
+
+    def _note(self, proposal: Proposal, task: Task, outcome: Outcome) -> str:
+        """Note what has come of a task; a line about the trial if that ends it."""
+        if task.work == "latency":
+            if outcome.unfit:
+                raise ClusterError(f"node {outcome.host} cannot measure latency: {outcome.unfit}")
+            try:
+                self.latency.check_comparable(outcome.notes["latency_conditions"])
+            except EvaluationError as error:
+                raise RunFolderError(f"node {outcome.host} cannot go on with the run: {error}") from error
+            self._submit(proposal, replace(task, costs={**task.costs, **outcome.notes}, work="accuracy"))
+            return ""
+        difference = outcome.unfit or difference_of_images(outcome.notes, self.study)
+        if difference:
+            self._avoid |= {outcome.node}
+            if not self.executor.slots(self._avoid):
+                if outcome.unfit:
+                    raise ClusterError(f"no node can evaluate: {difference}")
+                raise RunFolderError(f"{difference}: restore them as they were, or choose another folder with --out")
+            say(f"Node {outcome.host} receives no more trials: {difference}.")
+            self._submit(proposal, task)
+            return ""
+        for name, content in outcome.files.items():
+            target = self.folder / name
+            if "/" not in name or not target.resolve().is_relative_to(self.folder.resolve()):
+                raise EvaluationError(f"the evaluator wrote {name!r}, which is not in a folder below the run folder")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(target, content.tofile)
+        if outcome.unreadable:
+            note_unreadable(self.study, outcome.unreadable)
+        return self.trials.complete(proposal, {**task.costs, **outcome.notes}, outcome.stopped)
+
+    def _fail(self, proposal: Proposal, error: Exception) -> None:
+        self._advance(0, self.trials.fail(proposal, error))
+        del self._open[proposal.trial.number]
