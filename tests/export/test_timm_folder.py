@@ -454,7 +454,7 @@ def test_the_card_of_a_found_network_has_the_accuracy_that_a_validation_with_tim
     card = Path("exported", "README.md").read_text()
     (shown,) = re.findall(r"^\| accuracy \| ([\d.]+) % \\\[([\d.]+), ([\d.]+)\\\] \|", card, re.MULTILINE)
     assert float(shown[0]) == pytest.approx(top1.avg, abs=0.005)
-    assert f"Trial {with_se} is in" in result.output
+    assert f"Exported trial {with_se} to exported (" in result.output
     row = pd.read_csv("run/trials.csv").set_index("number").loc[with_se]
     assert model.se_config == SEConfig.from_json(row["config"])
     assert [float(one) / 100 for one in shown] == pytest.approx(
