@@ -22,8 +22,9 @@ python_use_unqualified_type_names = True
 napoleon_use_ivar = True
 
 # Names of other projects: looking them up would need the network.
-_OTHERS = "collections|contextlib|nn|numpy|optuna|os|pandas|pathlib|pd|plotly|pydantic|random|torch"
-nitpick_ignore_regex = [("py:.*", rf"({_OTHERS})\..*|Any|Iterable|Path|Sequence")]
+_OTHERS = "collections|contextlib|fractions|nn|numpy|optuna|os|pandas|pathlib|pd|plotly|pydantic|random|torch"
+_CHECKS = "AllowInfNan|FieldInfo|Ge|Gt|Le|NoneType|.*\\._\\w+"  # what pydantic's fields are annotated with
+nitpick_ignore_regex = [("py:.*", rf"({_OTHERS})\..*|Any|Iterable|Path|Sequence|{_CHECKS}")]
 
 
 def _keep_colon(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

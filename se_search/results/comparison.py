@@ -26,7 +26,7 @@ from .hypervolume import Values, areas_of_the_best, hypervolume_history
 from .record import RunRecord, read_results
 
 MOST_RUNS = 8
-"""Maximum number of compared runs: there are as many distinct colours and symbols."""
+"""Maximum number of compared runs. There are as many distinct colours and symbols."""
 
 _DRAWS = 100
 

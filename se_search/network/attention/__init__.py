@@ -7,3 +7,4 @@ DEFAULT_KIND = PlacedSE.kind
 """Kind of blocks, spaces and files without the key ``kind`` or ``attention``."""
 
 KINDS: dict[str, type[PlacedAttention]] = {"se": PlacedSE}
+"""Kinds by name."""
