@@ -81,7 +81,7 @@ CONFIGURATIONS = {
         ["digits"],
     ),
     "no number": (SEConfig.uniform("test_resnet").to_json().replace(":16,", ":NaN,"), ["ratio", "nan"]),
-    "a backbone that is a path": ('{"backbone":"../x","sites":[],"removed":[]}', ["../x", "not of test_resnet"]),
+    "a backbone that is a path": ('{"backbone":"../x","sites":[],"removed":[]}', ["../x", "not for test_resnet"]),
     "a key with a line break": ('{"a\\nb":1,"backbone":"test_resnet","sites":[],"removed":[]}', ["a\\nb", "unknown"]),
 }
 
