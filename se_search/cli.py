@@ -117,14 +117,15 @@ def run(
         ),
     ] = None,
     workers: Annotated[
-        int, typer.Option(help="Trials at once on this machine, by Ray; they start together, after their latencies.")
+        int, typer.Option(help="Parallel trials on this machine, by Ray; each round first measures latencies.")
     ] = 1,
     ray: Annotated[
-        str | None, typer.Option(metavar="auto|HOST:PORT", help="A Ray cluster that evaluates; this is a node of it.")
+        str | None,
+        typer.Option(metavar="auto|HOST:PORT", help="Ray cluster that evaluates; must include this machine."),
     ] = None,
     gpus_per_trial: Annotated[
         float | None,
-        typer.Option(help="GPUs of a trial with --workers or --ray; 0.5 shares one.  [default: 1 with --device cuda]"),
+        typer.Option(help="GPUs per trial with --workers or --ray; 0.5: half a GPU.  [default: 1 with --device cuda]"),
     ] = None,
     latency_node: Annotated[
         bool, typer.Option("--latency-node", help="Measure latency on the node that offers the resource latency.")

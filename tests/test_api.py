@@ -152,7 +152,7 @@ def test_the_command_line_refuses_a_run_with_an_evaluator_given_from_python(tmp_
     ):
         result = invoke(*arguments)
         assert result.exit_code == 2
-        assert "evaluator given from Python (Untrained): go on from Python" in result.stderr
+        assert "evaluator given from Python (Untrained): use Python and pass evaluator=" in result.stderr
         assert result.stderr.count("\n") == 1
     assert not (tmp_path / "elsewhere").exists()
     assert not (tmp_path / "exported").exists()
@@ -286,9 +286,9 @@ def test_a_run_with_an_objective_of_ones_own_goes_on_with_a_function_of_the_same
     ):
         refused = invoke(*arguments)
         assert refused.exit_code == 2
-        assert "measures (energy): go on from Python" in refused.stderr
+        assert "measures (energy): use Python and pass objectives=" in refused.stderr
     other = {"accuracy": "maximize", "heat": (weights_of_stages, "minimize")}
-    with pytest.raises(RunFolderError, match=r"\(energy\): go on from Python"):
+    with pytest.raises(RunFolderError, match=r"\(energy\): use Python and pass objectives="):
         search(**TINY, evaluator=SUPERNET, objectives=other, out="run")
     turned = {"accuracy": "maximize", "energy": (weights_of_stages, "maximize")}
     with pytest.raises(RunFolderError, match=r"custom_objectives.energy is 'minimize' there and 'maximize' here"):

@@ -51,10 +51,10 @@ def search(  # noqa: PLR0913
             (``"maximize"`` or ``"minimize"``) or, for a custom objective, to a function and its direction. The function
             takes the configuration and the evaluated network, and returns a finite number.
         settings: Values of any keys of the study, such as ``{"evaluator.label_smoothing": 0.1}``.
-        workers: Trials at once on this machine, each in a process of Ray's; 1 evaluates in this process.
+        workers: Number of parallel trials on this machine, each in a Ray process; 1 evaluates in this process.
         ray: ``"auto"`` or ``"HOST:PORT"`` of a running Ray cluster that evaluates instead; this machine is one of its
             nodes.
-        gpus_per_trial: GPUs of a trial in another process; by default one where the device is CUDA.
+        gpus_per_trial: GPUs of a trial in another process; by default one if the device is CUDA.
         latency_node: Whether the cluster's node that offers the resource ``latency`` measures latency, not this
             process.
         **arguments: Other keys of the study, by the names in the signature; ``se-search run --help`` describes them. A

@@ -1,4 +1,4 @@
-"""Do the tasks of a search in a process: an evaluator is prepared once and kept."""
+"""Run the tasks of a search in a process, with an evaluator that is prepared once."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -31,7 +31,7 @@ def evaluate(definition: StudyDefinition, evaluator: Evaluator, measures: Mappin
 
     Args:
         definition: The study.
-        evaluator: Prepared.
+        evaluator: The prepared evaluator.
         measures: Measure the study's ``custom_objectives``.
         task: The task.
     """
@@ -50,12 +50,12 @@ class Job:
         definition: The study, as JSON.
         uses_gpu: Whether it evaluates on a GPU.
         threads: CPU threads of a task.
-        evaluator: Creates the evaluator, where the study's is given from Python.
+        evaluator: Creates the evaluator if it was given from Python.
         measures: Measure the study's ``custom_objectives``.
         files: Contents of the files that the evaluator has prepared, by their path in the run folder.
-        data: What the images are, from :func:`se_search.trials.notes.describe_data`.
+        data: Description of the images, from :func:`se_search.trials.notes.describe_data`.
         directory: The directory to which relative paths refer.
-        scratch: Where the process keeps files; the system's choice by default.
+        scratch: Parent of the process's temporary folder; the system's by default.
         version: Version of this package.
     """
 
@@ -72,14 +72,14 @@ class Job:
 
 
 _prepared: dict[str, Callable[[Task], Outcome]] = {}
-"""What this process has prepared for a search and a kind of work."""
+"""The prepared function of this process, by search and kind of work."""
 
 
 def do_elsewhere(search: str, fetch: Callable[[], Job], task: Task) -> Outcome:
-    """Do a task in a process that is not the search's.
+    """Run a task in another process than the search's.
 
     Args:
-        search: Distinguishes searches that this process works for.
+        search: Identifies the search, because a process may serve several.
         fetch: Fetches what the search needs; called once for each search and kind of work.
         task: The task.
     """
@@ -88,7 +88,7 @@ def do_elsewhere(search: str, fetch: Callable[[], Job], task: Task) -> Outcome:
         prepare = _prepare_latency if task.work == "latency" else _prepare_evaluation
         try:
             _prepared[key] = prepare(fetch())
-        except Exception as error:  # whatever this machine lacks, it does so for each trial
+        except Exception as error:  # what is missing on this machine is missing for every trial
             return Outcome(unfit=f"{type(error).__name__}: {error}")
     return _prepared[key](task)
 
@@ -108,7 +108,7 @@ def _prepare_evaluation(job: Job) -> Callable[[Task], Outcome]:
     definition, space, data = _prepare_process(job, evaluates=True)
     for key, value in describe_data(data).items():
         if job.data[key] != value:
-            raise DataError(f"the images here are others: {key} is {value} here and {job.data[key]} in the search")
+            raise DataError(f"the images here differ: {key} is {value} here and {job.data[key]} in the search")
     evaluator = (job.evaluator or find_evaluator(definition.evaluator.name))(definition, space, data)
     scratch = TemporaryDirectory(prefix="se-search-", dir=job.scratch)
     folder = Path(scratch.name)

@@ -1,4 +1,4 @@
-"""Where the tasks of a search run: the interface of an executor, and the one that runs them in this process."""
+"""Executors run the tasks of a search: their interface, and the executor that runs tasks in this process."""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -16,11 +16,11 @@ from ..study.definitions import StudyDefinition
 
 @dataclass(frozen=True)
 class Task:
-    """What is done for a trial.
+    """A unit of work for a trial.
 
     Attributes:
         config: Its configuration.
-        costs: What is known of it already; successive halving compares some of it.
+        costs: Its known costs; successive halving compares some of them.
         is_known: Whether it is one of the known answers, which are trained to the end.
         rungs: Values of other trials at the rungs of successive halving.
         work: Whether to evaluate the configuration or to measure its latency.
@@ -35,16 +35,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has come of a task.
+    """The result of a task.
 
     Attributes:
         notes: Attributes for the trial.
-        stopped: Whether successive halving has stopped it.
+        stopped: Whether successive halving stopped the trial.
         files: Contents of the files that the evaluator wrote elsewhere, by their path in the run folder.
         unreadable: Images that could not be read elsewhere.
-        node: The node of a cluster that did it; empty for this process.
-        host: The name of that node's machine.
-        unfit: Why the node can do no task of this search; empty where it can.
+        node: The node of a cluster that ran the task; empty for this process.
+        host: Host name of that node.
+        unfit: Why the node cannot run tasks of this search; empty if it can.
     """
 
     notes: Mapping[str, Any] = field(default_factory=dict)
@@ -64,32 +64,32 @@ class Executor(Protocol):
         """Whether tasks run on this machine, where they would disturb a latency measurement."""
 
     def slots(self, avoid: frozenset[str] = frozenset()) -> int:
-        """Return how many tasks can run at once now.
+        """Return the number of tasks that can run at once now.
 
         Args:
-            avoid: Nodes that get none.
+            avoid: Excluded nodes.
 
         Raises:
             ClusterError: If the cluster is lost.
         """
 
     def missing(self) -> str:
-        """Say what has to join before tasks can run; empty where nothing has to."""
+        """Return what must join before tasks can run; empty if nothing must."""
 
     def submit(self, task: Task, avoid: frozenset[str] = frozenset()) -> "Future[Outcome]":
         """Start a task.
 
         Args:
             task: The task.
-            avoid: Nodes that must not get it.
+            avoid: Excluded nodes.
         """
 
     def close(self) -> None:
-        """End all that was started."""
+        """Stop everything that was started."""
 
 
 class InProcess:
-    """Runs one task at a time, in this process and while it is submitted; ``do`` does it."""
+    """Runs one task at a time in this process, within ``submit``, by calling ``do``."""
 
     runs_here = True
 
@@ -97,15 +97,15 @@ class InProcess:
         self._do = do
 
     def slots(self, avoid: frozenset[str] = frozenset()) -> int:
-        """Return 1, or 0 where this process is to be avoided."""
+        """Return 1, or 0 if this process is excluded."""
         return int("" not in avoid)
 
     def missing(self) -> str:
-        """Say that nothing is missing."""
+        """Return an empty string: nothing is missing."""
         return ""
 
     def submit(self, task: Task, avoid: frozenset[str] = frozenset()) -> "Future[Outcome]":
-        """Do a task."""
+        """Run a task."""
         future: Future[Outcome] = Future()
         try:
             future.set_result(self._do(task))
@@ -122,9 +122,9 @@ class ClusterOptions:
     """How a search uses other processes and machines.
 
     Attributes:
-        workers: Trials at once on this machine; 1 evaluates in this process.
+        workers: Number of parallel trials on this machine; 1 evaluates in this process.
         ray: ``"auto"`` or ``"HOST:PORT"`` of a running Ray cluster that evaluates instead.
-        gpus_per_trial: GPUs of each trial; by default one where the study's device is CUDA.
+        gpus_per_trial: GPUs of each trial; by default one if the study's device is CUDA.
         latency_node: Whether the node that offers the resource ``latency`` measures latency, instead of this process.
     """
 

@@ -17,8 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-# Ray reads these when it is imported. It must neither send usage statistics nor start a cluster that nobody asked for,
-# and what it starts here is what the user waits for.
+# Ray reads these when it is imported. It must not send usage statistics, and must not start a cluster unless asked.
+# The user waits for its processes, so they run at normal priority.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 os.environ.setdefault("RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL", "minor")
@@ -35,8 +35,8 @@ from ..trials.trials import MOST_ATTEMPTS
 from .evaluate import Job, do_elsewhere
 from .executor import ClusterOptions, Outcome, Task
 
-_INTERVAL = 1.0  # seconds between two looks at the cluster
-_LOST_AFTER = 20.0  # seconds without an answer of the head
+_INTERVAL = 1.0  # seconds between checks of the cluster
+_LOST_AFTER = 20.0  # seconds without a response from the head
 _MEMORY = 2**28  # bytes that the object store of local workers has besides the prepared files
 _LONGEST_FOLDER = 24  # characters: paths of sockets may have 107
 
@@ -50,7 +50,7 @@ def find_cluster(address: str) -> str:
         address: ``"auto"`` or that address.
 
     Raises:
-        ClusterError: If no cluster answers there. Ray itself would try for more than ten minutes.
+        ClusterError: If no cluster responds there. Ray itself would retry for more than ten minutes.
     """
     found = get_ray_address_from_environment("auto", None) if address == "auto" else address
     if found == "auto":
@@ -60,34 +60,34 @@ def find_cluster(address: str) -> str:
     host, colon, port = found.rpartition(":")
     if not colon or not port.isdigit() or "/" in host:
         raise ClusterError(
-            f"{as_given('ray')} {address} is neither auto nor HOST:PORT of a cluster of which this is a node"
+            f"{as_given('ray')} {address} is neither auto nor HOST:PORT of a cluster that includes this machine"
         )
-    if not _answers(found):
-        raise ClusterError(f"no Ray cluster answers at {found}: start one with ray start --head")
+    if not _responds(found):
+        raise ClusterError(f"no Ray cluster responds at {found}: start one with ray start --head")
     return found
 
 
-def _answers(address: str) -> bool:
+def _responds(address: str) -> bool:
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=5):
             return True
-    except (OSError, ValueError, OverflowError):  # no such host, or no name of one
+    except (OSError, ValueError, OverflowError):  # the host is unknown or invalid
         return False
 
 
 class RayExecutor:
-    """Runs tasks in a Ray cluster: a running one, or one of its own on this machine.
+    """Runs tasks in a Ray cluster: a running one, or a private one on this machine.
 
-    A process that dies while it evaluates is replaced, and its task starts again, three times at most. The loss of a
-    node does not count. On a CUDA device each task has a new process, so that its memory is free afterwards.
+    If a process dies during an evaluation, its task starts again in a new process; after the third death it fails. The
+    loss of a node does not count. On a CUDA device each task has a new process, so that its memory is free afterwards.
 
     Args:
-        job: What the processes need.
-        options: Which cluster, and how much of it.
+        job: Input of the processes.
+        options: The cluster and its resources.
 
     Raises:
-        ClusterError: If it cannot be used.
+        ClusterError: If the cluster cannot be used.
     """
 
     def __init__(self, job: Job, options: ClusterOptions) -> None:
@@ -104,13 +104,13 @@ class RayExecutor:
             stack.callback(_set_sigterm, signal.getsignal(signal.SIGTERM))
             stack.callback(ray.shutdown)
             _connect(options, folder, sum(content.nbytes for content in job.files.values()))
-            # Ray's own handler ends in a trace.
+            # Ray's own handler prints a traceback.
             _set_sigterm(lambda number, frame: sys.exit(128 + number))
             self._address = str(ray.get_runtime_context().gcs_address)
             self._here = {one["NodeManagerAddress"] for one in ray.nodes() if one["NodeID"] == _own_node()}
             threads = max(1, job.threads // options.workers)  # which is 1 on a running cluster
             self._job = _put(replace(job, uses_gpu=self._gpus > 0, threads=threads, scratch=folder if is_own else None))
-            self._do = ray.remote(max_retries=0)(_do)  # Ray repeats some without end: they are counted here
+            self._do = ray.remote(max_retries=0)(_do)  # Ray retries some without limit: they are counted here
             self._look()
             self._stack = stack.pop_all()
         self._threads: list[threading.Thread] = []
@@ -122,11 +122,11 @@ class RayExecutor:
         return any(self._room(one) for one in self._nodes if one["NodeManagerAddress"] in self._here)
 
     def slots(self, avoid: frozenset[str] = frozenset()) -> int:
-        """Return how many tasks can run at once now; an error also where a node that measures latency evaluates."""
+        """Return the number of tasks that can run at once now; raise an error also if a latency node has CPUs."""
         silent = time.monotonic() - self._seen
-        if silent > 3 * _LOST_AFTER or (silent > _LOST_AFTER and not _answers(self._address)):
+        if silent > 3 * _LOST_AFTER or (silent > _LOST_AFTER and not _responds(self._address)):
             raise ClusterError(
-                f"the head of the Ray cluster at {self._address} no longer answers: when it runs again, the same "
+                f"the head of the Ray cluster at {self._address} no longer responds: when it runs again, the same "
                 "command resumes"
             )
         for one in self._nodes:
@@ -138,7 +138,7 @@ class RayExecutor:
         return sum(self._room(one) for one in self._nodes if one["NodeID"] not in avoid)
 
     def missing(self) -> str:
-        """Say what has to join before tasks can run; empty where nothing has to."""
+        """Return what must join before tasks can run; empty if nothing must."""
         if self._latency_node and not any(_LATENCY in one["Resources"] for one in self._nodes):
             return f"a node that offers the resource {_LATENCY}"
         gpus = f" and {self._gpus:g} GPUs" if self._gpus else ""
@@ -151,9 +151,9 @@ class RayExecutor:
         return future
 
     def close(self) -> None:
-        """End the own cluster, or the connection to another one."""
+        """Stop the private cluster, or disconnect from a running one."""
         self._closed = True
-        for thread in self._threads:  # Ray ends the process of a thread that calls it after its end
+        for thread in self._threads:  # a thread that calls Ray after its shutdown would end this process
             thread.join(3 * _INTERVAL)
         self._stack.close()
 
@@ -200,7 +200,7 @@ class RayExecutor:
                     raise
 
     def _room(self, node: dict[str, Any]) -> int:
-        """How many tasks a node can run at once."""
+        """Return the number of tasks that a node can run at once."""
         offered = node["Resources"]
         cpus = int(offered.get("CPU", 0) // self._cpus)
         return min(cpus, int(offered.get("GPU", 0) / self._gpus)) if self._gpus else cpus
@@ -208,7 +208,7 @@ class RayExecutor:
     def _watch(self) -> None:
         while not self._closed:
             time.sleep(_INTERVAL)
-            if _answers(self._address):
+            if _responds(self._address):
                 with contextlib.suppress(Exception):  # the cluster is ending
                     self._look()
 
@@ -218,7 +218,7 @@ class RayExecutor:
 
 
 def _do(shared: list[Any], task: Task) -> Outcome:
-    """Do a task in a process of Ray's; ``shared`` is a list so that only its first task fetches what it refers to."""
+    """Run a task in a Ray process; ``shared`` is a list so that only the first task of a process fetches the job."""
     outcome = do_elsewhere(shared[0].hex(), lambda: ray.get(shared[0]), task)
     return replace(outcome, node=_own_node(), host=platform.node())
 
@@ -228,14 +228,14 @@ def _own_node() -> str:
 
 
 def _put(job: Job) -> Any:
-    """Put what all tasks need into the object store, functions of the user's with the modules that define them."""
+    """Put the job into the object store, with the modules that define the user's functions."""
     modules = {sys.modules[one.__module__] for one in (job.evaluator, *job.measures.values()) if one is not None}
     by_value = [one for one in modules if one.__name__ not in ("__main__", "builtins")]
     for module in by_value:
         ray.cloudpickle.register_pickle_by_value(module)
     try:
         return ray.put(job)
-    except Exception as error:  # pickling calls code of the user's
+    except Exception as error:  # pickling runs the user's code
         raise ClusterError(
             f"the evaluator or an objective cannot be sent to another process: {first_reason(error)}"
         ) from error
@@ -256,9 +256,9 @@ def _connect(options: ClusterOptions, folder: str, shared: int) -> None:
             "object_store_memory": _MEMORY + 2 * shared,
             "_temp_dir": folder,
         }
-    # It prints a paragraph on each process that dies, whatever log_to_driver says.
+    # Otherwise Ray prints a paragraph about each process that dies, regardless of log_to_driver.
     ray._private.worker._worker_logs_enabled = False
-    # Ray puts the current directory on the path of its processes, where a file torch.py would be imported.
+    # Ray adds the current directory to sys.path of its processes, where a file torch.py would replace PyTorch.
     directory = Path.cwd()
     os.chdir(folder)
     try:
@@ -270,7 +270,7 @@ def _connect(options: ClusterOptions, folder: str, shared: int) -> None:
 
 
 def _make_token_private() -> None:
-    """Write the token that a local cluster asks for, which Ray would write readable for all."""
+    """Write the token of a local cluster, readable for the user only; Ray would make it readable for all."""
     if "RAY_AUTH_MODE" in os.environ or "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
         return
     file = Path.home() / ".ray" / "auth_token"

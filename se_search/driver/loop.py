@@ -45,21 +45,20 @@ def run_search(
     render: Callable[[dict[str, Any]], str] | None = None,
     cluster: ClusterOptions | None = None,
 ) -> None:
-    """Search, or go on searching, until ``definition.budget`` distinct configurations are complete in ``folder``.
+    """Search until ``definition.budget`` distinct configurations are complete in ``folder``; resume an unfinished run.
 
-    Afterwards the folder holds the study and what its evaluator keeps there; :mod:`se_search.results.record` writes the
-    tables.
+    The folder then contains the study and the files of its evaluator; :mod:`se_search.results.record` writes tables.
 
     Args:
-        definition: A resolved study: its space is in it.
-        folder: The run folder; created where it does not exist.
-        evaluator: Creates the evaluator, where the study's is given from Python.
+        definition: A resolved study, which includes its space.
+        folder: The run folder; created if missing.
+        evaluator: Creates the evaluator if it was given from Python.
         measures: Measure the study's ``custom_objectives``.
-        render: Gives the page of the supernet's excitation, where priors are taken from that.
+        render: Renders the page of the supernet's excitation if priors come from it.
         cluster: How the search uses workers.
 
     Raises:
-        SeSearchError: If something the user gave is wrong; nothing is written then.
+        SeSearchError: If an argument is invalid. Nothing is written.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     measures = measures or {}
@@ -67,7 +66,7 @@ def run_search(
     there = read_definition(folder) if (folder / STUDY_FILE).is_file() else None
     if there is not None:
         _check_given(str(folder), there, evaluator, measures)
-        if definition.threads is None:  # PyTorch's choice depends on the process: the same command goes on all the same
+        if definition.threads is None:  # the default depends on the process, so it must not prevent resuming
             definition = definition.model_copy(update={"threads": there.threads})
     _check_given("the study", definition, evaluator, measures)
     check_priors(definition)
@@ -79,12 +78,12 @@ def run_search(
     network_options(definition.backbone, data.input_size)
     network_options(definition.backbone, latency_size(definition, data.input_size))
     used = (evaluator or find_evaluator(definition.evaluator.name))(definition, space, data)
-    # The other processes of torchrun's end here: the folder is the first one's.
+    # The other processes of torchrun end here: only the first one writes to the folder.
     take_part(used, space, data, definition.device)
     tell_if_busy()
     check_folder(folder, definition, there)
     definition.evaluator.check(folder)
-    # It tries the backbone in its runtime: hours of training shall not end with a refusal.
+    # This runs the backbone in its runtime, so that an unsupported one is rejected before hours of training.
     latency = StudyLatency(definition, space, data.input_size, data.classes)
 
     def open_executor() -> Executor:
@@ -104,7 +103,7 @@ def run_search(
         )
         return RayExecutor(job, cluster)
 
-    with closing(latency), _told_if_unwritable(folder), open_folder(folder, definition, there) as study:
+    with closing(latency), _reporting_unwritable(folder), open_folder(folder, definition, there) as study:
         note_data(folder, study, data)
         record_start(folder, definition)
         latency.go_on_from(folder, study, cluster.latency_node)
@@ -126,8 +125,8 @@ def run_search(
 
 
 @contextmanager
-def _told_if_unwritable(folder: Path) -> Iterator[None]:
-    """Say in a sentence that a run folder can no longer be written: its disk is full, or has become read-only."""
+def _reporting_unwritable(folder: Path) -> Iterator[None]:
+    """Report in one sentence that a run folder can no longer be written: its disk is full or became read-only."""
     try:
         yield
     except (SQLAlchemyError, StorageInternalError) as error:
@@ -140,30 +139,30 @@ def _told_if_unwritable(folder: Path) -> Iterator[None]:
     else:
         return
     raise RunFolderError(
-        f"{folder} cannot be written any more ({reason}): what is finished is kept; make it writable and give the same "
-        "command again"
+        f"{folder} can no longer be written ({reason}): finished results are kept; make it writable and give the "
+        "same command again"
     )
 
 
 def load_network(
     folder: Path, config: SEConfig, evaluator: EvaluatorFactory | None = None
 ) -> tuple[nn.Module, ImageData]:
-    """Load the network of ``config`` with the weights that were evaluated, and the data that it was trained on.
+    """Load the network of ``config`` with the evaluated weights, and the data that it was trained on.
 
     Args:
         folder: A run folder.
         config: A configuration of its space.
-        evaluator: Creates the run's evaluator, where that was given from Python.
+        evaluator: Creates the run's evaluator if it was given from Python.
 
     Raises:
-        RunFolderError: If what the evaluator keeps in the folder is missing or damaged, or the evaluator is not given.
+        RunFolderError: If the evaluator's files are missing or damaged, or the evaluator is not given.
     """
     definition = read_definition(folder)
     if evaluator is None:
         _check_evaluator_given(str(folder), definition)
         evaluator = find_evaluator(definition.evaluator.name)
     data = study_data(definition)
-    if not is_there(definition.device):  # what a GPU has trained can be used without one
+    if not is_there(definition.device):  # a network trained on a GPU can be used without one
         definition = definition.model_copy(update={"device": "cpu"})
     used = evaluator(definition, SearchSpace(definition.backbone, definition.resolved_space), data)
     used.load(folder)
@@ -177,7 +176,7 @@ def _check_given(
     if missing:
         raise RunFolderError(
             f"{whose} has an objective that a Python function measures ({', '.join(missing)}): "
-            "go on from Python, with se_search.search(objectives=…)"
+            "use Python and pass objectives=… to se_search.search"
         )
     if evaluator is None:
         _check_evaluator_given(whose, definition)
@@ -187,5 +186,5 @@ def _check_evaluator_given(whose: str, definition: StudyDefinition) -> None:
     if definition.evaluator.function:
         raise RunFolderError(
             f"{whose} has an evaluator given from Python ({definition.evaluator.function}): "
-            "go on from Python, with evaluator=… of se_search.search or se_search.load_run"
+            "use Python and pass evaluator=… to se_search.search or se_search.load_run"
         )

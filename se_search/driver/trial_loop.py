@@ -1,4 +1,4 @@
-"""The study loop: propose, determine costs, measure latency, evaluate and note, wherever that takes place."""
+"""The study loop: propose a configuration, determine its costs, measure its latency, evaluate it, record the result."""
 
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -16,7 +16,7 @@ from ..trials.notes import note_unreadable
 from ..trials.search_study import SearchStudy
 from ..trials.trials import Proposal, Trials, costs_of, difference_of_images
 
-_POLL = 1.0  # seconds after which the cluster is looked at again
+_POLL = 1.0  # seconds between checks of the cluster
 _REPORT_INTERVAL = 60.0
 
 
@@ -24,7 +24,7 @@ _REPORT_INTERVAL = 60.0
 class StudyLoop:
     """Evaluates configurations until the budget is spent or the space is exhausted.
 
-    Where tasks run on this machine, latency is measured while none does: trials then start together, in rounds.
+    If tasks run on this machine, latency is measured while none runs: trials then start together, in rounds.
 
     Attributes:
         definition: The study.
@@ -33,7 +33,7 @@ class StudyLoop:
         latency: Measures latency in this process, or predicts it.
         study: The Optuna study.
         folder: The run folder.
-        latency_node: Whether the executor measures latency, on a node that does nothing else.
+        latency_node: Whether the executor measures latency, on a dedicated node.
     """
 
     definition: StudyDefinition
@@ -109,7 +109,7 @@ class StudyLoop:
         self._running[self.executor.submit(task, self._avoid)] = proposal, task
 
     def _finish(self) -> None:
-        """Wait until a task is done or it is time to look at the cluster again, and note what is done."""
+        """Wait until a task is done or the next check of the cluster is due, and record the finished tasks."""
         if not self._running:
             time.sleep(_POLL if self.executor.missing() else 0)
         done = wait(self._running, timeout=_POLL, return_when=FIRST_COMPLETED).done if self._running else ()
@@ -119,7 +119,7 @@ class StudyLoop:
                 line = self._note(proposal, task, future.result())
             except (ClusterError, RunFolderError):
                 raise
-            except Exception as error:  # whatever goes wrong in one trial must not end the search
+            except Exception as error:  # an error in one trial must not end the search
                 self._fail(proposal, error)
             else:
                 if line:
@@ -133,14 +133,14 @@ class StudyLoop:
             say(f"Waiting for {missing}.")
 
     def _note(self, proposal: Proposal, task: Task, outcome: Outcome) -> str:
-        """Note what has come of a task; a line about the trial if that ends it."""
+        """Record the outcome of a task; return a line about the trial if it is finished."""
         if task.work == "latency":
             if outcome.unfit:
                 raise ClusterError(f"node {outcome.host} cannot measure latency: {outcome.unfit}")
             try:
                 self.latency.check_comparable(outcome.notes["latency_conditions"])
             except EvaluationError as error:
-                raise RunFolderError(f"node {outcome.host} cannot go on with the run: {error}") from error
+                raise RunFolderError(f"node {outcome.host} cannot measure latency for this run: {error}") from error
             self._submit(proposal, replace(task, costs={**task.costs, **outcome.notes}, work="accuracy"))
             return ""
         difference = outcome.unfit or difference_of_images(outcome.notes, self.study)

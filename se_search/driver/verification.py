@@ -1,4 +1,4 @@
-"""Verification: members of a front trained by themselves, beside the bare backbone and the paper's uniform network."""
+"""Verification: retrain front members, the bare backbone and the paper's uniform network independently."""
 
 import json
 import time
@@ -29,22 +29,22 @@ from ..words import counted, percent
 
 
 def run_verification(folder: Path, members: str = "front", seeds: int = 3, epochs: int | None = None) -> None:
-    """Train members of a run's front, the bare backbone and the uniform r=16 network by themselves.
+    """Retrain members of a run's front, the bare backbone and the uniform r=16 network independently.
 
-    All see the same batches in the same order and start from the same weights of the backbone, for each seed, and are
-    judged on the test images, which the search has never seen. What is done already is kept; an interrupted training
-    goes on from its last epoch.
+    For each seed, all see the same batches in the same order and start from the same weights of the backbone. They are
+    evaluated on the test images, which the search does not use. Finished trainings are kept; an interrupted one resumes
+    from its last epoch.
 
     Args:
         folder: A run folder.
-        members: ``"front"``, ``"all"`` (every complete trial) or a number: so many of the front, those picked by name
-            first and then the most accurate.
-        seeds: Trainings of each network.
-        epochs: Epochs of each training; by default those of the study.
+        members: ``"front"``, ``"all"`` (every complete trial) or a number of front members, those picked by name
+            first and then the best ones.
+        seeds: Number of training seeds of each network.
+        epochs: Epochs of each training; the study's by default.
 
     Raises:
-        RunFolderError: If the folder is no run folder, is in use, or has nothing to verify.
-        SeSearchError: If something else given is wrong.
+        RunFolderError: If the folder is not a run folder, is in use, or has nothing to verify.
+        SeSearchError: If another argument is invalid.
     """
     definition = read_definition(folder)
     for option, value in (("seeds", seeds), ("epochs", epochs)):
@@ -74,7 +74,7 @@ def run_verification(folder: Path, members: str = "front", seeds: int = 3, epoch
                 for done, (name, config, seed) in enumerate(left, start=1):
                     try:
                         line = _verify(folder, trainer, name, config, seed)
-                    except EvaluationError as error:  # of one network: the others are worth knowing
+                    except EvaluationError as error:  # concerns one network only: train the others
                         line = f"{name}, seed {seed} failed: {error}"
                     remaining = (time.perf_counter() - begun) / done * (len(left) - done)
                     if remaining:
@@ -132,7 +132,7 @@ def _baselines(definition: StudyDefinition) -> dict[str, SEConfig]:
 
 
 def _verify(folder: Path, trainer: Scratch, name: str, config: SEConfig, seed: int) -> str:
-    """Train and judge one network, keep the result, and say it in a line."""
+    """Train and evaluate one network, write the result, and return a line about it."""
     recipe = trainer.recipe
     result = result_file(folder, config, recipe.epochs, seed)
     checkpoint = result.with_suffix(".checkpoint.pt")

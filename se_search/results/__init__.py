@@ -1,1 +1,1 @@
-"""What a search has found."""
+"""Results of a search."""

@@ -59,7 +59,7 @@ class Comparison:
     Attributes:
         runs: The runs, in the given order.
         reference: The common reference point: for each objective the worst of the runs' own.
-        paired: Whether all runs were judged on the same images, so that intervals are paired.
+        paired: Whether all runs were evaluated on the same images, so that intervals are paired.
         cautions: Sentences about the limits of the ratios.
     """
 
@@ -76,7 +76,7 @@ class FrontValue:
     Attributes:
         value: The hypervolume.
         parts: Values whose mean is the hypervolume: one row for each training seed, one column for each image (or block
-            of images); a single value if not exactly one objective is judged on images.
+            of images); a single value if not exactly one objective is evaluated on images.
         optimism: Selection bias: how much larger the hypervolume is on the images that selected the front, as a share.
         spread: Standard deviation of the hypervolume's logarithm from the noise of latency measurements.
     """
@@ -112,7 +112,7 @@ def compare_runs(runs: Sequence[str | os.PathLike[str]]) -> Comparison:
     _check_equal("their objectives", folders, goals)
     sources = [_read(folder, definition) for folder, definition in zip(folders, definitions, strict=True)]
     data = [f"{one.run.data.name}, {one.run.data.classes} classes" for one in sources]
-    _check_equal("the data they were judged on", folders, data)
+    _check_equal("their data", folders, data)
     worst = {
         goal.name: goal.sign * min(goal.sign * one.run.hypervolume_reference[goal.name] for one in sources)
         for goal in definitions[0].goals
@@ -223,12 +223,12 @@ def hypervolume_ratio(
     Args:
         value: The front that is compared.
         first: The front that it is compared with.
-        paired: Whether both were judged on the same images.
+        paired: Whether both were evaluated on the same images.
         confidence: Confidence of the interval.
 
     Returns:
         The ratio; ``None`` if a front is not significantly better than the reference. Its bounds are 0 and infinity if
-        a run has no objective that is judged on images, or two.
+        a run has no objective that is evaluated on images, or two.
     """
     if value.value <= 0 or first.value <= 0:
         return None
@@ -293,8 +293,8 @@ def _cautions(compared: Sequence[ComparedRun], paired: bool) -> Iterator[str]:
         yield "The runs have different limits: a front may contain what the limits of another run exclude."
     if not paired:
         yield (
-            "Not all runs were judged on the same images as the first: intervals are unpaired, and wider than paired "
-            "ones."
+            "Not all runs were evaluated on the same images as the first: intervals are unpaired, and wider than "
+            "paired ones."
         )
     yield from (f"{one.label} is not finished: its front may still grow." for one in compared if not one.run.finished)
     for one in compared[1:]:

@@ -93,7 +93,7 @@ def describe_gain(
         f"(paired by {paired_by}, corrected for {counted(comparisons, 'comparison')})"
     )
     if min(quality.sign * difference.low, quality.sign * difference.high) > 0:
-        return Gain(True, f"SE helps{source}. {best[:1].upper()}{best[1:]} {change}.")
+        return Gain(True, f"Significant gain from SE{source}. {best[:1].upper()}{best[1:]} {change}.")
     configurations = counted(comparisons, "configuration")
     return Gain(False, f"No significant gain from SE{source}. The best of {configurations}, {best}, {change}.")
 
@@ -118,11 +118,11 @@ def pick_trials(table: pd.DataFrame, quality: Objective = OBJECTIVES["accuracy"]
     front = front_of(table)
     if front.empty:
         return {}
-    worth = quality.sign * front[quality.name]
-    height = _scaled(worth) - _scaled(front["parameter_overhead"])
+    values = quality.sign * front[quality.name]
+    height = _scaled(values) - _scaled(front["parameter_overhead"])
     rows = {
         "knee": height[front["tied_with"].isna()].idxmax(),
-        "accurate": worth.idxmax(),
+        "accurate": values.idxmax(),
         "small": front.index[0],
         "fast": front["latency_ratio"].idxmin(),
     }

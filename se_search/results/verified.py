@@ -179,7 +179,7 @@ def _read(folder: Path) -> dict[int, dict[str, dict[int, _Outcomes]]]:
         except Exception as error:  # a damaged file can raise anything on its way through JSON, base64, zlib and NumPy
             raise RunFolderError(f"{file} is damaged ({type(error).__name__}): delete it and verify again") from error
         if correct.shape[1] != images.setdefault(epochs, correct.shape[1]):
-            raise RunFolderError(f"{file} was judged on other images than those beside it: delete it and verify again")
+            raise RunFolderError(f"{file} has other images than the results beside it: delete it and verify again")
         found.setdefault(epochs, {}).setdefault(config, {})[seed] = correct, losses
     return found
 

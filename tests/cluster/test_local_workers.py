@@ -97,7 +97,7 @@ def test_an_address_at_which_nothing_answers_is_refused_at_once(monkeypatch):
         address = f"127.0.0.1:{free.getsockname()[1]}"
     for given in (address, "auto"):
         monkeypatch.setenv("RAY_ADDRESS", address)
-        with pytest.raises(SeSearchError, match=f"^no Ray cluster answers at {address}"):
+        with pytest.raises(SeSearchError, match=f"^no Ray cluster responds at {address}"):
             ClusterOptions(ray=given).check(study)
     for given in ("ray://head:10001", "head", "head:port"):
         with pytest.raises(SeSearchError, match="is neither auto nor HOST:PORT"):

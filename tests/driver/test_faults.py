@@ -216,7 +216,7 @@ def test_a_disk_that_is_full_is_told_and_nothing_finished_is_lost(tmp_path):
     before = load_run(folder).trials
     with (
         files_no_larger_than((folder / "study.db").stat().st_size + 50_000),
-        pytest.raises(RunFolderError, match=r"cannot be written any more .*: what is finished is kept"),
+        pytest.raises(RunFolderError, match=r"can no longer be written .*: finished results are kept"),
     ):
         search(folder, budget=40)
     kept = load_run(folder).trials
@@ -251,9 +251,7 @@ def test_a_folder_that_becomes_read_only_is_told_and_nothing_finished_is_lost(tm
             if len(load_run(folder).trials) == 3:
                 stack.enter_context(databases_read_only())
 
-        with pytest.raises(
-            RunFolderError, match=r"cannot be written any more \(attempt to write a readonly database\)"
-        ):
+        with pytest.raises(RunFolderError, match=r"can no longer be written \(attempt to write a readonly database\)"):
             search(folder, becomes_read_only, budget=8)
     kept = load_run(folder).trials
     assert list(kept["state"]) == ["complete"] * 3

@@ -53,11 +53,11 @@ def test_the_positive_control_picks_a_network_that_is_better_verified(tmp_path):
     run, trials, report = walk(tmp_path, study, seeds=3)
     knee = trials.loc[run["picks"]["knee"]]
     assert knee["se_blocks"] > 0
-    assert run["gain"].startswith("SE helps (estimated by the search).")
+    assert run["gain"].startswith("Significant gain from SE (estimated by the search).")
     assert knee["verified_log_loss_difference_high"] < 0
     assert knee["verified_seeds"] == 3
     (schedule,) = run["verified"]
-    assert schedule["finding"].startswith("SE helps. Trial")
+    assert schedule["finding"].startswith("Significant gain from SE. Trial")
     assert schedule["finding"] in report
     # Five standard errors: a quarter of the 95 % interval's width is one.
     difference, low, high = next(

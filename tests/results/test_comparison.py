@@ -172,7 +172,7 @@ def test_runs_on_other_images_are_two_samples(two_runs):
     change_study(two_runs[1], data="elsewhere/digits")
     found = compare_runs(two_runs)
     assert not found.paired
-    assert any("Not all runs were judged on the same images" in caution for caution in found.cautions)
+    assert any("Not all runs were evaluated on the same images" in caution for caution in found.cautions)
     assert (
         found.runs[1].ratio.low
         < compare_runs([two_runs[0], shutil.copytree(two_runs[0], two_runs[0].with_name("x"))]).runs[1].ratio.low
@@ -193,7 +193,7 @@ def test_what_cannot_be_compared_is_refused(two_runs):
     change_study(other, objectives=["accuracy", "parameter_overhead", "latency_ratio"])
     study = load_trials(other)
     study.set_user_attr("data", study.user_attrs["data"] | {"name": "digits-hard"})
-    with pytest.raises(RunFolderError, match="the data they were judged on differ \\(digits, 10 classes; digits-hard"):
+    with pytest.raises(RunFolderError, match="their data differ \\(digits, 10 classes; digits-hard"):
         compare_runs(two_runs)
 
 

@@ -311,7 +311,7 @@ def test_a_gain_is_told_with_its_corrected_interval(study, comparisons):
     quantile = stats.norm.ppf(1 - 0.025 / comparisons)
     margin = quantile * math.sqrt(((16 + 1) / (IMAGES + 2) - centre**2) / (IMAGES + 2))
     assert gain_over_none(study).sentence == (
-        "SE helps (estimated by the search). Trial 1 changes accuracy by +4.00 points "
+        "Significant gain from SE (estimated by the search). Trial 1 changes accuracy by +4.00 points "
         f"[{100 * (centre - margin):+.2f}, {100 * (centre + margin):+.2f}] relative to no SE "
         f"(paired by image, corrected for {counted(comparisons, 'comparison')})."
     )
@@ -322,7 +322,9 @@ def test_a_gain_is_claimed_only_where_it_is_no_chance_of_many_comparisons(study)
     add(study, 380, 0.0, 1.0)
     assert gain_over_none(study) is None
     add(study, 388, 0.01, 1.0, **with_blocks())
-    assert gain_over_none(study).sentence.startswith("SE helps (estimated by the search). Trial 1 changes accuracy")
+    assert gain_over_none(study).sentence.startswith(
+        "Significant gain from SE (estimated by the search). Trial 1 changes accuracy"
+    )
     assert "+2.00 points" in gain_over_none(study).sentence
     for _ in range(59):
         add(study, 379, 0.02, 1.0, **with_blocks())
@@ -333,7 +335,7 @@ def test_a_gain_is_claimed_only_where_it_is_no_chance_of_many_comparisons(study)
     add(study, 399, 0.03, 1.0, **with_blocks())
     assert "Trial 61 changes accuracy" in gain_over_none(study).sentence
     assert gain_over_none(study).measurable
-    assert gain_over_none(study).sentence.startswith("SE helps (estimated by the search).")
+    assert gain_over_none(study).sentence.startswith("Significant gain from SE (estimated by the search).")
 
 
 def test_only_complete_trials_are_compared_with_the_network_without(study):
@@ -383,7 +385,9 @@ def test_a_study_of_the_log_loss_compares_log_losses():
     assert table["tied_with"].iloc[2:].isna().all()
     best = int(table["number"][table["log_loss"].argmin()])
     assert pick_trials(table.assign(accuracy=[0.99, 0.5, 0.4]), quality_of(study))["accurate"] == best == 2
-    assert gain_over_none(study).sentence.startswith("SE helps (estimated by the search). Trial 2 changes log-loss")
+    assert gain_over_none(study).sentence.startswith(
+        "Significant gain from SE (estimated by the search). Trial 2 changes log-loss"
+    )
     told = table["log_loss"][2] - table["log_loss"][0]
     assert f"changes log-loss by {told:+.4f} [-0." in gain_over_none(study).sentence
 
