@@ -22,7 +22,7 @@ from ..training.protocols import no_progress
 from ..trials.evaluators import EvaluatorFactory, find_evaluator, study_data, use_device
 from ..trials.latency import StudyLatency
 from ..trials.notes import describe_data
-from ..trials.trials import Measure, measured_by, worth_of
+from ..trials.trials import Measure, evaluate_quality, measure_custom_objectives
 from .executor import Outcome, Task
 
 
@@ -36,9 +36,9 @@ def evaluate(definition: StudyDefinition, evaluator: Evaluator, measures: Mappin
         task: The task.
     """
     with time_limit(definition.trial_limit):
-        notes, stopped = worth_of(definition, task.config, evaluator, task.costs, task.rungs, task.is_known)
+        notes, stopped = evaluate_quality(definition, task.config, evaluator, task.costs, task.rungs, task.is_known)
         if not stopped:
-            notes |= measured_by(measures, task.config, evaluator)
+            notes |= measure_custom_objectives(measures, task.config, evaluator)
     return Outcome(notes, stopped)
 
 

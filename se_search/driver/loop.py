@@ -25,7 +25,7 @@ from ..progress import progress_bar
 from ..study.definitions import StudyDefinition
 from ..study.space import SearchSpace
 from ..training.distributed import take_part
-from ..trials.evaluators import EvaluatorFactory, find_evaluator, study_data, tell_if_busy, use_device
+from ..trials.evaluators import EvaluatorFactory, find_evaluator, study_data, use_device, warn_if_busy
 from ..trials.folder import STUDY_FILE, check_folder, open_folder, read_definition
 from ..trials.latency import StudyLatency, latency_size
 from ..trials.notes import describe_data, note_data, note_ended, note_unreadable
@@ -80,7 +80,7 @@ def run_search(
     used = (evaluator or find_evaluator(definition.evaluator.name))(definition, space, data)
     # The other processes of torchrun end here: only the first one writes to the folder.
     take_part(used, space, data, definition.device)
-    tell_if_busy()
+    warn_if_busy()
     check_folder(folder, definition, there)
     definition.evaluator.check(folder)
     # This runs the backbone in its runtime, so that an unsupported one is rejected before hours of training.
@@ -106,13 +106,13 @@ def run_search(
     with closing(latency), _reporting_unwritable(folder), open_folder(folder, definition, there) as study:
         note_data(folder, study, data)
         record_start(folder, definition)
-        latency.go_on_from(folder, study, cluster.latency_node)
+        latency.resume(folder, study, cluster.latency_node)
         try:
             used.prepare(folder, space, progress_bar)
             further = {}
             if definition.priors == "excitation":
                 further = priors_from_excitation(folder, definition, space, data, used, render)
-            latency.learn(folder)
+            latency.fit_model(folder)
             size = latency_size(definition, data.input_size)
             trials = Trials(definition, space, size, study, further, measures, parallel=cluster.uses_ray)
             if trials.left:

@@ -14,7 +14,7 @@ from ..time_limit import time_limit
 from ..trials.latency import StudyLatency
 from ..trials.notes import note_unreadable
 from ..trials.search_study import SearchStudy
-from ..trials.trials import Proposal, Trials, costs_of, difference_of_images
+from ..trials.trials import Proposal, Trials, costs_of, image_count_difference
 
 _POLL = 1.0  # seconds between checks of the cluster
 _REPORT_INTERVAL = 60.0
@@ -66,7 +66,7 @@ class StudyLoop:
                         exhausted = not self._start(room)
                     self._finish()
                 if exhausted and self.trials.left:
-                    self.trials.tell_that_none_is_left()
+                    self.trials.report_exhausted()
             except BaseException:
                 for proposal in self._open.values():
                     self.trials.interrupt(proposal)
@@ -90,7 +90,7 @@ class StudyLoop:
                 costs = costs_of(proposal.config, self.latency.size)
                 if here:
                     with time_limit(self.definition.trial_limit):
-                        costs |= self.latency.of(proposal.config)
+                        costs |= self.latency.measure_or_predict(proposal.config)
             except Exception as error:  # a runtime can raise anything for a network
                 self._fail(proposal, error)
                 continue
@@ -143,7 +143,7 @@ class StudyLoop:
                 raise RunFolderError(f"node {outcome.host} cannot measure latency for this run: {error}") from error
             self._submit(proposal, replace(task, costs={**task.costs, **outcome.notes}, work="accuracy"))
             return ""
-        difference = outcome.unfit or difference_of_images(outcome.notes, self.study)
+        difference = outcome.unfit or image_count_difference(outcome.notes, self.study)
         if difference:
             self._avoid |= {outcome.node}
             if not self.executor.slots(self._avoid):

@@ -22,7 +22,7 @@ from ..study.space import SearchSpace
 from ..training.evaluator import evaluate_network
 from ..training.recipe import load_weights
 from ..training.stand_alone import Scratch
-from ..trials.evaluators import study_data, tell_if_busy, training_recipe, use_device
+from ..trials.evaluators import study_data, training_recipe, use_device, warn_if_busy
 from ..trials.folder import load_trials, open_folder, read_definition
 from ..trials.notes import note_data, note_unreadable, pack, pack_losses, quality_of, with_measured_latency
 from ..words import counted, percent
@@ -57,12 +57,12 @@ def run_verification(folder: Path, members: str = "front", seeds: int = 3, epoch
         known = networks.get(config.structure)
         networks[config.structure] = (known[0] if known else name, config)
     use_device(definition)
-    tell_if_busy()
+    warn_if_busy()
     data = study_data(definition)
     trainer = definition.evaluator.create_trainer(definition, data, training_recipe(definition, epochs), folder)
     recipe = trainer.recipe
     plan = [(*network, recipe.seed + number) for number in range(seeds) for network in networks.values()]
-    with open_folder(folder, definition, there=definition) as study:
+    with open_folder(folder, definition, existing=definition) as study:
         note_data(folder, study, data)
         (folder / VERIFICATION).mkdir(exist_ok=True)
         left = [one for one in plan if not result_file(folder, one[1], recipe.epochs, one[2]).exists()]

@@ -15,7 +15,7 @@ from ..network.config import SEConfig
 from ..network.sites import Site
 from ..statistics import CONFIDENCE, Estimate, Interval, difference_in_words
 from ..study.objectives import Objective
-from ..trials.notes import refusing_foreign_trials, unpack
+from ..trials.notes import converting_foreign_trial_errors, unpack
 from ..words import percent
 from .table import read_config
 
@@ -125,7 +125,7 @@ def outcomes_by_image(study: optuna.Study, quality: Objective) -> dict[int, _Val
         RunFolderError: If the trials were not written by se-search.
     """
     found = {}
-    with refusing_foreign_trials():
+    with converting_foreign_trial_errors():
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             values = unpack(trial.user_attrs[quality.outcomes]).mean(axis=0, dtype=float)
             block = -(-values.size // _MOST_BLOCKS)

@@ -22,7 +22,7 @@ from ..study.evaluator_definition import EvaluatorDefinition
 from ..study.objectives import OBJECTIVES, Objective
 from ..study.space import SearchSpace
 from ..trials.folder import PARETO_FILE, RUN_FILE, TRIALS_FILE, load_trials, read_definition
-from ..trials.latency import latency_size, learned_latencies
+from ..trials.latency import latency_size, read_latency_measurements
 from ..trials.notes import ENDED, FOREIGN, latency_conditions, quality_of, with_measured_latency
 from .contributions import Contributions, describe_contributions, outcomes_by_image
 from .excitation import AnalysisPage, find_analyses
@@ -153,7 +153,7 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
 def _read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
     definition = read_definition(folder)
     study = with_measured_latency(load_trials(folder))
-    learned = learned_latencies(folder)
+    learned = read_latency_measurements(folder)
     table = trials_table(study)
     space = SearchSpace(definition.backbone, definition.resolved_space)
     noted = study.user_attrs

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ..network.config import SEConfig
 from ..statistics import CONFIDENCE, Estimate, confidence_of_each, crossed_difference, difference_in_words
 from ..study.objectives import COLUMNS, OBJECTIVES, Objective
-from ..trials.notes import quality_of, refusing_foreign_trials, unpack
+from ..trials.notes import converting_foreign_trial_errors, quality_of, unpack
 from ..words import counted, percent
 
 PICKS = ("knee", "accurate", "small", "fast")
@@ -36,7 +36,7 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
         if trial.state in _STATES and (trial.state != TrialState.FAIL or "error" in trial.user_attrs)
     ]
     columns = COLUMNS | {name: "float64" for name in study.metric_names or () if name not in COLUMNS}
-    with refusing_foreign_trials():
+    with converting_foreign_trial_errors():
         members = sorted(study.best_trials, key=lambda one: [one.user_attrs[cost] for cost in _COSTS])
         quality = quality_of(study)
         tied = {
@@ -62,7 +62,7 @@ def gain_over_none(study: optuna.Study) -> Gain | None:
     the best of many trials has a selection bias. ``None`` if the network without SE or one with SE is missing.
     """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    with refusing_foreign_trials():
+    with converting_foreign_trial_errors():
         none = next((trial for trial in complete if trial.user_attrs["se_blocks"] == 0), None)
         others = [trial for trial in complete if trial.user_attrs["se_blocks"] > 0]
         if none is None or not others:

@@ -1,1 +1,1 @@
-"""One trial and where it is kept."""
+"""The trials of a run and their storage."""

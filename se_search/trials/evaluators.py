@@ -1,4 +1,4 @@
-"""Evaluators by name: those shipped, those of plugins, and those given from Python."""
+"""Find evaluators by name, and load what they need: data, device and training recipe."""
 
 import os
 from collections.abc import Callable
@@ -23,26 +23,25 @@ from ..training.recipe import TrainingRecipe
 from ..words import counted
 
 EvaluatorFactory = Callable[[StudyDefinition, SearchSpace, ImageData], Evaluator]
-"""Creates an evaluator that is not prepared yet."""
+"""Creates an unprepared evaluator."""
 
 
 def study_data(definition: StudyDefinition) -> ImageData:
     """Load the data of a study.
 
     Raises:
-        DataError: If they are missing, unknown or unfit.
+        DataError: If the data are missing, unknown or unsuitable.
     """
     root = None if definition.data_root is None else Path(definition.data_root)
-    return load_data(
-        definition.data, definition.backbone, definition.image_size, Splits(**definition.splits.model_dump()), root
-    )
+    splits = Splits(**definition.splits.model_dump())
+    return load_data(definition.data, definition.backbone, definition.image_size, splits, root)
 
 
 def use_device(definition: StudyDefinition) -> None:
-    """Check that the study's device is there, and use as many threads as it says.
+    """Select the study's device and set its number of threads.
 
     Raises:
-        DefinitionError: If it is not there.
+        DefinitionError: If PyTorch does not see the device.
     """
     check_device(definition.device)
     use_own_device(definition.device)
@@ -50,34 +49,28 @@ def use_device(definition: StudyDefinition) -> None:
         torch.set_num_threads(definition.threads)
 
 
-def tell_if_busy() -> None:
-    """Say it where other work holds the CPUs: the threads of an operation then mostly wait for each other."""
+def warn_if_busy() -> None:
+    """Warn if other processes use all CPUs: the threads of an operation then mostly wait for each other."""
     threads, cpus = torch.get_num_threads(), os.cpu_count() or 1
     if threads > 1 and hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > cpus:
         say(
-            f"Other work keeps the {counted(cpus, 'CPU')} busy (load {load:.1f}): with {threads} threads training may "
-            f"take many times as long as with {as_given('threads')} 1."
+            f"Other processes keep the {counted(cpus, 'CPU')} busy (load {load:.1f}): training with {threads} threads "
+            f"can take many times as long as with {as_given('threads')} 1."
         )
 
 
-_OF_TRAINING = {field.name for field in fields(TrainingRecipe)} & set(EvaluatorDefinition.model_fields)
+_TRAINING_SETTINGS = {field.name for field in fields(TrainingRecipe)} & set(EvaluatorDefinition.model_fields)
 
 
 def training_recipe(definition: StudyDefinition, epochs: int | None = None) -> TrainingRecipe:
-    """Return how the study's evaluator trains.
-
-    Args:
-        definition: The study.
-        epochs: Epochs in place of the study's.
-    """
-    settings = definition.evaluator.model_dump(include=_OF_TRAINING)
-    return TrainingRecipe(
-        **settings | {"epochs": epochs or settings["epochs"]}, workers=definition.data_workers, seed=definition.seed
-    )
+    """Return the training recipe of the study's evaluator; ``epochs`` replaces the study's."""
+    settings = definition.evaluator.model_dump(include=_TRAINING_SETTINGS)
+    settings["epochs"] = epochs or settings["epochs"]
+    return TrainingRecipe(**settings, workers=definition.data_workers, seed=definition.seed)
 
 
 def create_shipped(definition: StudyDefinition, space: SearchSpace, data: ImageData) -> Evaluator:
-    """Create the study's evaluator, one of those that travel with the package."""
+    """Create the study's evaluator, which is shipped with the package."""
     return definition.evaluator.create(definition, space, data, training_recipe(definition))
 
 
@@ -85,7 +78,7 @@ def find_evaluator(name: str) -> EvaluatorFactory:
     """Return the shipped evaluator or the plugin of that name.
 
     Raises:
-        DefinitionError: If there is none, or the plugin cannot be used.
+        DefinitionError: If the name is unknown or the plugin cannot be loaded.
     """
     plugin = find_plugin(EVALUATORS, name, SHIPPED_EVALUATORS)
     if plugin is not None:

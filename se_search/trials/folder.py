@@ -1,4 +1,4 @@
-"""The folder of one run: which study it belongs to, its storage, and one process at a time."""
+"""The run folder: its study file and storage, locked by one process at a time."""
 
 import sqlite3
 import warnings
@@ -28,13 +28,8 @@ PARETO_FILE = "pareto.csv"
 RUN_FILE = "run.json"
 REPORT_FILE = "report.html"
 
-EXCITATION = "excitation"
-"""Folder of a run folder that holds analyses, one in each folder of it."""
-
-
+EXCITATION = "excitation"  # has a subfolder for each analysis
 ANALYSIS_FILE = "excitation.json"
-
-
 PAGE_FILE = "excitation.html"
 
 _LOCK_FILE = ".lock"
@@ -42,10 +37,10 @@ _MAY_CHANGE = {"budget", "data_workers", "description", "trial_limit"}
 
 
 def read_definition(folder: Path) -> StudyDefinition:
-    """Read the study that a run folder belongs to.
+    """Read the study of a run folder.
 
     Raises:
-        RunFolderError: If the folder is no run folder or its study file is damaged.
+        RunFolderError: If the folder is not a run folder or its study file is damaged.
     """
     file = folder / STUDY_FILE
     if not file.is_file():
@@ -56,16 +51,13 @@ def read_definition(folder: Path) -> StudyDefinition:
         raise RunFolderError(f"{file} is damaged: {error}") from error
 
 
-def check_folder(folder: Path, definition: StudyDefinition, there: StudyDefinition | None = None) -> None:
-    """Check, without writing, that a run of ``definition`` may resume or begin in ``folder``.
+def check_folder(folder: Path, definition: StudyDefinition, existing: StudyDefinition | None = None) -> None:
+    """Check, without writing, that a run of ``definition`` can start or resume in ``folder``.
 
-    Args:
-        folder: The run folder.
-        definition: The study to search.
-        there: The study that the folder belongs to, where :func:`read_definition` has read it already.
+    ``existing`` is the folder's study if :func:`read_definition` has already read it.
 
     Raises:
-        RunFolderError: If the folder holds something else or its study is damaged or another one.
+        RunFolderError: If the folder holds other files or another study, or is damaged.
     """
     if not folder.exists():
         return
@@ -73,40 +65,30 @@ def check_folder(folder: Path, definition: StudyDefinition, there: StudyDefiniti
         raise RunFolderError(f"{folder} is not a folder: choose another with --out")
     if not (folder / STUDY_FILE).exists():
         if any(entry.name != _LOCK_FILE for entry in folder.iterdir()):
-            raise RunFolderError(f"{folder} holds other files and no run: choose another folder with --out")
+            raise RunFolderError(f"{folder} is not empty and not a run folder: choose another folder with --out")
         return
-    differences = describe_differences(there or read_definition(folder), definition)
+    before, now = _identity(existing or read_definition(folder)), _identity(definition)
+    differences = "; ".join(
+        f"{key} is {before.get(key)!r} there and {now.get(key)!r} here"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    )
     if differences:
         raise RunFolderError(f"{folder} belongs to another study: {differences}; choose another folder with --out")
     if (folder / STORAGE_FILE).exists():
         _check_storage(folder / STORAGE_FILE)
 
 
-def describe_differences(there: StudyDefinition, here: StudyDefinition) -> str:
-    """Say in what two studies differ besides how long to search; empty where they do not."""
-    first, second = _identity(there), _identity(here)
-    return "; ".join(
-        f"{key} is {first.get(key)!r} there and {second.get(key)!r} here"
-        for key in sorted(first.keys() | second.keys())
-        if first.get(key) != second.get(key)
-    )
-
-
 @contextmanager
 def open_folder(
-    folder: Path, definition: StudyDefinition, there: StudyDefinition | None = None
+    folder: Path, definition: StudyDefinition, existing: StudyDefinition | None = None
 ) -> Iterator[SearchStudy]:
-    """Create or reopen the run folder of ``definition``, for this process alone, and give its Optuna study.
-
-    Args:
-        folder: The run folder.
-        definition: The study to search.
-        there: As in :func:`check_folder`.
+    """Create or reopen the run folder of ``definition``, lock it and yield its Optuna study.
 
     Raises:
-        RunFolderError: If the folder cannot be written, is in use, or :func:`check_folder` objects.
+        RunFolderError: If the folder cannot be written, is in use, or :func:`check_folder` rejects it.
     """
-    check_folder(folder, definition, there)
+    check_folder(folder, definition, existing)
     created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     lock = FileLock(folder / _LOCK_FILE)
     try:
@@ -127,7 +109,7 @@ def open_folder(
         if opened is None:
             write_atomically(storage, lambda file: _create_storage(file, definition))
             opened = load_trials(folder)
-        # With a write-ahead log a transaction waits once for the disk, not three times, and readers never wait.
+        # With a write-ahead log, a transaction waits for the disk once instead of three times. Readers never wait.
         _set_journal(storage, "wal")
         try:
             yield opened
@@ -139,7 +121,7 @@ def open_folder(
 
 
 def _set_journal(file: Path, mode: str) -> None:
-    # While somebody else reads or writes it stays as it is, which is as safe.
+    # The mode stays unchanged while another process uses the database; both modes are safe.
     with closing(sqlite3.connect(file, timeout=0)) as connection, suppress(sqlite3.OperationalError):
         connection.execute(f"PRAGMA journal_mode = {mode}")
 
@@ -152,7 +134,7 @@ def load_trials(folder: Path) -> SearchStudy:
     """
     file = folder / STORAGE_FILE
     if not file.is_file():
-        raise RunFolderError(f"{folder} has no {STORAGE_FILE}: nothing has been searched in it yet")
+        raise RunFolderError(f"{folder} has no {STORAGE_FILE}: no search has run in it yet")
     _check_storage(file)
     try:
         study = SearchStudy(file)
@@ -163,15 +145,14 @@ def load_trials(folder: Path) -> SearchStudy:
 
 
 def _check_storage(file: Path) -> None:
-    """Check that it is a sound database of a run, without reading its trials."""
+    """Check that a file is an intact database of a run. Optuna would write its tables into an empty or foreign one."""
     try:
-        # Optuna would write its tables into an empty or foreign database.
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True)) as connection:
             intact = connection.execute("PRAGMA quick_check").fetchone() == ("ok",)
-            held = connection.execute("SELECT study_name FROM studies").fetchall()
+            names = connection.execute("SELECT study_name FROM studies").fetchall()
     except sqlite3.Error as error:
         raise RunFolderError(_damaged(file)) from error
-    if not intact or held != [(STUDY_NAME,)]:
+    if not intact or names != [(STUDY_NAME,)]:
         raise RunFolderError(_damaged(file))
 
 
@@ -190,11 +171,11 @@ def _create_storage(file: Path, definition: StudyDefinition) -> None:
 
 
 def _identity(definition: StudyDefinition) -> dict[str, Any]:
-    """What a run folder is bound to, as flat keys: everything but how long to search."""
+    """Return the settings that a run folder is bound to, by dotted key."""
     flat: dict[str, Any] = {}
     for key, value in definition.model_dump(mode="json", exclude=_MAY_CHANGE).items():
         if isinstance(value, dict):
-            flat |= {f"{key}.{inner}": one for inner, one in value.items() if inner not in _MAY_CHANGE}
+            flat |= {f"{key}.{name}": setting for name, setting in value.items() if name not in _MAY_CHANGE}
         else:
             flat[key] = value
     return flat

@@ -1,4 +1,4 @@
-"""Latency of a study's configurations, measured against one backbone or predicted."""
+"""Latency of a study's configurations relative to the backbone, measured or predicted."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from ..latency.additive import (
     measurements_to_json,
 )
 from ..latency.isolated import IsolatedMeter
-from ..latency.meter import LatencyConditions, LatencyMeter, Ratio
+from ..latency.meter import LatencyMeter, Ratio
 from ..network.backbones import network_options
 from ..network.config import SEConfig
 from ..network.insertion import create_model
@@ -34,51 +34,35 @@ from .notes import MEASURED_LATENCY, PREDICTED, latency_conditions, with_measure
 
 LATENCY_MODEL_FILE = "latency_model.json"
 
-_FEWEST_DRAWN = 8
+_MIN_DRAWN = 8
 _REMEDY = "resume the run there, or choose another folder with --out"
-# Conditions that must be equal for values to be comparable. The CPUs in use and the time limit may differ.
+# Latencies are comparable if these conditions are equal. The CPUs in use and the time limit may differ.
 _COMPARABLE = ("processor", *(one.name for one in fields(Deployment)))
 
 
 def latency_size(definition: StudyDefinition, input_size: Sequence[int]) -> tuple[int, int, int]:
-    """Input size ``(channels, height, width)`` at which the study measures latency and counts FLOPs.
-
-    Args:
-        definition: The study.
-        input_size: That of the data.
-    """
+    """Return the input size ``(channels, height, width)`` for latency and FLOPs; ``input_size`` is that of the data."""
     channels, height, width = input_size
     side = definition.latency.size
     return (channels, height, width) if side is None else (channels, side, side)
 
 
-def deployment_of(definition: StudyDefinition, input_size: Sequence[int]) -> Deployment:
-    """Return the deployment in which the study measures latency.
-
-    Args:
-        definition: The study.
-        input_size: That of the data.
-    """
-    named = definition.latency.model_dump(exclude={"source", "target", "limit", "size"})
-    return Deployment(**named, device=definition.device, size=latency_size(definition, input_size))
-
-
 class StudyLatency:
     """Latencies of a study's configurations: measured, or predicted by an additive model.
 
-    A runtime that may crash runs in a process of its own, which :meth:`close` ends.
+    A runtime that can crash runs in a separate process, which :meth:`close` ends.
 
     Args:
         definition: The study.
         space: Its space.
-        input_size: That of the data.
-        classes: Outputs of the networks.
+        input_size: Input size of the data, ``(channels, height, width)``.
+        classes: Number of classes.
 
     Attributes:
-        size: ``(channels, height, width)`` of the images.
+        size: Input size for latency and FLOPs, ``(channels, height, width)``.
 
     Raises:
-        SeSearchError: If the backbone cannot be run in the way of the study here.
+        SeSearchError: If the study's runtime cannot run the backbone on this machine.
     """
 
     def __init__(
@@ -86,23 +70,19 @@ class StudyLatency:
     ) -> None:
         self._definition = definition
         self._space = space
-        deployment = deployment_of(definition, input_size)
-        self.size = deployment.size
+        self.size = latency_size(definition, input_size)
         self._options = network_options(definition.backbone, self.size) | {"num_classes": classes}
         latency = definition.latency
+        settings = latency.model_dump(exclude={"source", "target", "limit", "size"})
+        deployment = Deployment(**settings, device=definition.device, size=self.size)
         kind = LatencyMeter if runtime_of(deployment).in_process else IsolatedMeter
-        self._meter = kind(
-            create_model(SEConfig(definition.backbone), **self._options),
-            deployment,
-            latency.target,
-            latency.limit,
-            definition.seed,
-        )
+        backbone = create_model(SEConfig(definition.backbone), **self._options)
+        self._meter = kind(backbone, deployment, latency.target, latency.limit, definition.seed)
         self._model: LatencyModel | None = None
         self._first: Mapping[str, Any] = {}
 
     def close(self) -> None:
-        """End the separate process, if there is one."""
+        """End the separate process, if any."""
         if isinstance(self._meter, IsolatedMeter):
             self._meter.close()
 
@@ -112,53 +92,46 @@ class StudyLatency:
         return self._definition.latency.source == "model"
 
     def check_comparable(self, conditions: Mapping[str, Any]) -> None:
-        """Check that a latency can be compared with those of earlier trials.
-
-        Args:
-            conditions: How it was measured, as a trial records it. All others are compared with the first ones.
+        """Check that a latency measured under ``conditions`` is comparable with those of earlier trials.
 
         Raises:
-            EvaluationError: If it was measured on another device or in another way.
+            EvaluationError: If the conditions differ from those of the first trial.
         """
         self._first = self._first or conditions
         _check_same(self._first, conditions)
 
-    def go_on_from(self, folder: Path, study: optuna.Study, elsewhere: bool = False) -> None:
-        """Check that new latencies can be compared with those of a run.
+    def resume(self, folder: Path, study: optuna.Study, elsewhere: bool = False) -> None:
+        """Check that new latencies are comparable with those of a run's trials.
 
-        Args:
-            folder: The run folder.
-            study: Its trials.
-            elsewhere: Whether another machine measures: :meth:`check_comparable` then checks each of its values.
+        If another machine measures (``elsewhere``), :meth:`check_comparable` checks each of its values instead.
 
         Raises:
-            RunFolderError: If the run was started on another device or in another way.
+            RunFolderError: If the run measured latency under other conditions.
         """
-        there = latency_conditions(study)
-        if there is None:
+        first = latency_conditions(study)
+        if first is None:
             return
-        self._first = there.to_dict()
+        self._first = first.to_dict()
         if not elsewhere:
             try:
                 self.check_comparable(self._meter.conditions.to_dict())
             except EvaluationError as error:
                 raise RunFolderError(f"{folder} was started elsewhere: {error}; {_REMEDY}") from error
 
-    def learn(self, folder: Path) -> None:
-        """Fit the additive model, if the study uses it; call it before :meth:`of`.
+    def fit_model(self, folder: Path) -> None:
+        """Fit the additive model if the study uses it; call this before :meth:`measure_or_predict`.
 
-        Args:
-            folder: The run folder. It keeps the measurements: a resumed run makes only those that are missing.
+        The run folder stores the measurements. A resumed run makes only the missing ones.
 
         Raises:
-            RunFolderError: If the measurements there are damaged or were made under other conditions.
+            RunFolderError: If the stored measurements are damaged or were made under other conditions.
             EvaluationError: If a configuration cannot be timed.
         """
-        if self._definition.latency.source == "model":
-            self._model = fit_latency_model(self._measure_once(folder / LATENCY_MODEL_FILE))
+        if self.is_predicted:
+            self._model = fit_latency_model(self._measure_for_model(folder / LATENCY_MODEL_FILE))
 
-    def of(self, config: SEConfig) -> dict[str, Any]:
-        """Return the attributes of a trial's latency, predicted if there is a model, else measured now."""
+    def measure_or_predict(self, config: SEConfig) -> dict[str, Any]:
+        """Return a trial's latency attributes, predicted if :meth:`fit_model` has fitted a model, else measured."""
         if self._model is None:
             return self.measured(config)
         predicted = self._model.predict(config)
@@ -171,15 +144,15 @@ class StudyLatency:
         }
 
     def measured(self, config: SEConfig) -> dict[str, Any]:
-        """Return the attributes of a trial's latency, measured now."""
+        """Measure a configuration and return the trial's latency attributes."""
         ratio = self._measure(config)
         return ratio.to_columns() | {"latency_conditions": ratio.conditions.to_dict()}
 
     def measure_front(self, study: optuna.Study) -> None:
-        """Measure predicted members of the front until every member is measured.
+        """Measure the latency of front members until none is predicted.
 
-        A measured value replaces the predicted one (:func:`se_search.trials.notes.with_measured_latency`), so that
-        members can leave the front and others can join it. One that cannot be measured stays predicted.
+        Measured values replace predicted ones (:func:`se_search.trials.notes.with_measured_latency`), which can change
+        the front. A member that cannot be measured stays predicted.
         """
         if self._model is None:
             return
@@ -193,7 +166,7 @@ class StudyLatency:
                 for trial in predicted:
                     try:
                         measured = self.measured(SEConfig.from_json(trial.user_attrs["config"]))
-                    except Exception as error:  # of one network: measure the others
+                    except Exception as error:  # continue with the other members
                         failed.add(trial.number)
                         advance(1, f"trial {trial.number} cannot be measured: {type(error).__name__}: {error}")
                         continue
@@ -209,17 +182,24 @@ class StudyLatency:
     def _measure(self, config: SEConfig) -> Ratio:
         return self._meter.measure(create_model(config, **self._options))
 
-    def _measure_once(self, file: Path) -> list[MeasuredLatency]:
+    def _measure_for_model(self, file: Path) -> list[MeasuredLatency]:
         wanted = configurations_to_measure(self._space, self._definition.seed)
-        measured = learned_latencies(file.parent)
-        _check_learned(measured, file, wanted, self._meter.conditions)
+        measured = read_latency_measurements(file.parent)
+        if [one.config for one in measured] != wanted[: len(measured)]:
+            raise RunFolderError(f"{file} belongs to another space: remove it to measure again")
+        for one in measured:
+            try:
+                _check_same(one.ratio.conditions.to_dict(), self._meter.conditions.to_dict())
+            except EvaluationError as error:
+                raise RunFolderError(f"{file} cannot be used: {error}; {_REMEDY}") from error
         with progress_bar("Measuring for the latency model", len(wanted), len(measured)) as advance:
             for config in wanted[len(measured) :]:
                 try:
                     measured.append(MeasuredLatency(config, self._measure(config)))
-                except Exception as error:  # a network may fail in any way in a runtime
-                    reason = first_reason(error)
-                    raise EvaluationError(f"configuration {config.id} cannot be timed: {reason}") from error
+                except Exception as error:  # a runtime can raise anything
+                    raise EvaluationError(
+                        f"configuration {config.id} cannot be timed: {first_reason(error)}"
+                    ) from error
                 write_text(file, measurements_to_json(measured))
                 advance()
         return measured
@@ -228,37 +208,32 @@ class StudyLatency:
 def configurations_to_measure(space: SearchSpace, seed: int) -> list[SEConfig]:
     """Return the configurations to which the additive model of a space is fitted.
 
-    For each group of sites they are the widest and the narrowest blocks of the space at all of them, and for a
-    backbone's own attention its removal. The same number, but at least eight, is drawn from the space: these show by
-    how much the costs of whole networks differ from the sums. In a small space a configuration may be drawn twice; its
-    second measurement shows the noise.
-
-    Args:
-        space: The space.
-        seed: Fixes the draws.
+    Each group of sites contributes its widest blocks, its narrowest blocks and, for a backbone's own attention, its
+    removal. As many configurations, at least eight, are drawn at random: they show how far the latency of whole
+    networks deviates from the sum. A small space can repeat a configuration, which shows the noise.
     """
     groups: dict[SiteGroup, list[Site]] = {}
     for site in space.sites:
         groups.setdefault(group_of(site), []).append(site)
     extremes = (space.choices.widest, space.choices.narrowest)
-    alone = [space.uniform(options, sites) for sites in groups.values() for options in extremes]
-    alone += [
+    single = [space.uniform(options, sites) for sites in groups.values() for options in extremes]
+    single += [
         SEConfig(space.backbone, removed=tuple(sites))
         for group, sites in groups.items()
         if group.position == "existing"
     ]
-    different = {config.structure: config for config in alone}
+    different = {config.structure: config for config in single}
     rng = random.Random(seed)
     drawn: list[SEConfig] = []
-    while len(drawn) < max(len(different), _FEWEST_DRAWN):
+    while len(drawn) < max(len(different), _MIN_DRAWN):
         config = space.draw(rng)
         if config != SEConfig(space.backbone):
             drawn.append(config)
     return [*different.values(), *drawn]
 
 
-def learned_latencies(folder: Path) -> list[MeasuredLatency]:
-    """Return the measurements in a run folder for the additive model; empty if there are none.
+def read_latency_measurements(folder: Path) -> list[MeasuredLatency]:
+    """Read a run folder's measurements for the additive model; empty without the file.
 
     Raises:
         RunFolderError: If the file is damaged.
@@ -268,20 +243,8 @@ def learned_latencies(folder: Path) -> list[MeasuredLatency]:
         return measurements_from_json(read_text(file))
     except FileNotFoundError:
         return []
-    except (OSError, ValueError) as error:  # a ConfigurationError is one too
+    except (OSError, ValueError) as error:  # ConfigurationError is a ValueError
         raise RunFolderError(f"{file} is damaged: remove it to measure again") from error
-
-
-def _check_learned(
-    measured: Sequence[MeasuredLatency], file: Path, wanted: Sequence[SEConfig], conditions: LatencyConditions
-) -> None:
-    if [one.config for one in measured] != wanted[: len(measured)]:
-        raise RunFolderError(f"{file} belongs to another space: remove it to measure again")
-    for one in measured:
-        try:
-            _check_same(one.ratio.conditions.to_dict(), conditions.to_dict())
-        except EvaluationError as error:
-            raise RunFolderError(f"{file} cannot be used: {error}; {_REMEDY}") from error
 
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

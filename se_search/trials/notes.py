@@ -1,4 +1,4 @@
-"""Notes that a search keeps with its trials and study, in a form that others may rely on."""
+"""The attributes that a search stores with its study and trials."""
 
 import base64
 import io
@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from ..data.image_data import ImageData
@@ -23,50 +22,46 @@ from ..latency.meter import LatencyConditions
 from ..study.definitions import StudyDefinition
 from ..study.objectives import Objective, quality_among
 
-_MOST_BYTES = 2**25  # a study of somebody else's may hold a text that grows without end
-
-
-_MOST_LOSSES = 4096  # of one training: a trial's note of them stays below 25 kB
-
-
-_MOST_LOSSES_OF_ALL = 10_000  # seeds together: the note stays below 50 kB
-
+_MAX_BYTES = 2**25  # a text of a third-party study can decompress to any size
+_MAX_LOSSES = 4096  # per seed: the packed text stays below 25 kB
+_MAX_LOSSES_OF_ALL_SEEDS = 10_000  # the packed text stays below 50 kB
 
 FOREIGN = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What reading a study of somebody else's may raise."""
-
+"""Exceptions that reading a third-party study can raise."""
 
 MEASURED_LATENCY = "measured_latency:"
-"""A study's attribute of this name and a trial's number holds the latency that took the place of the predicted one."""
-
+"""Prefix of study attributes; with a trial's number, the measured latency that replaces the predicted one."""
 
 PREDICTED = "model"
-"""What ``latency_stopped`` is where the latency was not measured but predicted."""
+"""Value of ``latency_stopped`` for a predicted latency."""
+
+ENDED = "ended"
+"""Study attribute: the budget of the last search that ended normally."""
 
 
 def pack(values: npt.NDArray[Any]) -> str:
-    """Write an array of numbers as a short text; :func:`unpack` undoes it."""
+    """Compress an array of numbers to text; :func:`unpack` reverses it."""
     stream = io.BytesIO()
     np.save(stream, values, allow_pickle=False)
     return base64.b64encode(zlib.compress(stream.getvalue())).decode()
 
 
 def unpack(text: str) -> npt.NDArray[Any]:
-    """Undo :func:`pack` for what trials keep: a row for each training seed, a column for each image.
+    """Decompress a trial's array of shape (seeds, images), which :func:`pack` has compressed.
 
     Raises:
-        ValueError: If ``text`` is anything else, or an array of more than 32 MiB.
+        ValueError: If ``text`` is not such an array, or one of more than 32 MiB.
     """
     try:
         stream = zlib.decompressobj()
-        content = io.BytesIO(stream.decompress(base64.b64decode(text), _MOST_BYTES))
-        # The header may promise more than follows, for which NumPy would make room.
+        content = io.BytesIO(stream.decompress(base64.b64decode(text), _MAX_BYTES))
+        # NumPy would allocate the size that the header states, even if less data follow.
         read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, _, kind = read_header[np.lib.format.read_magic(content)](content)
         whole = stream.eof and content.getbuffer().nbytes - content.tell() == math.prod(shape) * kind.itemsize
         content.seek(0)
         values = np.load(content, allow_pickle=False) if whole and kind.kind in "bf" else np.empty(0)
-    except Exception as error:  # base64, zlib and NumPy raise many kinds
+    except Exception as error:  # base64, zlib and NumPy raise many types
         raise ValueError(f"a packed array cannot be read ({type(error).__name__})") from error
     if values.ndim != 2:
         raise ValueError("a packed array has no row for each seed and column for each image")
@@ -74,25 +69,22 @@ def unpack(text: str) -> npt.NDArray[Any]:
 
 
 def pack_losses(losses: npt.NDArray[np.float32]) -> str:
-    """Pack the losses of images, of very many their means over blocks of consecutive images.
+    """Pack losses of shape (seeds, images); above a limit, pack the means over blocks of consecutive images.
 
-    Means of blocks have the same mean and tell the same standard error of it.
-
-    Args:
-        losses: One row for each training seed, one column for each image.
+    The block means have the same mean and the same expected standard error of the mean.
     """
-    block = max(-(-losses.shape[1] // _MOST_LOSSES), -(-losses.size // _MOST_LOSSES_OF_ALL))
+    block = max(-(-losses.shape[1] // _MAX_LOSSES), -(-losses.size // _MAX_LOSSES_OF_ALL_SEEDS))
     whole = losses.shape[1] // block * block
     return pack(losses[:, :whole].reshape(len(losses), -1, block).mean(2).astype(np.float32))
 
 
 def with_measured_latency(study: optuna.Study) -> optuna.Study:
-    """Return a study, in memory, whose trials have their measured latency in place of the predicted one.
+    """Return an in-memory study in which measured latencies replace predicted ones.
 
-    Finished trials of a study cannot be changed, so what is measured afterwards is noted with the study. Objectives and
-    limits follow; nothing else differs. A study without such notes is returned as it is.
+    Optuna does not change finished trials, so a study attribute stores each later measurement. The trials' objectives
+    and constraints follow it. A study without such attributes is returned unchanged.
     """
-    with refusing_foreign_trials():
+    with converting_foreign_trial_errors():
         measured = {
             int(name.removeprefix(MEASURED_LATENCY)): note
             for name, note in study.user_attrs.items()
@@ -101,7 +93,9 @@ def with_measured_latency(study: optuna.Study) -> optuna.Study:
         if not measured:
             return study
         names = list(study.metric_names or ())
-        merged = _study_in_memory(study.directions, names)
+        with errors_of_optuna_only():  # Optuna would log the creation of the study
+            merged = optuna.create_study(directions=study.directions)
+            merged.set_metric_names(names)
         for name, value in study.user_attrs.items():
             merged.set_user_attr(name, value)
         for trial in study.get_trials(deepcopy=False):
@@ -110,16 +104,9 @@ def with_measured_latency(study: optuna.Study) -> optuna.Study:
         return merged
 
 
-def _study_in_memory(directions: Sequence[StudyDirection], names: list[str]) -> optuna.Study:
-    with errors_of_optuna_only():  # it would tell everybody of the new study
-        study = optuna.create_study(directions=directions)
-        study.set_metric_names(names)
-    return study
-
-
 @contextmanager
 def errors_of_optuna_only() -> Iterator[None]:
-    """Let Optuna log errors only while the block runs."""
+    """Silence Optuna's messages below errors, and its experimental warnings."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -150,20 +137,16 @@ def _with_latency(trial: FrozenTrial, note: dict[str, Any], names: Sequence[str]
 
 
 def latency_conditions(study: optuna.Study) -> LatencyConditions | None:
-    """Return how latency was measured; ``None`` before a trial is complete."""
-    with refusing_foreign_trials():
+    """Return the latency conditions of the first complete trial; ``None`` without one."""
+    with converting_foreign_trial_errors():
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             return LatencyConditions.from_dict(trial.user_attrs["latency_conditions"])
         return None
 
 
 @contextmanager
-def refusing_foreign_trials() -> Iterator[None]:
-    """Refuse in a sentence what the block reads, where it is not what a search writes.
-
-    Raises:
-        RunFolderError: If it is not.
-    """
+def converting_foreign_trial_errors() -> Iterator[None]:
+    """Convert errors of reading trials that se-search did not write to :class:`RunFolderError`."""
     try:
         yield
     except FOREIGN as error:
@@ -171,42 +154,39 @@ def refusing_foreign_trials() -> Iterator[None]:
 
 
 def quality_of(study: optuna.Study) -> Objective:
-    """Return what a study judges networks by: log-loss where that is an objective and accuracy is not."""
+    """Return the quality objective of a study: log-loss if it is an objective and accuracy is not, else accuracy."""
     return quality_among(study.metric_names or ())
 
 
-ENDED = "ended"  # a study's attribute: the budget with which the search came to its end
-
-
 def note_data(folder: Path, study: optuna.Study, data: ImageData) -> None:
-    """Note what the data of a run are, or check that they are still the same.
+    """Store a description of the run's data, or check that it is unchanged.
 
     Raises:
-        RunFolderError: If they are not.
+        RunFolderError: If the data have changed.
     """
-    there, here = study.user_attrs.get("data"), describe_data(data)
-    if there is not None and there != here:
-        different = next(key for key in here if there.get(key) != here[key])
+    before, now = study.user_attrs.get("data"), describe_data(data)
+    if before is not None and before != now:
+        key = next(key for key in now if before.get(key) != now[key])
         raise RunFolderError(
-            f"{folder} was begun on other images: {different} was {there.get(different)} and is {here[different]} now; "
+            f"{folder} was started with other images: {key} was {before.get(key)} and is {now[key]} now; "
             "restore them, or choose another folder with --out"
         )
-    study.set_user_attr("data", here)
+    study.set_user_attr("data", now)
 
 
 def note_unreadable(study: optuna.Study, images: Iterable[str]) -> None:
-    """Add images that could not be read to those that the run has noted."""
+    """Add images to the study's list of unreadable ones."""
     known = study.user_attrs.get("unreadable_images", [])
     study.set_user_attr("unreadable_images", sorted({*known, *images}))
 
 
 def note_ended(study: optuna.Study, definition: StudyDefinition) -> None:
-    """Note that a search has done what its budget asks for, or what its space had for it."""
+    """Store that a search has spent its budget or exhausted its space."""
     study.set_user_attr(ENDED, definition.budget)
 
 
 def describe_data(data: ImageData) -> dict[str, Any]:
-    """Return what a run notes of its data: name, numbers of images, classes and the size of the images."""
+    """Return the name, numbers of images, number of classes and input size of a run's data."""
     return {
         "name": data.name,
         "train": len(data.train),

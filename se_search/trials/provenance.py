@@ -1,4 +1,4 @@
-"""Provenance of a run: versions, platform, threads and commit."""
+"""Provenance of a run: versions, platform, threads and Git commit."""
 
 import json
 import platform
@@ -14,24 +14,22 @@ from .folder import RUN_FILE
 
 
 def record_start(folder: Path, definition: StudyDefinition) -> None:
-    """Write ``run.json`` with where the run takes place: versions, platform, threads, commit."""
-    now = {"started": datetime.now(timezone.utc).isoformat(timespec="seconds")}
-    write_text(folder / RUN_FILE, json.dumps(now | read_json(folder / RUN_FILE) | _provenance(definition), indent=2))
-
-
-def _provenance(definition: StudyDefinition) -> dict[str, Any]:
+    """Write ``run.json``: start time, versions, platform, threads and Git commit."""
     packages = ("se-search", "torch", "timm", "optuna", "plotly", "numpy", "scikit-learn")
-    return {
+    record: dict[str, Any] = {"started": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+    record |= read_json(folder / RUN_FILE)  # keeps the first start
+    record |= {
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in packages},
         "platform": platform.platform(),
         "threads": definition.threads,
         "dtype": definition.evaluator.precision,
         "git_commit": _git_commit(),
     }
+    write_text(folder / RUN_FILE, json.dumps(record, indent=2))
 
 
 def _git_commit() -> str | None:
-    """Commit of the checkout that runs, if it is one."""
+    """Return the commit of the package's checkout, if it is one."""
     checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():
         return None

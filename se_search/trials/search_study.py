@@ -16,27 +16,24 @@ STUDY_NAME = "se-search"
 
 
 class SearchStudy(optuna.Study):
-    """The Optuna study of a run folder, which can write at once what belongs together.
+    """The Optuna study in a database file, which can group writes into one transaction.
 
-    Optuna makes a transaction of each parameter and each attribute of a trial, and each waits for the disk.
-
-    Args:
-        file: The storage.
+    Optuna commits each parameter and each attribute of a trial separately, and each commit waits for the disk.
     """
 
     def __init__(self, file: Path) -> None:
         storage = RDBStorage(storage_url(file))
         self._engine = storage.engine
         self._sessions: orm.scoped_session[Any] = orm.scoped_session(orm.sessionmaker(self._engine, class_=_Session))
-        storage.scoped_session = self._sessions  # what Optuna's storage writes through
+        storage.scoped_session = self._sessions  # Optuna's storage writes through it
         super().__init__(STUDY_NAME, storage)
 
     @contextmanager
     def at_once(self) -> Iterator[Callable[[int, Mapping[str, Any]], None]]:
-        """Make one transaction of all that the block writes: if the process is killed, all is there or nothing.
+        """Write all changes of the block in one transaction: a killed process leaves all of them or none.
 
         Yields:
-            A function to call with the number of a running trial and what to set as its user attributes.
+            A function that sets user attributes of a running trial, given its number.
         """
         session = self._sessions()
         session.held = True
@@ -49,13 +46,13 @@ class SearchStudy(optuna.Study):
             session.close()
 
     def close(self) -> None:
-        """Close its connections to the storage."""
+        """Close the connections to the storage."""
         self._sessions.remove()
         self._engine.dispose()
 
 
 class _Session(orm.Session):
-    """While it is held its transaction stays open, whoever commits and closes it."""
+    """A session that keeps its transaction open while ``held``, even if Optuna commits or closes it."""
 
     held = False
 
@@ -73,7 +70,7 @@ class _Session(orm.Session):
 
 
 def _set_user_attributes(session: orm.Session, number: int, attributes: Mapping[str, Any]) -> None:
-    # Through Optuna each would take as long as all of them do here.
+    # Through Optuna, each attribute would take as long as all of them take here.
     trial = session.execute(_TRIAL_OF_NUMBER, {"number": number}).scalar_one()
     rows = [{"trial": trial, "name": name, "value": json.dumps(value)} for name, value in attributes.items()]
     session.execute(_SET_USER_ATTRIBUTE, rows)
@@ -88,5 +85,5 @@ _SET_USER_ATTRIBUTE = text(
 
 def storage_url(file: Path) -> str:
     """Return the URL of a database file."""
-    # As a URI the path may hold ? and {}, which SQLAlchemy 2.0 and Optuna would read as parts of theirs.
+    # A path can contain ? and {}, which SQLAlchemy 2.0 and Optuna would interpret. A URI quotes them.
     return URL.create("sqlite", database=file.absolute().as_uri(), query={"uri": "true"}).render_as_string()

@@ -1,4 +1,4 @@
-"""The trials of a search: proposed, noted and counted, whoever evaluates them."""
+"""The trials of a search: propose configurations, store results, count and report."""
 
 import math
 from collections import Counter
@@ -25,23 +25,17 @@ from .notes import PREDICTED, pack, pack_losses, unpack
 from .search_study import SearchStudy
 
 MOST_ATTEMPTS = 3
-"""How often a configuration is evaluated whose process ends each time."""
+"""Attempts at a configuration whose evaluation ends its process each time."""
 
 _FAILURES_IN_A_ROW = 5
 
 Measure = Callable[[SEConfig, nn.Module], float]
-"""Measures an objective of the user's on a configuration and the network that was evaluated."""
+"""Measures a custom objective of a configuration and its evaluated network."""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A trial under way.
-
-    Attributes:
-        trial: Optuna's trial.
-        config: The configuration to evaluate.
-        named: Its ``name``, where it is one of those that everybody knows; empty otherwise.
-    """
+    """A running trial and its configuration; ``named`` holds its ``name`` if it is a known answer, else nothing."""
 
     trial: Trial
     config: SEConfig
@@ -49,16 +43,16 @@ class Proposal:
 
 
 class Trials:
-    """The trials of one search, until as many distinct ones are complete as its budget says.
+    """The trials of one search, which ends when the number of finished ones reaches the budget.
 
     Args:
         definition: The study.
         space: Its space.
-        size: Input size at which FLOPs are counted.
-        study: Where the trials are.
+        size: Input size ``(channels, height, width)`` at which FLOPs are counted.
+        study: The Optuna study.
         further: Configurations to try first besides the known answers, with their names.
-        measures: Names of what the user's own functions measure.
-        parallel: Whether several trials are under way at once.
+        measures: Names of the custom objectives.
+        parallel: Whether several trials run at once.
     """
 
     def __init__(
@@ -84,34 +78,33 @@ class Trials:
         _fail_killed(study)
         self._names = _enqueue_priors(space, further, is_allowed, study)
         exact = exact_objectives(space, definition.objectives, size)
-        most = {
-            place: definition.constraints.most_of(one) for place, one in enumerate(definition.goals) if not one.exact
+        limits = {
+            index: limit
+            for index, goal in enumerate(definition.goals)
+            if not goal.exact and (limit := definition.constraints.most_of(goal)) is not None
         }
-        limits = {place: limit for place, limit in most.items() if limit is not None}
         self._sampler = DistinctSampler(space, definition.sampler, definition.seed, is_allowed, exact, limits, parallel)
         study.sampler = self._sampler
         self.done = _count(study, TrialState.COMPLETE, TrialState.PRUNED)
 
     @property
     def left(self) -> int:
-        """How many trials the budget still asks for, those under way among them."""
+        """Trials left in the budget, including running ones."""
         return max(0, self._definition.budget - self.done)
 
     @property
     def rungs(self) -> list[Mapping[str, list[float]]]:
-        """What finished trials have reached at the rungs of successive halving."""
+        """Values of finished trials at the rungs of successive halving."""
         finished = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         return [one.user_attrs["rungs"] for one in finished if "rungs" in one.user_attrs]
 
-    def tell_that_none_is_left(self) -> None:
-        """Say that the space ended the search before its budget did."""
-        say(
-            "No new configuration is left within the limits: the search ends after "
-            f"{self.done} of {self._definition.budget}."
-        )
+    def report_exhausted(self) -> None:
+        """Report that the space was exhausted before the budget was spent."""
+        trials = f"{self.done} of {self._definition.budget} trials"
+        say(f"The space has no other configuration within the limits: the search ends after {trials}.")
 
     def propose(self) -> Proposal | None:
-        """Begin a trial of a new configuration; ``None`` where the space has none left within the limits."""
+        """Start a trial of a new configuration; ``None`` if the space has no other within the limits."""
         if self._sampler.is_exhausted(self._study) and not _count(self._study, TrialState.WAITING):
             return None
         with self._study.at_once() as note:
@@ -123,17 +116,20 @@ class Trials:
         return Proposal(trial, config, named)
 
     def complete(self, proposal: Proposal, notes: Mapping[str, Any], stopped: bool) -> str:
-        """Note what was measured on a trial and end it; a line about it.
+        """Store the results of a trial, end it and return a progress line.
 
         Args:
             proposal: The trial.
-            notes: From :func:`costs_of` and :func:`worth_of`, and what is measured besides.
+            notes: From :func:`costs_of` and :func:`evaluate_quality`, with the latency and custom objectives.
             stopped: Whether successive halving has stopped it.
         """
         trial = proposal.trial
         with self._study.at_once() as note:
             note(trial.number, notes)
-            _set_constraints(self._definition, trial, notes)
+            for objective in OBJECTIVES.values():
+                limit = self._definition.constraints.most_of(objective)
+                if limit is not None:
+                    trial.set_constraint(objective.limit, notes[objective.name] - limit)
             if stopped:
                 self._study.tell(trial, state=TrialState.PRUNED)
             else:
@@ -144,14 +140,10 @@ class Trials:
         return f"{self.done}/{self._definition.budget} {line}"
 
     def fail(self, proposal: Proposal, error: Exception) -> str:
-        """Note why a trial has failed and end it; a line about it.
-
-        Args:
-            proposal: The trial.
-            error: What was raised.
+        """Store the error of a failed trial, end it and return a progress line.
 
         Raises:
-            EvaluationError: If it is one of too many in a row.
+            EvaluationError: If too many trials in a row have failed.
         """
         number = proposal.trial.number
         reason = f"{type(error).__name__}: {error}"
@@ -164,16 +156,14 @@ class Trials:
         return f"trial {number} failed: {reason}"
 
     def interrupt(self, proposal: Proposal) -> None:
-        """End a trial for which nobody can be blamed: its configuration may be tried again."""
+        """End an interrupted trial; its configuration can be tried again."""
         self._study.tell(proposal.trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 
 def costs_of(config: SEConfig, size: tuple[int, int, int]) -> dict[str, Any]:
-    """Return what is known of a configuration's costs without running it, by the names of a trial's notes.
+    """Return a configuration's exact costs by the names of a trial's attributes.
 
-    Args:
-        config: The configuration.
-        size: Input size at which FLOPs are counted.
+    FLOPs are counted at input ``size``, ``(channels, height, width)``.
     """
     added = added_parameters(config)
     return {
@@ -183,7 +173,7 @@ def costs_of(config: SEConfig, size: tuple[int, int, int]) -> dict[str, Any]:
     } | {name: exact(config, size) for name, exact in EXACT.items()}
 
 
-def worth_of(
+def evaluate_quality(
     definition: StudyDefinition,
     config: SEConfig,
     evaluator: Evaluator,
@@ -191,18 +181,18 @@ def worth_of(
     rungs: Sequence[Mapping[str, list[float]]],
     known: bool,
 ) -> tuple[dict[str, Any], bool]:
-    """Evaluate a configuration, by successive halving where the study wants it and it is not a known answer.
+    """Evaluate accuracy and log-loss of a configuration, with successive halving if the study sets a rung factor.
 
     Args:
         definition: The study.
         config: The configuration.
-        evaluator: Prepared.
-        costs: From :func:`costs_of`, and the latency.
-        rungs: What the trials reached that it is compared with, from :attr:`Trials.rungs`.
-        known: Whether it is one of the known answers. All others are compared with them: they are trained to the end.
+        evaluator: The prepared evaluator.
+        costs: From :func:`costs_of`, with the latency.
+        rungs: Values of other trials at the rungs, from :attr:`Trials.rungs`.
+        known: Whether it is a known answer. Halving never stops these, as others are compared with them.
 
     Returns:
-        What is noted on the trial, and whether halving has stopped it.
+        The trial's attributes, and whether halving has stopped it.
     """
     reached: dict[str, list[float]] = {}
     stopped = False
@@ -233,8 +223,10 @@ def worth_of(
     }, stopped
 
 
-def measured_by(measures: Mapping[str, Measure], config: SEConfig, evaluator: Evaluator) -> dict[str, float]:
-    """Measure the objectives of the user's own.
+def measure_custom_objectives(
+    measures: Mapping[str, Measure], config: SEConfig, evaluator: Evaluator
+) -> dict[str, float]:
+    """Measure the study's custom objectives.
 
     Raises:
         EvaluationError: If a value is not finite.
@@ -247,10 +239,10 @@ def measured_by(measures: Mapping[str, Measure], config: SEConfig, evaluator: Ev
     return values
 
 
-def difference_of_images(notes: Mapping[str, Any], study: SearchStudy) -> str:
-    """Say in what the images of ``notes`` differ from those of earlier trials: some may be unreadable now, or no more.
+def image_count_difference(notes: Mapping[str, Any], study: SearchStudy) -> str:
+    """Compare a trial's number of readable validation images with the first trial's; empty if equal.
 
-    Where they are the first, they are noted as the images of the run.
+    The first trial's number is stored with the study.
     """
     now = unpack(notes["correct"]).shape[1]
     before = study.user_attrs.get("validation_images")
@@ -258,64 +250,48 @@ def difference_of_images(notes: Mapping[str, Any], study: SearchStudy) -> str:
         study.set_user_attr("validation_images", now)
     if before in (None, now):
         return ""
-    return f"{before} validation images could be read when the run began and {now} can now"
+    return f"{before} validation images could be read when the run started and {now} can now"
 
 
 def _fail_killed(study: SearchStudy) -> None:
-    """Fail the trials whose process was killed; all but one that took its process with it again and again come back."""
+    """Fail the trials whose process was killed; without an ``error``, a configuration can be tried again."""
     trials = study.get_trials(deepcopy=False)
     kills = Counter(one.user_attrs.get("config") for one in trials if "killed" in one.user_attrs)
     for trial in trials:
-        if trial.state == TrialState.RUNNING:  # this process holds the lock
+        if trial.state == TrialState.RUNNING:  # no other process runs it: this one holds the lock
             notes: dict[str, Any] = {"killed": True}
             config = trial.user_attrs.get("config")
             attempts = 1 + kills[config]
             if attempts == MOST_ATTEMPTS and config is not None:
-                notes["error"] = f"the process was killed each of the {attempts} times that it evaluated this"
+                notes["error"] = f"the process was killed in all {attempts} attempts to evaluate it"
                 say(f"trial {trial.number} failed: {notes['error']}")
             with study.at_once() as note:
                 note(trial.number, notes)
                 study.tell(trial.number, state=TrialState.FAIL)
 
 
-def _set_constraints(definition: StudyDefinition, trial: Trial, notes: Mapping[str, Any]) -> None:
-    for one in OBJECTIVES.values():
-        most = definition.constraints.most_of(one)
-        if most is not None:
-            trial.set_constraint(one.limit, notes[one.name] - most)
-
-
 def _halving_values(definition: StudyDefinition, evaluation: Evaluation, costs: Mapping[str, float]) -> list[float]:
-    """What successive halving compares, each to be minimised: what the study asks for, as far as it is known."""
+    """Return the values that successive halving compares, to be minimised: the known objectives of the study."""
     known = {"accuracy": evaluation.accuracy.value, "log_loss": evaluation.log_loss.value}
     exact = [one.name for one in definition.goals if one.exact]
-    # Nearly every training would stand on the first front of a cost that is measured with noise.
+    # Latency counts only without an exact cost: with a noisy cost nearly every trial would be on the first front.
     known |= {name: costs[name] for name in exact or ["latency_ratio"]}
-    compared = (
-        definition.goals
-        if any(one.outcomes for one in definition.goals)
-        else (*definition.goals, OBJECTIVES["accuracy"])
-    )
-    return [-one.sign * known[one.name] for one in compared if one.name in known]
+    goals = list(definition.goals)
+    if not any(goal.outcomes for goal in goals):
+        goals.append(OBJECTIVES["accuracy"])
+    return [-goal.sign * known[goal.name] for goal in goals if goal.name in known]
 
 
 def _enqueue_priors(
-    space: SearchSpace,
-    further: Mapping[SEConfig, str],
-    is_allowed: Callable[[SEConfig], bool],
-    study: SearchStudy,
+    space: SearchSpace, further: Mapping[SEConfig, str], is_allowed: Callable[[SEConfig], bool], study: SearchStudy
 ) -> dict[SEConfig, str]:
-    """Enqueue the known answers and further configurations, as far as they are new.
-
-    Returns:
-        Their names, and those of the paper's variants, which are marked where the search comes upon them.
-    """
+    """Enqueue the known answers and further configurations that are new; return their and the paper variants' names."""
     names = {config: name for name, config in space.known_answers().items()}
     names |= {config: name for config, name in further.items() if config not in names}
     tried = tried_structures(study, space)
     for config, name in names.items():
         if not is_allowed(config):
-            say(f"{name} is left out: it exceeds {as_given('max_params')}.")
+            say(f"Skipped {name}: it exceeds {as_given('max_params')}.")
         elif config.structure not in tried:
             study.enqueue_trial(space.to_parameters(config))
             tried.add(config.structure)

@@ -87,13 +87,13 @@ def test_a_process_that_dies_is_replaced_and_one_configuration_kills_three(order
 
 
 def test_latency_is_measured_while_nothing_runs_here(orders, nodes, tmp_path, monkeypatch):
-    usual, at_once = StudyLatency.of, []
+    usual, at_once = StudyLatency.measure_or_predict, []
 
     def of(latency, config):
         at_once.append(orders.running())
         return usual(latency, config)
 
-    monkeypatch.setattr(StudyLatency, "of", of)
+    monkeypatch.setattr(StudyLatency, "measure_or_predict", of)
     run = search(tmp_path / "run", nodes, budget=5)
     assert at_once == [0] * 5
     assert len(complete(run)) == 5

@@ -204,7 +204,7 @@ def test_a_configuration_that_kills_its_process_thrice_is_given_up(tmp_path):
     trials = search(folder, kill_itself).trials
     (given_up,) = trials[trials["config_id"] == uniform.id].to_dict("records")
     assert given_up["state"] == "failed"
-    assert given_up["error"] == "the process was killed each of the 3 times that it evaluated this"
+    assert given_up["error"] == "the process was killed in all 3 attempts to evaluate it"
     complete = trials[trials["state"] == "complete"]
     assert len(complete) == 4
     assert complete["config_id"].is_unique

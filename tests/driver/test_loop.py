@@ -15,7 +15,7 @@ from se_search.results.record import read_results
 from se_search.study.files import load_space, load_study
 from se_search.study.space import SearchSpace
 from se_search.trials import folder as run_folder
-from se_search.trials.evaluators import tell_if_busy
+from se_search.trials.evaluators import warn_if_busy
 from se_search.trials.trials import Trials
 
 UNIFORM = SEConfig.uniform("test_resnet", 16)
@@ -71,7 +71,7 @@ def test_parameters_beyond_the_limit_are_never_evaluated(finished_run, tmp_path,
     counted = [parameter_overhead(SEConfig.from_json(text)).ratio for text in trials["config"]]
     assert max(counted) <= limit
     assert list(trials["name"])[:2] == ["no SE", "r=16 without the last stage"]
-    assert "uniform r=16 is left out: it exceeds max_params." in capsys.readouterr().out
+    assert "Skipped uniform r=16: it exceeds max_params." in capsys.readouterr().out
 
 
 def test_a_configuration_exactly_at_the_limit_is_tried(tmp_path):
@@ -157,6 +157,6 @@ def test_a_busy_machine_is_told_where_threads_would_wait_for_each_other(one_thre
     for threads, load, told in ((2, 2.5, True), (2, 1.5, False), (1, 2.5, False)):
         torch.set_num_threads(threads)
         monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0, 0))
-        tell_if_busy()
+        warn_if_busy()
         said = capsys.readouterr().out
-        assert ("Other work keeps the 2 CPUs busy (load 2.5): with 2 threads training" in said) == told
+        assert ("Other processes keep the 2 CPUs busy (load 2.5): training with 2 threads" in said) == told

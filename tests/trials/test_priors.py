@@ -88,10 +88,10 @@ def test_a_configuration_that_is_a_known_answer_is_not_announced_as_a_new_one(tm
     verdicts = dict.fromkeys((site.block for site in space.sites), "works")
     folder = kept(tmp_path / "one", of(verdicts | {"layer4.0": "idle", "layer4.1": "idle"}))
     assert list(priors(folder, space)) == ["r=4 without idle blocks"]  # r=16 without the last stage is known
-    assert "Before others, 1 configuration without them is tried." in capsys.readouterr().out
+    assert "The search first tries 1 configuration without them." in capsys.readouterr().out
     folder = kept(tmp_path / "all", of(dict.fromkeys(verdicts, "idle")))
     assert priors(folder, space) == {}
-    assert "What is left without them is among the known answers" in capsys.readouterr().out
+    assert "The configurations without them are known answers" in capsys.readouterr().out
 
 
 def test_cautions_are_said(tmp_path, capsys):
@@ -116,9 +116,13 @@ def test_idle_attention_of_the_backbone_is_taken_out(tmp_path):
         (
             "block",
             {"layer1.0": "works", "layer2.0": "cannot be told"},
-            "None of 8 SE blocks of the supernet surely idles",
+            "None of the supernet's 8 SE blocks is significantly idle",
         ),
-        ("stage", {"layer1.0": "idle", "layer2.0": "works"}, "these idle: layer1.0; no stage"),
+        (
+            "stage",
+            {"layer1.0": "idle", "layer2.0": "works"},
+            "Idle SE blocks of the supernet (1 of 8): layer1.0; no stage",
+        ),
     ],
 )
 def test_where_nothing_can_be_left_out_nothing_is_added(tmp_path, capsys, placement, verdicts, said):
@@ -164,7 +168,7 @@ def test_priors_are_tried_first_kept_and_not_analysed_again(tmp_path, monkeypatc
     page = file.with_name("excitation.html")
     assert "Role of excitation" in page.read_text()
     # Without any block nothing is left but no SE, which is known.
-    assert "What is left without them is among the known answers" in capsys.readouterr().out
+    assert "The configurations without them are known answers" in capsys.readouterr().out
 
     # Damage is told before a trial, and a missing page is written anew.
     damaged = json.loads(file.read_text())
