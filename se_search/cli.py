@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, ParamSpec
 import typer
 
 from . import __version__
+from .deployment.deployment import RUNTIMES
 from .errors import DefinitionError, SeSearchError, naming_options
 from .export.formats import FORMATS
 from .progress import console, progress_bar, say
@@ -484,7 +485,7 @@ def latency(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="eager, compile, onnxruntime or openvino; repeatable.  [default: eager]",
+            help=f"{', '.join(RUNTIMES)}; repeatable.  [default: eager]",
         ),
     ] = None,
     optimized: Annotated[

@@ -371,7 +371,7 @@ def test_excitation_takes_the_weights_of_a_verification(finished_run, monkeypatc
         (["seresnet5o"], ["'seresnet5o'", "neither a run folder", "seresnet50"]),
         (["."], [".", "not an exported folder"]),
         (["seresnet18"], ["seresnet18", "--pretrained"]),
-        (["seresnet18", "--pretrained", "none.pth"], ["'none.pth'", "not there"]),
+        (["seresnet18", "--pretrained", "none.pth"], ["'none.pth'", "does not exist: use timm"]),
         (["seresnet18", "--pretrained", "timm"], ["--data is missing"]),
         (["seresnet18", "--pretrained", "1000.safetensors", "--data", "digits"], ["1000 classes", "digits has 10"]),
         (["resnet18", "--pretrained", "plain.safetensors", "--data", "digits"], ["this ResNet has no SE block"]),
