@@ -94,8 +94,8 @@ class LatencyConditions(Deployment):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "LatencyConditions":
         """Return the conditions that :meth:`to_dict` wrote."""
-        if data.keys() != {one.name for one in fields(cls)}:
-            raise ValueError("the conditions have other keys")
+        for name in sorted(data.keys() ^ {one.name for one in fields(cls)}):
+            raise KeyError(name)
         return cls(**{**data, "affinity": tuple(data["affinity"]), "size": tuple(data["size"])})
 
 
