@@ -39,12 +39,21 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 import torch
-from baselines import Evaluate, Search, Values, hand_written, nsga2, once_for_all, paper, pareto_front, spread
-from baselines import supernet_random as random_search
+from baselines import (
+    Evaluate,
+    Search,
+    Values,
+    hand_written,
+    nsga2,
+    once_for_all,
+    paper,
+    pareto_front,
+    spread,
+    supernet_random as random_search,
+)
 from fidelity import timed
 from optuna._hypervolume import compute_hypervolume  # its public counterpart draws a figure
-from sampler_regret import cost as overhead
-from sampler_regret import create_study, mean
+from sampler_regret import cost as overhead, create_study, mean
 
 from se_search import SEConfig
 from se_search.data.load import load_data

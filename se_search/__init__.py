@@ -13,21 +13,27 @@ from wrapt import register_post_import_hook
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .api import Excitation, Run, analyze_excitation, load_run, search
-    from .api.latency import compare_latency
-    from .deployment.deployment import Deployment
-    from .deployment.inference import optimize_for_inference
-    from .errors import SeSearchError
-    from .export.loading import load_exported
-    from .export.timm_folder import export_timm
-    from .latency.meter import Ratio, measure_latency
-    from .network.attention.se import PlacedSE
-    from .network.config import SEConfig
-    from .network.insertion import create_model, insert
-    from .network.overhead import Overhead, parameter_overhead
-    from .network.sites import Site, find_sites
-    from .results.comparison import compare_runs
-    from .sampling.ehvi import EHVISampler
+    from .api import (
+        Excitation as Excitation,
+        Run as Run,
+        analyze_excitation as analyze_excitation,
+        load_run as load_run,
+        search as search,
+    )
+    from .api.latency import compare_latency as compare_latency
+    from .deployment.deployment import Deployment as Deployment
+    from .deployment.inference import optimize_for_inference as optimize_for_inference
+    from .errors import SeSearchError as SeSearchError
+    from .export.loading import load_exported as load_exported
+    from .export.timm_folder import export_timm as export_timm
+    from .latency.meter import Ratio as Ratio, measure_latency as measure_latency
+    from .network.attention.se import PlacedSE as PlacedSE
+    from .network.config import SEConfig as SEConfig
+    from .network.insertion import create_model as create_model, insert as insert
+    from .network.overhead import Overhead as Overhead, parameter_overhead as parameter_overhead
+    from .network.sites import Site as Site, find_sites as find_sites
+    from .results.comparison import compare_runs as compare_runs
+    from .sampling.ehvi import EHVISampler as EHVISampler
 
 _HOMES = {
     "Deployment": ".deployment.deployment",
@@ -55,32 +61,7 @@ _HOMES = {
     "search": ".api",
 }
 
-__all__ = [
-    "Deployment",
-    "EHVISampler",
-    "Excitation",
-    "Overhead",
-    "PlacedSE",
-    "Ratio",
-    "Run",
-    "SEConfig",
-    "SeSearchError",
-    "Site",
-    "__version__",
-    "analyze_excitation",
-    "compare_latency",
-    "compare_runs",
-    "create_model",
-    "export_timm",
-    "find_sites",
-    "insert",
-    "load_exported",
-    "load_run",
-    "measure_latency",
-    "optimize_for_inference",
-    "parameter_overhead",
-    "search",
-]
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,8 +7,7 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from networks import SMALLEST, bare_network
 from torch import nn
 

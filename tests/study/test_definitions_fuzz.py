@@ -5,8 +5,7 @@ from importlib import metadata, resources
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from se_search.errors import SeSearchError
 from se_search.study.definitions import StudyDefinition
