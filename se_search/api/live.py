@@ -32,12 +32,12 @@ def follow_run(path: str | os.PathLike[str], every: int = 10) -> Path:
     if every < 1:
         raise DefinitionError(f"{as_given('every')} is {every}: it must be at least 1 second")
     folder = Path(path)
-    told = ""
+    shown = ""
     try:
         while True:
             state, finished = _write_live(folder, every)
-            if state != told:
-                say(told := state)
+            if state != shown:
+                say(shown := state)
             if finished:
                 break
             time.sleep(every)

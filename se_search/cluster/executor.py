@@ -148,7 +148,7 @@ class ClusterOptions:
         names = ("workers", "ray", "gpus_per_trial", "latency_node", "latency")
         workers, ray, gpus_per_trial, latency_node, latency = map(as_given, names)
         given = f"{ray} {self.ray}" if self.ray else f"{workers} {self.workers}"
-        for is_wrong, told in (
+        for is_wrong, message in (
             (self.workers < 1, f"{workers} is {self.workers}: it must be at least 1"),
             (self.workers > 1 and self.ray is not None, f"{workers} evaluates here, {ray} elsewhere: omit one of them"),
             (gpus is not None and not self.uses_ray, f"{gpus_per_trial} requires {workers} or {ray}"),
@@ -158,7 +158,7 @@ class ClusterOptions:
             (self.uses_ray and find_spec("ray") is None, f'{given} requires Ray: pip install "se-search[ray]"'),
         ):
             if is_wrong:
-                raise DefinitionError(told)
+                raise DefinitionError(message)
         if self.ray is not None:
             from .ray_executor import find_cluster
 
