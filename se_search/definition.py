@@ -1,18 +1,12 @@
-"""Base class and validators of definitions."""
+"""Base class, types and validators of definitions."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from .errors import ConfigurationError
-
-
-def as_value_error(check: Any, value: Any) -> Any:
-    """Run a check and convert a ConfigurationError to the :class:`ValueError` that pydantic expects."""
-    try:
-        return check(value)
-    except ConfigurationError as error:
-        raise ValueError(str(error)) from error
+MOST_PIXELS, MOST_IMAGES = 2**14, 2**20  # larger values are mistakes or exhaust memory
+Threads = Annotated[int, Field(ge=1, le=4096)]
+Listed = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 
 
 def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -26,6 +20,3 @@ class Definition(BaseModel):
     """Validated, immutable data without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
-
-
-Listed = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)

@@ -10,11 +10,10 @@ from pydantic import (
     ValidationInfo,
 )
 
-from ..definition import Definition, Listed, distinct
+from ..definition import MOST_IMAGES, MOST_PIXELS, Definition, Listed, Threads, distinct
 from ..deployment.deployment import DTYPES, RUNTIMES
 from ..errors import DefinitionError, did_you_mean
 from ..latency.stopping import LIMIT, TARGET
-from .base import MOST_IMAGES, MOST_PIXELS, Threads
 from .evaluator_definition import AnyEvaluator, SupernetDefinition
 from .objectives import OBJECTIVES, RESERVED, Direction, Objective, custom_objective
 from .space_definition import SpaceDefinition

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, 
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, JsonValue, Tag
 
-from ..definition import Definition
+from ..definition import MOST_IMAGES, Definition
 from ..errors import did_you_mean
 from ..words import counted
-from .base import MOST_IMAGES
 
 if TYPE_CHECKING:  # imports PyTorch, which reading a study does not need
     from ..data.image_data import ImageData

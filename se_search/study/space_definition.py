@@ -4,13 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from ..definition import Definition, Listed, as_value_error, distinct
+from ..definition import Definition, Listed, distinct
 from ..network.attention import DEFAULT_KIND, KINDS
 from ..network.attention.kind import Choices, PlacedAttention, check_choice
-
-
-def _kind(name: str) -> str:
-    return as_value_error(lambda value: check_choice("kind of attention", value, KINDS), name)
 
 
 class SpaceDefinition(Definition):
@@ -36,7 +32,9 @@ class SpaceDefinition(Definition):
     position_per: Literal["network", "stage"] = "network"
     """Scope of a chosen position: the whole ``"network"`` or each ``"stage"``."""
 
-    attention: Annotated[str, AfterValidator(_kind)] = DEFAULT_KIND
+    attention: Annotated[str, AfterValidator(lambda name: check_choice("kind of attention", name, KINDS))] = (
+        DEFAULT_KIND
+    )
     """Kind of attention: one of :data:`se_search.network.attention.KINDS`."""
 
     @model_validator(mode="before")

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from ...definition import Listed, as_value_error, distinct
+from ...definition import Listed, distinct
 from ...errors import ConfigurationError
 from .gates import GATES, check_gate
 from .kind import LAYOUTS, STARTS, Choices, PlacedAttention, check_choice
@@ -47,10 +46,10 @@ def hidden_channels(channels: int, ratio: int, rounding: int = 8) -> int:
 class SEChoices(Choices):
     """Options of SE blocks that a space varies."""
 
-    ratios: _Several[Annotated[int, BeforeValidator(partial(as_value_error, check_ratio))]]
+    ratios: _Several[Annotated[int, BeforeValidator(check_ratio)]]
     """Reduction ratios of a stage."""
 
-    gates: _Several[Annotated[str, BeforeValidator(partial(as_value_error, check_gate))]]
+    gates: _Several[Annotated[str, BeforeValidator(check_gate)]]
     """Gates; a configuration uses one for all blocks."""
 
     bias: bool = True
