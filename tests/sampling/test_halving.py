@@ -75,17 +75,17 @@ def halved(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("halving")
     (folder / "study.yaml").write_text(yaml.safe_dump(HALVING))
-    trained: dict[str, int] = {}
-    usual = stand_alone.Scratch._train
+    trainings: dict[str, stand_alone.Training] = {}
+    usual = stand_alone.Scratch.training
 
-    def counting(self, config, seed, rungs):
-        for epochs, network in usual(self, config, seed, rungs):
-            trained[config.id] = epochs
-            yield epochs, network
+    def recorded(self, config, *arguments):
+        trainings[config.id] = usual(self, config, *arguments)
+        return trainings[config.id]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stand_alone.Scratch, "_train", counting)
+        patch.setattr(stand_alone.Scratch, "training", recorded)
         run_search(load_study(str(folder / "study.yaml")), folder / "run")
+    trained = {config: len(training.history) for config, training in trainings.items()}
     return load_run(folder / "run"), trained
 
 
