@@ -1,25 +1,12 @@
 """The Python calls behind the command line."""
 
-from ..export.formats import exporters
-from ..network.configurations import configurations, load_config
-from ..report.comparison import write_comparison
-from ..study.files import list_spaces as spaces
-from .excitation import Excitation, analyze_excitation
-from .live import follow_run
-from .run import Run, load_run
-from .start import search, studies
+from ..export.formats import exporters as exporters
+from ..network.configurations import configurations as configurations, load_config as load_config
+from ..report.comparison import write_comparison as write_comparison
+from ..study.files import list_spaces
+from .excitation import Excitation as Excitation, analyze_excitation as analyze_excitation
+from .live import follow_run as follow_run
+from .run import Run as Run, load_run as load_run
+from .start import search as search, studies as studies
 
-__all__ = [
-    "Excitation",
-    "Run",
-    "analyze_excitation",
-    "configurations",
-    "exporters",
-    "follow_run",
-    "load_config",
-    "load_run",
-    "search",
-    "spaces",
-    "studies",
-    "write_comparison",
-]
+spaces = list_spaces
