@@ -271,4 +271,4 @@ def test_a_clock_that_was_set_back_loses_nothing(tmp_path):
     assert list(trials["state"]) == ["complete"] * 5
     assert list(trials["seconds"].isna()) == [False, True, False, False, False]
     assert (trials["seconds"].dropna() >= 0).all()
-    assert write_results(folder)[1]["timings"]["trials"] == pytest.approx(trials["seconds"].sum())
+    assert write_results(folder)[1].timings["trials"] == pytest.approx(trials["seconds"].sum())
