@@ -1,8 +1,8 @@
 """Base class, types and validators of definitions."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 MOST_PIXELS, MOST_IMAGES = 2**14, 2**20  # larger values are mistakes or exhaust memory
 Threads = Annotated[int, Field(ge=1, le=4096)]
@@ -14,6 +14,11 @@ def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(set(values)) < len(values):
         raise ValueError("must not contain a value twice")
     return values
+
+
+_T = TypeVar("_T")
+Several = Annotated[tuple[_T, ...], Listed, Field(min_length=1), AfterValidator(distinct)]
+"""One or more distinct values, a list in YAML."""
 
 
 class Definition(BaseModel):

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, model_validator
 
-from ..definition import Definition, Listed, distinct
+from ..definition import Definition, Several
 from ..network.attention import DEFAULT_KIND, KINDS
 from ..network.attention.kind import Choices, PlacedAttention, check_choice
 
@@ -20,12 +20,7 @@ class SpaceDefinition(Definition):
     placement: Literal["stage", "block"]
     """Unit in which attention is added or left out: ``"stage"`` or ``"block"``."""
 
-    positions: Annotated[
-        tuple[Literal["default", "standard", "pre", "post", "identity", "3x3", "existing"], ...],
-        Listed,
-        Field(min_length=1),
-        AfterValidator(distinct),
-    ] = ("default",)
+    positions: Several[Literal["default", "standard", "pre", "post", "identity", "3x3", "existing"]] = ("default",)
     """Allowed positions of SE blocks. ``"default"`` is ``existing`` in a backbone with attention, ``standard`` in
     another with residual branches and ``post`` in a plain one."""
 

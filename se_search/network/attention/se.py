@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 
-from ...definition import Listed, distinct
+from ...definition import Several
 from ...errors import ConfigurationError
 from .gates import GATES, check_gate
 from .kind import LAYOUTS, STARTS, Choices, PlacedAttention, check_choice
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 MOST_ROUNDING = 1024
 """Largest rounding of hidden widths; larger values make networks that do not fit into memory."""
-
-_T = TypeVar("_T")
-_Several = Annotated[tuple[_T, ...], Listed, Field(min_length=1), AfterValidator(distinct)]
 
 
 def check_ratio(ratio: object) -> int:
@@ -46,10 +43,10 @@ def hidden_channels(channels: int, ratio: int, rounding: int = 8) -> int:
 class SEChoices(Choices):
     """Options of SE blocks that a space varies."""
 
-    ratios: _Several[Annotated[int, BeforeValidator(check_ratio)]]
+    ratios: Several[Annotated[int, BeforeValidator(check_ratio)]]
     """Reduction ratios of a stage."""
 
-    gates: _Several[Annotated[str, BeforeValidator(check_gate)]]
+    gates: Several[Annotated[str, BeforeValidator(check_gate)]]
     """Gates; a configuration uses one for all blocks."""
 
     bias: bool = True
