@@ -83,14 +83,19 @@ def do_elsewhere(search: str, fetch: Callable[[], Job], task: Task) -> Outcome:
         fetch: Fetches what the search needs; called once for each search and kind of work.
         task: The task.
     """
-    key = f"{search} {task.work}"
+    try:
+        do = prepare_elsewhere(search, fetch, task.work)
+    except Exception as error:  # what is missing on this machine is missing for every trial
+        return Outcome(unfit=f"{type(error).__name__}: {error}")
+    return do(task)
+
+
+def prepare_elsewhere(search: str, fetch: Callable[[], Job], work: str) -> Callable[[Task], Outcome]:
+    """Prepare this process for a kind of work, once; arguments as :func:`do_elsewhere`."""
+    key = f"{search} {work}"
     if key not in _prepared:
-        prepare = _prepare_latency if task.work == "latency" else _prepare_evaluation
-        try:
-            _prepared[key] = prepare(fetch())
-        except Exception as error:  # what is missing on this machine is missing for every trial
-            return Outcome(unfit=f"{type(error).__name__}: {error}")
-    return _prepared[key](task)
+        _prepared[key] = (_prepare_latency if work == "latency" else _prepare_evaluation)(fetch())
+    return _prepared[key]
 
 
 def _prepare_latency(job: Job) -> Callable[[Task], Outcome]:

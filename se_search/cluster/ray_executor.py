@@ -30,9 +30,9 @@ from ray._private.services import get_ray_address_from_environment
 from ray.exceptions import GetTimeoutError, NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from ..errors import ClusterError, EvaluationError, as_given, first_reason
-from ..progress import say
+from ..progress import console, say
 from ..trials.trials import MOST_ATTEMPTS
-from .evaluate import Job, do_elsewhere
+from .evaluate import Job, do_elsewhere, prepare_elsewhere
 from .executor import ClusterOptions, Outcome, Task
 
 _INTERVAL = 1.0  # seconds between checks of the cluster
@@ -111,6 +111,8 @@ class RayExecutor:
             threads = max(1, job.threads // options.workers)  # which is 1 on a running cluster
             self._job = _put(replace(job, uses_gpu=self._gpus > 0, threads=threads, scratch=folder if is_own else None))
             self._do = ray.remote(max_retries=0)(_do)  # Ray retries some without limit: they are counted here
+            if is_own and not self._gpus:
+                _prepare_processes(options.workers, self._job)
             self._look()
             self._stack = stack.pop_all()
         self._threads: list[threading.Thread] = []
@@ -221,6 +223,17 @@ def _do(shared: list[Any], task: Task) -> Outcome:
     """Run a task in a Ray process; ``shared`` is a list so that only the first task of a process fetches the job."""
     outcome = do_elsewhere(shared[0].hex(), lambda: ray.get(shared[0]), task)
     return replace(outcome, node=_own_node(), host=platform.node())
+
+
+def _prepare_processes(count: int, job: Any) -> None:
+    """Start and prepare processes, so that trials do not start with imports, which can take longer than they do."""
+    prepare = ray.remote(num_cpus=1, max_retries=0)(_prepare)
+    with console.status("Starting the workers"), contextlib.suppress(Exception):  # the first tasks report errors
+        ray.get([prepare.remote([job]) for _ in range(count)])
+
+
+def _prepare(shared: list[Any]) -> None:
+    prepare_elsewhere(shared[0].hex(), lambda: ray.get(shared[0]), "accuracy")
 
 
 def _own_node() -> str:
