@@ -69,13 +69,11 @@ CORE = {
             "trials_table",
             "gain_over_none",
             "front_of",
-            "pick_trials",
             "_row",
             "_cost",
             "_is_tied",
             "_difference",
             "_contains_zero",
-            "_scaled",
         ),
     ),
 }

@@ -23,8 +23,8 @@ from playwright.sync_api import Browser, sync_playwright
 
 from se_search.network.overhead import added_parameters, backbone_parameters
 from se_search.report.page import render_report
+from se_search.results.picks import pick_trials
 from se_search.results.record import read_results
-from se_search.results.table import pick_trials
 from se_search.study.space import SearchSpace
 from se_search.trials.folder import read_definition
 

@@ -26,8 +26,9 @@ from ..report.images import write_images
 from ..report.page import render_report
 from ..report.tables import describe_front
 from ..report.text import render_markdown
+from ..results.picks import PICKS
 from ..results.record import RunRecord, read_results, write_results
-from ..results.table import PICKS, front_of
+from ..results.table import front_of
 from ..trials.evaluators import EvaluatorFactory
 from ..trials.folder import PARETO_FILE, REPORT_FILE, TRIALS_FILE, read_definition
 from ..words import counted

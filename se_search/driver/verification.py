@@ -14,7 +14,8 @@ from ..files import write_text
 from ..network.config import SEConfig
 from ..network.insertion import write_weights
 from ..progress import progress_bar, say
-from ..results.table import front_of, pick_trials, trials_table
+from ..results.picks import pick_trials
+from ..results.table import front_of, trials_table
 from ..results.verified import VERIFICATION, result_file, weights_file
 from ..study.definitions import StudyDefinition
 from ..study.objectives import Objective

@@ -27,7 +27,8 @@ from ..trials.notes import ENDED, FOREIGN, latency_conditions, quality_of, with_
 from .contributions import Contributions, describe_contributions, outcomes_by_image
 from .excitation import AnalysisPage, find_analyses
 from .hypervolume import hypervolume_history
-from .table import Gain, cautions, front_of, gain_over_none, pick_trials, trials_table
+from .picks import Picks, pick_trials
+from .table import Gain, cautions, front_of, gain_over_none, trials_table
 from .verified import Schedule, add_verified, read_verified
 
 
@@ -83,7 +84,7 @@ class RunRecord:
         latency_learned_from: Number of measured configurations that the additive latency model was fitted to.
         latency: How latency was measured; ``None`` before a trial is complete.
         sites: Every site of the space, in forward order.
-        picks: Trial numbers by pick, from :func:`~se_search.results.table.pick_trials`.
+        picks: The networks that the run recommends.
         cautions: Sentences about the limits of the results.
         gain: Gain of SE (estimated by the search); ``None`` without a comparison.
         quality: The objective that networks are judged by: accuracy or log-loss.
@@ -109,7 +110,7 @@ class RunRecord:
     latency_learned_from: int
     latency: LatencyConditions | None
     sites: tuple[SiteRecord, ...]
-    picks: Mapping[str, int]
+    picks: Picks
     cautions: tuple[str, ...]
     gain: Gain | None
     quality: Objective
@@ -128,6 +129,8 @@ class RunRecord:
         latency = self.latency.to_dict() | {"description": self.latency.description} if self.latency else {}
         return {name: _plain(value) for name, value in vars(self).items() if name != "provenance"} | {
             "objectives": names,
+            "picks": dict(self.picks),
+            "picks_source": self.picks.source,
             "custom_objectives": [name for name in names if name not in OBJECTIVES],
             "latency": latency,
             "gain": self.gain.sentence if self.gain else "",

@@ -1,4 +1,4 @@
-"""Results of a study: the table of trials, the Pareto front, its named members, and the gain from SE."""
+"""Results of a study: the table of trials, the Pareto front, and the gain from SE."""
 
 import functools
 import math
@@ -12,11 +12,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ..network.config import SEConfig
 from ..statistics import CONFIDENCE, Estimate, confidence_of_each, crossed_difference, difference_in_words
-from ..study.objectives import COLUMNS, OBJECTIVES, Objective
+from ..study.objectives import COLUMNS, Objective
 from ..trials.notes import converting_foreign_trial_errors, quality_of, unpack
 from ..words import counted, percent
-
-PICKS = ("knee", "accurate", "small", "fast")
 
 _STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "stopped", TrialState.FAIL: "failed"}
 _COSTS = ("parameter_overhead", "latency_ratio")
@@ -103,32 +101,6 @@ def front_of(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["on_front"]].sort_values(["parameter_overhead", "accuracy"], ascending=[True, False])
 
 
-def pick_trials(table: pd.DataFrame, quality: Objective = OBJECTIVES["accuracy"]) -> dict[str, int]:
-    """Return the trial numbers of the front's named members; empty without a front.
-
-    ``accurate`` has the highest accuracy, ``small`` the fewest parameters, ``fast`` the lowest latency ratio; the
-    fewest parameters break ties. ``knee`` is the member farthest above the straight line from the smallest member to
-    the most accurate one, with both axes scaled to the range of the front. Tied members are never the knee. Log-loss
-    replaces accuracy if it is the study's objective.
-
-    Args:
-        table: From ``trials_table``.
-        quality: Accuracy or log-loss.
-    """
-    front = front_of(table)
-    if front.empty:
-        return {}
-    values = quality.sign * front[quality.name]
-    height = _scaled(values) - _scaled(front["parameter_overhead"])
-    rows = {
-        "knee": height[front["tied_with"].isna()].idxmax(),
-        "accurate": values.idxmax(),
-        "small": front.index[0],
-        "fast": front["latency_ratio"].idxmin(),
-    }
-    return {pick: int(front["number"][row]) for pick, row in rows.items()}
-
-
 def cautions(table: pd.DataFrame, chance: float) -> list[str]:
     """Return sentences about the limits of the front.
 
@@ -205,8 +177,3 @@ def _difference(
 ) -> Estimate:
     one, other = (unpack(trial.user_attrs[quality.outcomes]) for trial in (first, second))
     return crossed_difference(one, other, confidence)
-
-
-def _scaled(values: "pd.Series[float]") -> "pd.Series[float]":
-    width = values.max() - values.min()
-    return (values - values.min()) / width if width > 0 else values * 0.0

@@ -7,8 +7,8 @@ import pandas as pd
 
 from se_search.network.overhead import backbone_parameters
 from se_search.results.contributions import describe_contributions
+from se_search.results.picks import pick_trials
 from se_search.results.record import DataRecord, RunRecord, SiteRecord
-from se_search.results.table import pick_trials
 from se_search.study.definitions import ConstraintsDefinition
 from se_search.study.evaluator_definition import SupernetDefinition
 from se_search.study.files import load_space

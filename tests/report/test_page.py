@@ -15,8 +15,9 @@ from se_search.network.overhead import backbone_parameters, formula_by_stage
 from se_search.report.configuration import draw_configuration
 from se_search.report.page import render_report
 from se_search.report.summary import summarize
+from se_search.results.picks import Picks, pick_trials
 from se_search.results.record import read_results
-from se_search.results.table import cautions, pick_trials
+from se_search.results.table import cautions
 from se_search.results.verified import Schedule
 from se_search.study.definitions import ConstraintsDefinition
 from se_search.study.files import load_space
@@ -370,7 +371,7 @@ def without_front(trials, run, kept):
     trials = trials[kept].copy()
     trials["on_front"] = False
     said = tuple(cautions(trials, 0.1))
-    return trials, replace(run, picks={}, hypervolume_history=(), cautions=said, gain=None)
+    return trials, replace(run, picks=Picks(), hypervolume_history=(), cautions=said, gain=None)
 
 
 def test_a_run_without_a_trial_has_a_page_that_says_so(open_page, tmp_path, results):
@@ -582,7 +583,7 @@ def test_the_summary_claims_a_gain_only_where_one_was_measured(results, measurab
     verified = Schedule(3, (0,), 400, (), None, None, helps is True, "as found.", None, ())
     run = replace(
         run,
-        picks=run.picks | {"knee": int(trials["number"][trials["se_blocks"] > 0].iloc[0])},
+        picks=Picks(trials={**run.picks, "knee": int(trials["number"][trials["se_blocks"] > 0].iloc[0])}),
         gain=replace(run.gain, measurable=measurable),
         verified=() if helps is None else (verified,),
     )

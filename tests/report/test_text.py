@@ -8,6 +8,7 @@ from markdown_it import MarkdownIt
 
 from se_search.report.tables import describe_front
 from se_search.report.text import render_markdown
+from se_search.results.picks import Picks
 from se_search.results.record import read_results
 from se_search.results.verified import Member, Schedule
 from se_search.study.objectives import OBJECTIVES
@@ -115,7 +116,7 @@ def test_names_from_outside_are_text(results):
 def test_a_run_without_a_trial_has_a_text(results):
     trials, run = results
     cautions = ("No configuration has been evaluated yet.",)
-    run = replace(run, picks={}, latency=None, finished=False, cautions=cautions)
+    run = replace(run, picks=Picks(), latency=None, finished=False, cautions=cautions)
     tokens = parse(render_markdown(trials.iloc[:0], run))
     assert texts(tokens, "th") == []
     assert "0 of 6 configurations evaluated on digits; the search is not finished." in texts(tokens, "paragraph")

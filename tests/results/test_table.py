@@ -17,7 +17,8 @@ from scipy import stats
 from se_search import SEConfig
 from se_search.errors import RunFolderError
 from se_search.results.hypervolume import hypervolume_history
-from se_search.results.table import cautions, front_of, gain_over_none, pick_trials, trials_table
+from se_search.results.picks import pick_trials
+from se_search.results.table import cautions, front_of, gain_over_none, trials_table
 from se_search.trials.folder import load_trials
 from se_search.trials.notes import (
     MEASURED_LATENCY,

@@ -1,0 +1,69 @@
+"""The named members of the front: the networks that a run recommends."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pandas as pd
+
+from ..study.objectives import OBJECTIVES, Objective
+from .table import front_of
+
+PICKS = ("knee", "accurate", "small", "fast")
+
+
+@dataclass(frozen=True, eq=False)
+class Picks(Mapping[str, int]):
+    """Trial numbers by pick; empty without a front.
+
+    Attributes:
+        source: Where the values come from: the search's estimates or verification.
+        front: Numbers of the trials that the picks are taken from, the smallest network first.
+        trials: The number of each pick in :data:`PICKS`.
+    """
+
+    source: Literal["search", "verified"] = "search"
+    front: tuple[int, ...] = ()
+    trials: Mapping[str, int] = field(default_factory=dict)
+
+    def __getitem__(self, pick: str) -> int:
+        return self.trials[pick]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.trials)
+
+    def __len__(self) -> int:
+        return len(self.trials)
+
+
+def pick_trials(table: pd.DataFrame, quality: Objective = OBJECTIVES["accuracy"]) -> Picks:
+    """Return the front's named members, by the search's estimates.
+
+    ``accurate`` has the highest accuracy, ``small`` the fewest parameters, ``fast`` the lowest latency ratio; the
+    fewest parameters break ties. ``knee`` is the member farthest above the straight line from the smallest member to
+    the most accurate one, with both axes scaled to the range of the front. Tied members are never the knee. Log-loss
+    replaces accuracy if it is the study's objective.
+
+    Args:
+        table: From :func:`~se_search.results.table.trials_table`.
+        quality: Accuracy or log-loss.
+    """
+    front = front_of(table)
+    if front.empty:
+        return Picks()
+    values = quality.sign * front[quality.name]
+    height = _scaled(values) - _scaled(front["parameter_overhead"])
+    rows = {
+        "knee": height[front["tied_with"].isna()].idxmax(),
+        "accurate": values.idxmax(),
+        "small": front.index[0],
+        "fast": front["latency_ratio"].idxmin(),
+    }
+    return Picks(
+        "search", tuple(map(int, front["number"])), {pick: int(front["number"][row]) for pick, row in rows.items()}
+    )
+
+
+def _scaled(values: "pd.Series[float]") -> "pd.Series[float]":
+    width = values.max() - values.min()
+    return (values - values.min()) / width if width > 0 else values * 0.0
