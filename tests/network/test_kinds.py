@@ -245,8 +245,8 @@ def test_a_space_file_has_the_keys_of_its_kind_only():
         check_definition(SpaceDefinition, data | {"ratios": (4,)}, "space.yaml")
     with pytest.raises(DefinitionError, match="vectors is missing"):
         check_definition(SpaceDefinition, {"placement": "stage", "attention": "sum"}, "space.yaml")
-    with pytest.raises(DefinitionError, match="choose one of se, sum"):
-        check_definition(SpaceDefinition, data | {"attention": "eca"}, "space.yaml")
+    with pytest.raises(DefinitionError, match="choose one of se, eca, sum"):
+        check_definition(SpaceDefinition, data | {"attention": "else"}, "space.yaml")
 
 
 def test_exact_objectives_and_latency_terms_are_the_kinds():
