@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import optuna
@@ -11,8 +11,8 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from ..network.config import SEConfig
-from ..statistics import CONFIDENCE, Estimate, confidence_of_each, crossed_difference, difference_in_words
-from ..study.objectives import COLUMNS, Objective
+from ..statistics import CONFIDENCE, Estimate, Interval, confidence_of_each, crossed_difference, difference_in_words
+from ..study.objectives import COLUMNS, OBJECTIVES, Objective
 from ..trials.notes import converting_foreign_trial_errors, quality_of, unpack
 from ..words import counted, percent
 
@@ -46,11 +46,51 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
+class Advantage:
+    """Paired differences of a network with SE to the network without.
+
+    Attributes:
+        config_id: Id of its configuration.
+        number: Number of its trial; ``None`` for a baseline that the search did not evaluate.
+        name: Name of a baseline; empty for others.
+        accuracy: Difference of accuracies, as a share; the interval is corrected for the number of networks with SE.
+        judged: The same of the objective that decides, with :attr:`quality`'s name.
+        quality: Name of that objective: ``accuracy`` or ``log_loss``.
+    """
+
+    config_id: str
+    number: int | None
+    name: str
+    accuracy: Interval
+    judged: Interval
+    quality: str
+
+    @property
+    def measurable(self) -> bool:
+        """Whether the network is significantly better than the one without SE."""
+        sign = OBJECTIVES[self.quality].sign
+        return min(sign * self.judged[1], sign * self.judged[2]) > 0
+
+    @property
+    def harmful(self) -> bool:
+        """Whether the network is significantly worse than the one without SE."""
+        sign = OBJECTIVES[self.quality].sign
+        return max(sign * self.judged[1], sign * self.judged[2]) < 0
+
+
+@dataclass(frozen=True)
 class Gain:
-    """The gain of the best network with SE over the network without, in words, and whether it is significant."""
+    """The gain of the best network with SE over the network without, in words, and whether it is significant.
+
+    Attributes:
+        measurable: Whether it is significant.
+        sentence: The same in words.
+        networks: Networks with SE: the best one first, then others on the front or, in a verification, all others.
+    """
 
     measurable: bool
     sentence: str
+    networks: tuple[Advantage, ...] = ()
 
 
 def gain_over_none(study: optuna.Study) -> Gain | None:
@@ -67,33 +107,35 @@ def gain_over_none(study: optuna.Study) -> Gain | None:
             return None
         quality = quality_of(study)
         best = max(others, key=lambda trial: quality.sign * trial.user_attrs[quality.name])
-        difference = _difference(best, none, quality, confidence_of_each(len(others)))
-    return describe_gain(
-        f"trial {best.number}", quality, difference, len(others), "image", " (estimated by the search)"
-    )
+        front = {trial.number for trial in study.best_trials}
+        described = [best, *(trial for trial in others if trial.number in front and trial is not best)]
+        networks = tuple(_advantage(trial, none, quality, confidence_of_each(len(others))) for trial in described)
+    return describe_gain(f"trial {best.number}", networks, len(others), "image", " (estimated by the search)")
 
 
 def describe_gain(
-    best: str, quality: Objective, difference: Estimate, comparisons: int, paired_by: str, source: str = ""
+    best: str, networks: tuple[Advantage, ...], comparisons: int, paired_by: str, source: str = ""
 ) -> Gain:
     """Return whether the best network is significantly better than the one without SE, also in words.
 
     Args:
         best: Name of the best network with SE.
-        quality: The compared objective.
-        difference: Best network minus network without SE; the interval is corrected for the number of comparisons.
-        comparisons: Number of networks with SE.
+        networks: Networks with SE, the best one first.
+        comparisons: Number of networks with SE, for which their intervals are corrected.
         paired_by: Unit of the pairs.
         source: Source of the values, if the context does not name it.
     """
+    first = networks[0]
     change = (
-        f"changes {quality.words} by {difference_in_words(quality.name, difference)} relative to no SE "
-        f"(paired by {paired_by}, corrected for {counted(comparisons, 'comparison')})"
+        f"changes {OBJECTIVES[first.quality].words} by {difference_in_words(first.quality, Estimate(*first.judged))} "
+        f"relative to no SE (paired by {paired_by}, corrected for {counted(comparisons, 'comparison')})"
     )
-    if min(quality.sign * difference.low, quality.sign * difference.high) > 0:
-        return Gain(True, f"Significant gain from SE{source}. {best[:1].upper()}{best[1:]} {change}.")
-    configurations = counted(comparisons, "configuration")
-    return Gain(False, f"No significant gain from SE{source}. The best of {configurations}, {best}, {change}.")
+    if first.measurable:
+        return Gain(True, f"Significant gain from SE{source}. {best[:1].upper()}{best[1:]} {change}.", networks)
+    said = (
+        f"No significant gain from SE{source}. The best of {counted(comparisons, 'configuration')}, {best}, {change}."
+    )
+    return Gain(False, said, networks)
 
 
 def front_of(table: pd.DataFrame) -> pd.DataFrame:
@@ -170,6 +212,12 @@ def _is_tied(cheaper: FrozenTrial, trial: FrozenTrial, quality: Objective) -> bo
         return False
     difference = _difference(trial, cheaper, quality)
     return difference.low <= 0 <= difference.high
+
+
+def _advantage(trial: FrozenTrial, none: FrozenTrial, quality: Objective, confidence: float) -> Advantage:
+    accuracy, judged = (astuple(_difference(trial, none, one, confidence)) for one in (OBJECTIVES["accuracy"], quality))
+    config_id, name = (str(trial.user_attrs.get(key, "")) for key in ("config_id", "name"))
+    return Advantage(config_id, trial.number, name, accuracy, judged, quality.name)
 
 
 def _difference(

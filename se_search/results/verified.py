@@ -22,9 +22,9 @@ from ..statistics import (
     noise_ceiling,
     rank_agreement,
 )
-from ..study.objectives import OBJECTIVES, VERIFIED_COLUMNS
+from ..study.objectives import VERIFIED_COLUMNS
 from ..trials.notes import unpack
-from .table import Gain, describe_gain
+from .table import Advantage, Gain, describe_gain
 
 VERIFICATION = "verification"
 
@@ -80,6 +80,7 @@ class Schedule:
         finding: The same in words.
         held: Kendall's τ between this ranking and that of the previous schedule; ``None`` for the first.
         ranking: Sentences about these rank agreements.
+        networks: Advantages of the networks with SE over no SE, the best one first.
     """
 
     epochs: int
@@ -92,6 +93,7 @@ class Schedule:
     finding: str
     held: Interval | None
     ranking: tuple[str, ...]
+    networks: tuple[Advantage, ...] = ()
 
 
 def read_verified(folder: Path, trials: pd.DataFrame, without_se: str) -> tuple[Schedule, ...]:
@@ -143,10 +145,20 @@ def read_verified(folder: Path, trials: pd.DataFrame, without_se: str) -> tuple[
                 f"Rank agreement of {schedules[-1].epochs} and {epochs} epochs: Kendall's τ = {_interval(held)}.",
             )
         images = correct[without_se].shape[1]
-        gain = _gain(members, losses, len(seeds))
+        gain = _gain(members, correct, losses, len(seeds))
         schedules.append(
             Schedule(
-                epochs, tuple(seeds), images, members, agreement, ceiling, gain.measurable, gain.sentence, held, ranking
+                epochs=epochs,
+                seeds=tuple(seeds),
+                images=images,
+                members=members,
+                agreement=agreement,
+                ceiling=ceiling,
+                helps=gain.measurable,
+                finding=gain.sentence,
+                held=held,
+                ranking=ranking,
+                networks=gain.networks,
             )
         )
         before = means
@@ -218,21 +230,29 @@ def _interval(values: Interval) -> str:
     return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def _gain(members: Sequence[Member], losses: Mapping[str, npt.NDArray[Any]], seeds: int) -> Gain:
+def _gain(
+    members: Sequence[Member],
+    correct: Mapping[str, npt.NDArray[Any]],
+    losses: Mapping[str, npt.NDArray[Any]],
+    seeds: int,
+) -> Gain:
     none, *others = members
     if not others:
         return Gain(False, "Only the network without SE has been verified.")
-    best = min(others, key=lambda one: float(losses[one.config_id].mean()))
+    others.sort(key=lambda one: float(losses[one.config_id].mean()))
     confidence = confidence_of_each(len(others))
-    difference = crossed_difference(losses[best.config_id], losses[none.config_id], confidence)
-    trial = f"trial {best.number}" + (f" ({best.name})" if best.name else "")
-    gain = describe_gain(
-        best.name if best.number is None else trial,
-        OBJECTIVES["log_loss"],
-        difference,
-        len(others),
-        "test image and seed",
+
+    def difference(values: Mapping[str, npt.NDArray[Any]], one: Member) -> Interval:
+        return astuple(crossed_difference(values[one.config_id], values[none.config_id], confidence))
+
+    networks = tuple(
+        Advantage(one.config_id, one.number, one.name, difference(correct, one), difference(losses, one), "log_loss")
+        for one in others
     )
+    best = others[0]
+    trial = f"trial {best.number}" + (f" ({best.name})" if best.name else "")
+    name = best.name if best.number is None else trial
+    gain = describe_gain(name, networks, len(others), "test image and seed")
     if seeds > 1:
         return gain
     return replace(gain, sentence=f"{gain.sentence} With one seed, the interval excludes the randomness of training.")

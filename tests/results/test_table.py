@@ -318,6 +318,21 @@ def test_a_gain_is_told_with_its_corrected_interval(study, comparisons):
     )
 
 
+def test_the_best_network_and_those_on_the_front_have_their_own_corrected_gains(study):
+    """Agresti and Min's interval of each, with Bonferroni's quantile for three comparisons."""
+    add(study, 380, 0.0, 1.0)
+    add(study, 396, 0.03, 1.0, name="uniform r=16", **with_blocks())
+    add(study, 379, 0.02, 1.0, **with_blocks())  # dominated
+    add(study, 390, 0.01, 1.0, **with_blocks())
+    gain = gain_over_none(study)
+    assert [(one.number, one.name) for one in gain.networks] == [(1, "uniform r=16"), (3, "")]
+    for one, more in zip(gain.networks, (16, 10), strict=True):
+        centre = more / (IMAGES + 2)
+        margin = stats.norm.ppf(1 - 0.025 / 3) * math.sqrt(((more + 1) / (IMAGES + 2) - centre**2) / (IMAGES + 2))
+        assert one.accuracy == one.judged == pytest.approx((more / IMAGES, centre - margin, centre + margin))
+        assert (one.measurable, one.harmful) == (centre > margin, False)
+
+
 def test_a_gain_is_claimed_only_where_it_is_no_chance_of_many_comparisons(study):
     """Eight images more and none fewer: clear in one comparison, but not for the best of sixty."""
     add(study, 380, 0.0, 1.0)
