@@ -25,6 +25,7 @@ from ..trials.folder import PARETO_FILE, RUN_FILE, TRIALS_FILE, load_trials, rea
 from ..trials.latency import latency_size, read_latency_measurements
 from ..trials.notes import ENDED, FOREIGN, latency_conditions, quality_of, with_measured_latency
 from .contributions import Contributions, describe_contributions, outcomes_by_image
+from .decision import decide
 from .excitation import AnalysisPage, find_analyses
 from .hypervolume import hypervolume_history
 from .picks import Picks, pick_trials
@@ -79,6 +80,7 @@ class RunRecord:
         folder: Path of the run folder, as given.
         study: Description of the study.
         space: Description of the space.
+        placement: Unit in which the space adds attention: ``"stage"`` or ``"block"``.
         budget: Number of distinct configurations to complete.
         evaluator: How accuracy was estimated.
         latency_learned_from: Number of measured configurations that the additive latency model was fitted to.
@@ -101,6 +103,7 @@ class RunRecord:
     data: DataRecord
     study: str
     space: str
+    placement: str
     seed: int
     budget: int
     device: str
@@ -178,6 +181,7 @@ def _read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
         data=data,
         study=definition.description,
         space=definition.resolved_space.description,
+        placement=definition.resolved_space.placement,
         seed=definition.seed,
         budget=definition.budget,
         device=definition.device,
@@ -212,7 +216,7 @@ def write_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
     table, run = read_results(folder)
     write_text(folder / TRIALS_FILE, table.to_csv(index=False))
     write_text(folder / PARETO_FILE, front_of(table).to_csv(index=False))
-    content = _plain(read_json(folder / RUN_FILE)) | run.to_json()
+    content = _plain(read_json(folder / RUN_FILE)) | run.to_json() | {"decision": _plain(decide(table, run))}
     write_text(folder / RUN_FILE, json.dumps(content, indent=2, allow_nan=False))
     return table, run
 

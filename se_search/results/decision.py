@@ -1,0 +1,277 @@
+"""The decision that a run's results support: a verdict, three numbers, and the command to type next."""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+
+from ..statistics import Estimate, Interval, difference_in_words
+from ..study.objectives import OBJECTIVES
+from ..trials.folder import STUDY_FILE
+from ..words import counted, percent
+from .table import Advantage
+
+if TYPE_CHECKING:  # record.py writes the decision into run.json
+    from .record import RunRecord
+
+Verdict = Literal["helps", "no measurable difference", "worse", "not verified yet", "no result yet"]
+
+_SEEDS = 3
+"""Seeds that a proposed verification has at least: its command's default."""
+
+_MORE_SEEDS = 2
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A value of the network relative to no SE.
+
+    Attributes:
+        name: What it measures.
+        values: The value with the ends of its interval; an exact value three times.
+        text: The value with its unit.
+        interval: The interval in the same unit, or that the value is exact.
+    """
+
+    name: str
+    values: Interval
+    text: str
+    interval: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """What to do next.
+
+    Attributes:
+        reason: One sentence.
+        command: The complete command; empty for what no single command does.
+    """
+
+    reason: str
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a run found, and what to do next.
+
+    Attributes:
+        verdict: ``helps`` and ``worse`` only after verification; ``no measurable difference`` also before.
+        headline: The result in one sentence.
+        network: Name of the network that the verdict speaks of; empty without one.
+        trial: Number of its trial; ``None`` without one.
+        config: Its configuration's JSON; empty without a trial.
+        verified: Whether the accuracy is that of verification, not the search's estimate.
+        figures: Accuracy, parameters and latency of that network against no SE, with 95 % intervals.
+        next: What to do next, the most useful first.
+    """
+
+    verdict: Verdict
+    headline: str
+    network: str
+    trial: int | None
+    config: str
+    verified: bool
+    figures: tuple[Figure, ...]
+    next: tuple[Step, ...]
+
+
+def decide(trials: pd.DataFrame, run: "RunRecord") -> Decision:
+    """Return what a run found and what to do next.
+
+    The verdict speaks of the knee if that is significantly better than no SE, else of the best network with SE within
+    the limits. Verified values decide as soon as there are some. The interval of the accuracy is corrected for the
+    number of networks.
+
+    Args:
+        trials: All trials, in the columns of ``trials.csv``.
+        run: The description of the run.
+    """
+    verified = bool(run.verified and run.verified[-1].networks)
+    networks = run.verified[-1].networks if verified else run.gain.networks if run.gain else ()
+    beyond = set(trials["number"][(trials["state"] == "complete") & ~trials["feasible"]])
+    networks = tuple(one for one in networks if one.number not in beyond)
+    if not networks or not run.picks:
+        steps = tuple(_after_nothing(trials, run))
+        return Decision("no result yet", _missing(trials, run), "", None, "", verified, (), steps)
+    subject = _subject(networks, run.picks)
+    verdict = _verdict(subject, verified)
+    row = _row_of(trials, subject)
+    return Decision(
+        verdict,
+        _headline(subject, verdict, verified),
+        _name(subject),
+        subject.number if row else None,
+        str(row.get("config", "")),
+        verified,
+        (_accuracy(subject), *_costs(row)),
+        tuple(_next(trials, run, subject, verdict)),
+    )
+
+
+def _subject(networks: Sequence[Advantage], picks: Mapping[str, int]) -> Advantage:
+    knee = next((one for one in networks if one.number is not None and one.number == picks.get("knee")), None)
+    if knee is not None and knee.measurable:
+        return knee
+    return max(networks, key=lambda one: OBJECTIVES[one.quality].sign * one.judged[0])
+
+
+def _verdict(subject: Advantage, verified: bool) -> Verdict:
+    if subject.measurable:
+        return "helps" if verified else "not verified yet"
+    return "worse" if verified and subject.harmful else "no measurable difference"
+
+
+def _row_of(trials: pd.DataFrame, subject: Advantage) -> dict[str, Any]:
+    """Return the row of the network's complete trial; empty without one."""
+    rows = trials[(trials["number"] == subject.number) & (trials["state"] == "complete")].to_dict("records")
+    return {str(key): value for key, value in rows[0].items()} if rows else {}
+
+
+def _name(network: Advantage) -> str:
+    return network.name or f"trial {network.number}"
+
+
+def _headline(subject: Advantage, verdict: Verdict, verified: bool) -> str:
+    start = f"{'Verified' if verified else 'Estimated'}: "
+    name = _name(subject)
+    if verdict == "no measurable difference":
+        return f"{start}no measurable difference between {name} and no SE ({_change(subject)})"
+    value, low, high = subject.accuracy
+    digits = _decimals(subject.accuracy)
+    if low > 0:
+        interval = f"[{100 * low:.{digits}f}, {100 * high:.{digits}f}]"
+        return f"{start}{name} gains {100 * value:.{digits}f} points over no SE {interval}"
+    if high < 0:
+        interval = f"[{-100 * high:.{digits}f}, {-100 * low:.{digits}f}]"
+        return f"{start}{name} loses {-100 * value:.{digits}f} points against no SE {interval}"
+    return f"{start}{name} changes {_change(subject, ' by ')} relative to no SE"
+
+
+def _change(subject: Advantage, by: str = " ") -> str:
+    """Describe the difference that decides, with its interval."""
+    if subject.quality == "accuracy":
+        figure = _accuracy(subject)
+        return f"accuracy{by}{figure.text} {figure.interval}"
+    return f"log-loss{by}{difference_in_words(subject.quality, Estimate(*subject.judged))}"
+
+
+def _decimals(shares: Interval) -> int:
+    """Return the decimals of percentage points that an interval of this width deserves."""
+    return 1 if shares[2] - shares[1] >= 0.01 else 2
+
+
+def _accuracy(subject: Advantage) -> Figure:
+    digits = _decimals(subject.accuracy)
+    value, low, high = (f"{100 * one:+.{digits}f}" for one in subject.accuracy)
+    return Figure("accuracy", subject.accuracy, f"{value} points", f"[{low}, {high}]")
+
+
+def _costs(row: Mapping[str, Any]) -> Iterator[Figure]:
+    if not row:
+        return
+    share = float(row["parameter_overhead"])
+    yield Figure("parameters", (share,) * 3, percent(share, sign="+"), f"exact: {int(row['counted_parameters']):+,}")
+    ratio, low, high = (float(row[name]) for name in ("latency_ratio", "latency_low", "latency_high"))
+    yield Figure("latency", (ratio, low, high), f"×{ratio:.3f}", f"[{low:.3f}, {high:.3f}]")
+
+
+def _missing(trials: pd.DataFrame, run: "RunRecord") -> str:
+    """Say why there is no comparison with no SE."""
+    complete = trials[trials["state"] == "complete"]
+    if complete.empty:
+        return "No configuration has been evaluated yet"
+    if not run.picks:
+        return "No evaluated configuration keeps the limits"
+    if (complete["se_blocks"] > 0).all():
+        return "Unknown whether SE helps: the network without SE was not evaluated"
+    return "Unknown whether SE helps: no network with SE within the limits was evaluated"
+
+
+def _after_nothing(trials: pd.DataFrame, run: "RunRecord") -> Iterator[Step]:
+    if not run.finished:
+        yield _resume(run)
+    elif (trials["state"] == "complete").any():
+        yield _search(run, "Evaluate more configurations.", "--budget", str(2 * run.budget), "--out", run.folder)
+
+
+def _next(trials: pd.DataFrame, run: "RunRecord", subject: Advantage, verdict: Verdict) -> Iterator[Step]:
+    if not run.finished:
+        yield _resume(run)
+    after = {
+        "helps": _after_gain,
+        "not verified yet": _after_estimate,
+        "no measurable difference": _after_no_difference,
+        "worse": _after_loss,
+    }
+    yield from after[verdict](trials, run, subject)
+
+
+def _after_gain(trials: pd.DataFrame, run: "RunRecord", subject: Advantage) -> Iterator[Step]:
+    if len(run.verified[-1].seeds) < _SEEDS:
+        yield _more_seeds(trials, run)
+    if _row_of(trials, subject):
+        yield _export(run, subject, f"Export {_name(subject)} with its verified weights.", "--verified")
+    if run.placement == "stage":
+        folder = f"runs/{run.name}-blocks"
+        yield _search(run, "Search block by block: fewer SE blocks may suffice.", "--space", "blocks", "--out", folder)
+
+
+def _after_estimate(trials: pd.DataFrame, run: "RunRecord", subject: Advantage) -> Iterator[Step]:
+    yield _verify(run)
+    if not run.evaluator.function:
+        weights = "slice of the shared weights" if run.evaluator.shares_weights else "evaluated weights"
+        yield _export(run, subject, f"Or export {_name(subject)} unverified, with its {weights}.")
+
+
+def _after_no_difference(trials: pd.DataFrame, run: "RunRecord", subject: Advantage) -> Iterator[Step]:
+    retrained = trials["on_front"] & (trials["se_blocks"] > 0) | (trials["name"] == "uniform r=16")
+    if not run.verified and retrained.any():
+        yield _verify(run)
+    elif run.verified and len(run.verified[-1].seeds) < _SEEDS:
+        yield _more_seeds(trials, run)
+    yield Step(
+        f"Use {run.backbone} without SE, or more images: on these data no network with SE is measurably better than it."
+    )
+
+
+def _after_loss(trials: pd.DataFrame, run: "RunRecord", subject: Advantage) -> Iterator[Step]:
+    yield Step(f"Use {run.backbone} without SE: on these data it is better.")
+
+
+def _verify(run: "RunRecord") -> Step:
+    images = f"{counted(run.data.test, 'test image')} that the search did not use"
+    reason = f"Verify: retrain independently with {_SEEDS} seeds and evaluate on {images}."
+    return Step(reason, _command("verify", run.folder))
+
+
+def _more_seeds(trials: pd.DataFrame, run: "RunRecord") -> Step:
+    last = run.verified[-1]
+    front = set(trials["number"][trials["on_front"]])
+    known = len(front & {one.number for one in last.members})
+    members = () if known == len(front) else ("--members", str(max(known, 1)))
+    epochs = () if last.epochs == run.evaluator.epochs else ("--epochs", str(last.epochs))
+    seeds = max(_SEEDS, len(last.seeds) + _MORE_SEEDS)
+    reason = f"Train more seeds: {counted(len(last.seeds), 'seed')} cannot show how much training varies."
+    return Step(reason, _command("verify", run.folder, *members, "--seeds", str(seeds), *epochs))
+
+
+def _export(run: "RunRecord", subject: Advantage, reason: str, *options: str) -> Step:
+    return Step(reason, _command("export", run.folder, "--trial", str(subject.number), *options, "--to", "exported"))
+
+
+def _resume(run: "RunRecord") -> Step:
+    return _search(run, "The search is not finished: resume it if it was interrupted.", "--out", run.folder)
+
+
+def _search(run: "RunRecord", reason: str, *options: str) -> Step:
+    if run.evaluator.function or any(one.name not in OBJECTIVES for one in run.objectives):
+        return Step(f"{reason} Call se_search.search again: the run uses functions of Python.")
+    return Step(reason, _command("run", "--study", f"{run.folder}/{STUDY_FILE}", *options))
+
+
+def _command(*words: str) -> str:
+    return shlex.join(("se-search", *words))
