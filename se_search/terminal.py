@@ -14,6 +14,7 @@ from rich.table import Column, Table
 from .api import Excitation
 from .export.timm_folder import Exported
 from .latency.meter import remarks
+from .network.attention.grid import Grid
 from .network.config import SEConfig
 from .network.overhead import backbone_parameters, formula_by_stage
 from .network.paper import CountedFigure
@@ -92,6 +93,12 @@ def show_excitation(found: Excitation) -> None:
     say(f"Page: {found.page}", to_copy=True)
 
 
+def _grid_in_words(grid: Grid | None) -> str:
+    if grid is None:
+        return "unknown"
+    return f"{grid.prefix}+{grid.rows}×{grid.columns}" if grid.prefix else f"{grid.rows}×{grid.columns}"
+
+
 def show_sites(backbone: str, position: str | None, skipped: bool) -> None:
     """Show the sites of a backbone with the parameters of an SE block there.
 
@@ -100,11 +107,12 @@ def show_sites(backbone: str, position: str | None, skipped: bool) -> None:
         position: Show this position only.
         skipped: Also show the skipped places.
     """
-    table = Table("stage", "block", "position", "layout", box=None, pad_edge=False)
+    places = find_places(backbone)
+    gridded = any(site.grid is None or site.grid.prefix or "L" in site.layout for site in places)
+    table = Table("stage", "block", "position", "layout", *(["grid"] if gridded else []), box=None, pad_edge=False)
     table.add_column("channels", justify="right")
     table.add_column("2C²/16", justify="right")
     table.add_column("now", justify="right")
-    places = find_places(backbone)
     for site, place in places.items():
         if position in (None, site.position):
             table.add_row(
@@ -112,6 +120,7 @@ def show_sites(backbone: str, position: str | None, skipped: bool) -> None:
                 site.block,
                 site.position,
                 site.layout,
+                *([_grid_in_words(site.grid)] if gridded else []),
                 f"{site.channels:,}",
                 f"{2 * site.channels**2 / 16:,.0f}",
                 f"{place.weights:,}, r={2 * site.channels**2 / place.weights:.3g}" if place.weights else "",
@@ -129,6 +138,9 @@ def show_sites(backbone: str, position: str | None, skipped: bool) -> None:
         for one in trace_backbone(backbone).skipped:
             if position in (None, one.position):
                 reasons.add_row(one.block, one.position, one.reason)
+        for site, place in places.items():
+            if position in (None, site.position) and isinstance(place.grid, str):
+                reasons.add_row(site.block, site.position, f"for attention with local extent only: {place.grid}")
         console.print(reasons if reasons.row_count else "No place is skipped.")
 
 

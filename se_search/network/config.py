@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from timm.utils import natural_key
@@ -144,8 +144,8 @@ class SEConfig:
         """Return plain data for :meth:`from_dict`."""
         return {
             "backbone": self.backbone,
-            "sites": [asdict(one.site) | one.options() | _kind_key(one) for one in self.placed],
-            "removed": [asdict(site) for site in self.removed],
+            "sites": [_site_to_dict(one.site) | one.options() | _kind_key(one) for one in self.placed],
+            "removed": [_site_to_dict(site) for site in self.removed],
         }
 
     @classmethod
@@ -160,7 +160,7 @@ class SEConfig:
             if not isinstance(data[key], list):
                 raise ConfigurationError(f"{key!r} of an SE configuration must be a list, not {data[key]!r}")
         for one in data["removed"]:
-            _check_keys(one, _SITE_KEYS, "a site that an SE configuration removes")
+            _check_keys(one, frozenset(_SITE_KEYS), "a site that an SE configuration removes")
         placed = tuple(_block_from_dict(one) for one in data["sites"])
         return cls(data["backbone"], placed, tuple(_site(one) for one in data["removed"]))
 
@@ -197,9 +197,13 @@ def _block_from_dict(data: Any) -> PlacedAttention:
     named = isinstance(data, dict) and "kind" in data
     kind: Any = KINDS[check_choice("kind of attention", data["kind"], KINDS) if named else DEFAULT_KIND]
     options = kind.option_names()
-    keys = _SITE_KEYS.union(options, {"kind"} if named else ())
+    keys = frozenset((*_SITE_KEYS, *options, *(["kind"] if named else [])))
     _check_keys(data, keys, "a site of an SE configuration")
     return kind(_site(data), **{name: data[name] for name in options})
+
+
+def _site_to_dict(site: Site) -> dict[str, Any]:
+    return {name: getattr(site, name) for name in _SITE_KEYS}
 
 
 def _site(data: Any) -> Site:
@@ -216,4 +220,4 @@ def _check_keys(data: Any, known: frozenset[str], what: str) -> None:
 
 
 _KEYS = frozenset({"backbone", "sites", "removed"})
-_SITE_KEYS = frozenset(field.name for field in fields(Site))
+_SITE_KEYS = tuple(field.name for field in fields(Site) if field.compare)

@@ -8,6 +8,8 @@ from typing import Literal
 
 from torch import nn
 
+from .attention.grid import LAYOUTS, Grid
+from .axes import find_grid
 from .tracing import BATCH, ELEMENTWISE, SLICES, Addition, Call, EmptySlot, Node, Operation, Trace
 
 POSITIONS = ("standard", "pre", "post", "identity", "3x3", "existing")
@@ -42,12 +44,14 @@ class Place:
             input of ``host``. ``"existing"``: ``host`` is the backbone's own attention.
         parameters: Parameters of the backbone's own attention.
         weights: The same without biases: 2·C·h for an SE block of hidden width h, or 2C²/r for r = C/h.
+        grid: The rows and columns of the positions in the traced pass, or the reason why they are unknown.
     """
 
     host: str
     side: Literal["slot", "output", "input", "existing"]
     parameters: int = 0
     weights: int = 0
+    grid: Grid | str = ""
 
 
 @dataclass(frozen=True)
@@ -73,11 +77,12 @@ class Found:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A place with the shape and the channel dimension of its tensor."""
+    """A place with the shape, the channel dimension and the identity of its tensor."""
 
     place: Place
     shape: tuple[int, ...]
     axis: int
+    tensor: int
 
 
 def discover(trace: Trace) -> list[Found]:
@@ -157,7 +162,20 @@ def _residual_places(trace: Trace) -> Iterator[Found]:
             elif there.shape[0] != BATCH:
                 yield Found(order, size, name, position, reason="images are split or mixed there")
             else:
-                yield Found(order, size, name, position, there.shape[there.axis], layout, there.place)
+                grid = _grid(trace, layout, there.shape, there.tensor, addition.result[0])
+                place = replace(there.place, grid=grid)
+                yield Found(order, size, name, position, there.shape[there.axis], layout, place)
+
+
+def _grid(trace: Trace, layout: str, shape: tuple[int, ...], *tensors: int) -> Grid | str:
+    """Return the grid of a tensor from what is known of it and of others with the same positions, or a reason."""
+    positions = math.prod(shape[1:]) // shape[LAYOUTS[layout]]
+    for tensor in tensors:
+        grid = find_grid(trace.shapes[tensor], trace.axes.get(tensor))
+        if grid is not None and grid.prefix + grid.positions == positions:
+            return grid
+    lost = next((trace.mixed[tensor] for tensor in reversed(tensors) if tensor in trace.mixed), None)
+    return f"the rows and columns of the image are unknown {f'after {lost}' if lost else 'there'}"
 
 
 def _stream_axis(trace: Trace, addition: Addition) -> int | None:
@@ -204,7 +222,7 @@ def _standard(trace: Trace, addition: Addition, axis: int) -> _Tensor | str:
         node, axis = before
     for call, channel_axis in candidates:
         if isinstance(trace.modules[call.name], EmptySlot) and trace.runs[call.name] == 1:
-            return _Tensor(Place(call.name, "slot"), trace.shapes[call.output[0]], channel_axis)
+            return _Tensor(Place(call.name, "slot"), trace.shapes[call.output[0]], channel_axis, call.output[0])
     # Prefer the branch's own module. Batch norms come last: freezing or synchronising replaces them. For drop path and
     # layer scale, the SE block scales their input.
     for call, channel_axis in sorted(candidates, key=lambda one: _preference(trace, one[0])):
@@ -212,7 +230,7 @@ def _standard(trace: Trace, addition: Addition, axis: int) -> _Tensor | str:
         host = _output_host(trace, call.name) if inner else _input_host(trace, call.name)
         if host is not None:
             place = Place(host, "output" if inner else "input")
-            return _Tensor(place, trace.shapes[call.output[0]], channel_axis)
+            return _Tensor(place, trace.shapes[call.output[0]], channel_axis, call.output[0])
     return "no module that runs exactly once returns the branch"
 
 
@@ -262,7 +280,7 @@ def _pre(trace: Trace, addition: Addition, axis: int) -> _Tensor | str:
     host = _input_host(trace, name)
     if host is None:
         return f"{name} runs more than once or is merged for inference"
-    return _Tensor(Place(host, "input"), shape, trace.channel_axis.get(identity, axis))
+    return _Tensor(Place(host, "input"), shape, trace.channel_axis.get(identity, axis), identity)
 
 
 def _post(trace: Trace, addition: Addition, axis: int) -> _Tensor | str:
@@ -273,9 +291,9 @@ def _post(trace: Trace, addition: Addition, axis: int) -> _Tensor | str:
         return "no module returns the block's output"
     before, shape = trace.shapes[addition.result[0]], trace.shapes[frame.output[0]]
     if shape == before:
-        return _Tensor(Place(frame.name, "output"), shape, axis)
+        return _Tensor(Place(frame.name, "output"), shape, axis, frame.output[0])
     if math.prod(shape) == math.prod(before) and len(shape) in (3, 4) and shape[-1] == before[axis] == before[-1]:
-        return _Tensor(Place(frame.name, "output"), shape, len(shape) - 1)
+        return _Tensor(Place(frame.name, "output"), shape, len(shape) - 1, frame.output[0])
     return "the block's output has another shape than the sum"
 
 
@@ -285,9 +303,9 @@ def _identity(trace: Trace, addition: Addition, axis: int) -> _Tensor | str:
         if trace.shapes[call.output[0]] != shape or trace.runs[call.name] != 1:
             continue
         if isinstance(trace.modules[call.name], EmptySlot):
-            return _Tensor(Place(call.name, "slot"), shape, axis)
+            return _Tensor(Place(call.name, "slot"), shape, axis, call.output[0])
         if host := _output_host(trace, call.name):
-            return _Tensor(Place(host, "output"), shape, axis)
+            return _Tensor(Place(host, "output"), shape, axis, call.output[0])
     return "the shortcut has no module that runs exactly once"
 
 
@@ -306,7 +324,7 @@ def _spatial(trace: Trace, addition: Addition) -> _Tensor | str:
         if not trace.leads_around(addition.frame.streams, addition.branch, lambda made, _: made == result):  # noqa: B023  # used at once
             if _output_host(trace, call.name) is None:
                 return f"{call.name} runs more than once or is merged for inference"
-            return _Tensor(Place(call.name, "output"), trace.shapes[call.output[0]], 1)
+            return _Tensor(Place(call.name, "output"), trace.shapes[call.output[0]], 1, call.output[0])
     return "the branch has a path around each of its spatial convolutions"
 
 
@@ -340,8 +358,9 @@ def _existing_places(trace: Trace) -> Iterator[Found]:
         size = stream[axis], math.prod(stream[1:]) // stream[axis]
         parameters = list(trace.modules[name].parameters())
         weights = sum(parameter.numel() for parameter in parameters if parameter.dim() > 1)
-        place = Place(name, "existing", sum(parameter.numel() for parameter in parameters), weights)
-        yield Found(order, size, block, "existing", shape[axis], _LAYOUTS[4, axis], place)
+        count, layout = sum(parameter.numel() for parameter in parameters), _LAYOUTS[4, axis]
+        place = Place(name, "existing", count, weights, _grid(trace, layout, shape, outputs[name].output[0]))
+        yield Found(order, size, block, "existing", shape[axis], layout, place)
 
 
 def _block_around(trace: Trace, name: str) -> str:
@@ -385,7 +404,9 @@ def _unit_places(trace: Trace) -> Iterator[Found]:
     for name in units:
         _, channels, height, width = trace.shapes[outputs[name].output[0]]
         size, order = (channels, height * width), (trace.ends[name], 0)
-        yield Found(order, size, name, "post", channels, "NCHW", Place(name, "output"))
+        tensor = outputs[name].output[0]
+        place = Place(name, "output", grid=_grid(trace, "NCHW", trace.shapes[tensor], tensor))
+        yield Found(order, size, name, "post", channels, "NCHW", place)
 
 
 def _output_host(trace: Trace, name: str) -> str | None:

@@ -3,7 +3,7 @@
 import functools
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 
 from ..errors import BackboneError, ConfigurationError, first_reason
 from ..words import by
+from .attention.grid import Grid
 from .attention.kind import check_choice
 from .backbones import copy_on_meta, create_on_meta, default_input_size
 from .discovery import POSITIONS, Found, Place, discover, name_blocks, stream_of
@@ -34,6 +35,8 @@ class Site:
         position: One of :data:`se_search.network.discovery.POSITIONS`.
         channels: Channels that the SE block scales.
         layout: Order of the dimensions: ``"NCHW"``, ``"NHWC"`` or, for tokens, ``"NLC"`` or ``"NCL"``.
+        grid: Rows and columns of the positions in the traced network; ``None`` if they are unknown, as in a
+            configuration read from a file. It does not count in comparisons.
 
     Raises:
         ConfigurationError: If a value has the wrong type or is out of range.
@@ -44,6 +47,7 @@ class Site:
     position: str
     channels: int
     layout: str
+    grid: Grid | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("block", "position", "layout"):
@@ -179,7 +183,7 @@ def _discover(model: nn.Module, input_size: tuple[int, int, int] | None, name: s
     found = discover(trace)
     stages = _number_stages(one for one in found if one.place)
     places = {
-        Site(one.block, stages[one.block], one.position, one.channels, one.layout): one.place
+        Site(one.block, stages[one.block], one.position, one.channels, one.layout, _known(one.place.grid)): one.place
         for one in found
         if one.place
     }
@@ -189,6 +193,10 @@ def _discover(model: nn.Module, input_size: tuple[int, int, int] | None, name: s
         for addition, block in zip(trace.additions, name_blocks(trace), strict=True)
     )
     return Discovery(places, skipped, additions)
+
+
+def _known(grid: Grid | str) -> Grid | None:
+    return None if isinstance(grid, str) else grid
 
 
 def _merge(model: nn.Module) -> set[str]:

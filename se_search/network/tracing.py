@@ -13,6 +13,8 @@ from timm.models.metaformer import Scale
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from .axes import IMAGE, Axes, find_grid, follow
+
 BATCH = 2
 """Batch size of the traced pass. With two images, a parameter of batch size 1 never has the shape of an activation."""
 
@@ -162,6 +164,8 @@ class Trace(TorchFunctionMode):
         reads_stream: Modules that read the stream of the enclosing block.
         merged: Modules that disappear when timm merges layers for inference.
         channel_axis: Channel dimension of the tensors that a layer of known layout has read or written.
+        axes: Which dimensions of a tensor hold the rows and columns of the image, where that is known.
+        mixed: The operation and module after which that is unknown.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -178,6 +182,8 @@ class Trace(TorchFunctionMode):
         self.reads_stream: set[str] = set()
         self.merged: set[str] = set()
         self.channel_axis: dict[int, int] = {}
+        self.axes: dict[int, Axes] = {}
+        self.mixed: dict[int, str] = {}
         self._versions: Counter[int] = Counter()
         self._weights = {name: _count_weights(module) for name, module in self.modules.items()}
         self._stack: list[Frame] = []
@@ -191,7 +197,10 @@ class Trace(TorchFunctionMode):
             handles.append(module.register_forward_hook(self._leave(name), with_kwargs=True))
         try:
             with torch.no_grad(), self:
-                model(torch.empty(BATCH, *input_size, device="meta"))
+                images = torch.empty(BATCH, *input_size, device="meta")
+                self._alive.append(images)
+                self.axes[id(images)] = IMAGE
+                model(images)
         finally:
             for handle in handles:
                 handle.remove()
@@ -313,6 +322,7 @@ class Trace(TorchFunctionMode):
             self.steps[self._now(tensor)] = Step(name, inputs, frame.name)
             node = frame.node(self._now(tensor))
             frame.origins[node] = Operation(name, nodes, order)
+            self._follow(tensor, name, args, kwargs or {}, operands, shapes, order)
             if name in RESHAPES and nodes and nodes[0] in frame.streams:
                 frame.streams.add(node)
             if name in ADDITIONS and shapes == [shape, shape] and len(shape) >= 3 and tensor.is_floating_point():
@@ -322,6 +332,29 @@ class Trace(TorchFunctionMode):
                 if axis is not None:
                     self.channel_axis.setdefault(id(tensor), axis)
         return result
+
+    def _follow(
+        self,
+        result: torch.Tensor,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        operands: list[torch.Tensor],
+        shapes: list[tuple[int, ...]],
+        order: tuple[int, ...] | None,
+    ) -> None:
+        given = [(shape, self.axes.get(id(one))) for one, shape in zip(operands, shapes, strict=True)]
+        axes = follow(name, args, kwargs, given, order, tuple(result.shape))
+        self.axes.pop(id(result), None)
+        self.mixed.pop(id(result), None)
+        if axes is not None:
+            self.axes[id(result)] = axes
+        if find_grid(result.shape, axes) is None and result.is_floating_point():
+            known = any(find_grid(*one) for one in given)
+            before = next((self.mixed[id(one)] for one in operands if id(one) in self.mixed), None)
+            lost = f"{name} in {self._stack[-1].name or 'the network'}" if known else before
+            if lost is not None:
+                self.mixed[id(result)] = lost
 
     def _add(self, frame: Frame, left: Node, right: Node, result: Node) -> None:
         found = [self._residual(frame, left, right, result), self._residual(frame, right, left, result)]

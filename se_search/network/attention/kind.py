@@ -3,23 +3,22 @@
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Collection
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...definition import Definition
 from ...errors import ConfigurationError, did_you_mean
+from .grid import LAYOUTS as LAYOUTS, Grid
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from typing_extensions import Self
 
     from ..sites import Site
     from .layers import Elastic
-
-LAYOUTS = {"NCHW": 1, "NHWC": 3, "NLC": 2, "NCL": 1}
-"""Channel dimension of each order of dimensions."""
 
 STARTS = ("paper", "identity")
 """How a block is initialised: as in its paper, or without an effect."""
@@ -95,6 +94,15 @@ class PlacedAttention(ABC):
     def options(self) -> dict[str, Any]:
         """Return the options by name, for JSON."""
         return {name: getattr(self, name) for name in self.option_names()}
+
+    @property
+    def needs_grid(self) -> bool:
+        """Whether the block needs the rows and columns of the positions at its site."""
+        return False
+
+    def on_grid(self, grid: Grid | None) -> "Self":
+        """Return a copy whose site has this grid."""
+        return replace(self, site=replace(self.site, grid=grid))
 
     @property
     def structure(self) -> tuple[Any, ...]:

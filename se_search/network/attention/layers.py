@@ -7,6 +7,7 @@ from torch import nn
 
 from ...errors import ConfigurationError
 from .gates import GATES
+from .grid import Grid, grid_of
 
 
 class Gated:
@@ -76,3 +77,46 @@ def spread(gate: torch.Tensor, x: torch.Tensor, channel_axis: int) -> torch.Tens
     shape = [1] * x.dim()
     shape[0], shape[channel_axis] = x.shape[0], x.shape[channel_axis]
     return gate.reshape(shape)
+
+
+def to_map(x: torch.Tensor, layout: str, grid: Grid | None) -> torch.Tensor:
+    """Return the positions of ``x`` as a feature map ``(N, C, H, W)``, without class and register tokens.
+
+    Args:
+        x: A tensor at a site.
+        layout: One of :data:`~se_search.network.attention.grid.LAYOUTS`.
+        grid: The site's grid; only tokens need it.
+
+    Raises:
+        ConfigurationError: If the number of tokens does not fit to the grid.
+    """
+    if layout == "NCHW":
+        return x
+    if layout == "NHWC":
+        return x.permute(0, 3, 1, 2)
+    here = _grid_of_tokens(x, layout, grid)
+    tokens = x.transpose(1, 2) if layout == "NLC" else x
+    return tokens[:, :, here.prefix :].reshape(*tokens.shape[:2], here.rows, here.columns)
+
+
+def from_map(positions: torch.Tensor, x: torch.Tensor, layout: str, grid: Grid | None) -> torch.Tensor:
+    """Return ``x`` with a feature map ``(N, C, H, W)`` at its positions; class and register tokens stay.
+
+    The arguments after the map are those of :func:`to_map`.
+    """
+    if layout == "NCHW":
+        return positions
+    if layout == "NHWC":
+        return positions.permute(0, 2, 3, 1)
+    prefix, tokens = _grid_of_tokens(x, layout, grid).prefix, positions.flatten(2)
+    if layout == "NLC":
+        tokens = tokens.transpose(1, 2)
+        return torch.cat((x[:, :prefix], tokens), 1) if prefix else tokens
+    return torch.cat((x[:, :, :prefix], tokens), 2) if prefix else tokens
+
+
+def _grid_of_tokens(x: torch.Tensor, layout: str, grid: Grid | None) -> Grid:
+    here = grid_of(x.shape, layout, grid)
+    if here is None:
+        raise ConfigurationError("the rows and columns of these tokens are unknown")
+    return here
