@@ -169,7 +169,7 @@ def run(
 def verify(
     folder: RunFolder,
     members: Annotated[
-        str, typer.Option(help="front, all (every complete trial), or a number of front members.")
+        str, typer.Option(help="front (and what is not distinguishable from it), all (complete trials), or a number.")
     ] = "front",
     seeds: Annotated[int, typer.Option(help="Number of training seeds of each network.")] = 3,
     epochs: Annotated[int | None, typer.Option(help="Epochs of each training.  [default: the study's]")] = None,

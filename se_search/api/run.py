@@ -205,7 +205,8 @@ class Run:
         are kept.
 
         Args:
-            members: ``"front"``, ``"all"`` (every complete trial), or a number of front members.
+            members: ``"front"`` (with the trials not distinguishable from it), ``"all"`` (every complete trial), or a
+                number of them, members of the front first.
             seeds: Number of trainings of each network.
             epochs: Epochs of each training; the study's by default.
 

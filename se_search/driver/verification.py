@@ -15,7 +15,7 @@ from ..network.config import SEConfig
 from ..network.insertion import write_weights
 from ..progress import progress_bar, say
 from ..results.picks import pick_trials
-from ..results.table import front_of, trials_table
+from ..results.table import candidates_of, trials_table
 from ..results.verified import VERIFICATION, result_file, weights_file
 from ..study.definitions import StudyDefinition
 from ..study.objectives import Objective
@@ -38,8 +38,8 @@ def run_verification(folder: Path, members: str = "front", seeds: int = 3, epoch
 
     Args:
         folder: A run folder.
-        members: ``"front"``, ``"all"`` (every complete trial) or a number of front members, those picked by name
-            first and then the best ones.
+        members: ``"front"`` (with the trials not distinguishable from it), ``"all"`` (every complete trial) or a
+            number of them: those picked by name first, then the best of the front, then the best of the others.
         seeds: Number of training seeds of each network.
         epochs: Epochs of each training; the study's by default.
 
@@ -105,16 +105,18 @@ def load_verified(folder: Path, config: SEConfig, epochs: int) -> tuple[nn.Modul
 
 
 def _choose(folder: Path, table: pd.DataFrame, quality: Objective, members: str) -> dict[str, SEConfig]:
-    front = front_of(table)
+    candidates = candidates_of(table)
     if members == "all":
         rows = table[table["state"] == "complete"]
     elif members == "front":
-        rows = front
+        rows = candidates
     elif members.isdecimal() and int(members) > 0:
         picked = list(dict.fromkeys(pick_trials(table, quality).values()))
-        by_quality = front.sort_values(quality.name, ascending=quality.direction == "minimize")["number"]
+        by_quality = candidates.assign(tied=~candidates["on_front"]).sort_values(
+            ["tied", quality.name], ascending=[True, quality.direction == "minimize"]
+        )["number"]
         numbers = list(dict.fromkeys([*picked, *by_quality]))[: int(members)]
-        rows = front[front["number"].isin(numbers)]
+        rows = candidates[candidates["number"].isin(numbers)]
     else:
         raise DefinitionError(
             f"{as_given('members')} {members!r} is not possible: give front, all or a number of at least 1"

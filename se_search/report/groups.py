@@ -1,4 +1,4 @@
-"""Groups of trials that figures draw alike: the front, ties on it, baselines, others."""
+"""Groups of trials that figures draw alike: the front, what is not distinguishable from it, baselines, others."""
 
 import math
 from collections.abc import Iterable
@@ -50,18 +50,18 @@ class Group:
 def group_trials(complete: pd.DataFrame) -> list[Group]:
     """Group complete trials, the front last, so that it is drawn on top."""
     named, front = complete["name"] != "", complete["on_front"]
-    feasible, tied = complete["feasible"], complete["on_front"] & complete["tied_with"].notna()
+    feasible, tied = complete["feasible"], complete["tied_with"].notna()
     verified = complete["verified_accuracy"].notna().any()
     front_label = "Pareto front (estimates)" if verified else "Pareto front"
-    tied_label, baseline_label = "front, tied with a smaller member", "baselines (thick edge: on the front)"
+    tied_label, baseline_label = "not distinguishable from a cheaper trial", "baselines (thick edge: on the front)"
     kinds: tuple[tuple[Any, ...], ...] = (
         ("beyond the limits", ~feasible & ~named, "x", 8, 1, FAINT_LINES, "dot", False),
-        ("other trials", feasible & ~front & ~named, "circle", 8, 1, FAINT_LINES, "solid", False),
-        (baseline_label, named & ~front, "diamond", 14, 1, BARS, "dash", True),
-        (tied_label, tied & ~named, "circle-open", 13, 3, SHADES[3], "dot", True),
-        (front_label, front & ~tied & ~named, "circle", 13, 2, SHADES[1], "solid", True),
-        (baseline_label, named & tied, "diamond-open", 14, 4, SHADES[3], "dashdot", True),
-        (baseline_label, named & front & ~tied, "diamond", 14, 4, SHADES[1], "dash", True),
+        ("other trials", feasible & ~front & ~tied & ~named, "circle", 8, 1, FAINT_LINES, "solid", False),
+        (tied_label, tied & ~named, "circle-open", 10, 2, FAINT_LINES, "dash", False),
+        (baseline_label, named & ~front & ~tied, "diamond", 14, 1, BARS, "dash", True),
+        (baseline_label, named & tied, "diamond-open", 14, 2, BARS, "dashdot", True),
+        (front_label, front & ~named, "circle", 13, 2, SHADES[1], "solid", True),
+        (baseline_label, named & front, "diamond", 14, 4, SHADES[1], "dash", True),
     )
     return [Group(label, complete[rows], *rest) for label, rows, *rest in kinds if rows.any()]
 

@@ -39,15 +39,15 @@ def hover_text(row: Mapping[Any, Any], run: RunRecord) -> str:
         for column in (OBJECTIVES["accuracy"], OBJECTIVES["log_loss"]):
             lines.append(f"verified {column.heading} {with_interval(interval_of(row, column, 'verified_'), column)}")
     if not pd.isna(row["tied_with"]):
-        lines.append(tie_in_words(row, run))
+        lines.append(tie_in_words(row))
     if not row["feasible"]:
         lines.append("beyond the limits")
     return "<br>".join(lines)
 
 
-def tie_in_words(row: Mapping[Any, Any], run: RunRecord) -> str:
-    """Say which smaller member of the front a trial is tied with."""
-    return f"{run.quality.words} not significantly better than trial {int(row['tied_with'])}'s"
+def tie_in_words(row: Mapping[Any, Any]) -> str:
+    """Say over which trial one has no measurable advantage."""
+    return f"no measurable advantage over trial {int(row['tied_with'])}"
 
 
 def value_in_words(row: Mapping[Any, Any], column: Objective) -> str:

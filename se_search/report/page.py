@@ -19,7 +19,7 @@ from .measures import hover_text, objectives_shown, tie_in_words, write_interval
 from .summary import describe_images, in_words, summarize
 
 _PICK_TITLES = {
-    "knee": "best trade-off of {quality} and parameters; members tied with a smaller one are excluded",
+    "knee": "best trade-off of {quality} and parameters",
     "accurate": "best {quality}",
     "small": "fewest parameters",
     "fast": "lowest latency ratio",
@@ -28,7 +28,7 @@ _PICK_TITLES = {
 _STATES = {
     "complete": "complete",
     "front": "on the front",
-    "tied": "tied with a smaller member",
+    "tied": "not distinguishable from a cheaper trial",
     "beyond": "beyond the limits",
     "stopped": "stopped early",
     "failed": "failed",
@@ -95,7 +95,7 @@ def render_report(trials: pd.DataFrame, run: RunRecord, live: int | None = None)
 def _row(row: dict[Any, Any], run: RunRecord) -> dict[str, Any]:
     return row | {
         "picks": [name for name in _PICK_TITLES if run.picks.get(name) == row["number"]],
-        "tie": "" if pd.isna(row["tied_with"]) else tie_in_words(row, run),
+        "tie": "" if pd.isna(row["tied_with"]) else tie_in_words(row),
         "predicted": row["latency_stopped"] == PREDICTED,
         "states": " ".join(_states(row)),
         "stages": describe_stages(row["config"], run.sites),
@@ -109,9 +109,9 @@ def _states(row: dict[Any, Any]) -> list[str]:
         return [str(row["state"])]
     if not row["feasible"]:
         return ["complete", "beyond"]
-    if not row["on_front"]:
-        return ["complete"]
-    return ["complete", "front", *([] if pd.isna(row["tied_with"]) else ["tied"])]
+    if row["on_front"]:
+        return ["complete", "front"]
+    return ["complete"] if pd.isna(row["tied_with"]) else ["complete", "tied"]
 
 
 def _csv(front: pd.DataFrame, name: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from ..results.table import front_of
 from ..results.verified import Schedule
 from ..study.objectives import OBJECTIVES
 from ..words import percent_with_interval
-from .measures import interval_of, objectives_shown, tie_in_words, value_in_words, with_interval, write_value
+from .measures import interval_of, objectives_shown, value_in_words, with_interval, write_value
 
 _ACCURACY, _LOG_LOSS, _LATENCY = (OBJECTIVES[name] for name in ("accuracy", "log_loss", "latency_ratio"))
 _SHARES = {"specificity": "specificity", "near_one": "near 1", "constant": "constant", "similarity": "similarity"}
@@ -26,8 +26,6 @@ def describe_front(trials: pd.DataFrame, run: RunRecord) -> pd.DataFrame:
     shown, rows = objectives_shown(run), []
     for row in front_of(trials).to_dict("records"):
         remarks = [*picks.get(row["number"], []), *([row["name"]] if row["name"] else [])]
-        if not pd.isna(row["tied_with"]):
-            remarks.append(tie_in_words(row, run))
         rows.append(
             {
                 "trial": str(row["number"]),

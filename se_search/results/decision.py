@@ -11,7 +11,7 @@ from ..statistics import Estimate, Interval, difference_in_words
 from ..study.objectives import OBJECTIVES
 from ..trials.folder import STUDY_FILE
 from ..words import counted, percent
-from .table import Advantage
+from .table import Advantage, candidates_of
 
 if TYPE_CHECKING:  # record.py writes the decision into run.json
     from .record import RunRecord
@@ -228,8 +228,8 @@ def _after_estimate(trials: pd.DataFrame, run: "RunRecord", subject: Advantage) 
 
 
 def _after_no_difference(trials: pd.DataFrame, run: "RunRecord", subject: Advantage) -> Iterator[Step]:
-    retrained = trials["on_front"] & (trials["se_blocks"] > 0) | (trials["name"] == "uniform r=16")
-    if not run.verified and retrained.any():
+    with_se = (candidates_of(trials)["se_blocks"] > 0).any()
+    if not run.verified and (with_se or (trials["name"] == "uniform r=16").any()):
         yield _verify(run)
     elif run.verified and len(run.verified[-1].seeds) < _SEEDS:
         yield _more_seeds(trials, run)
@@ -250,9 +250,9 @@ def _verify(run: "RunRecord") -> Step:
 
 def _more_seeds(trials: pd.DataFrame, run: "RunRecord") -> Step:
     last = run.verified[-1]
-    front = set(trials["number"][trials["on_front"]])
-    known = len(front & {one.number for one in last.members})
-    members = () if known == len(front) else ("--members", str(max(known, 1)))
+    candidates = set(candidates_of(trials)["number"])
+    known = len(candidates & {one.number for one in last.members})
+    members = () if known == len(candidates) else ("--members", str(max(known, 1)))
     epochs = () if last.epochs == run.evaluator.epochs else ("--epochs", str(last.epochs))
     seeds = max(_SEEDS, len(last.seeds) + _MORE_SEEDS)
     reason = f"Train more seeds: {counted(len(last.seeds), 'seed')} cannot show how much training varies."

@@ -7,7 +7,7 @@ from typing import Literal
 import pandas as pd
 
 from ..study.objectives import OBJECTIVES, Objective
-from .table import front_of
+from .table import candidates_of, front_of
 
 PICKS = ("knee", "accurate", "small", "fast")
 
@@ -40,9 +40,9 @@ def pick_trials(table: pd.DataFrame, quality: Objective = OBJECTIVES["accuracy"]
     """Return the front's named members, by the search's estimates.
 
     ``accurate`` has the highest accuracy, ``small`` the fewest parameters, ``fast`` the lowest latency ratio; the
-    fewest parameters break ties. ``knee`` is the member farthest above the straight line from the smallest member to
-    the most accurate one, with both axes scaled to the range of the front. Tied members are never the knee. Log-loss
-    replaces accuracy if it is the study's objective.
+    fewest parameters break ties. ``knee`` is the member farthest above the straight line from the smallest candidate to
+    the most accurate one, with both axes scaled to the range of the candidates; of two the larger, whose advantage is
+    measurable. Log-loss replaces accuracy if it is the study's objective.
 
     Args:
         table: From :func:`~se_search.results.table.trials_table`.
@@ -51,10 +51,11 @@ def pick_trials(table: pd.DataFrame, quality: Objective = OBJECTIVES["accuracy"]
     front = front_of(table)
     if front.empty:
         return Picks()
+    candidates = candidates_of(table)
     values = quality.sign * front[quality.name]
-    height = _scaled(values) - _scaled(front["parameter_overhead"])
+    height = _scaled(quality.sign * candidates[quality.name]) - _scaled(candidates["parameter_overhead"])
     rows = {
-        "knee": height[front["tied_with"].isna()].idxmax(),
+        "knee": height[front.index][::-1].idxmax(),
         "accurate": values.idxmax(),
         "small": front.index[0],
         "fast": front["latency_ratio"].idxmin(),

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -15,18 +15,19 @@ from ..statistics import CONFIDENCE, Estimate, Interval, confidence_of_each, cro
 from ..study.objectives import COLUMNS, OBJECTIVES, Objective
 from ..trials.notes import converting_foreign_trial_errors, quality_of, unpack
 from ..words import counted, percent
+from .front import TrialValues, find_front, front_probabilities
+from .values import contenders, is_feasible, values_of
 
 _STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "stopped", TrialState.FAIL: "failed"}
-_COSTS = ("parameter_overhead", "latency_ratio")
 
 
 def trials_table(study: optuna.Study) -> pd.DataFrame:
     """Return one row for each trial that is complete, was stopped early, or failed with an error.
 
-    Failed trials have missing values; custom objectives are the last columns. ``on_front`` marks the non-dominated
-    trials within the study's limits. ``tied_with`` is, for a member of the front, the smallest member (fewest
-    parameters) from which it does not differ significantly in accuracy (or log-loss, if that is the study's objective)
-    on the same images.
+    Failed trials have missing values; custom objectives are the last columns. ``on_front`` marks the front of
+    :func:`~se_search.results.front.find_front` within the study's limits. ``tied_with`` is, for a trial that only its
+    estimates put on a front, the cheaper trial over which it has no measurable advantage. ``front_probability`` is the
+    probability that no other trial dominates a trial, given the uncertainty of all values.
     """
     trials = [
         trial
@@ -35,14 +36,23 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
     ]
     columns = COLUMNS | {name: "float64" for name in study.metric_names or () if name not in COLUMNS}
     with converting_foreign_trial_errors():
-        members = sorted(study.best_trials, key=lambda one: [one.user_attrs[cost] for cost in _COSTS])
-        quality = quality_of(study)
-        tied = {
-            trial.number: next((other.number for other in members if _is_tied(other, trial, quality)), None)
-            for trial in members
-        }
-        rows = [_row(trial, columns, trial.number in tied, tied.get(trial.number)) for trial in trials]
+        compared = contenders(study)
+        places = _places(values_of(compared, study), [trial.number for trial in compared])
+        rows = [_row(trial, columns) | places.get(trial.number, {}) for trial in trials]
         return pd.DataFrame(rows, columns=list(columns)).astype(columns)
+
+
+def _places(values: TrialValues, numbers: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Return the columns about the front for the trials that were compared."""
+    front, probabilities = find_front(values), front_probabilities(values)
+    return {
+        number: {
+            "on_front": bool(front.members[place]),
+            "tied_with": None if front.tied_with[place] < 0 else numbers[front.tied_with[place]],
+            "front_probability": float(probabilities[place]),
+        }
+        for place, number in enumerate(numbers)
+    }
 
 
 @dataclass(frozen=True)
@@ -140,7 +150,16 @@ def describe_gain(
 
 def front_of(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows on the Pareto front, from the smallest network to the largest."""
-    return table[table["on_front"]].sort_values(["parameter_overhead", "accuracy"], ascending=[True, False])
+    return _by_size(table[table["on_front"]])
+
+
+def candidates_of(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the front and the trials not distinguishable from it: those of which more should be known."""
+    return _by_size(table[table["on_front"] | table["tied_with"].notna()])
+
+
+def _by_size(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.sort_values(["parameter_overhead", "accuracy"], ascending=[True, False])
 
 
 def cautions(table: pd.DataFrame, chance: float) -> list[str]:
@@ -161,22 +180,20 @@ def cautions(table: pd.DataFrame, chance: float) -> list[str]:
             f"No front member is significantly better than chance ({percent(chance, 0)}): the networks have not "
             "learned. Train for more epochs or with a lower learning_rate."
         )
-    tied = int(front["tied_with"].notna().sum())
+    tied = int(table["tied_with"].notna().sum())
     if tied:
         said.append(
-            f"{tied} of {counted(len(front), 'front member')} {'is' if tied == 1 else 'are'} not significantly better "
-            "than a smaller one, in a paired comparison of images: the apparent gain may be noise."
+            f"{tied} of {counted(len(front) + tied, 'candidate')} for the front {'is' if tied == 1 else 'are'} not "
+            "measurably better than a cheaper one: the apparent gain may be noise."
         )
     if front["se_blocks"].max() == 0:
-        said.append("No configuration with SE is on the front: none was more accurate than no SE on these images.")
+        said.append("No configuration with SE is on the front: none was measurably better than no SE.")
     elif front["counted_parameters"].nunique() == 1:
-        said.append(
-            "All front members have the same number of parameters: no larger network was more accurate on these images."
-        )
+        said.append("All front members have the same number of parameters: no larger network was measurably better.")
     return said
 
 
-def _row(trial: FrozenTrial, columns: Iterable[str], on_front: bool, tied_with: int | None) -> dict[str, Any]:
+def _row(trial: FrozenTrial, columns: Iterable[str]) -> dict[str, Any]:
     attributes = trial.user_attrs
     placed = read_config(attributes["config"]).placed
     texts = {name: attributes.get(name, "") for name in ("name", "latency_stopped", "error")}
@@ -191,9 +208,10 @@ def _row(trial: FrozenTrial, columns: Iterable[str], on_front: bool, tied_with: 
             "number": trial.number,
             "state": _STATES[trial.state],
             "config_id": str(attributes["config_id"]),
-            "feasible": trial.state == TrialState.COMPLETE and all(value <= 0 for value in trial.constraints.values()),
-            "on_front": on_front,
-            "tied_with": tied_with,
+            "feasible": is_feasible(trial),
+            "on_front": False,
+            "tied_with": None,
+            "front_probability": 0.0 if is_feasible(trial) else math.nan,
             "gate": placed[0].gate if placed else "",
             "se_blocks": int(attributes["se_blocks"]),
             "seconds": seconds if seconds >= 0 else math.nan,  # negative: the clock was set back meanwhile
@@ -205,13 +223,6 @@ def _row(trial: FrozenTrial, columns: Iterable[str], on_front: bool, tied_with: 
 def read_config(text: str) -> SEConfig:
     """Read the configuration of a trial, with a cache."""
     return SEConfig.from_json(text)
-
-
-def _is_tied(cheaper: FrozenTrial, trial: FrozenTrial, quality: Objective) -> bool:
-    if cheaper.user_attrs["counted_parameters"] >= trial.user_attrs["counted_parameters"]:
-        return False
-    difference = _difference(trial, cheaper, quality)
-    return difference.low <= 0 <= difference.high
 
 
 def _advantage(trial: FrozenTrial, none: FrozenTrial, quality: Objective, confidence: float) -> Advantage:

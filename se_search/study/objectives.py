@@ -169,6 +169,7 @@ COLUMNS = {
     "feasible": "bool",
     "on_front": "bool",
     "tied_with": "Int64",
+    "front_probability": "float64",
     "gate": "str",
     "se_blocks": "int64",
     "epochs": "Int64",
