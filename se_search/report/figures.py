@@ -28,6 +28,7 @@ from .style import (
     CLEAR,
     EDGE,
     EMPTY_CELL,
+    FAINT_BARS,
     GRID,
     INK,
     LABEL,
@@ -133,7 +134,7 @@ def three_objectives(trials: pd.DataFrame, run: RunRecord) -> go.Figure | None:
 
 
 def hypervolume_over_trials(trials: pd.DataFrame, run: RunRecord) -> go.Figure:
-    """Draw the front's hypervolume after each complete trial."""
+    """Draw the front's hypervolume after each complete trial, with its interval."""
     history = run.hypervolume_history
     if not history:
         return empty_figure("No complete trial yet.", 280)
@@ -149,6 +150,17 @@ def hypervolume_over_trials(trials: pd.DataFrame, run: RunRecord) -> go.Figure:
             **SELECTABLE,
         )
     )
+    for end, fill in zip(zip(*run.hypervolume_intervals, strict=True), (None, "tonexty"), strict=False):
+        figure.add_scatter(
+            x=list(range(1, len(end) + 1)),
+            y=short_numbers(end),
+            mode="lines",
+            line={"shape": "hv", "color": CLEAR, "width": 0},
+            fill=fill,
+            fillcolor=FAINT_BARS,
+            hoverinfo="skip",
+            showlegend=False,
+        )
     style_figure(figure, "complete trials", "hypervolume")
     return figure.update_layout(height=280, yaxis={"rangemode": "tozero"})
 
@@ -276,7 +288,11 @@ FIGURES = {
     "latency": ReportFigure(quality_against_latency, "{quality} against latency"),
     "objectives": ReportFigure(three_objectives, "The three objectives", "Drag to rotate."),
     "parallel": ReportFigure(parallel_coordinates, "Configurations and their values", "Each line is one trial."),
-    "hypervolume": ReportFigure(hypervolume_over_trials, "Progress of the search"),
+    "hypervolume": ReportFigure(
+        hypervolume_over_trials,
+        "Progress of the search",
+        "Hypervolume of the front of estimates; the band is its 95 % interval.",
+    ),
     "contributions": ReportFigure(stage_contributions, "What each stage contributed"),
     "heat_map": ReportFigure(
         front_heat_map,

@@ -5,10 +5,16 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import optuna
-from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
+from ..statistics import CONFIDENCE
+from ..trials.notes import converting_foreign_trial_errors
+from .front import TrialValues
+from .values import contenders, is_feasible, signs_of, values_of
+
 Values = npt.NDArray[np.float64]
+
+_DRAWS = 200
 
 
 def hypervolume_history(study: optuna.Study, reference: Sequence[float]) -> list[float]:
@@ -21,13 +27,55 @@ def hypervolume_history(study: optuna.Study, reference: Sequence[float]) -> list
         study: A study of two or three objectives.
         reference: Reference value of each objective.
     """
-    signs = np.array([1.0 if one == StudyDirection.MINIMIZE else -1.0 for one in study.directions])
-    front = np.empty((0, len(signs)))
-    history = [0.0]
+    signs = signs_of(study)
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    rooms = [signs * (np.asarray(reference) - trial.values) if is_feasible(trial) else 0 * signs for trial in complete]
+    return _history(np.array(rooms).reshape(-1, len(signs)))
+
+
+def hypervolume_intervals(study: optuna.Study, reference: Sequence[float]) -> list[tuple[float, float]]:
+    """Return the 95 % interval of the hypervolume after each complete trial, from :func:`hypervolume_bounds`.
+
+    Args:
+        study: A study of two or three objectives, with measured latencies in place.
+        reference: Reference value of each objective.
+    """
+    with converting_foreign_trial_errors():
+        compared = contenders(study)
+        bounds = hypervolume_bounds(values_of(compared, study), signs_of(study) * np.asarray(reference))
+    ends = dict(zip((trial.number for trial in compared), bounds.tolist(), strict=True))
+    last, intervals = (0.0, 0.0), []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        room = signs * (np.asarray(reference) - trial.values)
-        kept = all(value <= 0 for value in trial.constraints.values())
-        if kept and (room > 0).all() and not (front >= room).all(axis=1).any():
+        low, high = ends.get(trial.number, last)
+        last = (low, high)
+        intervals.append(last)
+    return intervals
+
+
+def hypervolume_bounds(trials: TrialValues, reference: Values) -> Values:
+    """Return the ends of the 95 % interval of the hypervolume after each trial: trials x 2.
+
+    They are those of joint draws of all uncertain values, reflected at the estimate (the basic bootstrap): noise makes
+    the front of estimates look better than it is, and draws around noisy estimates look better still. The draws show
+    about half of that bias, so the lower end is below by the bias once more.
+
+    Args:
+        trials: The trials, in the order of the history.
+        reference: Reference value of each objective, all minimised.
+    """
+    histories = np.array([_history(reference - drawn) for drawn in trials.draws(_DRAWS)]).reshape(_DRAWS, -1)
+    low, high = np.quantile(histories, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2], axis=0)
+    estimate = np.array(_history(reference - trials.values))
+    bias = np.maximum(histories.mean(axis=0) - estimate, 0.0)
+    return np.maximum(np.stack([2 * estimate - high - bias, 2 * estimate - low], axis=1), 0.0)
+
+
+def _history(rooms: Values) -> list[float]:
+    """Return the hypervolume after each row of distances to the reference point; those within are positive."""
+    front = np.empty((0, rooms.shape[1]))
+    history = [0.0]
+    for room in rooms:
+        if (room > 0).all() and not (front >= room).all(axis=1).any():
             front = np.vstack([front[(front > room).any(axis=1)], room])
             history.append(float(areas_of_the_best(front[:, 1:], front[:, 0]) @ front[:, 0]))
         else:

@@ -27,7 +27,7 @@ from ..trials.notes import ENDED, FOREIGN, latency_conditions, quality_of, with_
 from .contributions import Contributions, describe_contributions, outcomes_by_image
 from .decision import decide
 from .excitation import AnalysisPage, find_analyses
-from .hypervolume import hypervolume_history
+from .hypervolume import hypervolume_history, hypervolume_intervals
 from .picks import Picks, pick_trials
 from .table import Gain, cautions, front_of, gain_over_none, trials_table
 from .verified import Schedule, add_verified, read_verified
@@ -91,9 +91,10 @@ class RunRecord:
         gain: Gain of SE (estimated by the search); ``None`` without a comparison.
         quality: The objective that networks are judged by: accuracy or log-loss.
         verified: Verified schedules, the shortest first.
-        hypervolume_history: Hypervolume of the front after each complete trial.
+        hypervolume_history: Hypervolume of the front of estimates after each complete trial.
         hypervolume_reference: Reference value of each objective.
         timings: Seconds of shared training and of all trials.
+        hypervolume_intervals: Ends of the hypervolumes' intervals.
     """
 
     name: str
@@ -124,6 +125,7 @@ class RunRecord:
     hypervolume_reference: Mapping[str, float]
     timings: Mapping[str, float]
     finished: bool
+    hypervolume_intervals: tuple[tuple[float, float], ...] = ()
     provenance: Provenance = Provenance()
 
     def to_json(self) -> dict[str, Any]:
@@ -199,6 +201,7 @@ def _read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
         verified=schedules,
         excitation=find_analyses(folder),
         hypervolume_history=tuple(hypervolume_history(study, list(reference.values()))),
+        hypervolume_intervals=tuple(hypervolume_intervals(study, list(reference.values()))),
         hypervolume_reference=reference,
         timings=_timings(folder, definition, table),
         finished=noted.get(ENDED) == definition.budget,

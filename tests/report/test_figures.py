@@ -135,14 +135,26 @@ def test_baselines_are_marked_and_labelled(results):
     assert {one.text for one in figure.layout.annotations if one.name == "baseline"} == set(named["name"])
 
 
+def test_the_hypervolume_has_a_band(results):
+    trials, run = results
+    intervals = tuple((value - 0.01, value + 0.02) for value in run.hypervolume_history)
+    line, low, high = hypervolume_over_trials(trials, replace(run, hypervolume_intervals=intervals)).data
+    np.testing.assert_allclose(
+        [low.y, line.y, high.y], np.transpose([(a, a + 0.01, b) for a, b in intervals]), rtol=1e-4
+    )
+    assert high.fill == "tonexty"
+    assert len(hypervolume_over_trials(trials, run).data) == 1
+
+
 def test_ties_have_an_open_symbol_and_an_entry_of_their_own(results):
     trials, run = results
     member = trials.index[trials["on_front"] & (trials["name"] == "")][0]
-    trials.loc[member, "tied_with"] = 0
-    tied = trace_of(report_figures(trials, run)["overhead"], "front, tied with a smaller member")
+    trials.loc[member, ["on_front", "tied_with"]] = False, 0
+    tied = trace_of(report_figures(trials, run)["overhead"], "not distinguishable from a cheaper trial")
     assert list(tied.customdata) == [trials.loc[member, "number"]]
     assert tied.marker.symbol == "circle-open"
-    assert "accuracy not significantly better than trial 0's" in tied.text[0]
+    assert tied.marker.opacity < 1  # faint
+    assert "no measurable advantage over trial 0" in tied.text[0]
 
 
 def test_trials_beyond_the_limits_are_told_apart_and_limits_are_lines(results):
