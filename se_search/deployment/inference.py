@@ -42,7 +42,7 @@ def optimize_for_inference(model: nn.Module, input_size: tuple[int, int, int] | 
     - Values that depend on no image are computed once. Batch norm is folded into the convolution before it.
     - Where an SE block squeezes the output of a 1×1 convolution (or linear layer) that has fewer input than output
       channels, the input is averaged instead: averages commute with an affine map, which is merged into the first layer
-      of the excitation.
+      of the excitation. Maxima and windows are squeezed as they are.
     - The layers of the excitation operate on vectors; when one image is compiled, as sums that a compiler fuses.
     - Where that 1×1 convolution has fewer weights than outputs for one image, the gate of a single image scales the
       weights instead of the output, but not in compiled or exported networks.

@@ -19,7 +19,6 @@ from ..cluster.executor import ClusterOptions, Executor, InProcess
 from ..data.image_data import ImageData
 from ..devices import is_there
 from ..errors import RunFolderError
-from ..network.backbones import network_options
 from ..network.config import SEConfig
 from ..progress import progress_bar
 from ..study.definitions import StudyDefinition
@@ -75,8 +74,8 @@ def run_search(
     definition = definition.model_copy(update={"threads": torch.get_num_threads()})
     space = SearchSpace(definition.backbone, definition.resolved_space)
     data = study_data(definition)
-    network_options(definition.backbone, data.input_size)
-    network_options(definition.backbone, latency_size(definition, data.input_size))
+    for size in (data.input_size, latency_size(definition, data.input_size)):
+        space.check_images(size)
     used = (evaluator or find_evaluator(definition.evaluator.name))(definition, space, data)
     # The other processes of torchrun end here: only the first one writes to the folder.
     take_part(used, space, data, definition.device)

@@ -76,10 +76,15 @@ def _watched(gates: Mapping[str, nn.Module], see: Callable[[str, torch.Tensor], 
 
 @contextmanager
 def replaced_gates(gates: Mapping[str, nn.Module], means: Mapping[str, npt.NDArray[Any]]) -> Iterator[None]:
-    """Replace the outputs of gates by their means, one value per channel, within the context (mean ablation)."""
+    """Replace the outputs of gates by their means, one value per channel, within the context (mean ablation).
+
+    Windows have the same mean.
+    """
 
     def constant(name: str, output: torch.Tensor) -> torch.Tensor:
-        return torch.as_tensor(means[name]).to(output).reshape(1, *output.shape[1:]).expand_as(output)
+        mean = torch.as_tensor(means[name]).to(output)
+        by_channel = output.shape[1:] if mean.numel() == output[0].numel() else (len(mean), 1, 1)
+        return mean.reshape(1, *by_channel).expand_as(output)
 
     with _watched(gates, constant):
         yield
@@ -90,9 +95,9 @@ def find_blocks(
 ) -> tuple[list[ExcitedBlock], list[dict[str, str]]]:
     """Return the blocks whose gates can be analysed, in forward order, and the skipped ones with the reason.
 
-    A gate must run once per forward pass and return one value per channel and image. Gates of elastic blocks that are
-    switched off are ignored. The network is in evaluation mode on ``device``; a trial forward pass has the precision of
-    ``recipe``.
+    A gate must run once per forward pass and return one value per channel and image, or one for each window. Gates of
+    elastic blocks that are switched off are ignored. The network is in evaluation mode on ``device``; a trial forward
+    pass has the precision of ``recipe``.
 
     Raises:
         ConfigurationError: If no gate can be analysed, or the network is not a classifier.
@@ -121,19 +126,12 @@ def find_blocks(
         block = site.block if site else name.rpartition(".")[0] or name
         if len(shapes) > 1:
             skipped.append({"block": block, "reason": f"its gate runs {len(shapes)} times per forward"})
+        elif _has_windows(model, name, shape) and shape[0] == count:
+            blocks.append(_block(name, block, site, shape[1], gates[name]))
         elif shape[0] != count or shape.numel() != count * max(shape[1:], default=1):
             skipped.append({"block": block, "reason": "its gate is not one value per channel and image"})
         else:
-            blocks.append(
-                ExcitedBlock(
-                    name,
-                    block,
-                    site.stage if site else None,
-                    site.position if site else None,
-                    shape.numel() // count,
-                    gate_name(gates[name]),
-                )
-            )
+            blocks.append(_block(name, block, site, shape.numel() // count, gates[name]))
     for name in (name for name in gates if name not in seen):
         # Elastic blocks can be switched off. In timm's networks a gate that does not run belongs to additive attention.
         if not isinstance(model.get_submodule(name), Elastic) and not name.endswith(".kept"):
@@ -142,6 +140,21 @@ def find_blocks(
         reason = f" ({skipped[0]['block']}: {skipped[0]['reason']})" if skipped else ""
         raise ConfigurationError(f"this {kind} has no SE block whose gate can be analysed{reason}")
     return blocks, skipped
+
+
+def _block(module: str, block: str, site: Site | None, channels: int, gate: nn.Module) -> ExcitedBlock:
+    stage, position = (site.stage, site.position) if site else (None, None)
+    return ExcitedBlock(module, block, stage, position, channels, gate_name(gate))
+
+
+def _has_windows(model: nn.Module, name: str, shape: Sequence[int]) -> bool:
+    """Whether the gate of a block has a value for each window, not one for the image."""
+    return isinstance(model.get_submodule(name), Gated) and len(shape) == 4 and shape[2] * shape[3] > 1
+
+
+def _by_channel(model: nn.Module, name: str, output: torch.Tensor) -> torch.Tensor:
+    """Return one value for each image and channel: the mean over windows."""
+    return output.double().mean((2, 3)) if _has_windows(model, name, output.shape) else output.flatten(1)
 
 
 def _try(
@@ -211,7 +224,7 @@ def read_gates(
     classes = []
 
     def keep(name: str, output: torch.Tensor) -> None:
-        rows[name].append(output.flatten(1).float().cpu().numpy().copy())
+        rows[name].append(_by_channel(model, name, output).float().cpu().numpy().copy())
 
     with _watched(gates, keep):
         for inputs, labels in batches(images, recipe.batch, workers=recipe.workers):
@@ -228,7 +241,7 @@ def mean_gates(
     sums: dict[str, npt.NDArray[np.float64]] = {}
 
     def add(name: str, output: torch.Tensor) -> None:
-        sums[name] = sums.get(name, 0.0) + output.flatten(1).double().sum(0).cpu().numpy()
+        sums[name] = sums.get(name, 0.0) + _by_channel(model, name, output).double().sum(0).cpu().numpy()
 
     count = 0
     with _watched(gates, add):

@@ -29,7 +29,8 @@ def render_standalone(model: nn.Module, config: SEConfig) -> str:
     steps: list[dict[str, Any]] = []
     for site in config.removed:
         steps.append({"put": "replace", "host": places[site.block, site.position].host, "block": None})
-    for placed in config.placed:
+    on_grids = [one.on_grid(places[one.site.block, one.site.position].known_grid) for one in config.placed]
+    for placed in on_grids:
         site, place, block = placed.site, places[placed.site.block, placed.site.position], placed.create()
         attach(bare, site, place, block)
         name = next(name for name, module in bare.named_modules() if module is block)

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -13,8 +13,8 @@ from timm.utils import natural_key
 from ..errors import ConfigurationError, did_you_mean
 from .attention import DEFAULT_KIND, KINDS
 from .attention.kind import PlacedAttention, check_choice
-from .attention.se import PlacedSE
-from .sites import Site, check_site, default_position, find_sites
+from .attention.se import GLOBAL, PlacedSE
+from .sites import Site, check_grids, check_site, default_position, find_sites
 
 _MOST_CHARACTERS = 2**20
 
@@ -55,7 +55,7 @@ class SEConfig:
         return (*(placed.site for placed in self.placed), *self.removed)
 
     @classmethod
-    def uniform(
+    def uniform(  # noqa: PLR0913
         cls,
         backbone: str,
         ratio: int = 16,
@@ -64,14 +64,19 @@ class SEConfig:
         position: str = "standard",
         bias: bool = True,
         rounding: int = 8,
+        *,
+        squeeze: str = "avg",
+        extent: int | str = GLOBAL,
     ) -> "SEConfig":
         """Put the same SE block at every site of ``position``, in all stages or only in ``stages``.
 
-        Position ``default`` is :func:`se_search.network.sites.default_position`.
+        Position ``default`` is :func:`se_search.network.sites.default_position`. The other arguments are options of
+        :class:`~se_search.network.attention.se.PlacedSE`.
 
         Raises:
             BackboneError: If the backbone is unknown or has no sites.
-            ConfigurationError: If a value is invalid, or the backbone lacks the position or a stage.
+            ConfigurationError: If a value is invalid, the backbone lacks the position or a stage, or a site has no grid
+                for windows.
         """
         if position == "default":
             position = default_position(backbone)
@@ -86,8 +91,13 @@ class SEConfig:
                 raise ConfigurationError(
                     f"stage {stage!r} does not exist in {backbone}: its stages are {', '.join(map(str, known))}"
                 )
-        placed = [PlacedSE(site, ratio, gate, bias, rounding) for site in sites if site.stage in chosen]
-        return cls(backbone, tuple(placed))
+        placed = tuple(
+            PlacedSE(site, ratio, gate, bias, rounding, squeeze=squeeze, extent=extent)
+            for site in sites
+            if site.stage in chosen
+        )
+        check_grids(backbone, placed)
+        return cls(backbone, placed)
 
     @property
     def id(self) -> str:
@@ -106,17 +116,27 @@ class SEConfig:
         return len(self.placed) + len(set(own).difference(self.sites))
 
     def with_site(
-        self, site: Site, ratio: int = 16, gate: str = "sigmoid", bias: bool = True, rounding: int = 8
+        self,
+        site: Site,
+        ratio: int = 16,
+        gate: str = "sigmoid",
+        bias: bool = True,
+        rounding: int = 8,
+        *,
+        squeeze: str = "avg",
+        extent: int | str = GLOBAL,
     ) -> "SEConfig":
         """Return a copy with an SE block at ``site``, which replaces any other block there.
 
         Raises:
-            ConfigurationError: If the backbone has no such site or a value is invalid.
+            ConfigurationError: If the backbone has no such site, it has no grid for windows, or a value is invalid.
         """
         check_site(site, self.backbone, find_sites(self.backbone))
         others = [placed for placed in self.placed if placed.site != site]
         removed = tuple(other for other in self.removed if other != site)
-        return replace(self, placed=(*others, PlacedSE(site, ratio, gate, bias, rounding)), removed=removed)
+        placed = PlacedSE(site, ratio, gate, bias, rounding, squeeze=squeeze, extent=extent)
+        check_grids(self.backbone, [placed])
+        return replace(self, placed=(*others, placed), removed=removed)
 
     def without_stage(self, stage: int) -> "SEConfig":
         """Return a copy without the blocks of ``stage``; attention that they replaced does not return."""
@@ -198,8 +218,8 @@ def _block_from_dict(data: Any) -> PlacedAttention:
     kind: Any = KINDS[check_choice("kind of attention", data["kind"], KINDS) if named else DEFAULT_KIND]
     options = kind.option_names()
     keys = frozenset((*_SITE_KEYS, *options, *(["kind"] if named else [])))
-    _check_keys(data, keys, "a site of an SE configuration")
-    return kind(_site(data), **{name: data[name] for name in options})
+    _check_keys(data, keys, "a site of an SE configuration", optional=kind.later)
+    return kind(_site(data), **{name: data[name] for name in options if name in data})
 
 
 def _site_to_dict(site: Site) -> dict[str, Any]:
@@ -210,12 +230,12 @@ def _site(data: Any) -> Site:
     return Site(**{key: data[key] for key in _SITE_KEYS})
 
 
-def _check_keys(data: Any, known: frozenset[str], what: str) -> None:
+def _check_keys(data: Any, known: frozenset[str], what: str, optional: Collection[str] = ()) -> None:
     if not isinstance(data, dict):
         raise ConfigurationError(f"{what} must be an object with the keys {', '.join(sorted(known))}, not {data!r}")
     for key in data.keys() - known:
         raise ConfigurationError(f"key {key!r} of {what} is unknown{did_you_mean(str(key), known)}")
-    for key in sorted(known - data.keys()):
+    for key in sorted(known - data.keys() - set(optional)):
         raise ConfigurationError(f"key {key!r} of {what} is missing")
 
 

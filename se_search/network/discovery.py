@@ -53,6 +53,11 @@ class Place:
     weights: int = 0
     grid: Grid | str = ""
 
+    @property
+    def known_grid(self) -> Grid | None:
+        """The grid if it is known."""
+        return None if isinstance(self.grid, str) else self.grid
+
 
 @dataclass(frozen=True)
 class Found:

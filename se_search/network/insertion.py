@@ -15,7 +15,7 @@ from ..files import write_atomically
 from .backbones import create_backbone, create_on_meta
 from .config import SEConfig
 from .discovery import Place
-from .sites import Site, find_places, find_places_once
+from .sites import Site, check_grid, find_places, find_places_once
 
 
 def attach(model: nn.Module, site: Site, place: Place, block: nn.Module) -> None:
@@ -76,7 +76,7 @@ def insert(
 
     Raises:
         ConfigurationError: If the model already has inserted blocks, lacks a site, or has another number of channels
-            there. It is then unchanged.
+            or no grid for windows there. It is then unchanged.
     """
     config = config.starting_at_identity() if identity_start else config
     return _insert(model, config, lambda bare: find_places(bare, input_size))
@@ -98,11 +98,13 @@ def _insert(model: nn.Module, config: SEConfig, find: Callable[[nn.Module], dict
                 f"{site.block} ({site.position}) of this {kind} has {found.channels} channels in {found.layout}, "
                 f"not the {site.channels} in {site.layout} of the configuration"
             )
+    for placed in config.placed:
+        check_grid(placed, places[here[placed.site.block, placed.site.position]], f"this {kind}")
     for site in config.removed:
         attach(model, site, places[here[site.block, site.position]], nn.Identity())
     for placed in config.placed:
         place = places[here[placed.site.block, placed.site.position]]
-        attach(model, placed.site, place, placed.create())
+        attach(model, placed.site, place, placed.on_grid(place.known_grid).create())
     model.se_config = config  # type: ignore[assignment]  # for exports
     return model
 

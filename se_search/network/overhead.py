@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -11,6 +11,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..errors import ConfigurationError
+from .attention.grid import Grid, grid_of
+from .attention.layers import Gated
 from .backbones import copy_on_meta, create_on_meta, default_input_size, network_options
 from .config import SEConfig
 from .discovery import Place
@@ -104,13 +107,21 @@ def count_flops(model: nn.Module, input_size: tuple[int, int, int] | None = None
     """Count the multiply-additions of a forward pass for one image.
 
     ``torch.utils.flop_counter`` counts convolutions and matrix products. Averaging and multiplication count one for
-    each element, so that squeeze and scale are not free.
+    each element, and so do the maximum and the windows of an SE block: squeeze and scale are not free.
 
     Args:
         model: A network; a copy without weights runs once.
         input_size: ``(channels, height, width)``; timm's input size by default.
     """
-    return sum(_count_by_module(model, input_size)["Global"].values()) // 2
+    counts = _count_by_module(model, input_size)
+    root = type(model).__name__
+    attention = [f"{root}.{name}" for name, module in model.named_modules() if isinstance(module, Gated)]
+    pooled = sum(counts[name].get(pool, 0) for name in attention for pool in _POOLS if name in counts)
+    return (_without_pools(counts["Global"]) + pooled) // 2
+
+
+def _without_pools(counts: Mapping[Any, int]) -> int:
+    return sum(count for operation, count in counts.items() if operation not in _POOLS)
 
 
 def _count_by_module(model: nn.Module, input_size: tuple[int, int, int] | None) -> dict[str, dict[Any, int]]:
@@ -133,8 +144,8 @@ def added_flops(config: SEConfig, input_size: tuple[int, int, int] | None = None
     known = {site: one for name in positions for site, one in _site_flops(config.backbone, input_size, name).items()}
     for site in config.sites:
         check_site(site, config.backbone, known)
-    added = sum(placed.flops(known[placed.site][0]) for placed in config.placed)
-    return added - sum(known[site][1] for site in config.sites)
+    added = sum(placed.on_grid(known[placed.site].grid).flops(known[placed.site].elements) for placed in config.placed)
+    return added - sum(known[site].attention for site in config.sites)
 
 
 def flops_overhead(config: SEConfig, input_size: tuple[int, int, int] | None = None) -> float:
@@ -142,9 +153,17 @@ def flops_overhead(config: SEConfig, input_size: tuple[int, int, int] | None = N
     return added_flops(config, input_size) / _backbone_flops(config.backbone, input_size)
 
 
+@dataclass(frozen=True)
+class _SiteCosts:
+    """Elements that a block scales at a site, their grid, and the multiply-additions of existing attention there."""
+
+    elements: int
+    grid: Grid | None
+    attention: int
+
+
 @functools.lru_cache(maxsize=64)
-def _site_flops(backbone: str, input_size: tuple[int, int, int] | None, position: str) -> dict[Site, tuple[int, int]]:
-    """Return the elements that a block scales at each site, and the multiply-additions of existing attention there."""
+def _site_flops(backbone: str, input_size: tuple[int, int, int] | None, position: str) -> dict[Site, _SiteCosts]:
     options = network_options(backbone, input_size) if input_size else {}
     model = create_on_meta(backbone, **options)
     places = {
@@ -153,22 +172,32 @@ def _site_flops(backbone: str, input_size: tuple[int, int, int] | None, position
     attention = dict.fromkeys(places, 0)
     if position == "existing":
         counts, root = _count_by_module(model, input_size), type(model).__name__
-        attention = {site: sum(counts[f"{root}.{place.host}"].values()) // 2 for site, place in places.items()}
+        attention = {site: _without_pools(counts[f"{root}.{place.host}"]) // 2 for site, place in places.items()}
     recorders = {site: _Recorder() for site in places}
     for site, recorder in recorders.items():
         attach(model, site, places[site], recorder)
     with torch.no_grad():
         model(torch.zeros(1, *(input_size or default_input_size(model)), device="meta"))
-    return {site: (recorders[site].elements, attention[site]) for site in places}
+    return {
+        site: _SiteCosts(math.prod(shape), _grid_at(site, shape), attention[site])
+        for site, shape in ((site, recorder.shape) for site, recorder in recorders.items())
+    }
+
+
+def _grid_at(site: Site, shape: tuple[int, ...]) -> Grid | None:
+    try:
+        return grid_of(shape, site.layout, site.grid)
+    except ConfigurationError:
+        return None
 
 
 class _Recorder(nn.Module):
-    """Records the number of elements at a site."""
+    """Records the shape of the tensor at a site."""
 
-    elements = 0
+    shape: tuple[int, ...] = ()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.elements = x.numel()
+        self.shape = tuple(x.shape)
         return x
 
 
@@ -182,6 +211,9 @@ def _flops_of_elements(shape: Any, *args: Any, **kwargs: Any) -> int:
     return 2 * math.prod(shape)
 
 
+_POOLS = (torch.ops.aten.amax, torch.ops.aten.avg_pool2d, torch.ops.aten.max_pool2d_with_indices)
+"""Pooling that counts in attention blocks only."""
+
 _ELEMENTWISE: dict[Any, Callable[..., int]] = dict.fromkeys(
-    (torch.ops.aten.mean, torch.ops.aten.mul), _flops_of_elements
+    (torch.ops.aten.mean, torch.ops.aten.mul, *_POOLS), _flops_of_elements
 )

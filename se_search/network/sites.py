@@ -13,8 +13,8 @@ from torch import nn
 from ..errors import BackboneError, ConfigurationError, first_reason
 from ..words import by
 from .attention.grid import Grid
-from .attention.kind import check_choice
-from .backbones import copy_on_meta, create_on_meta, default_input_size
+from .attention.kind import PlacedAttention, check_choice
+from .backbones import copy_on_meta, create_on_meta, default_input_size, network_options
 from .discovery import POSITIONS, Found, Place, discover, name_blocks, stream_of
 from .tracing import EmptySlot, Trace
 
@@ -121,6 +121,55 @@ def check_site(site: Site, backbone: str, known: Container[Site]) -> None:
         raise ConfigurationError(f"{site} is not a site of {backbone}: `find_sites` lists them")
 
 
+def check_grids(backbone: str, placed: Iterable[PlacedAttention]) -> None:
+    """Check that the sites of blocks that need a grid have one.
+
+    Raises:
+        ConfigurationError: If one has none, with the reason.
+    """
+    for one in placed:
+        if one.needs_grid:
+            check_grid(one, find_places(backbone)[one.site], backbone)
+
+
+def check_grid(placed: PlacedAttention, place: Place, network: str) -> None:
+    """Check that a place has the grid that a block needs.
+
+    Raises:
+        ConfigurationError: If it has none, with the reason.
+    """
+    if placed.needs_grid and isinstance(place.grid, str):
+        raise ConfigurationError(
+            f"{placed.label} is impossible at {placed.site.block} ({placed.site.position}) of {network}: {place.grid}"
+        )
+
+
+def check_grids_for(backbone: str, placed: Iterable[PlacedAttention], input_size: tuple[int, int, int]) -> None:
+    """Check that blocks at tokens find the right rows and columns of images of ``input_size``.
+
+    Networks that take images of several sizes are created with the grid of their default size, so that images must have
+    its aspect ratio.
+
+    Raises:
+        BackboneError: If the network does not accept such images.
+        ConfigurationError: If they do not.
+    """
+    on_tokens = [one for one in placed if one.needs_grid and "L" in one.site.layout]
+    if not on_tokens:
+        return
+    options = network_options(backbone, input_size)
+    model = create_on_meta(backbone, **options)
+    known, there = find_places_once(model, backbone, options), find_places(model, input_size)
+    for one in on_tokens:
+        assumed, grid = known[one.site].known_grid, there[one.site].known_grid
+        if assumed is None or grid is None or not assumed.fits(grid):
+            raise ConfigurationError(
+                f"{one.label} is impossible at {one.site.block} ({one.site.position}) of {backbone} with images of "
+                f"{by(input_size)}: the number of tokens does not tell their rows and columns; use images of the "
+                f"aspect ratio of {by(default_input_size(model))}"
+            )
+
+
 def default_position(backbone: str) -> str:
     """Return ``existing`` if the backbone has attention, else ``standard`` if it has residual branches, else ``post``.
 
@@ -183,7 +232,7 @@ def _discover(model: nn.Module, input_size: tuple[int, int, int] | None, name: s
     found = discover(trace)
     stages = _number_stages(one for one in found if one.place)
     places = {
-        Site(one.block, stages[one.block], one.position, one.channels, one.layout, _known(one.place.grid)): one.place
+        Site(one.block, stages[one.block], one.position, one.channels, one.layout, one.place.known_grid): one.place
         for one in found
         if one.place
     }
@@ -193,10 +242,6 @@ def _discover(model: nn.Module, input_size: tuple[int, int, int] | None, name: s
         for addition, block in zip(trace.additions, name_blocks(trace), strict=True)
     )
     return Discovery(places, skipped, additions)
-
-
-def _known(grid: Grid | str) -> Grid | None:
-    return None if isinstance(grid, str) else grid
 
 
 def _merge(model: nn.Module) -> set[str]:

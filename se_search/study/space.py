@@ -9,8 +9,9 @@ from optuna.distributions import CategoricalDistribution
 
 from ..errors import BackboneError, ConfigurationError
 from ..network.attention.kind import PlacedAttention
+from ..network.backbones import network_options
 from ..network.config import SEConfig
-from ..network.sites import Site, default_position, find_sites
+from ..network.sites import Site, check_grids, check_grids_for, default_position, find_sites
 from .space_definition import SpaceDefinition
 
 OFF = "none"
@@ -33,6 +34,7 @@ class SearchSpace:
 
     Raises:
         BackboneError: If the backbone is unknown, has no sites, or lacks a position.
+        ConfigurationError: If a site has no grid for windows.
     """
 
     def __init__(self, backbone: str, definition: SpaceDefinition) -> None:
@@ -64,6 +66,21 @@ class SearchSpace:
         if definition.placement == "block":
             self.distributions |= {site.block: CategoricalDistribution((False, True)) for site in self.sites}
         self.distributions |= {name: CategoricalDistribution(values) for name, values in self._per_network.items()}
+        check_grids(backbone, self._every_block())
+
+    def check_images(self, input_size: tuple[int, int, int]) -> None:
+        """Check that the network can have all blocks for images ``(channels, height, width)``.
+
+        Raises:
+            BackboneError: If it does not accept such images.
+            ConfigurationError: If a block does not find rows and columns of these images.
+        """
+        network_options(self.backbone, input_size)
+        check_grids_for(self.backbone, self._every_block(), input_size)
+
+    def _every_block(self) -> Iterator[PlacedAttention]:
+        for options in self.stage_options():
+            yield from (self.place(site, self._uniform_options(options)) for site in self.sites)
 
     def _without_block(self, stage: int, name: str) -> tuple[Any, ...]:
         if name != self._switch:
@@ -192,7 +209,8 @@ class SearchSpace:
         (6.4). A search names the trials that have such a configuration.
         """
         published = self.choices.published
-        others = [options for options in self.stage_options() if options != published]
+        first = published and self.uniform(published)
+        others = [options for options in self.stage_options() if self.uniform(options) != first]
         uniform = {f"uniform {self.label(options)}": self.uniform(options) for options in others}
         single = {}
         if published:
@@ -209,10 +227,10 @@ class SearchSpace:
             yield dict(zip(self._per_stage, values, strict=True))
 
     def uniform(self, options: Mapping[str, Any], sites: Iterable[Site] | None = None) -> SEConfig:
-        """Return the configuration with the same block at all sites; choices per network have their first value.
+        """Return the configuration with the same block at all sites; choices without a value have their first one.
 
         Args:
-            options: Values of the choices per stage.
+            options: Values of the choices per stage and per network.
             sites: Sites of the blocks; all of the first position by default.
         """
         if sites is None:
@@ -225,8 +243,7 @@ class SearchSpace:
         return self.place(self.sites[0], self._uniform_options(options)).label
 
     def _uniform_options(self, options: Mapping[str, Any]) -> tuple[Any, ...]:
-        first = (values[0] for values in self._per_network.values())
-        return (*(options[name] for name in self._per_stage), *first)
+        return tuple(options.get(name, values[0]) for name, values in (self._per_stage | self._per_network).items())
 
     def _holds(self, config: SEConfig) -> bool:
         try:

@@ -79,7 +79,7 @@ class Supernet:
         for block in widest:
             site, place = block.site, places[block.site.block, block.site.position]
             kept = self.model.get_submodule(place.host) if place.side == "existing" else None
-            self._elastic[site] = block.create_elastic(kept)
+            self._elastic[site] = block.on_grid(place.known_grid).create_elastic(kept)
             attach(self.model, site, place, self._elastic[site])
         prepare_network(self.model, recipe, self.device)
         names = {module: name for name, module in self.model.named_modules()}

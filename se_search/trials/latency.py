@@ -208,15 +208,15 @@ class StudyLatency:
 def configurations_to_measure(space: SearchSpace, seed: int) -> list[SEConfig]:
     """Return the configurations to which the additive model of a space is fitted.
 
-    Each group of sites contributes its widest blocks, its narrowest blocks and, for a backbone's own attention, its
-    removal. As many configurations, at least eight, are drawn at random: they show how far the latency of whole
-    networks deviates from the sum. A small space can repeat a configuration, which shows the noise.
+    Each group of sites contributes the blocks that determine its costs, such as its widest and its narrowest ones, and,
+    for a backbone's own attention, its removal. As many configurations, at least eight, are drawn at random: they show
+    how far the latency of whole networks deviates from the sum. A small space can repeat a configuration, which shows
+    the noise.
     """
     groups: dict[SiteGroup, list[Site]] = {}
     for site in space.sites:
         groups.setdefault(group_of(site), []).append(site)
-    extremes = (space.choices.widest, space.choices.narrowest)
-    single = [space.uniform(options, sites) for sites in groups.values() for options in extremes]
+    single = [space.uniform(options, sites) for sites in groups.values() for options in space.choices.timed]
     single += [
         SEConfig(space.backbone, removed=tuple(sites))
         for group, sites in groups.items()

@@ -29,6 +29,9 @@ QUICK = {
     "vovnet",
 }
 
+# Hiera orders tokens by units, NesT groups them by windows.
+WITHOUT_GRIDS = {"hiera", "nest"}
+
 
 def tensors(output):
     return [output] if isinstance(output, torch.Tensor) else [one for part in output for one in tensors(part)]
@@ -73,3 +76,20 @@ def test_a_member_of_each_family_goes_from_insertion_to_an_exported_folder(famil
     with torch.no_grad():
         for one, other in zip(tensors(again(images)), moved, strict=True):
             assert torch.equal(one, other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("squeeze", "extent"), [("max", "global"), ("avg", 4), ("max", 2), ("avg", 1)])
+@pytest.mark.parametrize("family", SMALLEST)
+def test_windows_and_maxima_start_without_an_effect_wherever_the_grid_is_known(family, squeeze, extent):
+    name = SMALLEST[family]
+    bare = bare_network(name)
+    sites = [site for site in find_sites(name) if extent == "global" or site.grid is not None]
+    sites = [site for site in sites if site.position != "existing"]
+    assert sites or family in WITHOUT_GRIDS
+    config = SEConfig(name, tuple(PlacedSE(site, 4, squeeze=squeeze, extent=extent) for site in sites))
+    model = insert(copy.deepcopy(bare), config, identity_start=True).eval()
+    images = torch.randn(2, *default_input_size(bare), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for one, other in zip(tensors(model(images)), tensors(bare(images)), strict=True):
+            assert float((one - other).abs().max()) <= 1e-5 * float(other.abs().max())

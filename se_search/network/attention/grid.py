@@ -26,6 +26,13 @@ class Grid:
         """Number of positions in the grid."""
         return self.rows * self.columns
 
+    def fits(self, grid: "Grid") -> bool:
+        """Whether this grid, scaled to as many tokens, is ``grid``."""
+        try:
+            return self.scaled_to(grid.prefix + grid.positions) == grid
+        except ConfigurationError:
+            return False
+
     def scaled_to(self, tokens: int) -> "Grid":
         """Return the grid of an image of the same aspect ratio that has ``tokens`` tokens.
 

@@ -70,6 +70,11 @@ class Choices(Definition, ABC):
     def narrowest(self) -> dict[str, Any]:
         """Values of the block with the fewest parameters."""
 
+    @property
+    def timed(self) -> tuple[dict[str, Any], ...]:
+        """Values of blocks whose latencies determine those of all others; they may include choices per network."""
+        return (self.widest, self.narrowest)
+
 
 @dataclass(frozen=True, order=True)
 class PlacedAttention(ABC):
@@ -83,6 +88,9 @@ class PlacedAttention(ABC):
     choices: ClassVar[type[Choices]]
     """Options that a space varies."""
 
+    later: ClassVar[tuple[str, ...]] = ()
+    """Options that files leave out at their default values, since earlier versions do not know them."""
+
     formula: ClassVar[str]
     """Formula for the parameters of a block, such as ``2C²/r``."""
 
@@ -93,7 +101,12 @@ class PlacedAttention(ABC):
 
     def options(self) -> dict[str, Any]:
         """Return the options by name, for JSON."""
-        return {name: getattr(self, name) for name in self.option_names()}
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
+        return {
+            name: values[name][0]
+            for name in self.option_names()
+            if name not in self.later or values[name][0] != values[name][1]
+        }
 
     @property
     def needs_grid(self) -> bool:
@@ -107,7 +120,7 @@ class PlacedAttention(ABC):
     @property
     def structure(self) -> tuple[Any, ...]:
         """Key that is equal for options that create the same module."""
-        return (self.kind, self.site, *self.options().values())
+        return (self.kind, self.site, *(getattr(self, name) for name in self.option_names()))
 
     @property
     @abstractmethod

@@ -11,7 +11,10 @@ from .grid import Grid, grid_of
 
 
 class Gated:
-    """Marks modules whose ``gate`` returns the scale of each channel of each image, so that it can be analysed."""
+    """Marks modules whose ``gate`` returns the scale of each channel of each image, so that it can be analysed.
+
+    A gate of shape ``(N, C, rows, columns)`` has a scale for each window of the image.
+    """
 
 
 class GateFromOne(nn.Module):
@@ -67,9 +70,10 @@ class Elastic(nn.Module):
         return self.kept(x) if self.keeps and self.kept is not None else self.attend(x)
 
 
-def squeeze(x: torch.Tensor, channel_axis: int) -> torch.Tensor:
-    """Average over all dimensions except batch and channels; returns shape ``(N, C, 1, 1)``."""
-    return x.mean([axis for axis in range(1, x.dim()) if axis != channel_axis])[:, :, None, None]
+def squeeze(x: torch.Tensor, channel_axis: int, how: str = "avg") -> torch.Tensor:
+    """Average or, for ``"max"``, maximum over all dimensions but batch and channels; returns ``(N, C, 1, 1)``."""
+    others = [axis for axis in range(1, x.dim()) if axis != channel_axis]
+    return (x.amax(others) if how == "max" else x.mean(others))[:, :, None, None]
 
 
 def spread(gate: torch.Tensor, x: torch.Tensor, channel_axis: int) -> torch.Tensor:

@@ -1,7 +1,10 @@
 """Squeeze-and-Excitation, the default kind of attention."""
 
+import itertools
+import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
@@ -9,16 +12,42 @@ from pydantic import BeforeValidator, Field
 from ...definition import Several
 from ...errors import ConfigurationError
 from .gates import GATES, check_gate
-from .kind import LAYOUTS, STARTS, Choices, PlacedAttention, check_choice
+from .grid import LAYOUTS, Grid
+from .kind import STARTS, Choices, PlacedAttention, check_choice
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from .se_layers import ElasticSE
+    from .windows import Scope
 
 MOST_ROUNDING = 1024
 """Largest rounding of hidden widths; larger values make networks that do not fit into memory."""
+
+
+SQUEEZES = ("avg", "max")
+"""How a channel is squeezed (SENet paper, table 11)."""
+
+GLOBAL = "global"
+"""Extent of a squeeze of the whole map."""
+
+EXTENTS = (GLOBAL, 8, 4, 2, 1)
+"""Sides of the windows that are squeezed; 1 is the paper's NoSqueeze (table 16)."""
+
+check_squeeze = partial(check_choice, "squeeze", choices=SQUEEZES)
+"""Return a squeeze if it is one of :data:`SQUEEZES`; otherwise raise :class:`~se_search.errors.ConfigurationError`."""
+
+
+def check_extent(extent: object) -> int | str:
+    """Return ``extent`` if it is one of :data:`EXTENTS`.
+
+    Raises:
+        ConfigurationError: If it is not.
+    """
+    if extent == GLOBAL or (type(extent) is int and extent in EXTENTS):
+        return extent
+    raise ConfigurationError(f"extent {extent!r} is unknown: choose one of {', '.join(map(str, EXTENTS))}")
 
 
 def check_ratio(ratio: object) -> int:
@@ -55,22 +84,30 @@ class SEChoices(Choices):
     rounding: Annotated[int, Field(ge=1, le=MOST_ROUNDING)] = 8
     """Hidden widths are multiples of this; 1 rounds to integers."""
 
-    published: ClassVar[dict[str, Any] | None] = {"ratio": 16}
+    squeezes: Several[Annotated[str, BeforeValidator(check_squeeze)]] = ("avg",)
+    """How a channel is squeezed: by its average or its maximum; a configuration uses one for all blocks."""
+
+    extents: Several[Annotated[int | str, BeforeValidator(check_extent)]] = (GLOBAL,)
+    """Extents of the squeeze in a stage: the whole map, or windows of a side of 8, 4, 2 or 1 positions."""
+
+    published: ClassVar[dict[str, Any] | None] = {"ratio": 16, "squeeze": "avg", "extent": GLOBAL}
 
     @property
     def per_stage(self) -> dict[str, tuple[Any, ...]]:
-        """The ratio."""
-        return {"ratio": self.ratios}
+        """The ratio, and the extent if there are several."""
+        return {"ratio": self.ratios} | ({"extent": self.extents} if len(self.extents) > 1 else {})
 
     @property
     def per_network(self) -> dict[str, tuple[Any, ...]]:
-        """The gate."""
-        return {"gate": self.gates}
+        """The gate, and the squeeze if there are several."""
+        return {"gate": self.gates} | ({"squeeze": self.squeezes} if len(self.squeezes) > 1 else {})
 
     @property
     def fixed(self) -> dict[str, Any]:
-        """Biases and rounding."""
-        return {"bias": self.bias, "rounding": self.rounding}
+        """Biases and rounding, and a single squeeze or extent."""
+        fixed: dict[str, Any] = {"bias": self.bias, "rounding": self.rounding}
+        fixed |= {"squeeze": self.squeezes[0]} if len(self.squeezes) == 1 else {}
+        return fixed | ({"extent": self.extents[0]} if len(self.extents) == 1 else {})
 
     @property
     def widest(self) -> dict[str, Any]:
@@ -81,6 +118,15 @@ class SEChoices(Choices):
     def narrowest(self) -> dict[str, Any]:
         """The largest ratio."""
         return {"ratio": max(self.ratios)}
+
+    @property
+    def timed(self) -> tuple[dict[str, Any], ...]:
+        """The smallest and the largest ratio with each squeeze and extent."""
+        ends = dict.fromkeys((min(self.ratios), max(self.ratios)))
+        return tuple(
+            {"ratio": ratio, "squeeze": squeeze, "extent": extent}
+            for ratio, squeeze, extent in itertools.product(ends, self.squeezes, self.extents)
+        )
 
 
 @dataclass(frozen=True, order=True)
@@ -94,6 +140,9 @@ class PlacedSE(PlacedAttention):
         bias: Whether both layers have a bias.
         rounding: The hidden width is a multiple of this, as in timm's ``make_divisible``; 1 rounds to integers.
         start: ``"paper"``, or ``"identity"``: the block has no effect before training.
+        squeeze: One of :data:`SQUEEZES`.
+        extent: One of :data:`EXTENTS`. With windows, each has its own gate from the same two layers; class and register
+            tokens are neither squeezed nor scaled.
 
     Raises:
         ConfigurationError: If a value is invalid.
@@ -104,8 +153,11 @@ class PlacedSE(PlacedAttention):
     bias: bool = True
     rounding: int = 8
     start: str = "paper"
+    squeeze: str = "avg"
+    extent: int | str = GLOBAL
 
     kind: ClassVar[str] = "se"
+    later: ClassVar[tuple[str, ...]] = ("squeeze", "extent")
     choices: ClassVar[type[Choices]] = SEChoices
     formula: ClassVar[str] = "2C²/r"
 
@@ -113,6 +165,8 @@ class PlacedSE(PlacedAttention):
         check_ratio(self.ratio)
         check_gate(self.gate)
         check_choice("start", self.start, STARTS)
+        check_squeeze(self.squeeze)
+        check_extent(self.extent)
         if not isinstance(self.bias, bool):
             raise ConfigurationError(f"bias {self.bias!r} is invalid: it must be true or false")
         rounding: Any = self.rounding
@@ -129,7 +183,17 @@ class PlacedSE(PlacedAttention):
     @property
     def structure(self) -> tuple[Any, ...]:
         """Equal for ratios with the same rounded hidden width."""
-        return (self.kind, self.site, self.hidden, self.gate, self.bias, self.start)
+        return (self.kind, self.site, self.hidden, self.gate, self.bias, self.start, self.squeeze, self.extent)
+
+    @property
+    def side(self) -> int | None:
+        """Side of the windows in positions; ``None`` without windows."""
+        return self.extent if isinstance(self.extent, int) else None
+
+    @property
+    def needs_grid(self) -> bool:
+        """Windows need rows and columns."""
+        return self.side is not None
 
     @property
     def parameters(self) -> int:
@@ -143,18 +207,43 @@ class PlacedSE(PlacedAttention):
         return Fraction(2 * self.site.channels**2, self.ratio)
 
     def flops(self, elements: int) -> int:
-        """Squeeze and scale read each element; the layers have 2·C·h weights; identity start multiplies the gate."""
-        channels = self.site.channels
-        return 2 * elements + 2 * channels * self.hidden + (channels if self.start == "identity" else 0)
+        """Squeeze and scale read each element; the layers have 2·C·h weights; identity start multiplies the gate.
+
+        Windows do so each. Windows of one position need no squeeze.
+
+        Raises:
+            ConfigurationError: If windows are counted on an unknown grid.
+        """
+        channels, windows, read = self.site.channels, 1, 2 * elements
+        if self.side is not None:
+            grid = self._grid
+            windows = math.ceil(grid.rows / self.side) * math.ceil(grid.columns / self.side)
+            read = channels * grid.positions * (1 if self.side == 1 else 2)
+        return read + windows * (2 * channels * self.hidden + (channels if self.start == "identity" else 0))
+
+    @property
+    def _grid(self) -> Grid:
+        if self.site.grid is None:
+            raise ConfigurationError(f"the rows and columns at {self.site.block} ({self.site.position}) are unknown")
+        return self.site.grid
 
     def latency_terms(self) -> dict[str, float]:
-        """Return the number of blocks and h/C; gates count the same."""
-        return {"block": 1.0, "width": self.hidden / self.site.channels}
+        """Return the number of blocks and h/C, by squeeze and extent; gates count the same."""
+        return {
+            " ".join(("block", *self._scope)): 1.0,
+            " ".join(("width", *self._scope)): self.hidden / self.site.channels,
+        }
+
+    @property
+    def _scope(self) -> list[str]:
+        """Words for a squeeze and an extent that are not the usual ones."""
+        words = [] if self.squeeze == "avg" else [f"{self.squeeze} squeeze"]
+        return words if self.side is None else [*words, f"{self.side}×{self.side} windows"]
 
     @property
     def label(self) -> str:
-        """The ratio."""
-        return f"r={self.ratio}"
+        """The ratio, and an unusual squeeze or extent."""
+        return ", ".join((f"r={self.ratio}", *self._scope))
 
     @property
     def rank(self) -> int:
@@ -178,18 +267,23 @@ class PlacedSE(PlacedAttention):
         """Create the module, see :func:`se_search.network.attention.se_layers.create_se_block`."""
         from .se_layers import create_se_block
 
-        channels, layout = self.site.channels, self.site.layout
-        return create_se_block(channels, self.ratio, self.gate, self.bias, self.rounding, layout, self.start)
+        channels, layout, scope = self.site.channels, self.site.layout, self._create_scope()
+        return create_se_block(channels, self.ratio, self.gate, self.bias, self.rounding, layout, self.start, scope)
+
+    def _create_scope(self) -> "Scope":
+        from .windows import Scope
+
+        return Scope(self.squeeze, self.side, self.site.grid if self.side else None)
 
     def create_elastic(self, kept: "nn.Module | None" = None) -> "ElasticSE":
         """Create an elastic block of this hidden width."""
         from .se_layers import ElasticSE
 
-        return ElasticSE(self.site.channels, self.hidden, self.bias, self.site.layout, kept)
+        return ElasticSE(self.site.channels, self.hidden, self.bias, self.site.layout, kept, self.site.grid)
 
     def select_in(self, elastic: "ElasticSE") -> None:
         """Use the leading hidden units."""
-        elastic.select(self.hidden, self.gate)
+        elastic.select(self.hidden, self.gate, self.squeeze, self.side)
 
     def slice_of(self, elastic: "ElasticSE") -> "dict[str, torch.Tensor]":
         """Take the leading hidden units."""
@@ -202,4 +296,8 @@ class PlacedSE(PlacedAttention):
         axis, gate = LAYOUTS[self.site.layout], GATES[self.gate]
         call += "" if axis == 1 else f", channel_axis={axis}"
         call += f", shift={gate.shift!r}, factor={gate.factor!r}" if self.start == "identity" else ""
+        call += "" if self.squeeze == "avg" else f", squeeze={self.squeeze!r}"
+        call += "" if self.side is None else f", extent={self.side}"
+        if self.side and self.site.layout in ("NLC", "NCL"):
+            call += f", grid={(self._grid.prefix, self._grid.rows, self._grid.columns)}"
         return f"{call})"

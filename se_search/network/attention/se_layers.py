@@ -7,9 +7,11 @@ from torch import nn
 
 from ...errors import ConfigurationError
 from .gates import check_gate
-from .kind import LAYOUTS, STARTS, check_choice
-from .layers import Elastic, Gated, GateFromOne, spread, squeeze
-from .se import check_ratio, hidden_channels
+from .grid import LAYOUTS, Grid
+from .kind import STARTS, check_choice
+from .layers import Elastic, Gated, GateFromOne
+from .se import check_ratio, check_squeeze, hidden_channels
+from .windows import Scope
 
 # Too small to change outputs. Zero would give the first layer no gradient.
 _NEXT_TO_ZERO = 1e-20
@@ -23,11 +25,12 @@ def create_se_block(
     rounding: int = 8,
     layout: str = "NCHW",
     start: str = "paper",
+    scope: Scope | None = None,
 ) -> nn.Module:
     """Create a plain SE block, timm's ``SEModule``: ``x * gate(W2 ReLU(W1 mean(x)))`` (SENet paper, section 3).
 
     Both layers are initialised like the 1×1 convolutions of timm's ResNet (Kaiming normal, fan out). All tokens are
-    averaged and scaled, including class and register tokens.
+    averaged and scaled, including class and register tokens, unless ``scope`` has windows.
 
     Args:
         channels: Channels C of the scaled tensor.
@@ -38,13 +41,15 @@ def create_se_block(
         layout: One of :data:`~se_search.network.attention.kind.LAYOUTS`.
         start: ``"paper"``, or ``"identity"``: the gate's shift and factor make it one at zero, and the second layer
             starts next to zero.
+        scope: What the squeeze pools; the average of the whole map by default.
     """
-    kind = SEModule if layout == "NCHW" else LaidOutSE
+    usual = layout == "NCHW" and scope in (None, Scope())
+    kind = SEModule if usual else LaidOutSE
     hidden = hidden_channels(channels, check_ratio(ratio), rounding)
     block = kind(channels, rd_channels=hidden, bias=bias, gate_layer=check_gate(gate))
     _initialise(block.fc1, block.fc2)
     if isinstance(block, LaidOutSE):
-        block.channel_axis = LAYOUTS[check_choice("layout", layout, LAYOUTS)]
+        block.layout, block.scope = check_choice("layout", layout, LAYOUTS), scope or Scope()
     if check_choice("start", start, STARTS) == "identity":
         block.gate = GateFromOne(block.gate, gate)
         nn.init.normal_(block.fc2.weight, std=_NEXT_TO_ZERO)
@@ -58,21 +63,27 @@ def _initialise(*layers: nn.Conv2d) -> None:
         nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
 
-class LaidOutSE(SEModule):  # type: ignore[misc]  # timm is untyped
-    """timm's ``SEModule`` for tensors with the channels in dimension :attr:`channel_axis`."""
+class LaidOutSE(SEModule, Gated):  # type: ignore[misc]  # timm is untyped
+    """timm's ``SEModule`` for another layout, squeeze or extent."""
 
-    channel_axis = 1
+    layout = "NCHW"
+    scope = Scope()
+
+    @property
+    def channel_axis(self) -> int:
+        """Dimension of the channels."""
+        return LAYOUTS[self.layout]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Scale the channels of ``x``."""
-        z = self.fc2(self.act(self.bn(self.fc1(squeeze(x, self.channel_axis)))))
-        return x * spread(self.gate(z), x, self.channel_axis)
+        return self.scope.scale(x, self.layout, lambda z: self.gate(self.fc2(self.act(self.bn(self.fc1(z))))))
 
 
 class ElasticSE(Elastic, Gated):
-    """An SE block whose hidden width and gate can change between forward passes.
+    """An SE block whose hidden width, gate, squeeze and extent can change between forward passes.
 
-    It has the layers of the widest block; a narrower block uses the leading hidden units.
+    It has the layers of the widest block; a narrower block uses the leading hidden units. All squeezes and extents
+    share them.
 
     Args:
         channels: Channels C of the scaled tensor.
@@ -80,13 +91,22 @@ class ElasticSE(Elastic, Gated):
         bias: Whether both layers have a bias.
         layout: One of :data:`~se_search.network.attention.kind.LAYOUTS`.
         kept: The backbone's own attention at this site.
+        grid: Rows and columns of the tokens, for windows.
     """
 
     def __init__(
-        self, channels: int, hidden: int, bias: bool = True, layout: str = "NCHW", kept: nn.Module | None = None
+        self,
+        channels: int,
+        hidden: int,
+        bias: bool = True,
+        layout: str = "NCHW",
+        kept: nn.Module | None = None,
+        grid: Grid | None = None,
     ) -> None:
         super().__init__()
-        self.channel_axis = LAYOUTS[check_choice("layout", layout, LAYOUTS)]
+        self.layout = check_choice("layout", layout, LAYOUTS)
+        self.grid = grid
+        self.scope = Scope(grid=grid)
         widest = SEModule(channels, rd_channels=hidden, bias=bias)
         self.fc1 = widest.fc1
         self.fc2 = widest.fc2
@@ -95,17 +115,26 @@ class ElasticSE(Elastic, Gated):
         self.active_hidden: int | None = None
         self.gate = create_act_layer("sigmoid")
 
-    def select(self, hidden: int | None, gate: str = "sigmoid") -> None:
-        """Switch to the first ``hidden`` units with ``gate``; ``None`` switches the block off.
+    @property
+    def channel_axis(self) -> int:
+        """Dimension of the channels."""
+        return LAYOUTS[self.layout]
+
+    def select(
+        self, hidden: int | None, gate: str = "sigmoid", squeeze: str = "avg", extent: int | None = None
+    ) -> None:
+        """Switch to the first ``hidden`` units with a gate, squeeze and extent; ``None`` switches the block off.
 
         Raises:
-            ConfigurationError: If the block has fewer hidden units, or the gate is unknown.
+            ConfigurationError: If the block has fewer hidden units, or the gate or squeeze is unknown.
         """
         if hidden is not None and not 1 <= hidden <= self.fc1.out_channels:
             raise ConfigurationError(
                 f"hidden width {hidden} is invalid: the elastic block has {self.fc1.out_channels} hidden units"
             )
+        check_squeeze(squeeze)
         self.gate = create_act_layer(check_gate(gate))
+        self.scope = Scope(squeeze, extent, self.grid)
         self.active_hidden = hidden
         self.keeps = False
 
@@ -122,6 +151,9 @@ class ElasticSE(Elastic, Gated):
         if hidden is None:
             return x
         bias = None if self.fc1.bias is None else self.fc1.bias[:hidden]
-        z = F.relu(F.conv2d(squeeze(x, self.channel_axis), self.fc1.weight[:hidden], bias))
-        z = F.conv2d(z, self.fc2.weight[:, :hidden], self.fc2.bias)
-        return x * spread(self.gate(z), x, self.channel_axis)
+
+        def excite(z: torch.Tensor) -> torch.Tensor:
+            z = F.relu(F.conv2d(z, self.fc1.weight[:hidden], bias))
+            return self.gate(F.conv2d(z, self.fc2.weight[:, :hidden], self.fc2.bias))
+
+        return self.scope.scale(x, self.layout, excite)
