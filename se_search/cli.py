@@ -583,9 +583,15 @@ def spaces() -> None:
             typer.echo(f"{name}: cannot be used: {one.problem}")
             continue
         typer.echo(f"{name}: {one.definition.description}")
+        kinds = one.definition.kinds
         choices = {
             "positions": one.definition.positions,
-            **{key: values for key, values in one.definition.choices if isinstance(values, tuple)},
+            **{
+                key if len(kinds) == 1 else f"{kind} {key}": values
+                for kind, own in kinds.items()
+                for key, values in own
+                if isinstance(values, tuple)
+            },
         }
         typer.echo("  " + "; ".join(f"{key} {', '.join(map(str, values))}" for key, values in choices.items()))
 

@@ -119,7 +119,17 @@ def test_figures_are_those_of_the_report(finished_run):
 
 
 def test_what_is_shipped_is_listed():
-    assert [one.name for one in spaces() if not one.package] == ["blocks", "positions", "stages"]
+    assert [one.name for one in spaces() if not one.package] == [
+        "blocks",
+        "depth",
+        "gate",
+        "position",
+        "positions",
+        "ratio",
+        "stage",
+        "stages",
+        "thin",
+    ]
     assert studies()["digits"].budget == 50
 
 

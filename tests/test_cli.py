@@ -83,7 +83,7 @@ SPACES = {
         (["--backbone", "no_place_for_se"], ["'no_place_for_se'", "no site"]),
         (["--backbone", "vgg11", "--space", "before.yaml"], ["'pre'", "vgg11", "it offers post"]),
         (["--backbone", "inception_v3"], ["'inception_v3'", "3×32×32"]),
-        (["--space", "stage"], ["'stage'", "stages", "blocks"]),
+        (["--space", "stagess"], ["'stagess'", "stages", "blocks"]),
         (["--study", "digit"], ["'digit'", "digits"]),
         (["--space", "malformed.yaml"], ["malformed.yaml", "line 3", "YAML"]),
         (["--study", "malformed.yaml"], ["malformed.yaml", "line 3", "YAML"]),
@@ -141,7 +141,7 @@ def test_a_mistake_is_told_in_one_sentence_and_nothing_is_written(tmp_path, monk
         (["resnet10t", "--device", "cuda:7"], ["'cuda:7'", "CUDA"]),
         (["resnet10t", "--target", "0"], ["target", "0"]),
         (["resnet10t", "--limit", "nan"], ["limit", "nan"]),
-        (["resnet10t", "--space", "stage"], ["'stage'", "stages"]),
+        (["resnet10t", "--space", "stagess"], ["'stagess'", "stages"]),
         (["test_vit", "--size", "65"], ["'test_vit'", "3×65×65"]),
         (["resnet10t", "--config", "none.json"], ["none.json", "cannot be read"]),
         (["resnet10t", "--config", "text.json"], ["text.json", "not an SE configuration"]),
@@ -419,7 +419,17 @@ def test_reproduce_prints_the_papers_parameters_beside_those_counted():
 
 
 def test_shipped_spaces_and_studies_are_listed():
-    assert re.findall(r"^(\S+):", invoke("spaces").output, re.MULTILINE) == ["blocks", "positions", "stages"]
+    assert re.findall(r"^(\S+):", invoke("spaces").output, re.MULTILINE) == [
+        "blocks",
+        "depth",
+        "gate",
+        "position",
+        "positions",
+        "ratio",
+        "stage",
+        "stages",
+        "thin",
+    ]
     assert re.findall(r"^(\S+):", invoke("studies").output, re.MULTILINE) == ["digits", "digits-context"]
 
 

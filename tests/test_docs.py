@@ -170,7 +170,8 @@ def definition_of(block: Block) -> tuple[str, dict]:
     """Kind and content of a YAML block; a fragment is completed with the smallest space or with a backbone."""
     data = yaml.safe_load(block.text)
     if data.keys() <= set(SpaceDefinition.keys_for(data)):
-        return "space", SMALLEST_SPACE | data
+        keys = SpaceDefinition.keys_for(data)
+        return "space", {key: value for key, value in SMALLEST_SPACE.items() if key in keys} | data
     assert data.keys() <= StudyDefinition.model_fields.keys(), f"{block.where}: neither a space nor a study"
     return "study", {"backbone": "test_resnet"} | data
 

@@ -89,6 +89,16 @@ def test_a_run_resumes_and_its_verification_too(folder):
     assert torch.isfinite(outputs(run.load(trial=1, verified=True)[0])).all()
 
 
+def test_a_run_without_parts_by_depth_resumes_with_a_space_that_has_them(folder):
+    before = (folder / "study.yaml").read_text()
+    assert "depth_parts" not in before
+    budget = len(se_search.load_run(folder).trials)
+    se_search.search(study=folder / "study.yaml", settings={"space.depth_parts": 3}, budget=budget, out=folder)
+    assert "depth_parts: 1" in (folder / "study.yaml").read_text()
+    with pytest.raises(RunFolderError, match="another study: space"):  # now the folder says what it has
+        se_search.search(study=folder / "study.yaml", settings={"space.depth_parts": 3}, budget=budget, out=folder)
+
+
 def test_an_exported_folder_loads_with_timm_and_with_its_own_file(folder):
     network = WRITTEN / "network"
     loaded = timm.create_model(f"local-dir:{network}", pretrained=True)

@@ -67,6 +67,7 @@ def run_search(
         _check_given(str(folder), there, evaluator, measures)
         if definition.threads is None:  # the default depends on the process, so it must not prevent resuming
             definition = definition.model_copy(update={"threads": there.threads})
+        definition = _with_parts(definition, there)
     _check_given("the study", definition, evaluator, measures)
     check_priors(definition)
     cluster.check(definition)
@@ -121,6 +122,15 @@ def run_search(
             note_ended(study, definition)
         finally:
             note_unreadable(study, data.unreadable)
+
+
+def _with_parts(definition: StudyDefinition, there: StudyDefinition) -> StudyDefinition:
+    """Return the study with the parts by depth of a run folder of a version that did not split backbones."""
+    before = there.resolved_space
+    if "depth_parts" in before.model_fields_set:
+        return definition
+    space = definition.resolved_space.model_copy(update={"depth_parts": before.depth_parts})
+    return definition.model_copy(update={"space": space})
 
 
 @contextmanager

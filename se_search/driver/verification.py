@@ -130,7 +130,7 @@ def _choose(folder: Path, table: pd.DataFrame, quality: Objective, members: str)
 
 def _baselines(definition: StudyDefinition) -> dict[str, SEConfig]:
     answers = SearchSpace(definition.backbone, definition.resolved_space).known_answers()
-    uniform = {name: config for name, config in answers.items() if name == "uniform r=16"}
+    uniform = {name: config for name, config in answers.items() if name.startswith("uniform ")}
     return {"no SE": SEConfig.without_attention(definition.backbone), **uniform}
 
 

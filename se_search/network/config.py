@@ -140,7 +140,11 @@ class SEConfig:
 
     def without_stage(self, stage: int) -> "SEConfig":
         """Return a copy without the blocks of ``stage``; attention that they replaced does not return."""
-        gone = [placed.site for placed in self.placed if placed.site.stage == stage]
+        return self.without_sites(placed.site for placed in self.placed if placed.site.stage == stage)
+
+    def without_sites(self, sites: Iterable[Site]) -> "SEConfig":
+        """Return a copy without the blocks at ``sites``; attention that they replaced does not return."""
+        gone = {placed.site for placed in self.placed}.intersection(sites)
         return replace(
             self,
             placed=tuple(placed for placed in self.placed if placed.site not in gone),

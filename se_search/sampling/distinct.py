@@ -109,6 +109,7 @@ class DistinctSampler(BaseSampler):
             for name, distribution in search_space.items():
                 if name not in proposal:
                     proposal[name] = self._base.sample_independent(study, trial, name, distribution)
+            proposal = self._space.canonical(proposal)
             if self._is_new_and_allowed(proposal):
                 return proposal
             if isinstance(self._base, EHVISampler) and joint.keys() == search_space.keys():
@@ -116,7 +117,8 @@ class DistinctSampler(BaseSampler):
 
         drawing = random.Random(self._seed * 1_000_003 + trial.number)
         for _ in range(_RANDOM_DRAWS):
-            proposal = {name: drawing.choice(one.choices) for name, one in self._space.distributions.items()}
+            drawn = {name: drawing.choice(one.choices) for name, one in self._space.distributions.items()}
+            proposal = self._space.canonical(drawn)
             if self._is_new_and_allowed(proposal):
                 return proposal
         # The space is exhausted only when Optuna asks for an enqueued trial, which ignores the proposal.

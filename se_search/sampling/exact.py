@@ -7,7 +7,7 @@ from typing import Any
 from ..network.config import SEConfig
 from ..network.overhead import flops_overhead, parameter_share
 from ..network.sites import Site
-from ..study.space import SearchSpace
+from ..study.space import Block, SearchSpace
 
 EXACT: Mapping[str, Callable[[SEConfig, tuple[int, int, int]], float]] = {
     "parameter_overhead": lambda config, size: parameter_share(config),
@@ -32,8 +32,8 @@ def _additive(
     space: SearchSpace, exact: Callable[[SEConfig, tuple[int, int, int]], float], size: tuple[int, int, int]
 ) -> Callable[[Mapping[str, Any]], float]:
     @cache
-    def of_block(site: Site, options: tuple[Any, ...]) -> float:
-        return exact(SEConfig(space.backbone, (space.place(site, options),)), size)
+    def of_block(site: Site, block: Block) -> float:
+        return exact(SEConfig(space.backbone, (space.place(site, block),)), size)
 
     @cache
     def of_removal(site: Site) -> float:

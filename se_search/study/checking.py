@@ -78,7 +78,7 @@ def _typed(key: str, names: Mapping[str, str]) -> str:
 
 def _keys(kind: type[Definition], data: Any, parents: list[int | str]) -> list[str]:
     if issubclass(kind, SpaceDefinition):
-        return list(kind.keys_for(data))
+        return list(kind.keys_for(data, tuple(map(str, parents))))
     for parent in parents:
         kind = EVALUATOR_TAGS.get(str(parent)) or type(kind.model_fields[str(parent)].default)
     return list(kind.model_fields)

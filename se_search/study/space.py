@@ -2,12 +2,15 @@
 
 import itertools
 import random
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from optuna.distributions import CategoricalDistribution
 
 from ..errors import BackboneError, ConfigurationError
+from ..network.attention import KINDS
 from ..network.attention.kind import PlacedAttention
 from ..network.backbones import network_options
 from ..network.config import SEConfig
@@ -20,13 +23,31 @@ OFF = "none"
 KEEP = "keep"
 """Value of a stage's first choice for the backbone's own attention, unchanged."""
 
+ON = "new"
+"""Value of a stage's choice for a block of the network's kind, in a space with several kinds."""
+
+_KIND = "attention"
+_UNIT = re.compile(r".*\.\d+(?=\.|$)")
+
+
+class Block(NamedTuple):
+    """A block without a site: its kind, and the values of the options that a space varies."""
+
+    kind: str
+    options: tuple[tuple[str, Any], ...]
+
 
 class SearchSpace:
     """The configurations that a space definition allows on a backbone.
 
     Its parameters do not depend on each other, so that every sampler can model them jointly: ``stage2.ratio`` and so on
     and ``gate``; with several positions ``position`` or ``stage2.position``; with placement by block one boolean named
-    after each block.
+    after each block. With several kinds of attention ``stage2.attention`` and, with one kind for the network,
+    ``attention`` select the kind, and the others are ``stage2.se.ratio``, ``se.gate`` and so on: they have no effect if
+    another kind is selected.
+
+    Stages are those of the backbone. The blocks of a backbone with one stage are split into equal parts by depth
+    instead, if the definition says so.
 
     Args:
         backbone: Name of a timm architecture.
@@ -34,7 +55,7 @@ class SearchSpace:
 
     Raises:
         BackboneError: If the backbone is unknown, has no sites, or lacks a position.
-        ConfigurationError: If a site has no grid for windows.
+        ConfigurationError: If a site has no grid for windows or neighbours.
     """
 
     def __init__(self, backbone: str, definition: SpaceDefinition) -> None:
@@ -51,21 +72,30 @@ class SearchSpace:
                     f"position {position!r} does not exist in {backbone}: it offers {', '.join(offered)}"
                 )
         self.sites = tuple(site for site in found if site.position in self.positions)
-        self.stages = tuple(sorted({site.stage for site in self.sites}))
-        choices = self.choices = definition.choices
-        self._per_stage, self._per_network = choices.per_stage, choices.per_network
-        self._switch = next(iter(self._per_stage))
-        self.distributions: dict[str, CategoricalDistribution] = {
-            f"stage{stage}.{name}": CategoricalDistribution(self._without_block(stage, name) + values)
-            for stage in self.stages
-            for name, values in self._per_stage.items()
-        }
+        self._stage_of = _number_parts(self.sites, definition.depth_parts)
+        self.stages = tuple(sorted(set(self._stage_of.values())))
+        self.kinds = definition.kinds
+        self._one_kind = len(self.kinds) == 1
+        self._switch = next(iter(next(iter(self.kinds.values())).per_stage)) if self._one_kind else _KIND
+        self.distributions: dict[str, CategoricalDistribution] = {}
+        for stage in self.stages:
+            if not self._one_kind:
+                values = tuple(self.kinds) if definition.attention_per == "stage" else (ON,)
+                self._add(f"stage{stage}.{_KIND}", self._without_block(stage, _KIND) + values)
+            for kind, choices in self.kinds.items():
+                for name, values in choices.per_stage.items():
+                    self._add(self._of_stage(stage, kind, name), self._without_block(stage, name) + values)
         if len(self.positions) > 1:
-            names = (self._position_name(stage) for stage in self.stages)
-            self.distributions |= {name: CategoricalDistribution(self.positions) for name in names}
+            for stage in self.stages:
+                self._add(self._position_name(stage), self.positions)
         if definition.placement == "block":
-            self.distributions |= {site.block: CategoricalDistribution((False, True)) for site in self.sites}
-        self.distributions |= {name: CategoricalDistribution(values) for name, values in self._per_network.items()}
+            for site in self.sites:
+                self._add(site.block, (False, True))
+        if not self._one_kind and definition.attention_per == "network":
+            self._add(_KIND, tuple(self.kinds))
+        for kind, choices in self.kinds.items():
+            for name, values in choices.per_network.items():
+                self._add(self._of_network(kind, name), values)
         check_grids(backbone, self._every_block())
 
     def check_images(self, input_size: tuple[int, int, int]) -> None:
@@ -79,46 +109,98 @@ class SearchSpace:
         check_grids_for(self.backbone, self._every_block(), input_size)
 
     def _every_block(self) -> Iterator[PlacedAttention]:
-        for options in self.stage_options():
-            yield from (self.place(site, self._uniform_options(options)) for site in self.sites)
+        for block in self.blocks():
+            yield from (self.place(site, block) for site in self.sites)
+
+    def _add(self, name: str, values: tuple[Any, ...]) -> None:
+        self.distributions[name] = CategoricalDistribution(values)
+
+    def _of_network(self, kind: str, name: str) -> str:
+        return name if self._one_kind else f"{kind}.{name}"
+
+    def _of_stage(self, stage: int, kind: str, name: str) -> str:
+        return f"stage{stage}.{self._of_network(kind, name)}"
+
+    def _position_name(self, stage: int) -> str:
+        return f"stage{stage}.position" if self.definition.position_per == "stage" else "position"
 
     def _without_block(self, stage: int, name: str) -> tuple[Any, ...]:
         if name != self._switch:
             return ()
-        existing = any(site.stage == stage and site.position == "existing" for site in self.sites)
+        existing = any(site.position == "existing" for site in self.sites_of(stage))
         return (*((OFF,) if self.definition.placement == "stage" else ()), *((KEEP,) if existing else ()))
 
-    def _position_name(self, stage: int) -> str:
-        return f"stage{stage}.position" if self.definition.position_per == "stage" else "position"
+    def stage_of(self, site: Site) -> int:
+        """Return the number of a site's stage, or of its part of a backbone that has one stage."""
+        return self._stage_of[site]
+
+    @property
+    def numbered_sites(self) -> tuple[Site, ...]:
+        """The sites with the stage numbers of :meth:`stage_of`, for figures and tables."""
+        return tuple(replace(site, stage=stage) for site, stage in self._stage_of.items())
+
+    def sites_of(self, stage: int) -> list[Site]:
+        """Return the sites of a stage in forward order."""
+        return [site for site in self.sites if self._stage_of[site] == stage]
 
     def to_config(self, parameters: Mapping[str, Any]) -> SEConfig:
         """Return the configuration of ``parameters``; different parameters may have the same configuration."""
         placed, removed = self.chosen(parameters)
         return SEConfig(self.backbone, tuple(self.place(*one) for one in placed), tuple(removed))
 
-    def chosen(self, parameters: Mapping[str, Any]) -> tuple[list[tuple[Site, tuple[Any, ...]]], list[Site]]:
-        """Return the sites that get a block, with its options for :meth:`place`, and the sites whose own is removed."""
+    def chosen(self, parameters: Mapping[str, Any]) -> tuple[list[tuple[Site, Block]], list[Site]]:
+        """Return the sites that get a block, with the block, and the sites whose own attention is removed."""
         placed, removed = [], []
-        shared = tuple(parameters[name] for name in self._per_network)
-        options = {
-            stage: (*(parameters[f"stage{stage}.{name}"] for name in self._per_stage), *shared) for stage in self.stages
-        }
+        blocks = {stage: self._block_of(parameters, stage) for stage in self.stages}
         for site in self.sites:
-            if site.position != parameters.get(self._position_name(site.stage), self.positions[0]):
+            stage = self._stage_of[site]
+            if site.position != parameters.get(self._position_name(stage), self.positions[0]):
                 continue
-            switch = options[site.stage][0]
-            if switch == OFF or not parameters.get(site.block, True):
+            block = blocks[stage]
+            if block == OFF or not parameters.get(site.block, True):
                 if site.position == "existing":
                     removed.append(site)
-            elif switch != KEEP:
-                placed.append((site, options[site.stage]))
+            elif isinstance(block, Block):
+                placed.append((site, block))
         return placed, removed
 
-    def place(self, site: Site, options: Iterable[Any]) -> PlacedAttention:
-        """Create a block from the values of the choices per stage, then those per network."""
-        kind: Any = self.definition.kind
-        names = (*self._per_stage, *self._per_network)
-        return kind(site, **dict(zip(names, options, strict=True)), **self.choices.fixed)
+    def _block_of(self, parameters: Mapping[str, Any], stage: int) -> Block | str:
+        """Return the block of a stage; :data:`OFF` or :data:`KEEP` if it has none."""
+        switch = parameters[f"stage{stage}.{self._switch}"]
+        if switch in (OFF, KEEP):
+            return str(switch)
+        kind = next(iter(self.kinds))
+        if not self._one_kind:
+            kind = parameters[_KIND] if switch == ON else switch
+        choices = self.kinds[kind]
+        options = {name: parameters[self._of_stage(stage, kind, name)] for name in choices.per_stage}
+        options |= {name: parameters[self._of_network(kind, name)] for name in choices.per_network}
+        return Block(kind, tuple(options.items()))
+
+    def canonical(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return parameters with the first value for each option of a kind that is not selected."""
+        if self._one_kind:
+            return dict(parameters)
+        blocks = {stage: self._block_of(parameters, stage) for stage in self.stages}
+        kinds = {stage: block.kind if isinstance(block, Block) else "" for stage, block in blocks.items()}
+        idle = set() if any(kinds.values()) else {_KIND}
+        for kind, choices in self.kinds.items():
+            idle |= {
+                self._of_stage(stage, kind, name)
+                for stage, used in kinds.items()
+                if used != kind
+                for name in choices.per_stage
+            }
+            if kind not in kinds.values():
+                idle |= {self._of_network(kind, name) for name in choices.per_network}
+        return {
+            name: self.distributions[name].choices[0] if name in idle else value for name, value in parameters.items()
+        }
+
+    def place(self, site: Site, block: Block) -> PlacedAttention:
+        """Place a block at a site."""
+        kind: Any = KINDS[block.kind]
+        return kind(site, **dict(block.options), **self.kinds[block.kind].fixed)
 
     def to_parameters(self, config: SEConfig) -> dict[str, Any]:
         """Return parameters of ``config``.
@@ -127,23 +209,25 @@ class SearchSpace:
             ConfigurationError: If the space does not contain the configuration.
         """
         used = {placed.site: placed for placed in config.placed}
-        parameters: dict[str, Any] = {
-            name: getattr(config.placed[0], name, None) if config.placed else values[0]
-            for name, values in self._per_network.items()
-        }
+        first = {placed.kind: placed for placed in reversed(config.placed)}
+        parameters: dict[str, Any] = {_KIND: config.placed[0].kind if config.placed else next(iter(self.kinds))}
+        for kind, choices in self.kinds.items():
+            for name, values in choices.per_network.items():
+                parameters[self._of_network(kind, name)] = getattr(first.get(kind), name, values[0])
         for stage in self.stages:
-            here = [site for site in config.sites if site.stage == stage]
+            sites = set(self.sites_of(stage))
+            here = [site for site in config.sites if site in sites]
             name = self._position_name(stage)
             if here or name not in parameters:
                 parameters[name] = here[0].position if here else self.positions[0]
-            block = next((placed for placed in config.placed if placed.site.stage == stage), None)
-            for option, values in self._per_stage.items():
-                without = self._switch_without_block(config, stage) if option == self._switch else values[0]
-                parameters[f"stage{stage}.{option}"] = getattr(block, option, None) if block else without
+            block = next((placed for placed in config.placed if placed.site in sites), None)
+            parameters |= self._options_of(block, stage)
+            if block is None:
+                parameters[f"stage{stage}.{self._switch}"] = self._switch_without_block(config, stage)
         if self.definition.placement == "block":
             parameters |= {site.block: False for site in self.sites}
             for site in self.sites:
-                if site.position == parameters.get(self._position_name(site.stage), self.positions[0]):
+                if site.position == parameters.get(self._position_name(self._stage_of[site]), self.positions[0]):
                     kept = site.position == "existing" and site not in config.removed
                     parameters[site.block] |= site in used or kept
         parameters = {name: parameters[name] for name in self.distributions}
@@ -152,11 +236,22 @@ class SearchSpace:
             raise ConfigurationError(f"configuration {config.id} is not in this space")
         return parameters
 
+    def _options_of(self, block: PlacedAttention | None, stage: int) -> dict[str, Any]:
+        """Return the parameters of a stage for a block; other kinds have the first value of each option."""
+        options = {}
+        for kind, choices in self.kinds.items():
+            for name, values in choices.per_stage.items():
+                own = block if block is not None and block.kind == kind else None
+                options[self._of_stage(stage, kind, name)] = getattr(own, name, values[0])
+        if block is not None and not self._one_kind:
+            options[f"stage{stage}.{_KIND}"] = block.kind if self.definition.attention_per == "stage" else ON
+        return options
+
     def _switch_without_block(self, config: SEConfig, stage: int) -> Any:
-        existing = [site for site in self.sites if site.stage == stage and site.position == "existing"]
-        if existing and not set(existing) <= set(config.removed):
+        existing = {site for site in self.sites_of(stage) if site.position == "existing"}
+        if existing and not existing <= set(config.removed):
             return KEEP
-        return OFF if self.definition.placement == "stage" else self._per_stage[self._switch][0]
+        return self.distributions[f"stage{stage}.{self._switch}"].choices[0]
 
     def draw(self, rng: random.Random) -> SEConfig:
         """Draw a configuration; each parameter is uniform over its choices."""
@@ -166,41 +261,53 @@ class SearchSpace:
         """Yield the parameters of every point of the space, those without SE first."""
         choices = [distribution.choices for distribution in self.distributions.values()]
         for values in itertools.product(*choices):
-            yield dict(zip(self.distributions, values, strict=True))
+            parameters = dict(zip(self.distributions, values, strict=True))
+            if self.canonical(parameters) == parameters:
+                yield parameters
 
-    def largest(self) -> SEConfig:
-        """Return a configuration with the widest SE block at every site of one position."""
-        return self.uniform(self.choices.widest)
+    def largest(self, kind: str | None = None) -> SEConfig:
+        """Return a configuration with the widest block of a kind (default: the first) at every site of one position."""
+        kind = kind or next(iter(self.kinds))
+        return self.uniform(self.block(kind, self.kinds[kind].widest))
 
     def widest_blocks(self) -> tuple[PlacedAttention, ...]:
-        """Return the widest block of each site."""
-        return tuple(self.place(site, self._uniform_options(self.choices.widest)) for site in self.sites)
+        """Return the widest block of each kind at each site."""
+        widest = [self.block(kind, choices.widest) for kind, choices in self.kinds.items()]
+        return tuple(self.place(site, block) for site in self.sites for block in widest)
 
     def widen(self, config: SEConfig) -> SEConfig:
         """Return the configuration with the same gate and positions, and the widest block at every site.
+
+        With several kinds, each block keeps its kind, and the sites without a block get the kind of the first one.
 
         Raises:
             ConfigurationError: If the space does not contain the configuration.
         """
         parameters = self.to_parameters(config)
-        widest = self.choices.widest.items()
-        parameters |= {f"stage{stage}.{name}": value for stage in self.stages for name, value in widest}
+        kind = config.placed[0].kind if config.placed else next(iter(self.kinds))
+        for stage in self.stages:
+            for one, choices in self.kinds.items():
+                parameters |= {self._of_stage(stage, one, name): value for name, value in choices.widest.items()}
+            switch = f"stage{stage}.{self._switch}"
+            if not self._one_kind and parameters[switch] in (OFF, KEEP):
+                parameters[switch] = kind if self.definition.attention_per == "stage" else ON
         return self.to_config(parameters | {site.block: True for site in self.sites})
 
     def known_answers(self) -> dict[str, SEConfig]:
         """Return the baselines that the space contains, by name; a search evaluates them first.
 
         They are no SE, the paper's uniform r=16, and uniform r=16 without the last stage, which the paper found nearly
-        as accurate with far fewer parameters; for a backbone with attention also the unchanged backbone.
+        as accurate with far fewer parameters; for a backbone with attention also the unchanged backbone. Other kinds of
+        attention have such baselines with their own published options.
         """
         bare = SEConfig.without_attention(self.backbone)
         known = {} if bare == SEConfig(self.backbone) else {"as published": SEConfig(self.backbone)}
         known["no SE"] = bare
-        if published := self.choices.published:
-            uniform, label = self.uniform(published), self.label(published)
+        for block in self._published():
+            uniform, label = self.uniform(block), self.label(block)
             known[f"uniform {label}"] = uniform
-            known[f"{label} without the last stage"] = uniform.without_stage(self.stages[-1])
-        return {name: config for name, config in known.items() if self._holds(config)}
+            known[f"{label} without the last stage"] = uniform.without_sites(self.sites_of(self.stages[-1]))
+        return self._contained(known)
 
     def paper_variants(self) -> dict[str, SEConfig]:
         """Return further configurations of the paper's ablations that the space contains, by name.
@@ -208,42 +315,56 @@ class SearchSpace:
         They are uniform with other reduction ratios (section 6.1 of the journal version) and r=16 in a single stage
         (6.4). A search names the trials that have such a configuration.
         """
-        published = self.choices.published
-        first = published and self.uniform(published)
-        others = [options for options in self.stage_options() if self.uniform(options) != first]
-        uniform = {f"uniform {self.label(options)}": self.uniform(options) for options in others}
-        single = {}
-        if published:
-            for kept in self.stages:
-                config = self.uniform(published)
-                for stage in self.stages:
-                    config = config if stage == kept else config.without_stage(stage)
-                single[f"{self.label(published)} in stage {kept} alone"] = config
-        return {name: config for name, config in (uniform | single).items() if self._holds(config)}
+        published = self._published()
+        known = {
+            f"uniform {self.label(block)}": self.uniform(block) for block in self.blocks() if block not in published
+        }
+        for block in published:
+            for stage in self.stages:
+                config = self.uniform(
+                    block, (site for site in self.sites_of(stage) if site.position == self.positions[0])
+                )
+                removed = [site for site in self.sites if site.position == "existing" and site not in config.sites]
+                config = SEConfig(self.backbone, config.placed, tuple(removed))
+                known[f"{self.label(block)} in stage {stage} alone"] = config
+        answers = set(self.known_answers().values())
+        return {name: config for name, config in self._contained(known).items() if config not in answers}
 
-    def stage_options(self) -> Iterator[dict[str, Any]]:
-        """Yield all combinations of a stage's options, without those for no new block."""
-        for values in itertools.product(*self._per_stage.values()):
-            yield dict(zip(self._per_stage, values, strict=True))
+    def _published(self) -> list[Block]:
+        return [self.block(kind, one.published) for kind, one in self.kinds.items() if one.published is not None]
 
-    def uniform(self, options: Mapping[str, Any], sites: Iterable[Site] | None = None) -> SEConfig:
-        """Return the configuration with the same block at all sites; choices without a value have their first one.
+    def _contained(self, configs: Mapping[str, SEConfig]) -> dict[str, SEConfig]:
+        """Return the configurations that the space contains, each under its first name."""
+        names: dict[SEConfig, str] = {}
+        for name, config in configs.items():
+            names.setdefault(config, name)
+        return {name: config for config, name in names.items() if self._holds(config)}
 
-        Args:
-            options: Values of the choices per stage and per network.
-            sites: Sites of the blocks; all of the first position by default.
-        """
+    def block(self, kind: str, given: Mapping[str, Any]) -> Block:
+        """Return a block with the given values, and the first value of each other option that the space varies."""
+        choices = self.kinds[kind]
+        varied = choices.per_stage | choices.per_network
+        return Block(kind, tuple((name, given.get(name, values[0])) for name, values in varied.items()))
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the blocks that a stage may get, each kind with the first value of its choices per network."""
+        for kind, choices in self.kinds.items():
+            for values in itertools.product(*choices.per_stage.values()):
+                yield self.block(kind, dict(zip(choices.per_stage, values, strict=True)))
+
+    def timed_blocks(self) -> tuple[Block, ...]:
+        """Return the blocks whose latencies determine those of all others."""
+        return tuple(self.block(kind, given) for kind, choices in self.kinds.items() for given in choices.timed)
+
+    def uniform(self, block: Block, sites: Iterable[Site] | None = None) -> SEConfig:
+        """Return the configuration with the same block at all ``sites``; by default those of the first position."""
         if sites is None:
             sites = (site for site in self.sites if site.position == self.positions[0])
-        values = self._uniform_options(options)
-        return SEConfig(self.backbone, tuple(self.place(site, values) for site in sites))
+        return SEConfig(self.backbone, tuple(self.place(site, block) for site in sites))
 
-    def label(self, options: Mapping[str, Any]) -> str:
-        """Return the label of a block with these options in figures."""
-        return self.place(self.sites[0], self._uniform_options(options)).label
-
-    def _uniform_options(self, options: Mapping[str, Any]) -> tuple[Any, ...]:
-        return tuple(options.get(name, values[0]) for name, values in (self._per_stage | self._per_network).items())
+    def label(self, block: Block) -> str:
+        """Return the label of a block in figures."""
+        return self.place(self.sites[0], block).label
 
     def _holds(self, config: SEConfig) -> bool:
         try:
@@ -251,3 +372,17 @@ class SearchSpace:
         except ConfigurationError:
             return False
         return True
+
+
+def _number_parts(sites: tuple[Site, ...], parts: int) -> dict[Site, int]:
+    """Number the stages of sites; if there is one, number ``parts`` of equally many units of it from 2 instead.
+
+    A unit is a repeated block of the backbone, such as ``blocks.0`` for ``blocks.0.attn`` and ``blocks.0.mlp``.
+    """
+    if len({site.stage for site in sites}) > 1:
+        return {site: site.stage for site in sites}
+    found = {site: _UNIT.match(site.block) for site in sites}
+    units = {site: one.group() if one else site.block for site, one in found.items()}
+    order = {unit: place for place, unit in enumerate(dict.fromkeys(units.values()))}
+    parts = min(parts, len(order))
+    return {site: 2 + order[unit] * parts // len(order) for site, unit in units.items()}

@@ -2,15 +2,18 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ..definition import Definition, Several
+from ..definition import Definition, Listed, Several, distinct
 from ..network.attention import DEFAULT_KIND, KINDS
-from ..network.attention.kind import Choices, PlacedAttention, check_choice
+from ..network.attention.kind import Choices, check_choice
 
 
 class SpaceDefinition(Definition):
-    """The choices of a search space. Its extra keys and attributes are those of the kind of attention."""
+    """The choices of a search space. Its extra keys and attributes are those of the kind of attention.
+
+    In a space with a list of kinds they are the names of the kinds, each with the keys of its own.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -27,37 +30,76 @@ class SpaceDefinition(Definition):
     position_per: Literal["network", "stage"] = "network"
     """Scope of a chosen position: the whole ``"network"`` or each ``"stage"``."""
 
-    attention: Annotated[str, AfterValidator(lambda name: check_choice("kind of attention", name, KINDS))] = (
-        DEFAULT_KIND
-    )
-    """Kind of attention: one of :data:`se_search.network.attention.KINDS`."""
+    depth_parts: Annotated[int, Field(ge=1, le=12)] = 1
+    """Number of equal parts by depth that play the part of stages in a backbone with a single stage."""
+
+    attention_per: Literal["network", "stage"] = "network"
+    """Scope of a chosen kind of attention: the whole ``"network"`` or each ``"stage"``."""
+
+    attention: Annotated[str | tuple[str, ...], Listed] = DEFAULT_KIND
+    """Kind of attention, or a list of kinds: of :data:`se_search.network.attention.KINDS`."""
+
+    @field_validator("attention")
+    @classmethod
+    def _check_kinds(cls, attention: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        names = (attention,) if isinstance(attention, str) else distinct(attention)
+        if not names:
+            raise ValueError("must name at least one kind of attention")
+        for name in names:
+            check_choice("kind of attention", name, KINDS)
+        return attention
 
     @model_validator(mode="before")
     @classmethod
     def _check_choices(cls, data: Any) -> Any:
-        kind = cls._kind_of(data)
-        if kind is None or "placement" not in data:  # the field's own validation reports the error
+        kinds = cls._kinds_of(data)
+        if not kinds or "placement" not in data:  # the field's own validation reports the error
             return data
         own = {key: value for key, value in data.items() if key not in cls.model_fields}
-        return {**data, **dict(kind.choices.model_validate(own))}
+        if isinstance(data.get("attention", DEFAULT_KIND), str):
+            return {**data, **dict(KINDS[kinds[0]].choices.model_validate(own))}
+        for name in own.keys() - set(kinds):
+            raise _inside((), "extra_forbidden", (name,), own[name])
+        for name in kinds:
+            if not isinstance(own.get(name, {}), dict | Choices):
+                raise _inside((), "dict_type", (name,), own[name])
+            try:
+                own[name] = dict(KINDS[name].choices.model_validate(dict(own.get(name, {}))))
+            except ValidationError as error:
+                first = error.errors()[0]
+                raise _inside((name,), first["type"], first["loc"], first["input"], first.get("ctx")) from error
+        return {**data, **own}
 
     @staticmethod
-    def _kind_of(data: Any) -> type[PlacedAttention] | None:
-        name = data.get("attention", DEFAULT_KIND) if isinstance(data, dict) else None
-        return KINDS.get(name) if isinstance(name, str) else None
+    def _kinds_of(data: Any) -> tuple[str, ...]:
+        """Return the kinds that ``data`` name; empty if they are invalid."""
+        named = data.get("attention", DEFAULT_KIND) if isinstance(data, dict) else ()
+        names = (named,) if isinstance(named, str) else named
+        known = isinstance(names, list | tuple) and all(isinstance(name, str) and name in KINDS for name in names)
+        return tuple(names) if known and len(set(names)) == len(names) else ()
 
     @classmethod
-    def keys_for(cls, data: Any) -> tuple[str, ...]:
-        """Return the allowed keys of a space with the kind of attention in ``data``."""
-        kind = cls._kind_of(data)
-        return (*cls.model_fields, *(kind.choices.model_fields if kind else ()))
+    def keys_for(cls, data: Any, parents: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """Return the allowed keys of a space with the kinds of attention in ``data``, or of its part for a kind."""
+        kinds = cls._kinds_of(data)
+        if parents:
+            return tuple(KINDS[parents[-1]].choices.model_fields)
+        if isinstance(data, dict) and isinstance(data.get("attention", DEFAULT_KIND), str):
+            return (*cls.model_fields, *(key for name in kinds for key in KINDS[name].choices.model_fields))
+        return (*cls.model_fields, *kinds)
 
     @property
-    def kind(self) -> type[PlacedAttention]:
-        """The kind of attention."""
-        return KINDS[self.attention]
+    def kinds(self) -> dict[str, Choices]:
+        """The choices of each kind of attention, by its name."""
+        own = self.model_extra or {}
+        if isinstance(self.attention, str):
+            return {self.attention: KINDS[self.attention].choices.model_validate(own)}
+        return {name: KINDS[name].choices.model_validate(own[name]) for name in self.attention}
 
-    @property
-    def choices(self) -> Choices:
-        """The choices of the kind of attention."""
-        return self.kind.choices.model_validate(self.model_extra)
+
+def _inside(
+    parents: tuple[str, ...], kind: str, location: tuple[int | str, ...], value: Any, context: Any = None
+) -> ValidationError:
+    """Return a pydantic error about a key of a kind's own choices."""
+    line: Any = {"type": kind, "loc": (*parents, *location), "input": value} | ({"ctx": context} if context else {})
+    return ValidationError.from_exception_data("SpaceDefinition", [line])

@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.optim.swa_utils import update_bn
 from ..data.image_data import ImageData, batches, sample
 from ..files import write_text
 from ..memory import memory_told
+from ..network.attention.elastic import create_elastic
 from ..network.attention.kind import PlacedAttention
 from ..network.attention.layers import Elastic
 from ..network.backbones import network_options
@@ -40,7 +42,7 @@ class Supernet:
 
     Args:
         backbone: A timm architecture name.
-        widest: The widest block of each site.
+        widest: The widest block of each kind at each site, grouped by site.
         data: Data to train and evaluate on.
         recipe: Hyperparameters.
         device: A torch device.
@@ -76,10 +78,10 @@ class Supernet:
         self.model = create_model(SEConfig(backbone), **self._options)
         self._elastic: dict[Site, Elastic] = {}
         places = {(site.block, site.position): place for site, place in find_places(self.model).items()}
-        for block in widest:
-            site, place = block.site, places[block.site.block, block.site.position]
+        for site, blocks in groupby(widest, key=lambda block: block.site):
+            place = places[site.block, site.position]
             kept = self.model.get_submodule(place.host) if place.side == "existing" else None
-            self._elastic[site] = block.on_grid(place.known_grid).create_elastic(kept)
+            self._elastic[site] = create_elastic([block.on_grid(place.known_grid) for block in blocks], kept)
             attach(self.model, site, place, self._elastic[site])
         prepare_network(self.model, recipe, self.device)
         names = {module: name for name, module in self.model.named_modules()}
@@ -88,12 +90,13 @@ class Supernet:
 
     def select(self, config: SEConfig) -> None:
         """Switch the blocks of ``config`` on and all others off; existing attention stays unless ``config`` differs."""
+        changed = set(config.sites)
         for site, elastic in self._elastic.items():
             elastic.select(None)
-            if elastic.kept is not None and site not in config.removed:
+            if elastic.kept is not None and site not in changed:
                 elastic.keep()
         for placed in config.placed:
-            placed.select_in(self._elastic[placed.site])
+            placed.select_in(self._elastic[placed.site].of_kind(placed.kind))
 
     def prepare(self, folder: Path, space: ConfigurationSource, progress_bar: ProgressBar) -> None:
         """Train the supernet, resume its training, or load the trained weights in ``folder``.
@@ -187,7 +190,7 @@ class Supernet:
             if one.keeps and one.kept is not None:
                 state |= {f"{self._names[site]}.{name}": value.cpu() for name, value in one.kept.state_dict().items()}
         for placed in config.placed:
-            sliced = placed.slice_of(self._elastic[placed.site])
+            sliced = placed.slice_of(self._elastic[placed.site].of_kind(placed.kind))
             state |= {f"{self._names[placed.site]}.{name}": value.cpu() for name, value in sliced.items()}
         model = create_model(config, **self._options)
         model.load_state_dict(state)

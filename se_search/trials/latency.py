@@ -216,7 +216,7 @@ def configurations_to_measure(space: SearchSpace, seed: int) -> list[SEConfig]:
     groups: dict[SiteGroup, list[Site]] = {}
     for site in space.sites:
         groups.setdefault(group_of(site), []).append(site)
-    single = [space.uniform(options, sites) for sites in groups.values() for options in space.choices.timed]
+    single = [space.uniform(block, sites) for sites in groups.values() for block in space.timed_blocks()]
     single += [
         SEConfig(space.backbone, removed=tuple(sites))
         for group, sites in groups.items()

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +62,8 @@ def priors_from_excitation(
         RunFolderError: If the stored analysis is damaged or the page cannot be written.
     """
     file = folder / EXCITATION / SUPERNET / ANALYSIS_FILE
-    widest = space.largest()
+    kind = _gated_kind(space)
+    widest = space.largest(kind)
     if not file.exists():
         analysis = analyze_gates(
             evaluator.network(widest),
@@ -86,17 +86,17 @@ def priors_from_excitation(
     idle = [site for site in sites if verdicts.get((site.block, site.position)) == "idle"]
     removed = idle
     if space.definition.placement == "stage":
-        working = {site.stage for site in sites if site not in idle}
-        removed = [site for site in idle if site.stage not in working]
+        working = {space.stage_of(site) for site in sites if site not in idle}
+        removed = [site for site in idle if space.stage_of(site) not in working]
     known = {config.structure for config in space.known_answers().values()}
     found = {
-        config: f"{space.label(options)} without idle blocks"
-        for options in (space.stage_options() if removed else ())
-        if (config := _without(space.uniform(options), removed)).structure not in known
+        config: f"{space.label(block)} without idle blocks"
+        for block in (space.blocks() if removed else ())
+        if block.kind == kind and (config := space.uniform(block).without_sites(removed)).structure not in known
     }
     for caution in cautions:
         say(f"The supernet's excitation: {caution}")
-    say(_describe(idle, removed, len(sites), len(found)))
+    say(_describe(idle, removed, len(sites), len(found), sorted({space.stage_of(site) for site in removed})))
     return found
 
 
@@ -118,23 +118,28 @@ def _read_analysis(
     return verdicts, cautions
 
 
-def _without(config: SEConfig, sites: Collection[Site]) -> SEConfig:
-    """Return a copy without SE blocks at ``sites``; the backbone's own attention there is removed too."""
-    return replace(
-        config,
-        placed=tuple(placed for placed in config.placed if placed.site not in sites),
-        removed=(*config.removed, *(site for site in sites if site.position == "existing")),
+def _gated_kind(space: SearchSpace) -> str:
+    """Return the first kind of the space whose blocks have a gate.
+
+    Raises:
+        DefinitionError: If there is none.
+    """
+    for block in space.blocks():
+        if space.place(space.sites[0], block).gate:
+            return block.kind
+    raise DefinitionError(
+        f"{as_given('priors')} is 'excitation', which analyses gates, and the space has only attention without gates: "
+        f"choose {as_given('priors')} known"
     )
 
 
-def _describe(idle: Collection[Site], removed: Collection[Site], blocks: int, new: int) -> str:
+def _describe(idle: Collection[Site], removed: Collection[Site], blocks: int, new: int, stages: Collection[int]) -> str:
     if not idle:
         return f"None of the supernet's {blocks} SE blocks is significantly idle: no configuration is added."
     names = f"Idle SE blocks of the supernet ({len(idle)} of {blocks}): {', '.join(site.block for site in idle)}"
     if not removed:
         return f"{names}; no stage has idle blocks only, so no configuration is added."
     if len(removed) < len(idle):
-        stages = sorted({site.stage for site in removed})
         names += f"; stages with idle blocks only: {', '.join(map(str, stages))}"
     if not new:
         return f"{names}. The configurations without them are known answers, so no configuration is added."

@@ -20,7 +20,17 @@ def written(folder, content):
 
 
 def test_the_shipped_files_are_whole():
-    assert shipped_names("search_spaces") == ("blocks", "positions", "stages")
+    assert shipped_names("search_spaces") == (
+        "blocks",
+        "depth",
+        "gate",
+        "position",
+        "positions",
+        "ratio",
+        "stage",
+        "stages",
+        "thin",
+    )
     assert shipped_names("studies") == ("digits", "digits-context")
     for name in shipped_names("search_spaces"):
         assert load_space(name).ratios == (2, 4, 8, 16, 32)  # the paper's table of reduction ratios

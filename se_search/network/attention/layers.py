@@ -51,6 +51,10 @@ class Elastic(nn.Module):
         """Switch to the block with these options; ``None`` switches off."""
         raise NotImplementedError
 
+    def of_kind(self, kind: str) -> "Elastic":
+        """Return the elastic module of a kind at this site: this one."""
+        return self
+
     def keep(self) -> None:
         """Switch to the backbone's own attention.
 
