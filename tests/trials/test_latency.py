@@ -16,6 +16,7 @@ from se_search.latency.additive import count_terms, measurements_from_json
 from se_search.latency.meter import LatencyMeter, Ratio
 from se_search.report.page import render_report
 from se_search.results.record import read_results
+from se_search.results.table import candidates_of
 from se_search.statistics import accuracy_estimate, mean_estimate
 from se_search.study.files import load_space, load_study
 from se_search.study.space import SearchSpace
@@ -107,7 +108,7 @@ def test_a_run_predicts_its_trials_and_measures_its_front(tmp_path):
 def test_a_finished_run_measures_nothing_again_and_a_larger_budget_only_new_members(tmp_path, measured):
     search(tmp_path / "run", 4)
     once = len(measured)
-    assert once == 16 + len(load_run(tmp_path / "run").front)
+    assert once == 16 + len(candidates_of(load_run(tmp_path / "run").trials))
     search(tmp_path / "run", 4)
     assert len(measured) == once
     search(tmp_path / "run", 8)
@@ -153,7 +154,7 @@ def test_a_member_that_cannot_be_measured_stays_predicted_and_the_others_are_mea
     monkeypatch.setattr(LatencyMeter, "measure", fails_with_four_blocks)
     search(tmp_path / "run", 6)
     trials, run = read_results(tmp_path / "run")
-    front = trials[trials["on_front"]]
+    front = candidates_of(trials)
     assert set(front["latency_stopped"]) == {"model", "target"}
     assert set(front[front["latency_stopped"] == "model"]["se_blocks"]) == {4}
     assert run.finished
