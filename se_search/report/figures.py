@@ -291,7 +291,7 @@ FIGURES = {
     "hypervolume": ReportFigure(
         hypervolume_over_trials,
         "Progress of the search",
-        "Hypervolume of the front of estimates; the band is its 95 % interval.",
+        "Hypervolume of the front of estimates; the band is its nominal 95 % interval.",
     ),
     "contributions": ReportFigure(stage_contributions, "What each stage contributed"),
     "heat_map": ReportFigure(

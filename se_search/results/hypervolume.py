@@ -53,11 +53,12 @@ def hypervolume_intervals(study: optuna.Study, reference: Sequence[float]) -> li
 
 
 def hypervolume_bounds(trials: TrialValues, reference: Values) -> Values:
-    """Return the ends of the 95 % interval of the hypervolume after each trial: trials x 2.
+    """Return the ends of the nominal 95 % interval of the hypervolume after each trial: trials x 2.
 
     They are those of joint draws of all uncertain values, reflected at the estimate (the basic bootstrap): noise makes
     the front of estimates look better than it is, and draws around noisy estimates look better still. The draws show
-    about half of that bias, so the lower end is below by the bias once more.
+    about half of that bias, so the lower end is below by the bias once more. In simulated searches the interval
+    contains the true value in 86 % (``benchmarks/front_noise.py``).
 
     Args:
         trials: The trials, in the order of the history.
