@@ -169,7 +169,11 @@ def run(
 def verify(
     folder: RunFolder,
     members: Annotated[
-        str, typer.Option(help="front (and what is not distinguishable from it), all (complete trials), or a number.")
+        str,
+        typer.Option(
+            help="front (and what is not distinguishable from it), all (complete trials), verified (again, with more "
+            "seeds), or a number."
+        ),
     ] = "front",
     seeds: Annotated[int, typer.Option(help="Number of training seeds of each network.")] = 3,
     epochs: Annotated[int | None, typer.Option(help="Epochs of each training.  [default: the study's]")] = None,
@@ -306,8 +310,13 @@ def export(
     trial: Annotated[int | None, typer.Option(help="Number of any complete trial, instead of --pick.")] = None,
     to: Annotated[Path, typer.Option(help="Folder to write.")] = Path("exported"),
     verified: Annotated[
-        bool, typer.Option("--verified", help="Use the retrained weights of verification, not the search's.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--verified/--search-weights",
+            help="Use the retrained weights of verification, or those that the search evaluated.  "
+            "[default: the verified ones if the trial has been verified]",
+        ),
+    ] = None,
     plain: Annotated[
         bool, typer.Option("--plain", help="Use timm's own architecture, if it has the same network.")
     ] = False,
@@ -336,13 +345,14 @@ def export(
 ) -> None:
     """Export a network as a folder that timm loads, with a model card.
 
-    The weights are those that the search evaluated: with the supernet a slice of its weights, without retraining.
-    --verified exports the retrained weights of verification.
+    The weights are the retrained ones if the network has been verified, of the training that is best on the validation
+    images. Otherwise, and with --search-weights, they are those that the search evaluated: with the supernet a slice of
+    its weights, without retraining.
 
     \b
     Example:
       se-search export runs/resnet50-digits --pick knee --to exported
-      se-search export runs/resnet50-digits --verified --to verified
+      se-search export runs/resnet50-digits --search-weights --to slice
       se-search export runs/resnet50-digits --trial 0 --plain --to plain
       se-search export runs/resnet50-digits --standalone --to standalone
       se-search export runs/resnet50-digits --onnx --pt2 --to graphs

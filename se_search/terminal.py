@@ -23,6 +23,7 @@ from .progress import console, say
 from .report.summary import in_words
 from .report.tables import describe_excitation, describe_front, describe_latency, describe_verified
 from .results.record import read_results
+from .results.verified import command_for_seeds
 from .words import counted, percent
 
 _SPECIAL_IN_QUOTES = set('"$`\\!')
@@ -50,12 +51,16 @@ def show_front(folder: Path) -> None:
 
 def show_verified(folder: Path) -> None:
     """Show the results of verification in a run folder."""
-    for schedule in read_results(folder)[1].verified:
+    run = read_results(folder)[1]
+    for schedule in run.verified:
         say("")
         say(f"{in_words(schedule).capitalize()}, evaluated on {schedule.images} test images (95 % intervals):")
         _print_table(describe_verified(schedule))
-        for sentence in (schedule.finding, *schedule.ranking):
+        for sentence in (schedule.finding, *schedule.failures, *schedule.ranking):
             say(sentence)
+        if schedule.failures:
+            more = command_for_seeds(schedule, str(folder), run.evaluator.epochs)
+            say(f"More seeds: {shlex.join([_program(), *more])}", to_copy=True)
     say(f"Report: {folder / 'report.html'}", to_copy=True)
 
 
@@ -71,6 +76,8 @@ def show_exported(exported: Exported, plain: bool) -> None:
     code = f"import {modules}; timm.create_model({f'local-dir:{exported.folder}'!r}, pretrained=True)"
     quoted = shlex.quote(code) if set(code) & _SPECIAL_IN_QUOTES else f'"{code}"'
     say(f"  python -c {quoted}", to_copy=True)
+    if exported.weights:
+        say(exported.weights)
     if exported.timm_architecture and not plain:
         say(f"timm has this network as {exported.timm_architecture}: an export with --plain loads without se_search.")
     if exported.repository:

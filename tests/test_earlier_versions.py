@@ -15,6 +15,7 @@ import yaml
 import se_search
 from se_search import SEConfig, load_run
 from se_search.errors import RunFolderError
+from se_search.results.table import front_of
 from se_search.study.evaluator_definition import OwnEvaluatorDefinition, SupernetDefinition
 from se_search.study.files import parse_definition
 from se_search.trials.folder import read_definition
@@ -46,7 +47,7 @@ def test_a_run_opens_with_its_values_and_gets_a_report(folder):
     assert_as_written(run.trials)
     # Trial 2 was a member tied with trial 1, and is not distinguishable from it now.
     assert list(pd.read_csv(folder / "pareto.csv")["number"]) == [1, 2]
-    assert list(run.front["number"]) == [1]
+    assert list(front_of(run.trials)["number"]) == list(run.front["number"]) == [1]
     assert run.trials["tied_with"].fillna(-1).tolist() == [-1, -1, 1]
     assert read_definition(folder).evaluator == SupernetDefinition(epochs=1, recalibration_images=64)
     page = run.report().read_text(encoding="utf-8")
@@ -56,20 +57,21 @@ def test_a_run_opens_with_its_values_and_gets_a_report(folder):
     for name in ("started", "versions", "timings", "hypervolume_reference", "seed"):
         assert now[name] == before[name], name
     assert now["picks"] == before["picks"] | {"accurate": 1}
+    assert now["picks_source"] == "verified"
     assert list(pd.read_csv(folder / "pareto.csv")["number"]) == [1]
 
 
 def test_a_network_of_a_run_is_the_slice_that_the_trial_has_evaluated(folder, tmp_path):
     run = load_run(folder)
     for number in TRIALS["number"]:
-        network, data = run.load(trial=number)
+        network, data = run.load(trial=number, verified=False)
         images, labels = data.validation.tensors
         with torch.inference_mode():
             right = (network(images).argmax(1) == labels).double().mean().item()
         assert right == pytest.approx(TRIALS["accuracy"][number], abs=0.01)
         config = SEConfig.from_json(TRIALS["config"][number])
         assert network.state_dict().keys() == se_search.create_model(config, num_classes=10).state_dict().keys()
-        run.export(trial=number, to=tmp_path / "exported")
+        run.export(trial=number, to=tmp_path / "exported", verified=False)
         exported = timm.create_model(f"local-dir:{tmp_path / 'exported'}", pretrained=True)
         assert torch.isfinite(outputs(exported)).all()
         torch.testing.assert_close(outputs(exported), outputs(network), rtol=0, atol=1e-6)
@@ -106,7 +108,9 @@ def test_an_exported_folder_loads_with_timm_and_with_its_own_file(folder):
     assert torch.isfinite(outputs(loaded)).all()
     torch.testing.assert_close(outputs(loaded), outputs(own), rtol=0, atol=0)
     (number,) = TRIALS.loc[TRIALS["config"] == SEConfig.without_attention("test_efficientnet").to_json(), "number"]
-    torch.testing.assert_close(outputs(loaded), outputs(load_run(folder).load(trial=number)[0]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        outputs(loaded), outputs(load_run(folder).load(trial=number, verified=False)[0]), rtol=0, atol=1e-5
+    )
 
 
 def test_a_study_of_a_plugin_is_read_and_a_setting_that_an_evaluator_never_had_is_refused(folder):

@@ -1,6 +1,6 @@
 """Origin of the weights of an exported network, for its model card."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
@@ -10,7 +10,10 @@ from timm.models import get_pretrained_cfg_value
 from ..data.image_files import PREFIXES
 from ..export.card import Origin, Result
 from ..report.measures import interval_of, with_interval, write_value
-from ..results.record import RunRecord
+from ..results.record import DataRecord, RunRecord
+from ..results.verified import VerifiedWeights
+from ..statistics import Interval
+from ..study.evaluator_definition import EvaluatorDefinition
 from ..study.objectives import OBJECTIVES
 from ..trials.notes import PREDICTED
 from ..words import by, counted
@@ -26,27 +29,67 @@ def published_name(data: str) -> str:
     return prefix + path.name if path.is_absolute() else data
 
 
-def origin_of_trial(trial: Mapping[Any, Any], run: RunRecord, verified: bool = False) -> Origin:
+def origin_of_trial(trial: Mapping[Any, Any], run: RunRecord, weights: VerifiedWeights | None = None) -> Origin:
     """Return the origin of a trial's weights.
 
     Args:
         trial: Its row, in the columns of ``trials.csv``.
         run: The description of the run.
-        verified: Whether the weights are those of its verification, not those of the search.
+        weights: The verified network that gave the weights; ``None`` if they are those of the search.
     """
-    data, latency, evaluator = replace(run.data, name=published_name(run.data.name)), run.latency, run.evaluator
+    data = replace(run.data, name=published_name(run.data.name))
+    described = (
+        _of_search(trial, run.evaluator, data) if weights is None else _of_training(weights, run.evaluator, data)
+    )
+    return Origin(
+        described.weights,
+        get_pretrained_cfg_value(run.backbone, "license") if run.evaluator.starts_from_published_weights else None,
+        results=(*described.results, *_costs(trial, run)),
+    )
+
+
+def _of_search(trial: Mapping[Any, Any], evaluator: EvaluatorDefinition, data: DataRecord) -> Origin:
+    judged = f"{data.validation} validation images"
+    images = (
+        f"{judged} of {data.name} that training did not use, 95 % interval; the search compared configurations on "
+        "them, so the value ranks configurations and does not predict the result of independent training"
+    )
+    return Origin(
+        evaluator.describe_weights(_seen(data, evaluator.epochs), data.name),
+        results=(
+            Result("accuracy", _estimate(trial, "accuracy"), images),
+            Result("log-loss", _estimate(trial, "log_loss"), f"the same {judged}"),
+        ),
+    )
+
+
+def _of_training(weights: VerifiedWeights, evaluator: EvaluatorDefinition, data: DataRecord) -> Origin:
+    member, exported = weights.member, weights.member.exported
+    judged, seeds = f"{data.test} test images", counted(len(member.trainings), "training seed")
+    chosen = f"seed {exported.seed}"
+    if exported.validation is not None:
+        chosen += ", whose training is the best on the validation images"
+    learned = "" if exported.learned else ". This training did not learn"
+    images = f"{judged} of {data.name} that neither training nor the search used, 95 % interval{learned}"
+    failure = f"; {member.failure}" if member.failure else "; all trainings learned"
+    return Origin(
+        evaluator.describe_verified_weights(_seen(data, weights.epochs), chosen),
+        results=(
+            Result(f"accuracy of these weights (seed {exported.seed})", _accuracy(exported.accuracy), images),
+            Result("log-loss of these weights", _log_loss(exported.log_loss), f"the same {judged}"),
+            Result(
+                "accuracy, mean over seeds",
+                _accuracy(member.accuracy),
+                f"{seeds}, the same {judged}, 95 % interval over images and seeds{failure}",
+            ),
+            Result("log-loss, mean over seeds", _log_loss(member.log_loss), f"the same {seeds} and {judged}"),
+        ),
+    )
+
+
+def _costs(trial: Mapping[Any, Any], run: RunRecord) -> Iterator[Result]:
+    latency, flops = run.latency, OBJECTIVES["flops_overhead"]
     assert latency is not None  # noqa: S101  # for mypy: a run with a complete trial has one
-    judged = f"{data.test} test images" if verified else f"{data.validation} validation images"
-    if verified:
-        images = (
-            f"{judged} of {data.name} that neither training nor the search used, 95 % interval; mean over "
-            f"{counted(int(trial['verified_seeds']), 'training seed')}, the first of which gave these weights"
-        )
-    else:
-        images = (
-            f"{judged} of {data.name} that training did not use, 95 % interval; the search compared configurations on "
-            "them, so the value ranks configurations and does not predict the result of independent training"
-        )
     if trial["latency_stopped"] == PREDICTED:
         how = (
             f"predicted by an additive model of {run.latency_learned_from} measured configurations, 95 % prediction "
@@ -54,28 +97,29 @@ def origin_of_trial(trial: Mapping[Any, Any], run: RunRecord, verified: bool = F
         )
     else:
         how = f"{counted(int(trial['latency_pairs']), 'pair')} of calls, 95 % interval"
-    epochs = int(trial["verified_epochs"]) if verified else evaluator.epochs
-    seen = f"saw {data.train} training images of {data.name} for {counted(epochs, 'epoch')}"
-    prefix, flops = "verified_" if verified else "", OBJECTIVES["flops_overhead"]
-    return Origin(
-        evaluator.describe_verified_weights(seen) if verified else evaluator.describe_weights(seen, data.name),
-        get_pretrained_cfg_value(run.backbone, "license") if evaluator.starts_from_published_weights else None,
-        results=(
-            Result("accuracy", _estimate(trial, "accuracy", prefix), images),
-            Result("log-loss", _estimate(trial, "log_loss", prefix), f"the same {judged}"),
-            Result(
-                "latency ratio",
-                _estimate(trial, "latency_ratio"),
-                f"latency over that of the bare backbone, {how}; {latency.description}",
-            ),
-            Result(
-                "multiply-additions",
-                write_value(trial[flops.name], flops),
-                f"counted at {by(latency.size)}, relative to the backbone",
-            ),
-        ),
+    yield Result(
+        "latency ratio",
+        _estimate(trial, "latency_ratio"),
+        f"latency over that of the bare backbone, {how}; {latency.description}",
+    )
+    yield Result(
+        "multiply-additions",
+        write_value(trial[flops.name], flops),
+        f"counted at {by(latency.size)}, relative to the backbone",
     )
 
 
-def _estimate(trial: Mapping[Any, Any], name: str, prefix: str = "") -> str:
-    return with_interval(interval_of(trial, OBJECTIVES[name], prefix), OBJECTIVES[name])
+def _seen(data: DataRecord, epochs: int) -> str:
+    return f"saw {data.train} training images of {data.name} for {counted(epochs, 'epoch')}"
+
+
+def _accuracy(values: Interval) -> str:
+    return with_interval(values, OBJECTIVES["accuracy"])
+
+
+def _log_loss(values: Interval) -> str:
+    return with_interval(values, OBJECTIVES["log_loss"])
+
+
+def _estimate(trial: Mapping[Any, Any], name: str) -> str:
+    return with_interval(interval_of(trial, OBJECTIVES[name]), OBJECTIVES[name])

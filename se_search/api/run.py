@@ -28,7 +28,7 @@ from ..report.tables import describe_front
 from ..report.text import render_markdown
 from ..results.picks import PICKS
 from ..results.record import RunRecord, read_results, write_results
-from ..results.table import front_of
+from ..results.verified import VerifiedWeights, find_weights
 from ..trials.evaluators import EvaluatorFactory
 from ..trials.folder import PARETO_FILE, REPORT_FILE, TRIALS_FILE, read_definition
 from ..words import counted
@@ -54,8 +54,12 @@ class Run:
 
     @property
     def front(self) -> pd.DataFrame:
-        """The trials on the Pareto front, from the smallest network to the largest."""
-        return front_of(self.trials)
+        """The trials that picks are taken from, from the smallest network to the largest.
+
+        They are the Pareto front of the search's estimates, or of the verified networks once there are any.
+        """
+        trials, run = read_results(self.folder)
+        return trials.set_index("number", drop=False).rename_axis(None).loc[list(run.picks.front)]
 
     @property
     def figures(self) -> dict[str, go.Figure]:
@@ -110,13 +114,17 @@ class Run:
         (row,) = chosen.to_dict("records")
         return {str(name): value for name, value in row.items()}, run
 
-    def load(self, pick: str = "knee", trial: int | None = None, verified: bool = False) -> tuple[nn.Module, ImageData]:
-        """Load the network of a trial with the weights that the search evaluated, and the run's images.
+    def load(
+        self, pick: str = "knee", trial: int | None = None, verified: bool | None = None
+    ) -> tuple[nn.Module, ImageData]:
+        """Load the network of a trial with trained weights, and the run's images.
 
         Args:
             pick: As in :meth:`config`.
             trial: As in :meth:`config`.
-            verified: Use the weights of the longest verification (its first seed) instead of the search's.
+            verified: ``True`` for the weights of the longest verification, of the training that is best on the
+                validation images; ``False`` for those that the search evaluated; by default the verified ones if the
+                trial has been verified.
 
         Returns:
             The network in evaluation mode and its images.
@@ -124,18 +132,23 @@ class Run:
         Raises:
             RunFolderError: If there is no such trial, or its weights are missing or damaged.
         """
-        return self._load(self._find(pick, trial)[0], verified)
+        row, run = self._find(pick, trial)
+        return self._load(row, self._verified(row, run, verified))
 
-    def _load(self, row: dict[str, Any], verified: bool) -> tuple[nn.Module, ImageData]:
-        config = SEConfig.from_json(row["config"])
-        if not verified:
-            return load_network(self.folder, config, self.evaluator)
-        if pd.isna(row["verified_epochs"]):
+    def _verified(self, row: Mapping[str, Any], run: RunRecord, wanted: bool | None) -> VerifiedWeights | None:
+        found = None if wanted is False else find_weights(run.verified, row["config_id"])
+        if wanted and found is None:
             raise RunFolderError(
                 f"trial {row['number']} of {self.folder} has not been verified with the seeds of the network without "
                 "SE: se-search verify does that"
             )
-        return load_verified(self.folder, config, int(row["verified_epochs"]))
+        return found
+
+    def _load(self, row: Mapping[str, Any], weights: VerifiedWeights | None) -> tuple[nn.Module, ImageData]:
+        config = SEConfig.from_json(row["config"])
+        if weights is None:
+            return load_network(self.folder, config, self.evaluator)
+        return load_verified(self.folder, config, weights.epochs, weights.member.exported)
 
     def export(
         self,
@@ -144,20 +157,20 @@ class Run:
         to: str | os.PathLike[str] = "exported",
         *,
         formats: Sequence[str] = (),
-        verified: bool = False,
+        verified: bool | None = None,
         plain: bool = False,
         optimized: bool = False,
         push_to_hub: str | None = None,
         **flags: bool,
     ) -> Exported:
-        """Export the network of a trial as a timm folder, with the weights of the search or of verification.
+        """Export the network of a trial as a timm folder.
 
         Args:
             pick: As in :meth:`config`.
             trial: As in :meth:`config`.
             to: Output folder; new, empty or of an earlier export.
             formats: Additional formats, such as ``("onnx", "pt2")``; see :func:`se_search.export_timm`.
-            verified: Use the weights of the longest verification (its first seed) instead of the search's.
+            verified: As in :meth:`load`: by default the verified weights if the trial has been verified.
             plain: Name timm's own architecture of the same network, so that the export loads without se_search.
             optimized: As in :func:`se_search.export_timm`.
             push_to_hub: Also upload the folder to this repository, ``OWNER/NAME``.
@@ -173,8 +186,9 @@ class Run:
         row, run = self._find(pick, trial)
         check_target(Path(to))
         choose_formats(formats, flags, optimized)  # fail before weights are loaded
-        model, data = self._load(row, verified)
-        origin = origin_of_trial(row, run, verified)
+        weights = self._verified(row, run, verified)
+        model, data = self._load(row, weights)
+        origin = origin_of_trial(row, run, weights)
         exported = export_timm(
             model,
             to,
@@ -196,7 +210,7 @@ class Run:
             push_to_hub=push_to_hub,
             **flags,
         )
-        return replace(exported, trial=row["number"])
+        return replace(exported, trial=row["number"], weights=origin.weights)
 
     def verify(self, members: str | int = "front", seeds: int = 3, epochs: int | None = None) -> pd.DataFrame:
         """Retrain front members and evaluate them on the test images; ``se-search verify`` calls this.
@@ -205,8 +219,9 @@ class Run:
         are kept.
 
         Args:
-            members: ``"front"`` (with the trials not distinguishable from it), ``"all"`` (every complete trial), or a
-                number of them, members of the front first.
+            members: ``"front"`` (with the trials not distinguishable from it), ``"all"`` (every complete trial),
+                ``"verified"`` (those verified before with as many epochs), or a number of them, members of the front
+                first.
             seeds: Number of trainings of each network.
             epochs: Epochs of each training; the study's by default.
 

@@ -16,7 +16,8 @@ from ..network.insertion import write_weights
 from ..progress import progress_bar, say
 from ..results.picks import pick_trials
 from ..results.table import candidates_of, trials_table
-from ..results.verified import VERIFICATION, result_file, weights_file
+from ..results.trainings import VERIFICATION, read_outcomes, result_file, seed_to_export, weights_file
+from ..results.verified import VERIFIED, Retraining
 from ..study.definitions import StudyDefinition
 from ..study.objectives import Objective
 from ..study.space import SearchSpace
@@ -34,12 +35,13 @@ def run_verification(folder: Path, members: str = "front", seeds: int = 3, epoch
 
     For each seed, all see the same batches in the same order and start from the same weights of the backbone. They are
     evaluated on the test images, which the search does not use. Finished trainings are kept; an interrupted one resumes
-    from its last epoch.
+    from its last epoch. Of each network the weights of one training are kept: the best on the validation images.
 
     Args:
         folder: A run folder.
-        members: ``"front"`` (with the trials not distinguishable from it), ``"all"`` (every complete trial) or a
-            number of them: those picked by name first, then the best of the front, then the best of the others.
+        members: ``"front"`` (with the trials not distinguishable from it), ``"all"`` (every complete trial),
+            ``"verified"`` (those verified before with as many epochs) or a number of them: those picked by name first,
+            then the best of the front, then the best of the others.
         seeds: Number of training seeds of each network.
         epochs: Epochs of each training; the study's by default.
 
@@ -52,7 +54,8 @@ def run_verification(folder: Path, members: str = "front", seeds: int = 3, epoch
         if value is not None and value < 1:
             raise DefinitionError(f"{as_given(option)} is {value}: it must be at least 1")
     searched = with_measured_latency(load_trials(folder))
-    chosen = _choose(folder, trials_table(searched), quality_of(searched), members)
+    quality = quality_of(searched)
+    chosen = _choose(folder, trials_table(searched), quality, members, epochs or definition.evaluator.epochs)
     networks: dict[tuple[Any, ...], tuple[str, SEConfig]] = {}
     for name, config in [*_baselines(definition).items(), *chosen.items()]:
         known = networks.get(config.structure)
@@ -75,6 +78,7 @@ def run_verification(folder: Path, members: str = "front", seeds: int = 3, epoch
                 for done, (name, config, seed) in enumerate(left, start=1):
                     try:
                         line = _verify(folder, trainer, name, config, seed)
+                        _keep_weights(folder, config, recipe.epochs, quality)
                     except EvaluationError as error:  # concerns one network only: train the others
                         line = f"{name}, seed {seed} failed: {error}"
                     remaining = (time.perf_counter() - begun) / done * (len(left) - done)
@@ -85,13 +89,14 @@ def run_verification(folder: Path, members: str = "front", seeds: int = 3, epoch
             note_unreadable(study, data.unreadable)
 
 
-def load_verified(folder: Path, config: SEConfig, epochs: int) -> tuple[nn.Module, ImageData]:
-    """Load the network of ``config`` as verification trained it with the first seed, and the data.
+def load_verified(folder: Path, config: SEConfig, epochs: int, training: Retraining) -> tuple[nn.Module, ImageData]:
+    """Load the network of ``config`` as verification trained it, and the data.
 
     Args:
         folder: A run folder.
         config: A configuration that was verified.
         epochs: Epochs of that verification.
+        training: The training whose weights were kept.
 
     Raises:
         RunFolderError: If its weights are missing or damaged.
@@ -99,17 +104,29 @@ def load_verified(folder: Path, config: SEConfig, epochs: int) -> tuple[nn.Modul
     definition = read_definition(folder)
     data = study_data(definition)
     trainer = definition.evaluator.create_trainer(definition, data, training_recipe(definition, epochs), folder)
-    network = trainer.start(config, trainer.recipe.seed)
-    load_weights(network, weights_file(folder, config, epochs), "verify it again")
+    network = trainer.start(config, training.seed)
+    named = None if training.validation is None else training.seed
+    load_weights(
+        network,
+        weights_file(folder, config, epochs, named),
+        "verify it again, or use the weights of the search (--search-weights)",
+    )
     return network.eval(), data
 
 
-def _choose(folder: Path, table: pd.DataFrame, quality: Objective, members: str) -> dict[str, SEConfig]:
+def _choose(folder: Path, table: pd.DataFrame, quality: Objective, members: str, epochs: int) -> dict[str, SEConfig]:
     candidates = candidates_of(table)
     if members == "all":
         rows = table[table["state"] == "complete"]
     elif members == "front":
         rows = candidates
+    elif members == VERIFIED:
+        known = read_outcomes(folder).get(epochs, {})
+        rows = table[(table["state"] == "complete") & table["config_id"].isin(list(known))]
+        if rows.empty:
+            raise RunFolderError(
+                f"no trial of {folder} has been verified with {counted(epochs, 'epoch')} yet: verify the front first"
+            )
     elif members.isdecimal() and int(members) > 0:
         picked = list(dict.fromkeys(pick_trials(table, quality).values()))
         by_quality = candidates.assign(tied=~candidates["on_front"]).sort_values(
@@ -119,7 +136,8 @@ def _choose(folder: Path, table: pd.DataFrame, quality: Objective, members: str)
         rows = candidates[candidates["number"].isin(numbers)]
     else:
         raise DefinitionError(
-            f"{as_given('members')} {members!r} is not possible: give front, all or a number of at least 1"
+            f"{as_given('members')} {members!r} is not possible: give front, all or a number of at least 1, or "
+            f"{VERIFIED}"
         )
     if rows.empty:
         raise RunFolderError(f"{folder} has no complete trial within its limits yet: run the search first")
@@ -144,13 +162,13 @@ def _verify(folder: Path, trainer: Scratch, name: str, config: SEConfig, seed: i
     with progress_bar(f"Training {name}, seed {seed}", total, done) as advance:
         network = training.finish(advance)
     evaluation = evaluate_network(network, trainer.data.test, recipe.batch, trainer.device, recipe)
-    weights = weights_file(folder, config, recipe.epochs)
-    if not weights.exists():
-        write_weights(network, weights)
+    chosen_by = evaluate_network(network, trainer.data.validation, recipe.batch, trainer.device, recipe)
+    write_weights(network, weights_file(folder, config, recipe.epochs, seed))
     content = {
         "config": config.id,
         "seed": seed,
         "epochs": training.history,
+        "validation": {"accuracy": chosen_by.accuracy.value, "log_loss": chosen_by.log_loss.value},
         "correct": pack(evaluation.correct),
         "losses": pack_losses(evaluation.losses),
     }
@@ -160,3 +178,11 @@ def _verify(folder: Path, trainer: Scratch, name: str, config: SEConfig, seed: i
         f"{name}, seed {seed}: accuracy {percent(evaluation.accuracy.value)}, log-loss {evaluation.log_loss.value:.4f} "
         "on the test images"
     )
+
+
+def _keep_weights(folder: Path, config: SEConfig, epochs: int, quality: Objective) -> None:
+    """Delete the weights of a network's trainings but those of the one to export."""
+    results = read_outcomes(folder, config)[epochs][config.id]
+    kept = seed_to_export(results, quality)
+    for seed in results.keys() - {kept}:
+        weights_file(folder, config, epochs, seed).unlink(missing_ok=True)

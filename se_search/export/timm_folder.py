@@ -56,6 +56,7 @@ class Exported:
         timm_architecture: timm's own architecture that is the same network; ``None`` if there is none.
         repository: Hub repository that the folder was uploaded to; ``None`` if it was not.
         trial: Number of the exported trial; ``None`` for a network outside a run.
+        weights: Sentences on how the trial's weights were trained; empty for a network outside a run.
     """
 
     folder: Path
@@ -63,6 +64,7 @@ class Exported:
     timm_architecture: str | None = None
     repository: str | None = None
     trial: int | None = None
+    weights: str = ""
 
 
 def _own_files() -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from ..results.verified import Schedule
 from ..study.objectives import OBJECTIVES
 from ..words import counted
 from .configuration import describe_stages
-from .measures import value_in_words
+from .measures import interval_of, value_in_words, with_interval
 
 
 def summarize(trials: pd.DataFrame, run: RunRecord) -> list[str]:
@@ -40,10 +40,17 @@ def _result(row: dict[Any, Any], run: RunRecord) -> str:
         chosen, caution = "best candidate", ", though not significantly better than no SE"
     return (
         f"The {chosen} on {run.backbone} is {what} (trial {row['number']}){caution}: "
-        f"an estimated {run.quality.words} of {value_in_words(row, run.quality)} "
+        f"{_quality(row, run)} "
         f"for {value_in_words(row, OBJECTIVES['parameter_overhead'])} parameters "
         f"and a latency of {value_in_words(row, OBJECTIVES['latency_ratio'])}."
     )
+
+
+def _quality(row: dict[Any, Any], run: RunRecord) -> str:
+    if run.picks.source == "verified":
+        value = with_interval(interval_of(row, run.quality, "verified_"), run.quality)
+        return f"a verified {run.quality.words} of {value}"
+    return f"an estimated {run.quality.words} of {value_in_words(row, run.quality)}"
 
 
 def _certainty(run: RunRecord) -> str:

@@ -48,7 +48,7 @@ def describe_verified(schedule: Schedule) -> pd.DataFrame:
                 "accuracy": with_interval(member.accuracy, _ACCURACY),
                 "log-loss": with_interval(member.log_loss, _LOG_LOSS),
                 "log-loss against no SE": "" if member.name == "no SE" else against,
-                "": member.name,
+                "": ", ".join(filter(None, (member.name, member.failure))),
             }
         )
     return pd.DataFrame(rows)

@@ -39,7 +39,7 @@ def _lines(trials: pd.DataFrame, run: RunRecord) -> Iterator[str]:
         yield from ("", f"## Verified: {in_words(schedule)}", "")
         yield from (f"Evaluated on {counted(schedule.images, 'test image')}, with 95 % intervals.", "")
         yield from _table(describe_verified(schedule))
-        for sentence in (schedule.finding, *schedule.ranking):
+        for sentence in (schedule.finding, *schedule.failures, *schedule.ranking):
             yield from ("", escape_text(sentence))
     yield from ("", "## How this was made", "")
     data = run.data

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from .contributions import Contributions, describe_contributions, outcomes_by_im
 from .decision import decide
 from .excitation import AnalysisPage, find_analyses
 from .hypervolume import hypervolume_history, hypervolume_intervals
-from .picks import Picks, pick_trials
+from .picks import Picks, pick_trials, pick_verified
 from .table import Gain, cautions, front_of, gain_over_none, trials_table
 from .verified import Schedule, add_verified, read_verified
 
@@ -171,9 +171,11 @@ def _read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
         **noted["data"] | {"size": tuple(noted["data"]["size"])},
         unreadable=tuple(map(str, noted.get("unreadable_images", []))),
     )
-    schedules = read_verified(folder, table, SEConfig.without_attention(definition.backbone).id)
-    table = add_verified(table, schedules)
     quality = quality_of(study)
+    schedules = read_verified(
+        folder, table, SEConfig.without_attention(definition.backbone).id, quality, 1 / data.classes
+    )
+    table = add_verified(table, schedules)
     reference = _reference(definition, space, data, table)
     record = RunRecord(
         name=folder.resolve().name,
@@ -193,7 +195,7 @@ def _read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
         latency_learned_from=len(learned),
         latency=latency_conditions(study),
         sites=tuple(SiteRecord(site.block, site.stage, site.position, site.channels) for site in space.numbered_sites),
-        picks=pick_trials(table, quality),
+        picks=_pick(table, schedules, quality),
         cautions=(*cautions(table, 1 / data.classes), *_latency_remarks(table, learned, definition)),
         gain=gain_over_none(study),
         quality=quality,
@@ -222,6 +224,12 @@ def write_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
     content = _plain(read_json(folder / RUN_FILE)) | run.to_json() | {"decision": _plain(decide(table, run))}
     write_text(folder / RUN_FILE, json.dumps(content, indent=2, allow_nan=False))
     return table, run
+
+
+def _pick(table: pd.DataFrame, schedules: Sequence[Schedule], quality: Objective) -> Picks:
+    """Return the picks of verification as soon as it has a network with SE, else the search's."""
+    decides = schedules and len(schedules[-1].members) > 1
+    return pick_verified(table, schedules[-1], quality) if decides else pick_trials(table, quality)
 
 
 def _reference(

@@ -1,7 +1,5 @@
 """Results of verification: values of retrained networks, paired differences and rank agreement."""
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
@@ -10,43 +8,56 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy import stats
 
-from ..errors import RunFolderError
-from ..files import read_text
-from ..network.config import SEConfig
 from ..statistics import (
+    CONFIDENCE,
     Interval,
+    accuracy_estimate,
     confidence_of_each,
     crossed_difference,
     crossed_mean,
+    mean_estimate,
     noise_ceiling,
     rank_agreement,
 )
-from ..study.objectives import VERIFIED_COLUMNS
-from ..trials.notes import unpack
+from ..study.objectives import VERIFIED_COLUMNS, Objective
+from ..words import percent, percent_with_interval
+from .front import Judged
+from .learned import which_learned
 from .table import Advantage, Gain, describe_gain
+from .trainings import Outcomes, read_outcomes, seed_to_export
 
-VERIFICATION = "verification"
+VERIFIED = "verified"
+"""Value of ``--members`` for the networks that have been verified."""
 
 _FEWEST_TO_RANK = 3
 
-_Outcomes = tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]
-"""Correctness and log-loss of one network: a row for each seed, a column for each test image."""
 
+@dataclass(frozen=True)
+class Retraining:
+    """One training of a verified network and its values on the test images.
 
-def result_file(folder: Path, config: SEConfig, epochs: int, seed: int) -> Path:
-    """Return the file with the result of one training."""
-    return folder / VERIFICATION / f"{config.id}-epochs{epochs}-seed{seed}.json"
+    Attributes:
+        accuracy: Accuracy with its interval, which covers the choice of images.
+        log_loss: Log-loss with its interval.
+        learned: Whether it has learned, by :func:`~se_search.results.learned.which_learned`.
+        validation: Accuracy and log-loss on the validation images by name; ``None`` for a training of version 0.1.0.
+    """
 
-
-def weights_file(folder: Path, config: SEConfig, epochs: int) -> Path:
-    """Return the file with the weights of a network's first training."""
-    return folder / VERIFICATION / f"{config.id}-epochs{epochs}.safetensors"
+    seed: int
+    accuracy: Interval
+    log_loss: Interval
+    learned: bool
+    validation: Mapping[str, float] | None
 
 
 @dataclass(frozen=True)
 class Member:
     """A verified network and its values on the test images.
+
+    Accuracy and log-loss are means over all trainings, those that have not learned among them: what a user gets from a
+    training on average.
 
     Attributes:
         config_id: Id of its configuration.
@@ -54,6 +65,14 @@ class Member:
         name: Name of a baseline; empty for others.
         accuracy_difference: Paired difference of accuracy to the network without SE.
         log_loss_difference: Paired difference of log-loss to the network without SE.
+        trainings: Its trainings with the schedule's seeds.
+        exported: The training whose weights an export has: the best one on the validation images.
+        learned: Number of trainings that have learned.
+        probability: Probability that a training learns, with Clopper and Pearson's interval.
+        accuracy_learned: Accuracy of the trainings that have learned; ``None`` if none has.
+        log_loss_learned: Log-loss of the trainings that have learned; ``None`` if none has.
+        better_than: Ids of the members that it is significantly better than in the run's quality, failed trainings
+            included, with Bonferroni's correction for the number of other members.
     """
 
     config_id: str
@@ -63,6 +82,26 @@ class Member:
     log_loss: Interval
     accuracy_difference: Interval
     log_loss_difference: Interval
+    trainings: tuple[Retraining, ...]
+    exported: Retraining
+    learned: int
+    probability: Interval
+    accuracy_learned: Interval | None
+    log_loss_learned: Interval | None
+    better_than: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """Return its name in sentences: trial 1 (uniform r=16)."""
+        if self.number is None:
+            return self.name
+        return f"trial {self.number}" + (f" ({self.name})" if self.name else "")
+
+    @property
+    def failure(self) -> str:
+        """Say how many trainings did not learn: 1 of 3 trainings did not learn; empty if all have."""
+        trained = len(self.trainings)
+        return f"{trained - self.learned} of {trained} trainings did not learn" if self.learned < trained else ""
 
 
 @dataclass(frozen=True)
@@ -81,6 +120,7 @@ class Schedule:
         held: Kendall's τ between this ranking and that of the previous schedule; ``None`` for the first.
         ranking: Sentences about these rank agreements.
         networks: Advantages of the networks with SE over no SE, the best one first.
+        failures: Sentences about networks whose trainings have not all learned.
     """
 
     epochs: int
@@ -94,15 +134,20 @@ class Schedule:
     held: Interval | None
     ranking: tuple[str, ...]
     networks: tuple[Advantage, ...] = ()
+    failures: tuple[str, ...] = ()
 
 
-def read_verified(folder: Path, trials: pd.DataFrame, without_se: str) -> tuple[Schedule, ...]:
+def read_verified(
+    folder: Path, trials: pd.DataFrame, without_se: str, quality: Objective, chance: float
+) -> tuple[Schedule, ...]:
     """Return the results of each schedule of verification, the shortest first; empty before any.
 
     Args:
         folder: A run folder.
         trials: Its table of trials.
         without_se: Id of the configuration without SE, the baseline of all differences.
+        quality: Accuracy or log-loss, by which networks are judged.
+        chance: Accuracy at chance level.
 
     Raises:
         RunFolderError: If a result is damaged.
@@ -111,27 +156,38 @@ def read_verified(folder: Path, trials: pd.DataFrame, without_se: str) -> tuple[
     estimates = {config: row["log_loss"] for config, row in known.items() if np.isfinite(row["log_loss"])}
     schedules: list[Schedule] = []
     before: dict[str, float] = {}
-    for epochs, results in sorted(_read(folder).items()):
+    for epochs, results in sorted(read_outcomes(folder).items()):
         seeds, configs = _without_gaps(results, without_se)
         if not configs:
             continue
         configs.sort(key=lambda config: (config != without_se, known.get(config, {}).get("number", -1)))
-        correct, losses = (
-            {config: np.concatenate([results[config][seed][kind] for seed in seeds]) for config in configs}
-            for kind in (0, 1)
-        )
-        members = tuple(
-            Member(
-                config,
-                known[config]["number"] if config in known else None,
-                "no SE" if config == without_se else known.get(config, {}).get("name", "uniform r=16"),
-                astuple(crossed_mean(correct[config])),
-                astuple(crossed_mean(losses[config])),
-                astuple(crossed_difference(correct[config], correct[without_se])),
-                astuple(crossed_difference(losses[config], losses[without_se])),
+        correct = {config: np.concatenate([results[config][seed].correct for seed in seeds]) for config in configs}
+        losses = {config: np.concatenate([results[config][seed].losses for seed in seeds]) for config in configs}
+        better = _better_than(losses if quality.name == "log_loss" else correct, quality)
+        trainings = _retrainings({config: results[config] for config in configs}, chance)
+        members = []
+        for config in configs:
+            common = tuple(trainings[config][seed] for seed in seeds)
+            learned = np.array([one.learned for one in common])
+            some = bool(learned.any())
+            members.append(
+                Member(
+                    config,
+                    known[config]["number"] if config in known else None,
+                    "no SE" if config == without_se else known.get(config, {}).get("name", "uniform r=16"),
+                    astuple(crossed_mean(correct[config])),
+                    astuple(crossed_mean(losses[config])),
+                    astuple(crossed_difference(correct[config], correct[without_se])),
+                    astuple(crossed_difference(losses[config], losses[without_se])),
+                    common,
+                    trainings[config][seed_to_export(results[config], quality)],
+                    int(learned.sum()),
+                    _share(int(learned.sum()), len(seeds)),
+                    astuple(crossed_mean(correct[config][learned])) if some else None,
+                    astuple(crossed_mean(losses[config][learned])) if some else None,
+                    better[config],
+                )
             )
-            for config in configs
-        )
         by_seed = {config: values.mean(1) for config, values in losses.items()}
         means = {config: float(values.mean()) for config, values in by_seed.items()}
         agreement, held = _agreement(estimates, means), _agreement(before, means)
@@ -144,14 +200,13 @@ def read_verified(folder: Path, trials: pd.DataFrame, without_se: str) -> tuple[
             ranking += (
                 f"Rank agreement of {schedules[-1].epochs} and {epochs} epochs: Kendall's τ = {_interval(held)}.",
             )
-        images = correct[without_se].shape[1]
         gain = _gain(members, correct, losses, len(seeds))
         schedules.append(
             Schedule(
                 epochs=epochs,
                 seeds=tuple(seeds),
-                images=images,
-                members=members,
+                images=correct[without_se].shape[1],
+                members=tuple(members),
                 agreement=agreement,
                 ceiling=ceiling,
                 helps=gain.measurable,
@@ -159,6 +214,7 @@ def read_verified(folder: Path, trials: pd.DataFrame, without_se: str) -> tuple[
                 held=held,
                 ranking=ranking,
                 networks=gain.networks,
+                failures=tuple(_describe_failure(one) for one in members if one.failure),
             )
         )
         before = means
@@ -168,7 +224,14 @@ def read_verified(folder: Path, trials: pd.DataFrame, without_se: str) -> tuple[
 def add_verified(trials: pd.DataFrame, schedules: Sequence[Schedule]) -> pd.DataFrame:
     """Return the table of trials with :data:`VERIFIED_COLUMNS`, from the longest schedule of each trial."""
     values = {
-        one.config_id: [*one.accuracy, *one.log_loss, *one.log_loss_difference, schedule.epochs, len(schedule.seeds)]
+        one.config_id: [
+            *one.accuracy,
+            *one.log_loss,
+            *one.log_loss_difference,
+            schedule.epochs,
+            len(schedule.seeds),
+            one.learned,
+        ]
         for schedule in schedules
         for one in schedule.members
     }
@@ -176,27 +239,38 @@ def add_verified(trials: pd.DataFrame, schedules: Sequence[Schedule]) -> pd.Data
     return trials.join(added, on="config_id")
 
 
-def _read(folder: Path) -> dict[int, dict[str, dict[int, _Outcomes]]]:
-    """Return the outcomes by epochs, configuration and seed."""
-    found: dict[int, dict[str, dict[int, _Outcomes]]] = {}
-    images: dict[int, int] = {}
-    for file in sorted((folder / VERIFICATION).glob("*.json")):
-        name = re.fullmatch(r"(\w+)-epochs(\d+)-seed(\d+)", file.stem)
-        if name is None:
-            continue
-        config, epochs, seed = name[1], int(name[2]), int(name[3])
-        try:
-            content = json.loads(read_text(file))
-            correct, losses = unpack(content["correct"]), unpack(content["losses"])
-        except Exception as error:  # a damaged file can raise anything on its way through JSON, base64, zlib and NumPy
-            raise RunFolderError(f"{file} is damaged ({type(error).__name__}): delete it and verify again") from error
-        if correct.shape[1] != images.setdefault(epochs, correct.shape[1]):
-            raise RunFolderError(f"{file} has other images than the results beside it: delete it and verify again")
-        found.setdefault(epochs, {}).setdefault(config, {})[seed] = correct, losses
-    return found
+def command_for_seeds(schedule: Schedule, folder: str, usual_epochs: int) -> tuple[str, ...]:
+    """Return the arguments of ``se-search`` that train the networks of a schedule with two more seeds.
+
+    Args:
+        schedule: A schedule of verification.
+        folder: The run folder.
+        usual_epochs: Epochs of the study, which ``se-search verify`` uses by default.
+    """
+    epochs = () if schedule.epochs == usual_epochs else ("--epochs", str(schedule.epochs))
+    return ("verify", folder, "--members", VERIFIED, "--seeds", str(len(schedule.seeds) + 2), *epochs)
 
 
-def _without_gaps(results: Mapping[str, Mapping[int, _Outcomes]], without_se: str) -> tuple[list[int], list[str]]:
+@dataclass(frozen=True)
+class VerifiedWeights:
+    """A verified network whose weights are exported: those of ``member.exported``, trained for ``epochs``."""
+
+    epochs: int
+    member: Member
+
+
+def find_weights(schedules: Sequence[Schedule], config_id: str) -> VerifiedWeights | None:
+    """Return a network of the longest schedule that has it; ``None`` if it has not been verified."""
+    found = (
+        VerifiedWeights(schedule.epochs, one)
+        for schedule in reversed(schedules)
+        for one in schedule.members
+        if one.config_id == config_id
+    )
+    return next(found, None)
+
+
+def _without_gaps(results: Mapping[str, Mapping[int, Outcomes]], without_se: str) -> tuple[list[int], list[str]]:
     """Return seeds and configurations such that each configuration has a result for each seed.
 
     The seeds are the first ones of the network without SE, as many as give the most results. Seeds that were only begun
@@ -208,6 +282,55 @@ def _without_gaps(results: Mapping[str, Mapping[int, _Outcomes]], without_se: st
         for count in range(1, len(first) + 1)
     ]
     return max(candidates, key=lambda one: (len(one[0]) * len(one[1]), len(one[1])), default=([], []))
+
+
+def _retrainings(results: Mapping[str, Mapping[int, Outcomes]], chance: float) -> dict[str, dict[int, Retraining]]:
+    """Return the trainings by configuration and seed."""
+    learned = which_learned(
+        [np.concatenate([one.correct for one in seeds.values()]) for seeds in results.values()], chance
+    )
+    return {
+        config: {
+            seed: Retraining(
+                seed,
+                astuple(accuracy_estimate(one.correct[0])),
+                astuple(mean_estimate(one.losses[0])),
+                bool(has),
+                one.validation,
+            )
+            for (seed, one), has in zip(seeds.items(), flags, strict=True)
+        }
+        for (config, seeds), flags in zip(results.items(), learned, strict=True)
+    }
+
+
+def _better_than(outcomes: Mapping[str, npt.NDArray[Any]], quality: Objective) -> dict[str, tuple[str, ...]]:
+    """Return for each network the others that it is significantly better than."""
+    confidence = confidence_of_each(max(len(outcomes) - 1, 1))
+
+    judged, names = Judged(list(outcomes.values()), quality.sign), list(outcomes)
+
+    def better(one: int) -> tuple[str, ...]:
+        return tuple(name for other, name in enumerate(names) if judged.is_better(one, other, confidence))
+
+    return {name: better(place) for place, name in enumerate(names)}
+
+
+def _share(part: int, of: int) -> Interval:
+    low, high = stats.binomtest(part, of).proportion_ci(CONFIDENCE, method="exact")
+    return part / of, float(low), float(high)
+
+
+def _describe_failure(member: Member) -> str:
+    failed = ", ".join(percent(one.accuracy[0]) for one in member.trainings if not one.learned)
+    said = f"{member.label[:1].upper()}{member.label[1:]}: {member.failure} (accuracy {failed})."
+    if member.accuracy_learned is None:
+        return said
+    chance = percent_with_interval(*member.probability, decimals=0)
+    return (
+        f"{said} A training learns with a probability of {chance}; the accuracy is then "
+        f"{percent_with_interval(*member.accuracy_learned)}."
+    )
 
 
 def _agreement(first: Mapping[str, float], second: Mapping[str, float]) -> Interval | None:
@@ -250,9 +373,7 @@ def _gain(
         for one in others
     )
     best = others[0]
-    trial = f"trial {best.number}" + (f" ({best.name})" if best.name else "")
-    name = best.name if best.number is None else trial
-    gain = describe_gain(name, networks, len(others), "test image and seed")
+    gain = describe_gain(best.label, networks, len(others), "test image and seed")
     if seeds > 1:
         return gain
     return replace(gain, sentence=f"{gain.sentence} With one seed, the interval excludes the randomness of training.")

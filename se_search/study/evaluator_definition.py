@@ -183,15 +183,16 @@ class EvaluatorDefinition(Definition):
             seen: Data and length of training, as in ``"saw 1000 training images of digits for 8 epochs"``.
             data: Name of the data.
         """
-        return self.describe_verified_weights(seen)
+        return self.describe_verified_weights(seen, "the first seed")
 
-    def describe_verified_weights(self, seen: str) -> str:
+    def describe_verified_weights(self, seen: str, training: str) -> str:
         """Describe the origin of the weights that verification evaluates.
 
         Args:
             seen: As in :meth:`describe_weights`.
+            training: The training that gave the weights, as in ``"seed 1"``.
         """
-        return f"Trained independently from random weights: the network {seen} (weights of the first seed)."
+        return f"Trained independently from random weights: the network {seen} (weights of {training})."
 
 
 class SupernetDefinition(EvaluatorDefinition):
@@ -323,7 +324,7 @@ class FinetuneDefinition(_SingleNetworks):
         trainer.load(folder)
         return trainer
 
-    def describe_verified_weights(self, seen: str) -> str:
+    def describe_verified_weights(self, seen: str, training: str) -> str:
         """Describe retraining from the common backbone."""
         start = "a backbone that was first trained on the same images"
         if self.starts_from_published_weights:
@@ -332,7 +333,7 @@ class FinetuneDefinition(_SingleNetworks):
             start = "backbone weights that the user gave, whose licence applies"
         return (
             f"Trained independently from {start}, with SE blocks that have no effect at initialisation: the network "
-            f"{seen} (weights of the first seed)."
+            f"{seen} (weights of {training})."
         )
 
 

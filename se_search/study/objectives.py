@@ -186,6 +186,7 @@ VERIFIED_COLUMNS = (
     "verified_log_loss_difference_high",
     "verified_epochs",
     "verified_seeds",
+    "verified_learned",
 )
 """Columns that verification adds to the table of trials; differences are to the network without SE."""
 

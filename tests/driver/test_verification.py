@@ -18,7 +18,7 @@ from se_search.data.load import load_data
 from se_search.driver import verification
 from se_search.driver.loop import run_search
 from se_search.errors import DefinitionError, RunFolderError
-from se_search.results.verified import VERIFICATION, result_file, weights_file
+from se_search.results.trainings import VERIFICATION, result_file, weights_file
 from se_search.statistics import crossed_difference, crossed_mean
 from se_search.study.files import load_study
 from se_search.study.objectives import VERIFIED_COLUMNS
@@ -50,6 +50,12 @@ def arrays(folder, config, name, epochs=1):
     return np.concatenate([unpack(json.loads(file.read_text())[name]) for file in files])
 
 
+def kept_seeds(folder, config):
+    """Seeds of the trainings whose weights are in the folder."""
+    names = f"{config.id}-epochs1-seed*.safetensors"
+    return [int(file.stem.rpartition("seed")[2]) for file in (folder / VERIFICATION).glob(names)]
+
+
 def member(folder, config):
     run = json.loads((folder / "run.json").read_text())
     (schedule,) = run["verified"]
@@ -58,13 +64,14 @@ def member(folder, config):
 
 def test_the_kept_weights_give_the_values_on_the_test_images(verified):
     model = timm.create_model("test_resnet", num_classes=10)
-    model.load_state_dict(load_file(weights_file(verified, BARE, 1)))
+    (kept,) = kept_seeds(verified, BARE)
+    model.load_state_dict(load_file(weights_file(verified, BARE, 1, kept)))
     images, labels = load_data("digits").test.tensors
     with torch.no_grad():
         logits = model.eval()(images)
-    assert (arrays(verified, BARE, "correct")[0] == (logits.argmax(1) == labels).numpy()).all()
+    assert (arrays(verified, BARE, "correct")[kept] == (logits.argmax(1) == labels).numpy()).all()
     losses = F.cross_entropy(logits, labels, reduction="none").numpy()
-    assert arrays(verified, BARE, "losses")[0] == pytest.approx(losses, abs=1e-4)
+    assert arrays(verified, BARE, "losses")[kept] == pytest.approx(losses, abs=1e-4)
 
 
 def test_seeds_differ_and_configurations_share_them(verified):
@@ -121,7 +128,8 @@ def test_an_export_of_verified_weights_has_their_outputs_and_says_what_they_are(
     images, labels = load_data("digits").test.tensors
     with torch.no_grad():
         correct = (model(images).argmax(1) == labels).numpy()
-    assert (correct == arrays(verified, UNIFORM, "correct")[0]).all()
+    (kept,) = kept_seeds(verified, UNIFORM)
+    assert (correct == arrays(verified, UNIFORM, "correct")[kept]).all()
     card = (tmp_path / "exported" / "README.md").read_text()
     assert "Trained independently from random weights" in card
     assert f"{trials.loc[UNIFORM.id, 'verified_accuracy']:.2%}".replace("%", " %") in card

@@ -10,7 +10,7 @@ from se_search.report.tables import describe_front
 from se_search.report.text import render_markdown
 from se_search.results.picks import Picks
 from se_search.results.record import read_results
-from se_search.results.verified import Member, Schedule
+from se_search.results.verified import Member, Retraining, Schedule
 from se_search.study.objectives import OBJECTIVES
 
 HOSTILE = (
@@ -63,6 +63,10 @@ def test_of_a_run_that_judges_by_log_loss_that_is_told(results):
 
 def test_verified_networks_have_a_table(results):
     trials, run = results
+    trainings = tuple(
+        Retraining(seed, (accuracy,) * 3, (0.3, 0.2, 0.4), accuracy > 0.5, None)
+        for seed, accuracy in enumerate((0.95, 0.1))
+    )
     member = Member(
         config_id="",
         number=3,
@@ -71,6 +75,13 @@ def test_verified_networks_have_a_table(results):
         log_loss=(0.3, 0.2, 0.4),
         accuracy_difference=(0.1, 0.0, 0.2),
         log_loss_difference=(-0.1, -0.2, 0.0),
+        trainings=trainings,
+        exported=trainings[0],
+        learned=1,
+        probability=(0.5, 0.01, 0.99),
+        accuracy_learned=(0.95, 0.9, 0.97),
+        log_loss_learned=(0.2, 0.1, 0.3),
+        better_than=(),
     )
     schedule = Schedule(
         epochs=7,
@@ -83,6 +94,7 @@ def test_verified_networks_have_a_table(results):
         finding="F.",
         held=None,
         ranking=("R.",),
+        failures=("One failed.",),
     )
     tokens = parse(render_markdown(trials.assign(on_front=False), replace(run, verified=(schedule,))))
     assert "Verified: retrained independently (7 epochs, 2 seeds)" in texts(tokens, "heading")
@@ -91,10 +103,10 @@ def test_verified_networks_have_a_table(results):
         "90.00 % [80.00, 95.00]",
         "0.3000 [0.2000, 0.4000]",
         "-0.1000 [-0.2000, +0.0000]",
-        "mine",
+        "mine, 1 of 2 trainings did not learn",
     ]
     assert "Evaluated on 397 test images, with 95 % intervals." in texts(tokens, "paragraph")
-    assert {"F.", "R."} <= set(texts(tokens, "paragraph"))
+    assert {"F.", "One failed.", "R."} <= set(texts(tokens, "paragraph"))
 
 
 def test_names_from_outside_are_text(results):
