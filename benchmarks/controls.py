@@ -1,6 +1,6 @@
 """Effect of squeeze-and-excitation on the embedded tasks, by stand-alone training from scratch.
 
-    python benchmarks/controls.py                                # all three tasks, three seeds
+    python benchmarks/controls.py                                # all tasks, three seeds
     python benchmarks/controls.py --task digits-context --seeds 5
     python benchmarks/controls.py --task digits-context --backbone test_resnet --position post
 
@@ -28,9 +28,9 @@ DEFAULTS = {
     "digits": ("resnet10t", "standard", 8, 0.002),
     "digits-hard": ("resnet10t", "standard", 8, 0.002),
     "digits-context": ("test_efficientnet", "existing", 6, 0.006),
+    "digits-distant": ("resnet18", "post", 4, 0.004),
 }
 """Backbone, position, epochs and learning rate."""
-BATCH = 64
 RATIOS = (16, 4)
 
 
@@ -42,7 +42,7 @@ def train_seeds(
     unseen = ConcatDataset([data.validation, data.test])
     losses, accuracies = [], []
     for seed in range(seeds):
-        evaluation = evaluate_network(scratch.training(config, seed).finish(), unseen, BATCH)
+        evaluation = evaluate_network(scratch.training(config, seed).finish(), unseen, recipe.batch)
         losses.append(evaluation.losses[0].astype(float))
         accuracies.append(evaluation.accuracy.value)
     return np.stack(losses), float(np.mean(accuracies))
@@ -60,7 +60,7 @@ def compare(task: str, options: argparse.Namespace) -> None:
     backbone, position, epochs, learning_rate = DEFAULTS[task]
     backbone, position = options.backbone or backbone, options.position or position
     data = load_data(task, backbone)
-    recipe = TrainingRecipe(options.epochs or epochs, BATCH, options.learning_rate or learning_rate)
+    recipe = TrainingRecipe(options.epochs or epochs, options.batch, options.learning_rate or learning_rate)
     none = SEConfig.without_attention(backbone)
     configs = {"no SE": none}
     for ratio in RATIOS:
@@ -91,6 +91,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="trainings per network")
     parser.add_argument("--epochs", type=int, help="the task's own by default")
     parser.add_argument("--learning-rate", type=float, help="the task's own by default")
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
 

@@ -430,7 +430,11 @@ def test_shipped_spaces_and_studies_are_listed():
         "stages",
         "thin",
     ]
-    assert re.findall(r"^(\S+):", invoke("studies").output, re.MULTILINE) == ["digits", "digits-context"]
+    assert re.findall(r"^(\S+):", invoke("studies").output, re.MULTILINE) == [
+        "digits",
+        "digits-context",
+        "digits-distant",
+    ]
 
 
 def test_version():

@@ -2,19 +2,42 @@
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError, did_you_mean
-from .digits import load_context_digits, load_easy_digits, load_hard_digits
+from .digits import load_context_digits, load_distant_digits, load_easy_digits, load_hard_digits
 from .image_data import ImageData
 from .image_files import PREFIXES, USUAL_SPLITS, Splits, load_folder, load_timm_dataset
 
-EMBEDDED: Mapping[str, Callable[[], ImageData]] = {
-    "digits": load_easy_digits,
-    "digits-hard": load_hard_digits,
-    "digits-context": load_context_digits,
+
+@dataclass(frozen=True)
+class EmbeddedTask:
+    """Data that come with the package.
+
+    Attributes:
+        load: Loads the images.
+        scope: What a search on them can and cannot tell, in one sentence.
+    """
+
+    load: Callable[[], ImageData]
+    scope: str
+
+
+_SYNTHETIC = "This synthetic task is made so that SE helps: a gain on it says nothing about other images."
+
+EMBEDDED: Mapping[str, EmbeddedTask] = {
+    "digits": EmbeddedTask(
+        load_easy_digits,
+        "Plain digits need no SE: this search measures its costs and tests the installation, but cannot show a gain.",
+    ),
+    "digits-hard": EmbeddedTask(
+        load_hard_digits, "Distorted digits rank placements of SE: the ranking says nothing about other images."
+    ),
+    "digits-context": EmbeddedTask(load_context_digits, _SYNTHETIC),
+    "digits-distant": EmbeddedTask(load_distant_digits, _SYNTHETIC),
 }
-"""Data that come with the package."""
+"""Embedded tasks by name."""
 
 
 def load_data(
@@ -41,7 +64,7 @@ def load_data(
     if name in EMBEDDED:
         if (image_size, splits, root) != (None, USUAL_SPLITS, None):
             raise DataError(f"data {name!r} are embedded: leave image_size, splits and data_root out")
-        return EMBEDDED[name]()
+        return EMBEDDED[name].load()
     folder = Path(os.path.expanduser(name))  # like isdir, it does not raise for names that nothing can have
     dataset = name.startswith(PREFIXES)
     if not (dataset or os.path.isdir(folder)):

@@ -17,10 +17,11 @@ from torch import nn
 from ..cluster.evaluate import Job, evaluate
 from ..cluster.executor import ClusterOptions, Executor, InProcess
 from ..data.image_data import ImageData
+from ..data.load import EMBEDDED
 from ..devices import is_there
 from ..errors import RunFolderError
 from ..network.config import SEConfig
-from ..progress import progress_bar
+from ..progress import progress_bar, say
 from ..study.definitions import StudyDefinition
 from ..study.space import SearchSpace
 from ..training.distributed import take_part
@@ -103,6 +104,7 @@ def run_search(
         )
         return RayExecutor(job, cluster)
 
+    _say_scope(definition)
     with closing(latency), _reporting_unwritable(folder), open_folder(folder, definition, there) as study:
         note_data(folder, study, data)
         record_start(folder, definition)
@@ -131,6 +133,13 @@ def _with_parts(definition: StudyDefinition, there: StudyDefinition) -> StudyDef
         return definition
     space = definition.resolved_space.model_copy(update={"depth_parts": before.depth_parts})
     return definition.model_copy(update={"space": space})
+
+
+def _say_scope(definition: StudyDefinition) -> None:
+    """Say what a search on an embedded task can tell, and the command for the user's images."""
+    if definition.data in EMBEDDED:
+        say(EMBEDDED[definition.data].scope)
+        say(f"For your images: se-search run --backbone {definition.backbone} --data FOLDER", to_copy=True)
 
 
 @contextmanager

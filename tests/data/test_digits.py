@@ -1,4 +1,4 @@
-"""digits-hard and digits-context against scikit-learn's digits, resized and rotated by SciPy."""
+"""digits-hard, digits-context and digits-distant against scikit-learn's digits, resized and rotated by SciPy."""
 
 import math
 
@@ -9,8 +9,9 @@ from scipy.ndimage import map_coordinates
 from sklearn.datasets import load_digits
 
 from se_search import SEConfig, create_model
-from se_search.data.digits import load_context_digits, load_easy_digits, load_hard_digits
+from se_search.data.digits import load_context_digits, load_distant_digits, load_easy_digits, load_hard_digits
 
+ALL = [load_easy_digits, load_hard_digits, load_context_digits, load_distant_digits]
 IMAGES, LABELS = load_digits().images / 16, load_digits().target
 
 
@@ -65,7 +66,7 @@ def test_the_tasks_share_their_split():
         assert len(labels) % len(part) == 0
 
 
-@pytest.mark.parametrize("load", [load_easy_digits, load_hard_digits, load_context_digits])
+@pytest.mark.parametrize("load", ALL)
 def test_what_is_compared_on_is_always_the_same(load):
     first = parts(load())
     torch.manual_seed(99)
@@ -74,7 +75,7 @@ def test_what_is_compared_on_is_always_the_same(load):
         assert torch.equal(labels, labels_again)
 
 
-@pytest.mark.parametrize("load", [load_easy_digits, load_hard_digits, load_context_digits])
+@pytest.mark.parametrize("load", ALL)
 def test_images_are_normalised_with_the_training_images_alone(load):
     data = load()
     images = data.calibration.tensors[0].double()
@@ -126,16 +127,17 @@ def test_training_digits_of_a_batch_are_each_corrupted_in_their_own_way():
         assert label == LABELS[source]
 
 
-def test_the_lamp_says_which_digit_counts():
-    labels_known = torch.tensor(LABELS)
-    for (images, labels), repeats in zip(parts(load_context_digits()), (4, 2, 2), strict=True):
-        assert images.shape[1:] == (3, 16, 96)
-        lamp = images[:, 2, :, 72:]
+@pytest.mark.parametrize(("load", "size", "width"), [(load_context_digits, 16, 96), (load_distant_digits, 8, 64)])
+def test_the_lamp_says_which_digit_counts(load, size, width):
+    labels_known, dark = torch.tensor(LABELS), width * 3 // 4
+    for (images, labels), repeats in zip(parts(load()), (4, 2, 2), strict=True):
+        assert images.shape[1:] == (3, size, width)
+        lamp = images[:, 2, :, dark:]
         lit = lamp.mean((1, 2)) > 0.5
         torch.testing.assert_close(lamp, lit[:, None, None].float().expand_as(lamp), rtol=0, atol=1e-5)
-        assert float(images[:, 2, :, :72].abs().max()) < 1e-5
-        assert float(images[:, :2, :, 16:].abs().max()) < 1e-5
-        red, green = (numbers(images[:, channel, :, :16]) for channel in (0, 1))
+        assert float(images[:, 2, :, :dark].abs().max()) < 1e-5
+        assert float(images[:, :2, :, size:].abs().max()) < 1e-5
+        red, green = (numbers(images[:, channel, :, :size]) for channel in (0, 1))
         counts, other = torch.where(lit, red, green), torch.where(lit, green, red)
         assert torch.equal(labels, labels_known[counts])
         # Each digit counts equally often in either colour, so that neither lamp nor colour alone tells the class.
@@ -144,7 +146,7 @@ def test_the_lamp_says_which_digit_counts():
             assert set(other[colour].bincount().tolist()) <= {0, repeats // 2}
 
 
-@pytest.mark.parametrize("load", [load_easy_digits, load_hard_digits, load_context_digits])
+@pytest.mark.parametrize("load", ALL)
 def test_every_class_has_its_share_in_every_part(load):
     whole = torch.bincount(torch.tensor(LABELS)) / 1797
     for _, labels in parts(load()):

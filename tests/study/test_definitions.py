@@ -31,7 +31,7 @@ def test_the_shipped_files_are_whole():
         "stages",
         "thin",
     )
-    assert shipped_names("studies") == ("digits", "digits-context")
+    assert shipped_names("studies") == ("digits", "digits-context", "digits-distant")
     for name in shipped_names("search_spaces"):
         assert load_space(name).ratios == (2, 4, 8, 16, 32)  # the paper's table of reduction ratios
     assert load_study("digits").resolved_space == load_space("stages")
