@@ -18,6 +18,10 @@ _PAIRING_SEED = 2
 
 _REPEATS_CONTEXT = (4, 2, 2)  # images in which a digit gives the class, in training, validation and test
 
+_BOARD_SEED = 3
+_REPEATS_LOCAL = (4, 2, 2)  # boards in which a digit gives the class, in training, validation and test
+_BOARD_SIDE, _CELL, _SHOWN = 5, 16, 4  # cells, pixels, digits
+
 
 def load_easy_digits() -> ImageData:
     """Load scikit-learn's 1,797 grey 8×8 digits at 3×32×32: 1,000 to train, 400 to validate, 397 to test."""
@@ -129,6 +133,48 @@ def _strips(name: str, height: int, width: int, lamp: int) -> ImageData:
             strip[:, 2, :, -lamp:] = float(lit)
         parts.append((strips.flatten(0, 1), labels[part].repeat(repeats)))
     return _image_data(name, *parts)
+
+
+def load_local_digits() -> ImageData:
+    """Load a synthetic task that needs a local cue, so a local block must help a network that mixes globally.
+
+    A board of 5×5 cells of 16×16 pixels, the patches of a vision transformer, has four digits and a lamp in random
+    cells. The lamp is lit in the blue channel, the digits are grey. The class is that of the only digit in one of the
+    up to eight cells around the lamp. Each digit of a part gives the class 4 times in training and 2 times in
+    validation and test; the other three are drawn from the same part.
+
+    A network that takes the cells as a set can only guess among the four digits. One with global attention has to learn
+    from its position embeddings which cells are neighbours. A convolution over the grid of patches sees at once which
+    digit is beside the lamp.
+    """
+    digits, labels = _digits()
+    digits = F.interpolate(digits, size=_CELL, mode="bilinear")[:, 0]
+    generator = torch.Generator().manual_seed(_BOARD_SEED)
+    cells = [(row, column) for row in range(_BOARD_SIDE) for column in range(_BOARD_SIDE)]
+    parts = []
+    for part, repeats in zip(_split(labels), _REPEATS_LOCAL, strict=True):
+        boards = torch.zeros(repeats * len(part), 3, _BOARD_SIDE * _CELL, _BOARD_SIDE * _CELL)
+        for board, digit in zip(boards, part.repeat(repeats), strict=True):
+            order = [cells[place] for place in torch.randperm(len(cells), generator=generator)]
+            lamp = order[0]
+            beside = [cell for cell in order[1:] if _are_neighbours(cell, lamp)]
+            apart = [cell for cell in order[1:] if not _are_neighbours(cell, lamp)]
+            others = part[torch.randint(len(part), (_SHOWN - 1,), generator=generator)]
+            _cell(board, lamp)[2] = 1
+            for shown, cell in zip((digit, *others), (beside[0], *apart), strict=False):
+                _cell(board, cell)[:] = digits[shown]
+        parts.append((boards, labels[part].repeat(repeats)))
+    return _image_data("digits-local", *parts)
+
+
+def _are_neighbours(cell: tuple[int, int], other: tuple[int, int]) -> bool:
+    return max(abs(cell[0] - other[0]), abs(cell[1] - other[1])) == 1
+
+
+def _cell(board: torch.Tensor, cell: tuple[int, int]) -> torch.Tensor:
+    """Return the pixels of a cell, a view of shape ``(3, 16, 16)``."""
+    row, column = cell[0] * _CELL, cell[1] * _CELL
+    return board[:, row : row + _CELL, column : column + _CELL]
 
 
 def _digits() -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError, did_you_mean
-from .digits import load_context_digits, load_distant_digits, load_easy_digits, load_hard_digits
+from .digits import load_context_digits, load_distant_digits, load_easy_digits, load_hard_digits, load_local_digits
 from .image_data import ImageData
 from .image_files import PREFIXES, USUAL_SPLITS, Splits, load_folder, load_timm_dataset
 
@@ -36,6 +36,10 @@ EMBEDDED: Mapping[str, EmbeddedTask] = {
     ),
     "digits-context": EmbeddedTask(load_context_digits, _SYNTHETIC),
     "digits-distant": EmbeddedTask(load_distant_digits, _SYNTHETIC),
+    "digits-local": EmbeddedTask(
+        load_local_digits,
+        "This synthetic task is made so that local mixing helps: a gain on it says nothing about other images.",
+    ),
 }
 """Embedded tasks by name."""
 

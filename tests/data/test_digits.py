@@ -1,4 +1,4 @@
-"""digits-hard, digits-context and digits-distant against scikit-learn's digits, resized and rotated by SciPy."""
+"""digits-hard, digits-context, digits-distant and digits-local against scikit-learn's digits, resized and rotated by SciPy."""
 
 import math
 
@@ -9,9 +9,15 @@ from scipy.ndimage import map_coordinates
 from sklearn.datasets import load_digits
 
 from se_search import SEConfig, create_model
-from se_search.data.digits import load_context_digits, load_distant_digits, load_easy_digits, load_hard_digits
+from se_search.data.digits import (
+    load_context_digits,
+    load_distant_digits,
+    load_easy_digits,
+    load_hard_digits,
+    load_local_digits,
+)
 
-ALL = [load_easy_digits, load_hard_digits, load_context_digits, load_distant_digits]
+ALL = [load_easy_digits, load_hard_digits, load_context_digits, load_distant_digits, load_local_digits]
 IMAGES, LABELS = load_digits().images / 16, load_digits().target
 
 
@@ -144,6 +150,26 @@ def test_the_lamp_says_which_digit_counts(load, size, width):
         for colour in (lit, ~lit):
             assert set(counts[colour].bincount().tolist()) <= {0, repeats // 2}
             assert set(other[colour].bincount().tolist()) <= {0, repeats // 2}
+
+
+def test_the_class_is_that_of_the_only_digit_beside_the_lamp():
+    labels_known = torch.tensor(LABELS)
+    for (boards, labels), repeats in zip(parts(load_local_digits()), (4, 2, 2), strict=True):
+        assert boards.shape[1:] == (3, 80, 80)
+        cells = boards.reshape(-1, 3, 5, 16, 5, 16).permute(0, 2, 4, 1, 3, 5)  # rows, columns, colours
+        shown = cells[..., 0, :, :].amax((3, 4)) > 0.1
+        lamps = (cells[..., 2, :, :].amin((3, 4)) > 0.9) & ~shown
+        assert lamps.sum((1, 2)).eq(1).all()
+        assert shown.sum((1, 2)).eq(4).all()
+        assert float(cells[~shown & ~lamps].abs().max()) < 1e-5
+        assert float((cells[shown] - cells[shown][:, :1]).abs().max()) < 1e-5  # grey
+        _, rows, columns = lamps.nonzero().T
+        image, row, column = shown.nonzero().T
+        beside = torch.maximum((row - rows[image]).abs(), (column - columns[image]).abs()) == 1
+        assert torch.equal(image[beside], torch.arange(len(boards)))  # one for each board
+        counts = numbers(cells[shown][beside][:, 0])
+        assert torch.equal(labels, labels_known[counts])
+        assert set(counts.bincount().tolist()) <= {0, repeats}
 
 
 @pytest.mark.parametrize("load", ALL)
