@@ -246,7 +246,7 @@ def test_a_space_file_has_the_keys_of_its_kind_only():
         check_definition(SpaceDefinition, data | {"ratios": (4,)}, "space.yaml")
     with pytest.raises(DefinitionError, match="vectors is missing"):
         check_definition(SpaceDefinition, {"placement": "stage", "attention": "sum"}, "space.yaml")
-    with pytest.raises(DefinitionError, match="choose one of se, eca, sum"):
+    with pytest.raises(DefinitionError, match="choose one of se, eca, local, sum"):
         check_definition(SpaceDefinition, data | {"attention": "else"}, "space.yaml")
 
 
