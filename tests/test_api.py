@@ -122,10 +122,13 @@ def test_what_is_shipped_is_listed():
     assert [one.name for one in spaces() if not one.package] == [
         "blocks",
         "depth",
+        "extent",
         "gate",
+        "kinds",
         "position",
         "positions",
         "ratio",
+        "squeeze",
         "stage",
         "stages",
         "thin",

@@ -422,10 +422,13 @@ def test_shipped_spaces_and_studies_are_listed():
     assert re.findall(r"^(\S+):", invoke("spaces").output, re.MULTILINE) == [
         "blocks",
         "depth",
+        "extent",
         "gate",
+        "kinds",
         "position",
         "positions",
         "ratio",
+        "squeeze",
         "stage",
         "stages",
         "thin",
@@ -434,6 +437,8 @@ def test_shipped_spaces_and_studies_are_listed():
         "digits",
         "digits-context",
         "digits-distant",
+        "digits-local",
+        "extent",
     ]
 
 

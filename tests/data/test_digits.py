@@ -1,4 +1,4 @@
-"""digits-hard, digits-context, digits-distant and digits-local against scikit-learn's digits, resized and rotated by SciPy."""
+"""The embedded tasks against scikit-learn's digits, resized and rotated by SciPy."""
 
 import math
 

@@ -129,7 +129,8 @@ def test_it_starts_without_an_effect_learns_and_costs_what_is_counted(name, posi
     outputs.square().mean().backward()
     blocks = [module for module in network.modules() if isinstance(module, LocalBlock)]
     assert len(blocks) == len(config.placed)
-    assert all(block.conv.weight.grad.abs().sum() > 0 for block in blocks[:-1])
+    # A classifier of the class token does not see the patches after the last attention.
+    assert all(block.conv.weight.grad.abs().sum() > 0 for block in blocks[:-2])
 
     for one in (config, config_of(name, position, kernel=5, bias=False)):
         overhead = parameter_overhead(one)
@@ -153,7 +154,7 @@ def test_a_space_varies_the_kernel():
     searched = space()
     assert searched.distributions["stage2.kernel"].choices == ("none", 3, 5)
     known = searched.known_answers()
-    assert list(known) == ["no SE", "uniform local 3×3", "local 3×3 without the last part"]
+    assert list(known) == ["no SE", "uniform local 3×3", "local 3×3 without the last stage"]
     assert known["uniform local 3×3"] == config_of("test_vit")
     rng = random.Random(0)
     for config in (searched.draw(rng) for _ in range(20)):
@@ -183,10 +184,10 @@ def mixed(name, position):
     return SEConfig(name, tuple(kinds[place % 3](site) for place, site in enumerate(sites)))
 
 
-@pytest.mark.parametrize(("name", "position"), [("test_vit", "standard"), ("test_convnext", "standard")])
-def test_exports_of_all_kinds_have_the_same_outputs(tmp_path, name, position):
+@pytest.mark.parametrize("name", ["test_vit", pytest.param("test_convnext", marks=pytest.mark.slow)])
+def test_exports_of_all_kinds_have_the_same_outputs(tmp_path, name):
     torch.manual_seed(0)
-    config = mixed(name, position)
+    config = mixed(name, "standard")
     model = randomised(insert(bare_network(name), SEConfig.from_json(config.to_json()))).eval()
     size = (3, 160, 160)
     folder = tmp_path / "exported"

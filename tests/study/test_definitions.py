@@ -23,19 +23,23 @@ def test_the_shipped_files_are_whole():
     assert shipped_names("search_spaces") == (
         "blocks",
         "depth",
+        "extent",
         "gate",
+        "kinds",
         "position",
         "positions",
         "ratio",
+        "squeeze",
         "stage",
         "stages",
         "thin",
     )
-    assert shipped_names("studies") == ("digits", "digits-context", "digits-distant")
+    assert shipped_names("studies") == ("digits", "digits-context", "digits-distant", "digits-local", "extent")
     for name in shipped_names("search_spaces"):
         # The paper's table of reduction ratios; its other ablations are at r=16.
-        expected = {"thin": (16, 32)} | dict.fromkeys(("gate", "position", "stage"), (16,))
-        assert load_space(name).ratios == expected.get(name, (2, 4, 8, 16, 32))
+        ablations = ("extent", "gate", "position", "squeeze", "stage")
+        expected = {"thin": (16, 32), "kinds": (4, 16)} | dict.fromkeys(ablations, (16,))
+        assert load_space(name).kinds["se"].ratios == expected.get(name, (2, 4, 8, 16, 32))
     assert load_study("digits").resolved_space == load_space("stages")
 
 
