@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .export.loading import load_exported as load_exported
     from .export.timm_folder import export_timm as export_timm
     from .latency.meter import Ratio as Ratio, measure_latency as measure_latency
+    from .network.attention.eca import PlacedECA as PlacedECA
+    from .network.attention.local import PlacedLocal as PlacedLocal
     from .network.attention.se import PlacedSE as PlacedSE
     from .network.config import SEConfig as SEConfig
     from .network.insertion import create_model as create_model, insert as insert
@@ -42,6 +44,8 @@ _HOMES = {
     "Overhead": ".network.overhead",
     "Ratio": ".latency.meter",
     "Run": ".api",
+    "PlacedECA": ".network.attention.eca",
+    "PlacedLocal": ".network.attention.local",
     "PlacedSE": ".network.attention.se",
     "SEConfig": ".network.config",
     "SeSearchError": ".errors",
