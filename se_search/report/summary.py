@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 from ..results.record import DataRecord, RunRecord
+from ..results.table import name_attention
 from ..results.verified import Schedule
 from ..study.objectives import OBJECTIVES
 from ..words import counted
@@ -33,7 +34,7 @@ def describe_images(data: DataRecord) -> str:
 
 def _result(row: dict[Any, Any], run: RunRecord) -> str:
     stages = describe_stages(row["config"], run.sites)
-    what = "no SE at all" if row["se_blocks"] == 0 else f"SE in {stages}"
+    what = "no SE at all" if row["se_blocks"] == 0 else f"{name_attention(row['config'])} in {stages}"
     helps = run.verified[-1].helps if run.verified else run.gain is not None and run.gain.measurable
     chosen, caution = "best trade-off", ""
     if row["se_blocks"] > 0 and not helps:

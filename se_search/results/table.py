@@ -10,6 +10,7 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
+from ..network.attention import DEFAULT_KIND
 from ..network.config import SEConfig
 from ..statistics import CONFIDENCE, Estimate, Interval, confidence_of_each, crossed_difference, difference_in_words
 from ..study.objectives import COLUMNS, OBJECTIVES, Objective
@@ -223,6 +224,11 @@ def _row(trial: FrozenTrial, columns: Iterable[str]) -> dict[str, Any]:
 def read_config(text: str) -> SEConfig:
     """Read the configuration of a trial, with a cache."""
     return SEConfig.from_json(text)
+
+
+def name_attention(config: str) -> str:
+    """Name the new attention in the JSON of a configuration: SE, or attention if a block is of another kind."""
+    return "SE" if {one.kind for one in read_config(config).placed} <= {DEFAULT_KIND} else "attention"
 
 
 def _advantage(trial: FrozenTrial, none: FrozenTrial, quality: Objective, confidence: float) -> Advantage:

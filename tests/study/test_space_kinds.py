@@ -13,6 +13,7 @@ from se_search.errors import ConfigurationError, DefinitionError
 from se_search.network.attention.eca import PlacedECA
 from se_search.network.attention.eca_layers import ElasticECA
 from se_search.network.overhead import flops_overhead, parameter_overhead
+from se_search.results.table import name_attention
 from se_search.sampling.exact import exact_objectives
 from se_search.study.checking import check_definition
 from se_search.study.files import load_space
@@ -237,3 +238,11 @@ def test_a_configuration_of_another_kind_is_refused():
     searched = SearchSpace(BACKBONE, load_space("blocks"))
     with pytest.raises(ConfigurationError, match="not in this space"):
         searched.to_parameters(SEConfig(BACKBONE, (PlacedECA(site),)))
+
+
+def test_sentences_name_se_or_attention():
+    known = space().known_answers()
+    assert name_attention(known["uniform r=16"].to_json()) == "SE"
+    assert name_attention(SEConfig("regnety_002").to_json()) == "SE"
+    assert name_attention(SEConfig(BACKBONE, known["uniform r=16"].placed[:1]).to_json()) == "SE"
+    assert name_attention(SEConfig(BACKBONE, (PlacedECA(known["uniform r=16"].sites[0]),)).to_json()) == "attention"
