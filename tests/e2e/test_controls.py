@@ -3,11 +3,15 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
 
+from se_search import SEConfig
+
+STUDIES = Path(__file__).parents[2] / "studies"
 COMMAND = [sys.executable, "-m", "se_search"]
 
 
@@ -64,3 +68,21 @@ def test_the_positive_control_picks_a_network_that_is_better_verified(tmp_path):
         member["log_loss_difference"] for member in schedule["members"] if member["config_id"] == knee["config_id"]
     )
     assert -difference > 5 * (high - low) / 4
+
+
+@pytest.mark.slow
+def test_the_control_with_a_local_cue_picks_local_blocks_that_are_better_verified(tmp_path):
+    """A transformer must learn which patches are neighbours, and a local convolution knows it; see the task."""
+    study = yaml.safe_load((STUDIES / "digits-local.yaml").read_text())
+    study |= {"budget": 12, "latency": {"limit": 0.05}}
+    run, trials, _ = walk(tmp_path, study, seeds=3)
+    knee = trials.loc[run["picks"]["knee"]]
+    assert "local" in {one.kind for one in SEConfig.from_json(knee["config"]).placed}
+    (schedule,) = run["verified"]
+    difference, low, high = next(
+        member["log_loss_difference"] for member in schedule["members"] if member["config_id"] == knee["config_id"]
+    )
+    assert -difference > 5 * (high - low) / 4
+    # Global attention alone gains less than half of that.
+    (uniform,) = (member for member in schedule["members"] if member["name"] == "uniform r=16")
+    assert uniform["log_loss_difference"][0] > difference / 2
