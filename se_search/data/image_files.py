@@ -16,6 +16,7 @@ from timm.data import create_dataset, create_transform, get_img_extensions, reso
 from ..errors import DataError, first_reason
 from ..network.backbones import create_on_meta
 from ..words import some_of
+from .folders import SPLIT_NAMES, USUAL_SPLITS, Splits, check_different, check_links, cut_size, split_folders
 from .image_data import ImageData, ImageSet, UnreadableImages
 from .image_sources import (
     FolderSource,
@@ -34,32 +35,9 @@ PREFIXES = ("torch/", "hfds/", "hfids/", "wds/", "tfds/")
 TORCH_ROOT = Path("~/.cache/se-search/data")
 """Default folder of torchvision's datasets."""
 
-CUT_SHARE = 0.2
-"""Share of the training images in a validation or test part that is cut from them."""
-
-CUT_LIMIT = 10_000
-"""Maximum number of images in such a part."""
-
 _CUT_SEED = 2017  # part of the data's definition: every search has the same parts, whatever its seed
-_SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
 _PACKAGES = {"hfds": "datasets", "hfids": "datasets", "wds": "webdataset", "tfds": "tensorflow tensorflow_datasets"}
 _EXTRAS = {"hfds": "hfds", "hfids": "hfds", "wds": "wds"}
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Names of the splits of a folder or dataset; ``None`` looks for one of the usual name.
-
-    Configurations are compared on the validation split; the test split is for verification.
-    """
-
-    train: str | None = None
-    validation: str | None = None
-    test: str | None = None
-
-
-USUAL_SPLITS = Splits()
-"""Splits of the usual names; missing ones are cut from the training images."""
 
 
 def load_folder(name: str, folder: Path, backbone: str, image_size: int | None, splits: Splits) -> ImageData:
@@ -71,7 +49,7 @@ def load_folder(name: str, folder: Path, backbone: str, image_size: int | None, 
     Raises:
         DataError: If the folder has no images, too few images or classes, or a symlink that forms a loop.
     """
-    found = _split_folders(name, folder, splits)
+    found = split_folders(name, folder, splits)
     sources = {part: _read_folder(name, folder, path) for part, path in found.items()}
     return _indexed_data(name, sources, backbone, image_size)
 
@@ -98,56 +76,8 @@ def load_timm_dataset(name: str, root: Path | None, backbone: str, image_size: i
     return _streamed_data(name, rest, root, backbone, image_size, splits)
 
 
-def _split_folders(name: str, folder: Path, splits: Splits) -> dict[str, Path]:
-    try:
-        present = {entry.name for entry in os.scandir(folder) if entry.is_dir()}
-    except OSError as error:
-        raise DataError(f"data {name!r} cannot be read: {first_reason(error)}") from error
-    _check_different(name, splits)
-    found = {}
-    for part, given in asdict(splits).items():
-        if given is not None and not (folder / given).is_dir():
-            there = f"are {some_of(present)}" if present else "are no folders"
-            raise DataError(f"data {name!r} have no folder {given!r} for the {part} split: there {there}")
-        usual = (
-            [given]
-            if given is not None
-            else [
-                one
-                for one in _SPLIT_NAMES[part]
-                if one in present.difference(astuple(splits))
-                and any(entry.is_dir() for entry in os.scandir(folder / one))
-            ]
-        )
-        if len(usual) > 1:
-            raise DataError(f"data {name!r} have the folders {' and '.join(usual)}: name the {part} split in splits")
-        if usual:
-            found[part] = folder / usual[0]
-    if found and "train" not in found:
-        raise DataError(
-            f"data {name!r} have a folder {next(iter(found.values())).name!r} but none named 'train': name the "
-            f"training split in splits"
-        )
-    for one, other in itertools.permutations(found.values(), 2):
-        if one.resolve().is_relative_to(other.resolve()):
-            raise DataError(f"data {name!r} have splits that share images: {one} lies in {other}")
-    return found or {"train": folder}
-
-
-def _check_links(name: str, path: Path) -> None:
-    """Check that symlinks lead to no folder twice: loops never end, and otherwise images would count twice."""
-    seen: dict[str, str] = {}
-    for here, _, _ in os.walk(path, followlinks=True):
-        real = os.path.realpath(here)
-        if real in seen:
-            raise DataError(
-                f"data {name!r} contain the folder {real!r} twice, as {seen[real]!r} and as {here!r}: remove the link"
-            )
-        seen[real] = here
-
-
 def _read_folder(name: str, folder: Path, path: Path) -> FolderSource:
-    _check_links(name, path)
+    check_links(name, path)
     try:
         dataset = create_dataset("", str(path), search_split=False)
     except RuntimeError as error:  # timm's for a folder without images
@@ -186,12 +116,12 @@ def _torch_sources(name: str, rest: str, root: Path | None, splits: Splits) -> d
 def _hfds_sources(name: str, rest: str, root: Path | None, splits: Splits) -> dict[str, Source]:
     import datasets
 
-    _check_different(name, splits)
+    check_different(name, splits)
     sources: dict[str, Source] = {}
     try:
         present = datasets.get_dataset_split_names(rest)
         for part, given in asdict(splits).items():
-            usual = [one for one in _SPLIT_NAMES[part] if one in present and one not in astuple(splits)]
+            usual = [one for one in SPLIT_NAMES[part] if one in present and one not in astuple(splits)]
             if given is None and not usual:
                 continue
             split = given or usual[0]
@@ -235,7 +165,7 @@ def _streamed_data(
             f"data {name!r} are a stream, which cannot be split: name the validation and the test split in splits"
         )
     names = {"train": splits.train or "train", "validation": splits.validation, "test": splits.test}
-    _check_different(name, Splits(**names))
+    check_different(name, Splits(**names))
     place = str(root) if root else None
     if name.startswith("wds/"):
         folder = (root or Path(rest)).expanduser()
@@ -320,15 +250,9 @@ def _cut(name: str, source: Source, indices: Sequence[int], parts: int) -> tuple
             f"data {name!r} have {count} training images of the class {_class_name(source, rarest)!r}: at least "
             f"{parts + 1} are needed to cut validation or test images from them"
         )
-    size = max(min(round(CUT_SHARE * len(labels)), CUT_LIMIT), len(counts))
+    size = cut_size(len(labels), len(counts))
     rest, cut = train_test_split(indices, test_size=size, stratify=labels[indices], random_state=_CUT_SEED)
     return sorted(rest), sorted(cut)
-
-
-def _check_different(name: str, splits: Splits) -> None:
-    given = [split for split in astuple(splits) if split is not None]
-    if twice := [split for split, count in Counter(given).items() if count > 1]:
-        raise DataError(f"data {name!r} have the split {twice[0]!r} named for two parts: parts must not share images")
 
 
 def _check_labels(name: str, source: Source) -> None:

@@ -1,0 +1,261 @@
+"""What data can tell: the smallest differences that a search and its verification tell, against published gains."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..data.counts import count_images
+from ..data.folders import ImageCounts
+from ..errors import DefinitionError, as_given
+from ..paired_power import (
+    Comparison,
+    Variances,
+    images_needed,
+    seeds_needed,
+    smallest_accuracy_difference,
+    smallest_log_loss_difference,
+)
+from ..words import counted, percent
+from .published import PublishedGains, published_gains
+
+MEMBERS = 5
+"""Assumed number of networks that a verification compares with the one without SE."""
+
+_LEAST_SHARE = 1e-4
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Noise of the differences between two networks.
+
+    Attributes:
+        accuracy: Variances of differences of correctness.
+        log_loss: Variances of differences of log-loss.
+        assumed: Whether it is assumed, not seen in the run.
+    """
+
+    accuracy: Variances
+    log_loss: Variances
+    assumed: bool = False
+
+
+SEARCH_NOISE = Noise(Variances(0.08), Variances(0.10, kurtosis=20.0), assumed=True)
+"""Assumed for the search; see ``benchmarks/README.md``."""
+
+VERIFICATION_NOISE = Noise(Variances(0.03, 0.0001, 0.09), Variances(0.08, 0.0016, 0.15, 15.0), assumed=True)
+"""Assumed for verification; see ``benchmarks/README.md``."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """The smallest differences that a comparison tells with 80 % power at 95 % confidence.
+
+    Attributes:
+        images: Number of images on which networks are compared.
+        seeds: Number of trainings of each network.
+        comparisons: Number of networks with SE, for which the confidence is corrected.
+        accuracy: Smallest difference of accuracies (share); ``None`` if there is none.
+        log_loss: Smallest difference of log-losses (nats); ``None`` if there is none.
+        disagreement: Share of images on which exactly one of two networks is correct.
+        assumed: Whether the noise is assumed, not seen in the run.
+        images_needed: Number of images that would tell a typical published gain; ``None`` if no number does.
+        seeds_needed: Number of seeds that would tell it on these images; ``None`` if no number does.
+    """
+
+    images: int
+    seeds: int
+    comparisons: int
+    accuracy: float | None
+    log_loss: float | None
+    disagreement: float
+    assumed: bool
+    images_needed: int | None
+    seeds_needed: int | None
+
+
+@dataclass(frozen=True)
+class Power:
+    """What the data can tell; :attr:`sentences` say it in words.
+
+    Attributes:
+        search: Of the search, on validation images.
+        verification: Of verification, on test images.
+        published: Published gains of SE.
+        sentences: The differences that can be told, the published gains, and what would tell these.
+    """
+
+    search: Reach
+    verification: Reach
+    published: PublishedGains
+    sentences: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return asdict(self) | {"sentences": list(self.sentences)}
+
+    def __str__(self) -> str:
+        """Return the sentences."""
+        return " ".join(self.sentences)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared.
+
+    Attributes:
+        budget: Number of configurations of the search, one of which has no SE.
+        search_seeds: Trainings of each configuration in the search.
+        seeds: Trainings of each network in verification.
+        members: Networks with SE in verification.
+    """
+
+    budget: int = 50
+    search_seeds: int = 1
+    seeds: int = 3
+    members: int = MEMBERS
+
+
+def power(
+    data: str = "digits",
+    backbone: str | None = None,
+    *,
+    seeds: int = 3,
+    budget: int = 50,
+    images: int | None = None,
+) -> Power:
+    """Return the smallest differences that a search on these data and its verification can tell, without training.
+
+    Noise is assumed: of run folders the report states the power with the noise seen. ``se-search power`` calls this.
+
+    Args:
+        data: Embedded dataset, image folder or timm dataset, whose images are counted.
+        backbone: A timm architecture name, for published gains of its family; all by default.
+        seeds: Trainings of each network in verification.
+        budget: Number of configurations of the search.
+        images: Number of validation and of test images, instead of those of ``data``.
+
+    Raises:
+        DataError: If the data are unknown or cannot be used.
+        DefinitionError: If a number is too small.
+
+    Example:
+        >>> import se_search
+        >>> found = se_search.power("digits", "resnet50", budget=20)
+        >>> found.search.images, found.search.comparisons
+        (400, 19)
+    """
+    for option, value, least in (("seeds", seeds, 1), ("budget", budget, 2), ("images", images, 2)):
+        if value is not None and value < least:
+            raise DefinitionError(f"{as_given(option)} is {value}: it must be at least {least}")
+    counts = count_images(data, backbone) if images is None else ImageCounts(0, images, images)
+    return describe_power(counts, backbone, Plan(budget, 1, seeds))
+
+
+def describe_power(
+    counts: ImageCounts,
+    backbone: str | None,
+    plan: Plan,
+    search: Noise = SEARCH_NOISE,
+    verification: Noise = VERIFICATION_NOISE,
+) -> Power:
+    """Return the power of a search and its verification for known numbers of images and noise."""
+    published = published_gains(backbone)
+    in_search = Comparison(counts.validation, plan.search_seeds, max(plan.budget - 1, 1))
+    verified = Comparison(counts.test, plan.seeds, max(plan.members, 1))
+    reaches = _reach(in_search, search, published), _reach(verified, verification, published)
+    sentences = _can_be_told(*reaches), _published(published), _verdict(*reaches, published)
+    return Power(*reaches, published, sentences)
+
+
+def _reach(comparison: Comparison, noise: Noise, published: PublishedGains) -> Reach:
+    accuracy = smallest_accuracy_difference(comparison, noise.accuracy)
+    log_loss = smallest_log_loss_difference(comparison, noise.log_loss)
+    return Reach(
+        comparison.images,
+        comparison.seeds,
+        comparison.comparisons,
+        accuracy if math.isfinite(accuracy) else None,
+        log_loss if math.isfinite(log_loss) else None,
+        noise.accuracy.of_an_image,
+        noise.assumed,
+        images_needed(published.typical, comparison, noise.accuracy),
+        seeds_needed(published.typical, comparison, noise.accuracy) if comparison.seeds > 1 else None,
+    )
+
+
+def _can_be_told(search: Reach, verification: Reach) -> str:
+    return (
+        f"With {search.images:,} validation images, the search can tell {_differences(search)} from no SE, corrected "
+        f"for {counted(search.comparisons, 'configuration')}; verification with {verification.images:,} test images "
+        f"and {counted(verification.seeds, 'seed')} can tell {_differences(verification)}, corrected for "
+        f"{verification.comparisons} (80 % power at 95 % confidence, paired by image; {_noise(search, verification)})."
+    )
+
+
+def _differences(reach: Reach) -> str:
+    if reach.accuracy is None:
+        return "no difference of accuracy at all"
+    loss = "" if reach.log_loss is None else f" or {reach.log_loss:.2g} nats of log-loss"
+    return f"differences of at least {_points(reach.accuracy)} of accuracy{loss}"
+
+
+def _noise(search: Reach, verification: Reach) -> str:
+    parts = [
+        f"{'assumed' if reach.assumed else 'seen in this run'}: two networks differ on "
+        f"{percent(reach.disagreement, 1)} of the images in {where}"
+        for where, reach in (("the search", search), ("verification", verification))
+    ]
+    return "; ".join(parts)
+
+
+def _published(published: PublishedGains) -> str:
+    if published.count == 1:
+        gains = f"The published gain of SE for {published.networks} is {_signed(published.high)}"
+    else:
+        gains = (
+            f"Published gains of SE for {published.networks} are {_signed(published.low)} to "
+            f"{_signed(published.high)}, typically {_signed(published.typical)}"
+        )
+    others = "; other parts differ too" if published.others_differ else ""
+    return f"{gains} ({counted(published.count, 'ImageNet result')}, one checkpoint each{others})."
+
+
+def _verdict(search: Reach, verification: Reach, published: PublishedGains) -> str:
+    told = [
+        name
+        for name, reach in (("the search", search), ("verification", verification))
+        if reach.accuracy is not None and reach.accuracy <= published.typical
+    ]
+    gain = f"a gain of {_points(published.typical)}"
+    if len(told) == 2:
+        return f"So both the search and verification can tell {gain}."
+    lacking = " and ".join(
+        f"{_in_need(reach, name, kind)}"
+        for name, kind, reach in (("the search", "validation", search), ("verification", "test", verification))
+        if name not in told
+    )
+    can = f"{told[0]} can tell {gain}, " if told else f"neither the search nor verification can tell {gain}: "
+    return f"So {can}{lacking}."
+
+
+def _in_need(reach: Reach, name: str, kind: str) -> str:
+    ways = []
+    if reach.images_needed is not None:
+        ways.append(f"about {_rounded(reach.images_needed):,} {kind} images")
+    if reach.seeds_needed is not None:
+        ways.append(f"{counted(reach.seeds_needed, 'seed')} on these images")
+    return f"{name} needs {' or '.join(ways)}" if ways else f"{name} cannot with any number of images"
+
+
+def _rounded(number: int) -> int:
+    """Round up to two digits."""
+    unit = 10 ** max(len(str(number)) - 2, 0)
+    return -(-number // unit) * unit
+
+
+def _points(share: float) -> str:
+    return f"{100 * max(share, _LEAST_SHARE):.2g} points" if share < 0.1 else f"{100 * share:.0f} points"
+
+
+def _signed(share: float) -> str:
+    return f"{100 * share:+.1f} points"
