@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .deployment.deployment import Deployment as Deployment
     from .deployment.inference import optimize_for_inference as optimize_for_inference
     from .errors import SeSearchError as SeSearchError
+    from .evidence.power import Power as Power, power as power
     from .export.loading import load_exported as load_exported
     from .export.timm_folder import export_timm as export_timm
     from .latency.meter import Ratio as Ratio, measure_latency as measure_latency
@@ -47,6 +48,7 @@ _HOMES = {
     "PlacedECA": ".network.attention.eca",
     "PlacedLocal": ".network.attention.local",
     "PlacedSE": ".network.attention.se",
+    "Power": ".evidence.power",
     "SEConfig": ".network.config",
     "SeSearchError": ".errors",
     "Site": ".network.sites",
@@ -62,6 +64,7 @@ _HOMES = {
     "measure_latency": ".latency.meter",
     "optimize_for_inference": ".deployment.inference",
     "parameter_overhead": ".network.overhead",
+    "power": ".evidence.power",
     "search": ".api",
 }
 

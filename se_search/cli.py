@@ -4,6 +4,7 @@ import functools
 import importlib
 import inspect
 import io
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -452,6 +453,40 @@ def excitation(
         to=to,
     )
     show_excitation(found)
+
+
+@_command(".evidence.power")
+def power(
+    data: Annotated[str, typer.Option(help="Embedded dataset, image folder or timm dataset.")] = "digits",
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="Name of a timm architecture, for the published gains of its family.  [default: all]"),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Number of training seeds of each network in verification.")] = 3,
+    budget: Annotated[int, typer.Option(help="Number of configurations of the search.")] = 50,
+    images: Annotated[
+        int | None, typer.Option(help="Number of validation and of test images, instead of those of --data.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print numbers as JSON.")] = False,
+) -> None:
+    """State the smallest differences that data can tell, and published gains of SE. Nothing is trained.
+
+    Noise is assumed. The report of a run states the same with the noise seen in it.
+
+    \b
+    Example:
+      se-search power
+      se-search power --data path/to/images --backbone resnet50
+      se-search power --images 10000 --seeds 5 --budget 100 --json
+    """
+    from .evidence.power import power as power_of
+
+    found = power_of(data, backbone, seeds=seeds, budget=budget, images=images)
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2))
+        return
+    for sentence in found.sentences:
+        say(sentence)
 
 
 @_command()

@@ -1,11 +1,10 @@
 """Find, check and split the images of a user's folders and of timm's datasets."""
 
 import importlib.util
-import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..errors import DataError, did_you_mean
 from .digits import load_context_digits, load_distant_digits, load_easy_digits, load_hard_digits, load_local_digits
-from .image_data import ImageData
 from .folders import USUAL_SPLITS, Splits
+from .image_data import ImageData
 from .image_files import PREFIXES, load_folder, load_timm_dataset
 
 

@@ -97,6 +97,6 @@ def published_gains(backbone: str | None = None) -> PublishedGains:
 
 
 def family_of(name: str) -> str:
-    """Return the family in an architecture's name: ``resnet`` of ``resnet33ts``, ``mobilenetv2`` of ``mobilenetv2_100``."""
+    """Return the family in an architecture's name: ``resnet`` of ``resnet33ts``, ``regnetx`` of ``regnetx_002``."""
     first = re.sub(r"^(tf_|test_|legacy_)+", "", name.lower()).partition(".")[0].partition("_")[0]
     return re.sub(r"(?<!v)\d+[a-z]{0,2}$", "", first)

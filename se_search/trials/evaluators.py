@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from ..data.image_data import ImageData
 from ..data.folders import Splits
+from ..data.image_data import ImageData
 from ..data.load import load_data
 from ..devices import check_device
 from ..errors import DefinitionError, as_given, did_you_mean

@@ -1,0 +1,115 @@
+"""What data can tell, in numbers and words, by itself and for a run."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+import se_search
+from se_search.cli import app
+from se_search.data.folders import ImageCounts
+from se_search.errors import DataError, DefinitionError
+from se_search.evidence.power import SEARCH_NOISE, VERIFICATION_NOISE, Noise, Plan, describe_power
+from se_search.evidence.published import published_gains
+from se_search.paired_power import (
+    Comparison,
+    Variances,
+    images_needed,
+    seeds_needed,
+    smallest_accuracy_difference,
+    smallest_log_loss_difference,
+)
+
+
+def test_the_differences_are_those_of_the_comparisons_of_search_and_verification():
+    found = se_search.power("digits", "resnet50", seeds=4, budget=20)
+    in_search, verified = Comparison(400, 1, 19), Comparison(397, 4, 5)
+    assert found.search.accuracy == smallest_accuracy_difference(in_search, SEARCH_NOISE.accuracy)
+    assert found.search.log_loss == smallest_log_loss_difference(in_search, SEARCH_NOISE.log_loss)
+    assert found.verification.accuracy == smallest_accuracy_difference(verified, VERIFICATION_NOISE.accuracy)
+    gain = published_gains("resnet50").typical
+    assert found.search.images_needed == images_needed(gain, in_search, SEARCH_NOISE.accuracy)
+    assert found.verification.seeds_needed == seeds_needed(gain, verified, VERIFICATION_NOISE.accuracy)
+    assert (found.search.assumed, found.verification.assumed) == (True, True)
+
+
+def test_the_sentences_say_what_can_be_told_what_is_published_and_what_would_tell_it():
+    can, published, verdict = se_search.power("digits", "resnet50").sentences
+    assert can.startswith("With 400 validation images, the search can tell differences of at least ")
+    assert "corrected for 49 configurations" in can
+    assert "397 test images and 3 seeds" in can
+    assert "assumed: two networks differ on" in can
+    assert published.startswith("Published gains of SE for resnet networks are -1.0 points to +1.5 points, typically ")
+    assert "13 ImageNet results, one checkpoint each" in published
+    assert verdict.startswith("So neither the search nor verification can tell a gain of 0.79 points: ")
+    assert "validation images" in verdict
+
+
+def test_enough_images_can_tell():
+    noise = Noise(Variances(0.02, 0.0, 0.02), Variances(0.01))
+    found = describe_power(ImageCounts(1000, 200_000, 200_000), "resnet50", Plan(), noise, noise)
+    assert found.search.accuracy < published_gains("resnet50").typical
+    assert found.sentences[-1] == "So both the search and verification can tell a gain of 0.79 points."
+    assert "seen in this run: two networks differ on 4.0 % of the images" in found.sentences[0]
+
+
+def test_noise_of_seeds_is_not_beaten_by_images():
+    noise = Noise(Variances(0.02, 0.02**2, 0.02), Variances(0.01))
+    found = describe_power(ImageCounts(1000, 200_000, 200_000), "resnet50", Plan(), noise, noise)
+    assert found.verification.images_needed is None
+    assert f"verification needs {found.verification.seeds_needed} seeds on these images." in found.sentences[-1]
+
+
+def test_a_handful_of_images_tells_nothing():
+    found = se_search.power(images=4)
+    assert found.search.accuracy is None
+    assert "no difference of accuracy at all" in found.sentences[0]
+
+
+def test_a_single_published_result_is_no_range():
+    (_, published, _) = se_search.power("digits", "vgg16_bn").sentences
+    assert published == (
+        "The published gain of SE for vgg networks is +1.8 points (1 ImageNet result, one checkpoint each)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"), [({"seeds": 0}, "seeds is 0"), ({"budget": 1}, "budget"), ({"images": 1}, "images is 1")]
+)
+def test_impossible_numbers_are_refused(arguments, words):
+    with pytest.raises(DefinitionError, match=words):
+        se_search.power(**arguments)
+
+
+def test_unknown_data_are_refused():
+    with pytest.raises(DataError, match="'digitz' are neither embedded"):
+        se_search.power("digitz", "resnet18")
+
+
+def test_the_command_prints_the_sentences_and_the_numbers():
+    found = se_search.power("digits-context", "resnet18", seeds=2, budget=10)
+    arguments = ["power", "--data", "digits-context", "--backbone", "resnet18", "--seeds", "2", "--budget", "10"]
+    printed = CliRunner().invoke(app, arguments)
+    assert " ".join(printed.output.split()) == str(found)
+    as_json = CliRunner().invoke(app, [*arguments, "--json"])
+    assert json.loads(as_json.output) == found.to_json()
+
+
+def test_a_mistake_is_one_sentence_that_names_the_option():
+    refused = CliRunner().invoke(app, ["power", "--budget", "1"])
+    assert refused.exit_code == 2
+    assert refused.stderr == "Error: --budget is 1: it must be at least 2\n"
+
+
+def test_the_command_needs_no_pytorch():
+    code = (
+        "import sys; from se_search.cli import main\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules, 'timm' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, "power", "--backbone", "resnet50", "--images", "5000"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False False"
+    assert done.stdout.startswith("With 5,000 validation images")
