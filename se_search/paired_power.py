@@ -21,7 +21,7 @@ POWER = 0.8
 _STUDIES = 2000
 _ELEMENTS_AT_ONCE = 4_000_000
 _FEWEST_FOR_A_CLOSED_FORM = 50  # images on which all seeds agree that one network alone is right
-_MOST_TO_SIMULATE = 5000
+_MOST_TO_SIMULATE = 5000  # outcomes of one study
 _MOST_IMAGES, _MOST_SEEDS = 10_000_000, 100
 _DRAWS_OF_VARIANCE = 400
 
@@ -114,7 +114,8 @@ def accuracy_power(difference: float, comparison: Comparison, noise: Variances) 
         return _exact_power(difference, comparison, noise.of_an_image)
     few = comparison.images * noise.of_images < _FEWEST_FOR_A_CLOSED_FORM
     large = 2 * difference > noise.of_an_image
-    if comparison.images <= _MOST_TO_SIMULATE and (few or (large and comparison.seeds == 2)):
+    small = comparison.images * comparison.seeds <= _MOST_TO_SIMULATE
+    if small and (few or (large and comparison.seeds == 2)):
         return _simulated_power(difference, comparison, noise)
     enlarged = comparison.images + 2  # Agresti and Min add half an image to each of four cells
     shares = noise.of_images + (noise.of_both + noise.of_seeds) / comparison.seeds + difference**2
@@ -147,12 +148,18 @@ def log_loss_power(difference: float, comparison: Comparison, noise: Variances) 
 @functools.lru_cache(maxsize=256)
 def smallest_accuracy_difference(comparison: Comparison, noise: Variances) -> float:
     """Return the smallest difference of accuracies that is told with 80 % power; infinite if there is none."""
-    return _smallest(lambda difference: accuracy_power(difference, comparison, noise), 1.0)
+    return _smallest(
+        lambda difference: accuracy_power(difference, comparison, noise), _textbook_difference(comparison, noise), 1.0
+    )
 
 
 def smallest_log_loss_difference(comparison: Comparison, noise: Variances) -> float:
     """Return the smallest difference of log-losses that is told with 80 % power; infinite if there is none."""
-    return _smallest(lambda difference: log_loss_power(difference, comparison, noise), 1000.0)
+    return _smallest(
+        lambda difference: log_loss_power(difference, comparison, noise),
+        _textbook_difference(comparison, noise),
+        1000.0,
+    )
 
 
 @functools.lru_cache(maxsize=256)
@@ -161,8 +168,11 @@ def images_needed(difference: float, comparison: Comparison, noise: Variances) -
 
     The comparison's own number of images is ignored. ``None`` if ten million are too few.
     """
+    first = int((_textbook_difference(replace(comparison, images=1), noise) / difference) ** 2)
     return _fewest(
-        lambda images: accuracy_power(difference, replace(comparison, images=images), noise) >= POWER, 2, _MOST_IMAGES
+        lambda images: accuracy_power(difference, replace(comparison, images=images), noise) >= POWER,
+        min(max(first, 2), _MOST_IMAGES),
+        _MOST_IMAGES,
     )
 
 
@@ -186,7 +196,8 @@ def _exact_power(difference: float, comparison: Comparison, discordance: float) 
     discordance = min(max(discordance, difference), 1.0)
     if discordance == 0:
         return 0.0
-    discordant = np.arange(images + 1)
+    centre, spread = images * discordance, math.sqrt(images * discordance * (1 - discordance))
+    discordant = np.arange(max(0, int(centre - 9 * spread)), min(images, int(centre + 9 * spread) + 20) + 1)
     log_share = (
         special.gammaln(images + 1)
         - special.gammaln(discordant + 1)
@@ -279,20 +290,30 @@ def _lower_ends(differences: npt.NDArray[np.int8], confidence: float) -> _Values
     return value - np.hypot(np.sqrt(common) * below_images, margin)
 
 
-def _smallest(power_of: Callable[[float], float], most: float) -> float:
+def _textbook_difference(comparison: Comparison, noise: Variances) -> float:
+    """Return the smallest difference for normal distributions of known variance without an effect of seeds."""
+    variance = noise.of_images + noise.of_both / comparison.seeds
+    quantiles = normal_quantile(_confidence(comparison)) + special.ndtri(POWER)
+    return float(quantiles) * math.sqrt(variance / comparison.images)
+
+
+def _smallest(power_of: Callable[[float], float], guess: float, most: float) -> float:
+    """Return where the power reaches 80 %, to a thousandth; infinite if not even at ``most``."""
     if power_of(most) < POWER:
         return math.inf
-    smallest = 1e-7
-    if power_of(smallest) >= POWER:
-        return smallest
-    # On a logarithmic scale, to a thousandth of the difference.
-    root = optimize.brentq(lambda log: power_of(math.exp(log)) - POWER, math.log(smallest), math.log(most), xtol=1e-3)
-    return math.exp(root)
+    low = high = min(max(guess, 1e-7), most)
+    while low > 1e-9 and power_of(low) >= POWER:
+        low /= 1.5
+    while power_of(high) < POWER:
+        high = min(1.5 * high, most)
+    if power_of(low) >= POWER:
+        return low
+    return float(optimize.bisect(lambda value: power_of(value) - POWER, low, high, rtol=1e-3, xtol=1e-3 * low))
 
 
-def _fewest(is_enough: Callable[[int], bool], least: int, most: int) -> int | None:
-    """Return the smallest number from which on ``is_enough`` holds, by bisection."""
-    high = least
+def _fewest(is_enough: Callable[[int], bool], first: int, most: int) -> int | None:
+    """Return the smallest number from which on ``is_enough`` holds, to half a percent; ``None`` if above ``most``."""
+    high = first
     while not is_enough(high):
         if high == most:
             return None

@@ -186,6 +186,11 @@ def test_what_seeds_vary_no_number_of_images_tells_and_what_images_vary_no_numbe
     assert seeds_needed(0.01, Comparison(100, 3), Variances(0.1, 0.0, 0.05)) is None
 
 
+def test_without_noise_any_difference_is_told():
+    assert smallest_log_loss_difference(Comparison(100), Variances(0.0)) < 1e-6
+    assert smallest_accuracy_difference(Comparison(100), Variances(0.0)) < 0.1
+
+
 def test_three_images_tell_nothing():
     assert smallest_accuracy_difference(Comparison(3), Variances(0.1)) == math.inf
 
