@@ -48,8 +48,9 @@ class Variances:
     """Parts of the variance of the difference between two networks, on one image and after one training.
 
     For accuracy the difference is 1 if only the first network classifies the image correctly, −1 if only the second
-    does, else 0. ``of_images`` and ``of_both`` then add up to the discordance: the share of images on which exactly one
-    of the networks is correct, as in McNemar's test.
+    does, else 0. With networks of the same accuracy, ``of_images`` and ``of_both`` then add up to the discordance: the
+    share of images on which exactly one of the networks is correct, as in McNemar's test. A difference of accuracies
+    adds its square.
 
     Attributes:
         of_images: Variance between images that seeds have in common.
@@ -65,7 +66,7 @@ class Variances:
 
     @property
     def of_an_image(self) -> float:
-        """Variance of an image's difference after one training; for accuracy the discordance."""
+        """Variance of an image's difference after one training; for equal accuracies the discordance."""
         return self.of_images + self.of_both
 
 
@@ -108,10 +109,10 @@ def accuracy_power(difference: float, comparison: Comparison, noise: Variances) 
     Args:
         difference: Of the shares of correctly classified images; positive.
         comparison: The numbers of images, seeds and comparisons.
-        noise: Variances of the difference, whose sum is the discordance. A larger difference implies a larger one.
+        noise: Variances of the difference.
     """
     if comparison.seeds == 1:
-        return _exact_power(difference, comparison, noise.of_an_image)
+        return _exact_power(difference, comparison, noise.of_an_image + difference**2)
     few = comparison.images * noise.of_images < _FEWEST_FOR_A_CLOSED_FORM
     large = 2 * difference > noise.of_an_image
     small = comparison.images * comparison.seeds <= _MOST_TO_SIMULATE
@@ -253,7 +254,7 @@ def _paired_outcomes(
     they suffice.
     """
     seeds, images = comparison.seeds, comparison.images
-    always = min(noise.of_images, 1.0)
+    always = min(noise.of_images + difference**2, 1.0)
     in_always = min(difference, always)
     sometimes = noise.of_both / (1 - always) if always < 1 else 0.0
     drawn = random.random((studies, 1, images), dtype=np.float32)
