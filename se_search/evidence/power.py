@@ -39,10 +39,10 @@ class Noise:
     assumed: bool = False
 
 
-SEARCH_NOISE = Noise(Variances(0.08), Variances(0.10, kurtosis=20.0), assumed=True)
+SEARCH_NOISE = Noise(Variances(0.04), Variances(0.03, kurtosis=20.0), assumed=True)
 """Assumed for the search; see ``benchmarks/README.md``."""
 
-VERIFICATION_NOISE = Noise(Variances(0.03, 0.0001, 0.09), Variances(0.08, 0.0016, 0.15, 15.0), assumed=True)
+VERIFICATION_NOISE = Noise(Variances(0.01, 0.00001, 0.10), Variances(0.01, 0.0003, 0.06, 7.0), assumed=True)
 """Assumed for verification; see ``benchmarks/README.md``."""
 
 
@@ -200,24 +200,28 @@ def _differences(reach: Reach) -> str:
 
 
 def _noise(search: Reach, verification: Reach) -> str:
-    parts = [
-        f"{'assumed' if reach.assumed else 'seen in this run'}: two networks differ on "
-        f"{percent(reach.disagreement, 1)} of the images in {where}"
-        for where, reach in (("the search", search), ("verification", verification))
-    ]
-    return "; ".join(parts)
+    origins = ["noise assumed" if reach.assumed else "noise seen in this run" for reach in (search, verification)]
+    shares = [percent(reach.disagreement, 1) for reach in (search, verification)]
+    if origins[0] == origins[1]:
+        return (
+            f"{origins[0]}: two networks differ on {shares[0]} of the images in the search, {shares[1]} in verification"
+        )
+    return (
+        f"{origins[0]} for the search: two networks differ on {shares[0]} of the images; {origins[1]} for "
+        f"verification: {shares[1]}"
+    )
 
 
 def _published(published: PublishedGains) -> str:
-    if published.count == 1:
-        gains = f"The published gain of SE for {published.networks} is {_signed(published.high)}"
-    else:
-        gains = (
-            f"Published gains of SE for {published.networks} are {_signed(published.low)} to "
-            f"{_signed(published.high)}, typically {_signed(published.typical)}"
-        )
+    results = counted(published.count, "ImageNet result")
     others = "; other parts differ too" if published.others_differ else ""
-    return f"{gains} ({counted(published.count, 'ImageNet result')}, one checkpoint each{others})."
+    if published.count == 1:
+        gain = f"The published gain of SE for {published.networks} is {_signed(published.high)} points"
+        return f"{gain} ({results}, one checkpoint each{others})."
+    return (
+        f"Published gains of SE for {published.networks} are {_signed(published.low)} to {_signed(published.high)} "
+        f"points (typically {_signed(published.typical)}; {results}, one checkpoint each{others})."
+    )
 
 
 def _verdict(search: Reach, verification: Reach, published: PublishedGains) -> str:
@@ -229,8 +233,8 @@ def _verdict(search: Reach, verification: Reach, published: PublishedGains) -> s
     gain = f"a gain of {_points(published.typical)}"
     if len(told) == 2:
         return f"So both the search and verification can tell {gain}."
-    lacking = " and ".join(
-        f"{_in_need(reach, name, kind)}"
+    lacking = ", and ".join(
+        _in_need(reach, name, kind)
         for name, kind, reach in (("the search", "validation", search), ("verification", "test", verification))
         if name not in told
     )
@@ -258,4 +262,4 @@ def _points(share: float) -> str:
 
 
 def _signed(share: float) -> str:
-    return f"{100 * share:+.1f} points"
+    return f"{100 * share:+.2f}"

@@ -40,9 +40,11 @@ def test_the_sentences_say_what_can_be_told_what_is_published_and_what_would_tel
     assert can.startswith("With 400 validation images, the search can tell differences of at least ")
     assert "corrected for 49 configurations" in can
     assert "397 test images and 3 seeds" in can
-    assert "assumed: two networks differ on" in can
-    assert published.startswith("Published gains of SE for resnet networks are -1.0 points to +1.5 points, typically ")
-    assert "13 ImageNet results, one checkpoint each" in published
+    assert "noise assumed: two networks differ on 4.0 % of the images in the search, 11.0 % in verification" in can
+    assert published == (
+        "Published gains of SE for resnet networks are -1.02 to +1.51 points (typically +0.79; 13 ImageNet results, "
+        "one checkpoint each)."
+    )
     assert verdict.startswith("So neither the search nor verification can tell a gain of 0.79 points: ")
     assert "validation images" in verdict
 
@@ -52,7 +54,7 @@ def test_enough_images_can_tell():
     found = describe_power(ImageCounts(1000, 200_000, 200_000), "resnet50", Plan(), noise, noise)
     assert found.search.accuracy < published_gains("resnet50").typical
     assert found.sentences[-1] == "So both the search and verification can tell a gain of 0.79 points."
-    assert "seen in this run: two networks differ on 4.0 % of the images" in found.sentences[0]
+    assert "noise seen in this run: two networks differ on 4.0 % of the images in the search" in found.sentences[0]
 
 
 def test_noise_of_seeds_is_not_beaten_by_images():
@@ -71,7 +73,7 @@ def test_a_handful_of_images_tells_nothing():
 def test_a_single_published_result_is_no_range():
     (_, published, _) = se_search.power("digits", "vgg16_bn").sentences
     assert published == (
-        "The published gain of SE for vgg networks is +1.8 points (1 ImageNet result, one checkpoint each)."
+        "The published gain of SE for vgg networks is +1.80 points (1 ImageNet result, one checkpoint each)."
     )
 
 
