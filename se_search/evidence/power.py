@@ -1,7 +1,7 @@
 """What data can tell: the smallest differences that a search and its verification tell, against published gains."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..data.counts import count_images
@@ -59,6 +59,7 @@ class Reach:
         disagreement: Share of images on which exactly one of two networks is correct.
         assumed: Whether the noise is assumed, not seen in the run.
         images_needed: Number of images that would tell a typical published gain; ``None`` if no number does.
+        with_seeds: Number of seeds of each network with these: ``seeds``, or more if no number of images tells it.
         seeds_needed: Number of seeds that would tell it on these images; ``None`` if no number does.
     """
 
@@ -70,6 +71,7 @@ class Reach:
     disagreement: float
     assumed: bool
     images_needed: int | None
+    with_seeds: int
     seeds_needed: int | None
 
 
@@ -178,9 +180,19 @@ def _reach(comparison: Comparison, noise: Noise, published: PublishedGains) -> R
         log_loss if math.isfinite(log_loss) else None,
         noise.accuracy.of_an_image,
         noise.assumed,
-        images_needed(published.typical, comparison, noise.accuracy),
+        *_images_and_seeds(published.typical, comparison, noise.accuracy),
         seeds_needed(published.typical, comparison, noise.accuracy) if comparison.seeds > 1 else None,
     )
+
+
+def _images_and_seeds(difference: float, comparison: Comparison, noise: Variances) -> tuple[int | None, int]:
+    """Return the images needed with as many seeds, or with twice as many, and so on where images do not suffice."""
+    for factor in (1, 2, 4, 8):
+        seeds = factor * comparison.seeds
+        images = images_needed(difference, replace(comparison, seeds=seeds), noise)
+        if images is not None or seeds == 1:
+            break
+    return images, seeds
 
 
 def _can_be_told(search: Reach, verification: Reach) -> str:
@@ -245,10 +257,11 @@ def _verdict(search: Reach, verification: Reach, published: PublishedGains) -> s
 def _in_need(reach: Reach, name: str, kind: str) -> str:
     ways = []
     if reach.images_needed is not None:
-        ways.append(f"about {_rounded(reach.images_needed):,} {kind} images")
+        seeds = f" and {counted(reach.with_seeds, 'seed')}" if reach.with_seeds > reach.seeds else ""
+        ways.append(f"about {_rounded(reach.images_needed):,} {kind} images{seeds}")
     if reach.seeds_needed is not None:
         ways.append(f"{counted(reach.seeds_needed, 'seed')} on these images")
-    return f"{name} needs {' or '.join(ways)}" if ways else f"{name} cannot with any number of images"
+    return f"{name} needs {' or '.join(ways)}" if ways else f"{name} cannot: trainings differ too much"
 
 
 def _rounded(number: int) -> int:

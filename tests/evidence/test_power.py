@@ -60,8 +60,10 @@ def test_enough_images_can_tell():
 def test_noise_of_seeds_is_not_beaten_by_images():
     noise = Noise(Variances(0.02, 0.02**2, 0.02), Variances(0.01))
     found = describe_power(ImageCounts(1000, 200_000, 200_000), "resnet50", Plan(), noise, noise)
-    assert found.verification.images_needed is None
-    assert f"verification needs {found.verification.seeds_needed} seeds on these images." in found.sentences[-1]
+    needed = found.verification
+    assert needed.with_seeds > needed.seeds == 3
+    assert images_needed(published_gains("resnet50").typical, Comparison(200_000, 3, 5), noise.accuracy) is None
+    assert f" test images and {needed.with_seeds} seeds or {needed.seeds_needed} seeds on these" in found.sentences[-1]
 
 
 def test_a_handful_of_images_tells_nothing():
