@@ -15,6 +15,9 @@ from scipy import optimize, special
 
 from .statistics import confidence_of_each, normal_quantile, t_quantile
 
+MOST_IMAGES = 10_000_000
+"""Number of images above which nothing is computed."""
+
 POWER = 0.8
 """Probability with which a difference shall be told."""
 
@@ -22,7 +25,7 @@ _STUDIES = 2000
 _ELEMENTS_AT_ONCE = 4_000_000
 _FEWEST_FOR_A_CLOSED_FORM = 50  # images on which all seeds agree that one network alone is right
 _MOST_TO_SIMULATE = 5000  # outcomes of one study
-_MOST_IMAGES, _MOST_SEEDS = 10_000_000, 100
+_MOST_SEEDS = 100
 _DRAWS_OF_VARIANCE = 400
 
 _Values = npt.NDArray[np.float64]
@@ -172,8 +175,8 @@ def images_needed(difference: float, comparison: Comparison, noise: Variances) -
     first = int((_textbook_difference(replace(comparison, images=1), noise) / difference) ** 2)
     return _fewest(
         lambda images: accuracy_power(difference, replace(comparison, images=images), noise) >= POWER,
-        min(max(first, 2), _MOST_IMAGES),
-        _MOST_IMAGES,
+        min(max(first, 2), MOST_IMAGES),
+        MOST_IMAGES,
     )
 
 

@@ -8,6 +8,7 @@ from ..data.counts import count_images
 from ..data.folders import ImageCounts
 from ..errors import DefinitionError, as_given
 from ..paired_power import (
+    MOST_IMAGES,
     Comparison,
     Variances,
     images_needed,
@@ -162,8 +163,9 @@ def describe_power(
 ) -> Power:
     """Return the power of a search and its verification for known numbers of images and noise."""
     published = published_gains(backbone)
-    in_search = Comparison(counts.validation, plan.search_seeds, max(plan.budget - 1, 1))
-    verified = Comparison(counts.test, plan.seeds, max(plan.members, 1))
+    validation, test = (min(images, MOST_IMAGES) for images in (counts.validation, counts.test))
+    in_search = Comparison(validation, plan.search_seeds, max(plan.budget - 1, 1))
+    verified = Comparison(test, plan.seeds, max(plan.members, 1))
     reaches = _reach(in_search, search, published), _reach(verified, verification, published)
     sentences = _can_be_told(*reaches), _published(published), _verdict(*reaches, published)
     return Power(*reaches, published, sentences)
