@@ -41,10 +41,6 @@ def _lines(trials: pd.DataFrame, run: RunRecord) -> Iterator[str]:
         yield from _table(describe_verified(schedule))
         for sentence in (schedule.finding, *schedule.failures, *schedule.ranking):
             yield from ("", escape_text(sentence))
-    if run.power:
-        yield from ("", "## What these data can tell")
-        for sentence in run.power.sentences:
-            yield from ("", escape_text(sentence))
     yield from ("", "## How this was made", "")
     data = run.data
     made = {

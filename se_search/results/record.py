@@ -10,9 +10,7 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel
 
-from ..data.folders import ImageCounts
 from ..errors import RunFolderError, SeSearchError
-from ..evidence.power import Power
 from ..files import read_json, write_text
 from ..latency.additive import MeasuredLatency
 from ..latency.meter import LatencyConditions, remarks
@@ -30,12 +28,7 @@ from .contributions import Contributions, describe_contributions, outcomes_by_im
 from .decision import decide
 from .excitation import AnalysisPage, find_analyses
 from .hypervolume import hypervolume_history, hypervolume_intervals
-<<<<<<< HEAD
 from .picks import Picks, pick_trials, pick_verified
-=======
-from .picks import Picks, pick_trials
-from .power import power_of_run
->>>>>>> 5fedc32 (State what the data of a run can tell)
 from .table import Gain, cautions, front_of, gain_over_none, trials_table
 from .verified import Schedule, add_verified, read_verified
 
@@ -102,7 +95,6 @@ class RunRecord:
         hypervolume_reference: Reference value of each objective.
         timings: Seconds of shared training and of all trials.
         hypervolume_intervals: Ends of the hypervolumes' intervals.
-        power: The smallest differences that the data can tell.
     """
 
     name: str
@@ -135,7 +127,6 @@ class RunRecord:
     finished: bool
     hypervolume_intervals: tuple[tuple[float, float], ...] = ()
     provenance: Provenance = Provenance()
-    power: Power | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for JSON, without the provenance, which the start of a run writes."""
@@ -217,7 +208,6 @@ def _read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
         timings=_timings(folder, definition, table),
         finished=noted.get(ENDED) == definition.budget,
         provenance=_provenance(read_json(folder / RUN_FILE)),
-        power=power_of_run(definition, study, folder, ImageCounts(data.train, data.validation, data.test)),
     )
     return table, record
 

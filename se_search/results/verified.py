@@ -157,11 +157,7 @@ def read_verified(
     schedules: list[Schedule] = []
     before: dict[str, float] = {}
     for epochs, results in sorted(read_outcomes(folder).items()):
-<<<<<<< HEAD
         seeds, configs = _without_gaps(results, without_se)
-=======
-        seeds, configs = without_gaps(results, without_se)
->>>>>>> 5fedc32 (State what the data of a run can tell)
         if not configs:
             continue
         configs.sort(key=lambda config: (config != without_se, known.get(config, {}).get("number", -1)))
@@ -243,7 +239,6 @@ def add_verified(trials: pd.DataFrame, schedules: Sequence[Schedule]) -> pd.Data
     return trials.join(added, on="config_id")
 
 
-<<<<<<< HEAD
 def command_for_seeds(schedule: Schedule, folder: str, usual_epochs: int) -> tuple[str, ...]:
     """Return the arguments of ``se-search`` that train the networks of a schedule with two more seeds.
 
@@ -276,33 +271,6 @@ def find_weights(schedules: Sequence[Schedule], config_id: str) -> VerifiedWeigh
 
 
 def _without_gaps(results: Mapping[str, Mapping[int, Outcomes]], without_se: str) -> tuple[list[int], list[str]]:
-=======
-def read_outcomes(folder: Path) -> dict[int, dict[str, dict[int, _Outcomes]]]:
-    """Return correctness and log-losses by epochs, configuration and seed.
-
-    Raises:
-        RunFolderError: If a result is damaged.
-    """
-    found: dict[int, dict[str, dict[int, _Outcomes]]] = {}
-    images: dict[int, int] = {}
-    for file in sorted((folder / VERIFICATION).glob("*.json")):
-        name = re.fullmatch(r"(\w+)-epochs(\d+)-seed(\d+)", file.stem)
-        if name is None:
-            continue
-        config, epochs, seed = name[1], int(name[2]), int(name[3])
-        try:
-            content = json.loads(read_text(file))
-            correct, losses = unpack(content["correct"]), unpack(content["losses"])
-        except Exception as error:  # a damaged file can raise anything on its way through JSON, base64, zlib and NumPy
-            raise RunFolderError(f"{file} is damaged ({type(error).__name__}): delete it and verify again") from error
-        if correct.shape[1] != images.setdefault(epochs, correct.shape[1]):
-            raise RunFolderError(f"{file} has other images than the results beside it: delete it and verify again")
-        found.setdefault(epochs, {}).setdefault(config, {})[seed] = correct, losses
-    return found
-
-
-def without_gaps(results: Mapping[str, Mapping[int, _Outcomes]], without_se: str) -> tuple[list[int], list[str]]:
->>>>>>> 5fedc32 (State what the data of a run can tell)
     """Return seeds and configurations such that each configuration has a result for each seed.
 
     The seeds are the first ones of the network without SE, as many as give the most results. Seeds that were only begun
