@@ -17,8 +17,9 @@ import torch
 
 from se_search import SEConfig, create_model
 from se_search.deployment.deployment import RUNTIMES, Deployment
-from se_search.latency.additive import MeasuredLatency, fit_latency_model, measurements_to_json
+from se_search.latency.additive import MeasuredLatency, measurements_to_json
 from se_search.latency.meter import LatencyMeter, Ratio
+from se_search.latency.pooled import pool_latencies
 from se_search.latency.stopping import LIMIT, TARGET
 from se_search.network.backbones import network_options
 from se_search.progress import progress_bar
@@ -71,7 +72,7 @@ def main() -> None:
         return measured, time.perf_counter() - start
 
     learned, seconds_to_learn = measure(configurations_to_measure(space, arguments.seed), "Measuring what SE costs")
-    model = fit_latency_model(learned)
+    model = pool_latencies(learned)
     held_out, seconds_held_out = measure(
         unseen(space, learned, arguments.held_out, arguments.seed + 1), "Measuring those held out"
     )
@@ -79,7 +80,7 @@ def main() -> None:
     summary = summarize(predictions, [one.ratio for one in held_out]) | {
         "configurations": len(learned),
         "costs": len(model.terms),
-        "misfit": model.misfit,
+        "misfit": model.deviation,
         "seconds_to_learn": seconds_to_learn,
         "seconds_held_out": seconds_held_out,
     }

@@ -16,7 +16,7 @@ TINY_STUDY = {
     "backbone": "test_resnet",
     "budget": 6,
     "evaluator": {"epochs": 1, "recalibration_images": 64},
-    "latency": {"limit": 0.05},
+    "latency": {"limit": 0.05, "size": "data"},
 }
 
 

@@ -95,7 +95,7 @@ SPACES = {
         (["--budget", "0"], ["--budget", "0", "1"]),
         (["--max-params", "abc"], ["--max-params", "'abc'", "5%"]),
         (["--max-latency", "0"], ["--max-latency", "greater than 0"]),
-        (["--latency", "guess"], ["--latency is 'guess'", "'measured' or 'model'"]),
+        (["--latency", "guess"], ["--latency is 'guess'", "'pooled', 'measured' or 'model'"]),
         (["--latency-batch", "0"], ["--latency-batch", "0", "greater than or equal to 1"]),
         (["--latency-runtime", "tensorrt"], ["--latency-runtime", "'tensorrt'", "'onnxruntime'"]),
         (["--latency-dtype", "int8"], ["--latency-dtype", "'int8'", "'bfloat16'"]),

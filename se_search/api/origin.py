@@ -96,7 +96,8 @@ def _costs(trial: Mapping[Any, Any], run: RunRecord) -> Iterator[Result]:
             "interval"
         )
     else:
-        how = f"{counted(int(trial['latency_pairs']), 'pair')} of calls, 95 % interval"
+        pooled = f", pooled over {run.latency_pooled_over} measurements" if run.latency_pooled_over else ""
+        how = f"{counted(int(trial['latency_pairs']), 'pair')} of calls{pooled}, 95 % interval"
     yield Result(
         "latency ratio",
         _estimate(trial, "latency_ratio"),

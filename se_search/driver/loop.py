@@ -27,7 +27,7 @@ from ..study.space import SearchSpace
 from ..training.distributed import take_part
 from ..trials.evaluators import EvaluatorFactory, find_evaluator, study_data, use_device, warn_if_busy
 from ..trials.folder import STUDY_FILE, check_folder, open_folder, read_definition
-from ..trials.latency import StudyLatency, latency_size
+from ..trials.latency import StudyLatency, latency_size, resolve_latency
 from ..trials.notes import describe_data, note_data, note_ended, note_unreadable
 from ..trials.priors import check_priors, priors_from_excitation
 from ..trials.provenance import record_start
@@ -74,6 +74,7 @@ def run_search(
     cluster.check(definition)
     use_device(definition)
     definition = definition.model_copy(update={"threads": torch.get_num_threads()})
+    definition = resolve_latency(definition, there)
     space = SearchSpace(definition.backbone, definition.resolved_space)
     data = study_data(definition)
     for size in (data.input_size, latency_size(definition, data.input_size)):
@@ -117,9 +118,12 @@ def run_search(
             latency.fit_model(folder)
             size = latency_size(definition, data.input_size)
             trials = Trials(definition, space, size, study, further, measures, parallel=cluster.uses_ray)
-            if trials.left:
+            if trials.left or latency.needs_looks(study):
                 with closing(open_executor()) as executor:
-                    StudyLoop(definition, trials, executor, latency, study, folder, cluster.latency_node).run()
+                    loop = StudyLoop(definition, trials, executor, latency, study, folder, cluster.latency_node)
+                    if trials.left:
+                        loop.run()
+                    loop.measure_contenders()
             latency.measure_front(study)
             note_ended(study, definition)
         finally:

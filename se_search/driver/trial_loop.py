@@ -4,10 +4,12 @@ import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ..cluster.executor import Executor, Outcome, Task
 from ..errors import ClusterError, EvaluationError, RunFolderError
 from ..files import write_atomically
+from ..network.config import SEConfig
 from ..progress import progress_bar, say
 from ..study.definitions import StudyDefinition
 from ..time_limit import time_limit
@@ -135,13 +137,9 @@ class StudyLoop:
     def _note(self, proposal: Proposal, task: Task, outcome: Outcome) -> str:
         """Record the outcome of a task; return a line about the trial if it is finished."""
         if task.work == "latency":
-            if outcome.unfit:
-                raise ClusterError(f"node {outcome.host} cannot measure latency: {outcome.unfit}")
-            try:
-                self.latency.check_comparable(outcome.notes["latency_conditions"])
-            except EvaluationError as error:
-                raise RunFolderError(f"node {outcome.host} cannot measure latency for this run: {error}") from error
-            self._submit(proposal, replace(task, costs={**task.costs, **outcome.notes}, work="accuracy"))
+            self._check_latency(outcome)
+            latency = self.latency.pooled(proposal.config, dict(outcome.notes))
+            self._submit(proposal, replace(task, costs={**task.costs, **latency}, work="accuracy"))
             return ""
         difference = outcome.unfit or image_count_difference(outcome.notes, self.study)
         if difference:
@@ -162,6 +160,23 @@ class StudyLoop:
         if outcome.unreadable:
             note_unreadable(self.study, outcome.unreadable)
         return self.trials.complete(proposal, {**task.costs, **outcome.notes}, outcome.stopped)
+
+    def measure_contenders(self) -> None:
+        """Measure the latency of front members and their rivals again, where the latencies of trials are measured."""
+        self.latency.measure_contenders(self.study, self._measure_on_node if self.latency_node else None)
+
+    def _measure_on_node(self, config: SEConfig) -> dict[str, Any]:
+        outcome = self.executor.submit(Task(config, work="latency"), self._avoid).result()
+        self._check_latency(outcome)
+        return dict(outcome.notes)
+
+    def _check_latency(self, outcome: Outcome) -> None:
+        if outcome.unfit:
+            raise ClusterError(f"node {outcome.host} cannot measure latency: {outcome.unfit}")
+        try:
+            self.latency.check_comparable(outcome.notes["latency_conditions"])
+        except EvaluationError as error:
+            raise RunFolderError(f"node {outcome.host} cannot measure latency for this run: {error}") from error
 
     def _fail(self, proposal: Proposal, error: Exception) -> None:
         self._advance(0, self.trials.fail(proposal, error))

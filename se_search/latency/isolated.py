@@ -35,11 +35,11 @@ class IsolatedMeter:
         self._executor: ProcessPoolExecutor | None = None
         self.conditions = self._start()
 
-    def measure(self, model: nn.Module) -> Ratio:
+    def measure(self, model: nn.Module, look: float | None = None) -> Ratio:
         """Measure as the meter does; raises an :class:`EvaluationError` too if the runtime crashes."""
         if self._executor is None:
             self._start()
-        return self._call(_measure, model)
+        return self._call(_measure, model, look)
 
     def close(self) -> None:
         """End the process."""
@@ -77,5 +77,5 @@ def _create(*arguments: Any) -> LatencyConditions:
     return _meters[0].conditions
 
 
-def _measure(model: nn.Module) -> Ratio:
-    return _meters[0].measure(model)
+def _measure(model: nn.Module, look: float | None) -> Ratio:
+    return _meters[0].measure(model, look)

@@ -38,6 +38,7 @@ PILOT = 8
 """Rounds from which the number of rounds is computed."""
 
 _FEWEST_ROUNDS = 4
+_FEWEST_ROUNDS_OF_A_LOOK = 3
 _MOST_PAIRS = 10  # of a round: more copies of the networks narrow the interval more than more pairs of one copy
 _WARM = 0.95  # a network is still warming up while a call takes less than this share of the fastest one before
 _WARM_UP = 3  # usual number of calls until then
@@ -175,8 +176,12 @@ class LatencyMeter:
             self.conditions = _conditions(self._deployment, self._baseline.copies, target, limit)
 
     @memory_told()
-    def measure(self, model: nn.Module) -> Ratio:
+    def measure(self, model: nn.Module, look: float | None = None) -> Ratio:
         """Measure how much slower ``model`` is than the baseline; it is not changed.
+
+        Args:
+            model: The searched network.
+            look: Time limit in seconds of a measurement that is pooled with others and makes do with three rounds.
 
         Raises:
             SeSearchError: If it cannot be run in this way here.
@@ -184,7 +189,9 @@ class LatencyMeter:
         with using_threads(self._deployment.threads), self._stream():
             networks = [self._baseline, prepare(model, self._deployment)]
             with _undisturbed():
-                return self._compare(networks)
+                if look is None:
+                    return self._compare(networks, self._limit, _FEWEST_ROUNDS)
+                return self._compare(networks, min(look, self._limit), _FEWEST_ROUNDS_OF_A_LOOK)
 
     @contextmanager
     def _stream(self) -> Iterator[None]:
@@ -198,7 +205,7 @@ class LatencyMeter:
             with torch.cuda.stream(self._own_stream):
                 yield
 
-    def _compare(self, networks: list[Prepared]) -> Ratio:
+    def _compare(self, networks: list[Prepared], limit: float, fewest: int) -> Ratio:
         order = random.Random(self._seed)
         time_of_call = _call_on_gpu if self._deployment.device.startswith("cuda") else _call
         rounds: list[float] = []
@@ -213,7 +220,7 @@ class LatencyMeter:
             networks = [copies[0], copies[1]]
             copied = time.perf_counter()
             warm = sum(_warm_up(network, time_of_call) for network in order.sample(networks, 2))
-            each = each or max(1, min(_MOST_PAIRS, int(self._limit / (PILOT + 1) / warm) - _WARM_UP))
+            each = each or max(1, min(_MOST_PAIRS, int(limit / (PILOT + 1) / warm) - _WARM_UP))
             longest = longest or 2 * (each + _WARM_UP) * warm
             ratios: list[float] = []
             # Where other processes slow calls down, rounds are short: few long ones would not show their spread.
@@ -225,14 +232,15 @@ class LatencyMeter:
             now = time.perf_counter()
             if len(rounds) == PILOT:
                 needed = rounds_needed(np.array(rounds), self._target)
-            if len(rounds) >= needed or (len(rounds) >= _FEWEST_ROUNDS and 2 * now - began > begin + self._limit):
+            if len(rounds) >= needed or (len(rounds) >= fewest and 2 * now - began > begin + limit):
                 break
         interruptions = (_interruptions() - interrupted) / (now - begin) if resource else None
         reached = len(rounds) >= needed
         estimate = two_stage_mean(np.array(rounds), PILOT if reached else len(rounds))
         ratio, low, high = map(math.exp, astuple(estimate))
         stopped: Literal["target", "limit"] = "target" if reached else "limit"
-        return Ratio(ratio, low, high, pairs, len(rounds), stopped, interruptions, self.conditions)
+        conditions = replace(self.conditions, limit=limit)
+        return Ratio(ratio, low, high, pairs, len(rounds), stopped, interruptions, conditions)
 
 
 def measure_latency(
@@ -269,17 +277,19 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
-def remarks(measured: pd.DataFrame, target: float, limit: float) -> list[str]:
+def remarks(measured: pd.DataFrame, target: float, limit: float | None) -> list[str]:
     """Return a sentence for each problem of measurements with a target half-width and a time limit in seconds.
 
-    ``measured`` has a row for each, with ``latency_low``, ``latency_high`` and ``latency_interruptions``.
+    Without a time limit they are the pooled ones of a front. ``measured`` has a row for each, with ``latency_low``,
+    ``latency_high`` and ``latency_interruptions``.
     """
     said = []
     wide = int((np.log(measured["latency_high"] / measured["latency_low"]) / 2 > target * (1 + 1e-6)).sum())
     if wide:
         said.append(
             f"{'No latency' if wide == len(measured) else f'{len(measured) - wide} of {len(measured)} latencies'} "
-            f"reached the ±{100 * target:g} % target within the time limit of {limit:g} s."
+            f"reached the ±{100 * target:g} % target"
+            + (f" within the time limit of {limit:g} s." if limit else " on the front.")
         )
     busy = measured["latency_interruptions"].astype(float) > BUSY
     if busy.any():

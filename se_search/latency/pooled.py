@@ -11,13 +11,15 @@ from scipy import optimize, special
 
 from ..errors import ConfigurationError
 from ..network.config import SEConfig
-from ..statistics import CONFIDENCE, Estimate, normal_quantile
+from ..statistics import CONFIDENCE, Estimate, normal_quantile, t_quantile
+from ..words import counted
 from .additive import MeasuredLatency, SiteGroup, count_terms
 from .meter import PILOT, Ratio
 
 _NEGLIGIBLE = 1e-6  # share of the largest singular value below which one is zero up to rounding
 _DEVIATIONS = 64  # candidate standard deviations
 _MOST_FREEDOM = 1e4  # that a variance common to all measurements has
+_SMALLEST = 0.01  # ratio
 _TINY = 1e-9  # smallest standard error of a ratio
 
 _Matrix = npt.NDArray[np.float64]
@@ -66,7 +68,8 @@ class PooledLatency:
             return Estimate(1.0, 1.0, 1.0)
         if self.freedom < 1:
             raise ConfigurationError(
-                f"{len(self.configs)} measured configurations do not determine {len(self.terms)} costs"
+                f"measurements of {counted(len(self.configs), 'configuration')} do not determine "
+                f"{counted(len(self.terms), 'cost')}"
             )
         amounts = count_terms(config)
         row = np.array([amounts.get(term, 0.0) for term in self.terms])
@@ -75,7 +78,8 @@ class PooledLatency:
             raise ConfigurationError(
                 f"the latency model cannot predict configuration {config.id}: no measured one has such SE blocks"
             )
-        return _interval(1 + float(row @ self.costs), self.deviation**2 + float(row @ self.costs_covariance @ row))
+        value = max(1 + float(row @ self.costs), _SMALLEST)
+        return _interval(value, self.deviation**2 + float(row @ self.costs_covariance @ row))
 
 
 def pool_latencies(measured: Sequence[MeasuredLatency]) -> PooledLatency:
@@ -118,7 +122,7 @@ def pool_latencies(measured: Sequence[MeasuredLatency]) -> PooledLatency:
 
     fit = _integrate(basis, extra, noise)
     scale = _t_quantiles(_freedom_of_estimates(fit, basis, noise, freedoms)) / normal_quantile(CONFIDENCE)
-    ratios[searched] += fit.values
+    ratios[searched] = np.maximum(1 + fit.values, _SMALLEST)
     covariance[np.ix_(searched, searched)] = fit.covariance * np.outer(scale, scale)
     return PooledLatency(
         configs,
@@ -198,6 +202,17 @@ def _freedom_of_estimates(fit: _Fit, basis: _Matrix, noise: _Matrix, freedoms: _
     return np.asarray(np.diag(fit.covariance) ** 2 / ((share**2 * noise) ** 2 / freedoms).sum(1))
 
 
+def combine_ratios(ratios: Sequence[Ratio]) -> Estimate:
+    """Return the ratio of one network from its measurements, weighted by their inverse variances."""
+    if len(ratios) == 1:
+        return Estimate(ratios[0].median, ratios[0].low, ratios[0].high)
+    variances, freedoms = _noise(ratios)
+    weights = 1 / variances
+    value = float(weights @ np.array([one.median for one in ratios]) / weights.sum())
+    freedom = float(weights.sum() ** 2 / (weights**2 / freedoms).sum())
+    return _interval(value, 1 / float(weights.sum()), t_quantile(CONFIDENCE, freedom))
+
+
 def _basis(rows: _Matrix) -> tuple[_Matrix, _Matrix]:
     """Return an orthonormal basis of the columns, and the matrix that turns its coefficients into theirs."""
     left, sizes, right = np.linalg.svd(rows, full_matrices=False)
@@ -208,7 +223,7 @@ def _basis(rows: _Matrix) -> tuple[_Matrix, _Matrix]:
 def _noise(ratios: Sequence[Ratio]) -> tuple[_Matrix, _Matrix]:
     """Return the squared standard errors of measured ratios, computed from their intervals, and degrees of freedom."""
     freedoms = np.array([(PILOT if one.stopped == "target" else one.rounds) - 1 for one in ratios], dtype=float)
-    half_widths = np.array([(one.high - one.low) / 2 for one in ratios])
+    half_widths = np.array([one.median * math.log(one.high / one.low) / 2 for one in ratios])
     return np.maximum(half_widths / _t_quantiles(freedoms), _TINY) ** 2, freedoms
 
 
@@ -234,6 +249,7 @@ def _is_backbone(config: SEConfig) -> bool:
     return config == SEConfig(config.backbone)
 
 
-def _interval(value: float, variance: float) -> Estimate:
-    margin = normal_quantile(CONFIDENCE) * math.sqrt(variance)
-    return Estimate(value, value - margin, value + margin)
+def _interval(value: float, variance: float, quantile: float = normal_quantile(CONFIDENCE)) -> Estimate:
+    """Return an interval that is symmetric for the logarithm of a ratio, as that of a measurement."""
+    factor = math.exp(quantile * math.sqrt(variance) / value)
+    return Estimate(value, value / factor, value * factor)

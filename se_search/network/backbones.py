@@ -6,7 +6,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import get_arch_name, get_model_input_config
+from timm.models import get_arch_name, get_model_input_config, get_pretrained_cfg_value
 from torch import nn
 
 from ..errors import BackboneError, did_you_mean, first_reason
@@ -58,6 +58,12 @@ def copy_on_meta(model: nn.Module) -> nn.Module:
 def default_input_size(model: nn.Module) -> tuple[int, int, int]:
     """Return the input size ``(channels, height, width)`` that ``model`` requires or that timm recommends for it."""
     channels, height, width = get_model_input_config(model)["input_size"]
+    return channels, height, width
+
+
+def backbone_input_size(backbone: str) -> tuple[int, int, int]:
+    """Return the input size ``(channels, height, width)`` that timm's configuration of an architecture has."""
+    channels, height, width = get_pretrained_cfg_value(check_backbone(backbone), "input_size")
     return channels, height, width
 
 

@@ -43,6 +43,7 @@ def _lines(trials: pd.DataFrame, run: RunRecord) -> Iterator[str]:
             yield from ("", escape_text(sentence))
     yield from ("", "## How this was made", "")
     data = run.data
+    pooled = f"; pooled over {run.latency_pooled_over} measurements" if run.latency_pooled_over else ""
     made = {
         "Run": run.name,
         "Backbone": f"{run.backbone}, {run.backbone_parameters:,} parameters in timm",
@@ -51,7 +52,7 @@ def _lines(trials: pd.DataFrame, run: RunRecord) -> Iterator[str]:
         "Space": run.space,
         "Evaluator": run.evaluator.method,
         "Objectives": ", ".join(one.words for one in run.objectives),
-        "Latency": run.latency and run.latency.description,
+        "Latency": run.latency and run.latency.description + pooled,
         "Seed": str(run.seed),
         "Versions": ", ".join(f"{name} {version}" for name, version in run.provenance.versions.items()),
     }

@@ -24,6 +24,7 @@ from ..study.space import SearchSpace
 from ..trials.folder import PARETO_FILE, RUN_FILE, TRIALS_FILE, load_trials, read_definition
 from ..trials.latency import latency_size, read_latency_measurements
 from ..trials.notes import ENDED, FOREIGN, latency_conditions, quality_of, with_measured_latency
+from ..trials.pooling import pooled_trials
 from .contributions import Contributions, describe_contributions, outcomes_by_image
 from .decision import decide
 from .excitation import AnalysisPage, find_analyses
@@ -84,6 +85,7 @@ class RunRecord:
         budget: Number of distinct configurations to complete.
         evaluator: How accuracy was estimated.
         latency_learned_from: Number of measured configurations that the additive latency model was fitted to.
+        latency_pooled_over: Number of measurements that the latencies are pooled over; 0 if each is measured alone.
         latency: How latency was measured; ``None`` before a trial is complete.
         sites: Every site of the space, in forward order.
         picks: The networks that the run recommends.
@@ -127,6 +129,7 @@ class RunRecord:
     finished: bool
     hypervolume_intervals: tuple[tuple[float, float], ...] = ()
     provenance: Provenance = Provenance()
+    latency_pooled_over: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for JSON, without the provenance, which the start of a run writes."""
@@ -160,7 +163,8 @@ def read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
 
 def _read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
     definition = read_definition(folder)
-    study = with_measured_latency(load_trials(folder))
+    stored = load_trials(folder)
+    study, pooled = with_measured_latency(stored), pooled_trials(stored)
     learned = read_latency_measurements(folder)
     table = trials_table(study)
     space = SearchSpace(definition.backbone, definition.resolved_space)
@@ -196,7 +200,10 @@ def _read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
         latency=latency_conditions(study),
         sites=tuple(SiteRecord(site.block, site.stage, site.position, site.channels) for site in space.numbered_sites),
         picks=_pick(table, schedules, quality),
-        cautions=(*cautions(table, 1 / data.classes), *_latency_remarks(table, learned, definition)),
+        cautions=(
+            *cautions(table, 1 / data.classes),
+            *_latency_remarks(table, learned, definition, pooled is not None),
+        ),
         gain=gain_over_none(study),
         quality=quality,
         contributions=describe_contributions(table, space.numbered_sites, quality, outcomes_by_image(study, quality)),
@@ -208,6 +215,7 @@ def _read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
         timings=_timings(folder, definition, table),
         finished=noted.get(ENDED) == definition.budget,
         provenance=_provenance(read_json(folder / RUN_FILE)),
+        latency_pooled_over=len(pooled.measurements) if pooled else 0,
     )
     return table, record
 
@@ -261,12 +269,16 @@ def _provenance(content: Mapping[str, Any]) -> Provenance:
     return Provenance(started, versions, platform, commit)
 
 
-def _latency_remarks(table: pd.DataFrame, learned: list[MeasuredLatency], definition: StudyDefinition) -> list[str]:
+def _latency_remarks(
+    table: pd.DataFrame, learned: list[MeasuredLatency], definition: StudyDefinition, is_pooled: bool
+) -> list[str]:
     columns = ["latency_low", "latency_high", "latency_interruptions"]
-    measured = table.loc[table["latency_stopped"].isin(["target", "limit"]), columns]
+    shown = front_of(table) if is_pooled else table
+    measured = shown.loc[shown["latency_stopped"].isin(["target", "limit"]), columns]
     fitted = [(one.ratio.low, one.ratio.high, one.ratio.interruptions) for one in learned]
     both = pd.concat([measured, pd.DataFrame(fitted, columns=columns, dtype=float)])
-    return remarks(both, definition.latency.target, definition.latency.limit)
+    limit = None if is_pooled else definition.latency.limit
+    return remarks(both, definition.latency.target, limit)
 
 
 def _plain(value: Any) -> Any:

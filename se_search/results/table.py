@@ -14,12 +14,17 @@ from ..network.attention import DEFAULT_KIND
 from ..network.config import SEConfig
 from ..statistics import CONFIDENCE, Estimate, Interval, confidence_of_each, crossed_difference, difference_in_words
 from ..study.objectives import COLUMNS, OBJECTIVES, Objective
-from ..trials.notes import converting_foreign_trial_errors, quality_of, unpack
+from ..trials.notes import PREDICTED, converting_foreign_trial_errors, quality_of, unpack
 from ..words import counted, percent
 from .front import TrialValues, find_front, front_probabilities
 from .values import contenders, is_feasible, values_of
 
 _STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "stopped", TrialState.FAIL: "failed"}
+_MEASURED = {
+    "latency_measured": "latency_ratio",
+    "latency_measured_low": "latency_low",
+    "latency_measured_high": "latency_high",
+}
 
 
 def trials_table(study: optuna.Study) -> pd.DataFrame:
@@ -202,8 +207,11 @@ def _row(trial: FrozenTrial, columns: Iterable[str]) -> dict[str, Any]:
         if not isinstance(text, str):
             raise TypeError(f"{name} is not a string")
     seconds = trial.duration.total_seconds() if trial.duration else math.nan
+    is_measured = texts["latency_stopped"] != PREDICTED
     return (
-        {name: attributes.get(name, math.nan) for name in columns}
+        # A latency that is not pooled is what was measured.
+        {measured: attributes.get(name, math.nan) for measured, name in _MEASURED.items() if is_measured}
+        | {name: attributes[name] for name in columns if name in attributes}
         | texts
         | {
             "number": trial.number,

@@ -12,6 +12,7 @@ from ..sampling.fronts import is_on_front
 from ..statistics import CONFIDENCE, normal_quantile
 from ..study.objectives import JUDGED
 from ..trials.notes import unpack
+from ..trials.pooling import pooled_trials
 from .front import Judged, Measured, TrialValues, Uncertain
 
 MOST = 500
@@ -38,8 +39,8 @@ def contenders(study: optuna.Study) -> list[FrozenTrial]:
 def values_of(trials: Sequence[FrozenTrial], study: optuna.Study) -> TrialValues:
     """Return the objectives of trials with their uncertainty.
 
-    Accuracy and log-loss are compared image by image. Latencies have the errors of their intervals. Other objectives
-    are exact, also a user's own, whose noise is unknown.
+    Accuracy and log-loss are compared image by image. Latencies have the covariance of pooling, or the errors of their
+    intervals. Other objectives are exact, also a user's own, whose noise is unknown.
 
     Args:
         trials: Complete trials of the study.
@@ -53,7 +54,7 @@ def values_of(trials: Sequence[FrozenTrial], study: optuna.Study) -> TrialValues
             outcomes = [unpack(trial.user_attrs[judged[name].outcomes]) for trial in trials]
             uncertain[column] = Judged(outcomes, judged[name].sign)
         elif name == "latency_ratio":
-            uncertain[column] = Measured(values[:, column], _latency_covariance(trials))
+            uncertain[column] = Measured(values[:, column], _latency_covariance(trials, study))
     parameters = np.array([trial.user_attrs["counted_parameters"] for trial in trials], dtype=float)
     return TrialValues(values, uncertain, parameters)
 
@@ -68,6 +69,10 @@ def _minimised(trials: Sequence[FrozenTrial], study: optuna.Study) -> npt.NDArra
     return np.array([trial.values for trial in trials], dtype=float).reshape(-1, len(signs)) * signs
 
 
-def _latency_covariance(trials: Sequence[FrozenTrial]) -> npt.NDArray[np.float64]:
+def _latency_covariance(trials: Sequence[FrozenTrial], study: optuna.Study) -> npt.NDArray[np.float64]:
+    pooled = pooled_trials(study)
+    if pooled is not None:
+        places = [pooled.numbers.index(trial.number) for trial in trials]
+        return pooled.covariance[np.ix_(places, places)]
     ends = np.array([[trial.user_attrs[name] for name in ("latency_low", "latency_high")] for trial in trials])
     return np.diag((np.diff(ends.reshape(-1, 2), axis=1)[:, 0] / (2 * normal_quantile(CONFIDENCE))) ** 2)

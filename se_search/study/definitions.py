@@ -13,7 +13,7 @@ from pydantic import (
 from ..definition import MOST_IMAGES, MOST_PIXELS, Definition, Listed, Threads, distinct
 from ..deployment.deployment import DTYPES, RUNTIMES
 from ..errors import DefinitionError, did_you_mean
-from ..latency.stopping import LIMIT, TARGET
+from ..latency.stopping import LIMIT, LOOK, TARGET
 from .evaluator_definition import AnyEvaluator, SupernetDefinition
 from .objectives import OBJECTIVES, RESERVED, Direction, Objective, custom_objective
 from .space_definition import SpaceDefinition
@@ -94,12 +94,24 @@ class SplitsDefinition(Definition):
     """Test split, which only verification uses."""
 
 
+def _size(value: Any) -> Any:
+    # Version 0.1.0 wrote null for the data's size; the command line passes numbers as text.
+    if value is None:
+        return "data"
+    return int(value) if isinstance(value, str) and re.fullmatch(r"\d{1,9}", value, re.ASCII) else value
+
+
+LatencySize = Annotated[
+    Annotated[int, Field(ge=1, le=MOST_PIXELS)] | Literal["auto", "backbone", "data"], BeforeValidator(_size)
+]
+
+
 class LatencyDefinition(Definition):
     """How latency is measured."""
 
-    source: Literal["measured", "model"] = "measured"
-    """Source of latencies: ``"measured"`` for every configuration, or predicted by an additive ``"model"`` of the cost
-    of each site and measured on the front only."""
+    source: Literal["pooled", "measured", "model"] = "pooled"
+    """Source of latencies: ``"pooled"`` over short measurements of all trials, ``"measured"`` for every trial, or
+    predicted by an additive ``"model"`` of the cost of each site and measured on the front only."""
 
     runtime: Literal[RUNTIMES] = "eager"  # type: ignore[valid-type]
     """Inference runtime."""
@@ -110,8 +122,9 @@ class LatencyDefinition(Definition):
     batch: Annotated[int, Field(ge=1, le=MOST_IMAGES)] = 1
     """Batch size."""
 
-    size: Annotated[int, Field(ge=1, le=MOST_PIXELS)] | None = None
-    """Image height and width (pixels); those of the data by default."""
+    size: LatencySize = "auto"
+    """Image height and width (pixels): a number, that of the ``"data"``, timm's input size of the ``"backbone"``, or
+    ``"auto"``: that of the backbone for embedded data, else that of the data."""
 
     threads: Threads | None = None
     """CPU threads during latency measurement; those of the study by default."""
@@ -130,6 +143,9 @@ class LatencyDefinition(Definition):
 
     limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] = LIMIT
     """Time limit of a measurement (s)."""
+
+    look: Annotated[float, Field(gt=0, allow_inf_nan=False)] = LOOK
+    """Time limit of a measurement that is pooled (s), if lower than ``limit``."""
 
 
 def _device(value: str) -> str:

@@ -163,6 +163,7 @@ COLUMNS = {
     "counted_parameters": "Int64",
     "total_parameters": "Int64",
     **dict.fromkeys(_columns(judged=False), "float64"),
+    **dict.fromkeys(("latency_measured", "latency_measured_low", "latency_measured_high"), "float64"),
     "latency_interruptions": "float64",
     "latency_pairs": "Int64",
     "latency_stopped": "str",
@@ -195,7 +196,7 @@ RESERVED = frozenset(
         *COLUMNS,
         *VERIFIED_COLUMNS,
         *(one.outcomes for one in JUDGED),
-        *("latency_conditions", "rungs", "task", "answer", "killed"),
+        *("latency_conditions", "latency_look", "rungs", "task", "answer", "killed"),
     }
 )
 """Names of columns and trial attributes, which custom objectives must not use."""

@@ -56,10 +56,11 @@ class Option:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """Allowed values of a key with a fixed set; ``NAME`` stands for those of plugins."""
+        """Allowed values of a key with a fixed set; ``NAME`` stands for those of plugins, ``NUMBER`` for any."""
         parts = [part for field in self.fields for part in _parts(field.annotation)]
         found = dict.fromkeys(part for part in parts if isinstance(part, str))
-        return (*found, "NAME") if found and str in parts else tuple(found)
+        others = [word for kind, word in ((str, "NAME"), (int, "NUMBER")) if found and kind in parts]
+        return (*found, *others)
 
     @property
     def help(self) -> str:
@@ -99,6 +100,7 @@ OPTIONS = (
     Option("latency_cuda_graph", "latency.cuda_graph", opposite="--no-latency-cuda-graph"),
     Option("latency_target", "latency.target"),
     Option("latency_limit", "latency.limit"),
+    Option("latency_look", "latency.look"),
 )
 """In the order of the command line's help. ``--set`` sets every other key."""
 

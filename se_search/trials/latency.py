@@ -1,36 +1,46 @@
 """Latency of a study's configurations relative to the backbone, measured or predicted."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
+from optuna.trial import TrialState
 
+from ..data.load import EMBEDDED
 from ..deployment.deployment import Deployment
 from ..deployment.prepare import runtime_of
-from ..errors import EvaluationError, RunFolderError, first_reason
+from ..errors import ClusterError, EvaluationError, RunFolderError, first_reason
 from ..files import read_text, write_text
 from ..latency.additive import (
-    LatencyModel,
     MeasuredLatency,
     SiteGroup,
-    fit_latency_model,
     group_of,
     measurements_from_json,
     measurements_to_json,
 )
 from ..latency.isolated import IsolatedMeter
 from ..latency.meter import LatencyMeter, Ratio
-from ..network.backbones import network_options
+from ..latency.pooled import PooledLatency, pool_latencies
+from ..network.backbones import backbone_input_size, network_options
 from ..network.config import SEConfig
 from ..network.insertion import create_model
 from ..network.sites import Site
-from ..progress import progress_bar
+from ..progress import progress_bar, say
 from ..study.definitions import StudyDefinition
 from ..study.space import SearchSpace
-from .notes import MEASURED_LATENCY, PREDICTED, latency_conditions, with_measured_latency
+from ..time_limit import time_limit
+from .contenders import latency_contenders, uncertain_contenders
+from .notes import (
+    MEASURED_LATENCY,
+    PREDICTED,
+    converting_foreign_trial_errors,
+    latency_conditions,
+    with_measured_latency,
+)
+from .pooling import LOOKS, describe_look, further_looks, pooled_columns, pooled_trials, read_look
 
 LATENCY_MODEL_FILE = "latency_model.json"
 
@@ -43,12 +53,31 @@ _COMPARABLE = ("processor", *(one.name for one in fields(Deployment)))
 def latency_size(definition: StudyDefinition, input_size: Sequence[int]) -> tuple[int, int, int]:
     """Return the input size ``(channels, height, width)`` for latency and FLOPs; ``input_size`` is that of the data."""
     channels, height, width = input_size
-    side = definition.latency.size
-    return (channels, height, width) if side is None else (channels, side, side)
+    match _explicit_size(definition):
+        case "backbone":
+            _, height, width = backbone_input_size(definition.backbone)
+        case int(side):
+            height = width = side
+    return channels, height, width
+
+
+def resolve_latency(definition: StudyDefinition, there: StudyDefinition | None) -> StudyDefinition:
+    """Return a study whose settings of latency are explicit.
+
+    Settings that the user left out are those of the run folder's study ``there``, whose version may have had other
+    defaults.
+    """
+    given = definition.latency
+    if there is not None:
+        left_out = {"source", "size"} - given.model_fields_set
+        given = given.model_copy(update={name: getattr(there.latency, name) for name in left_out})
+    definition = definition.model_copy(update={"latency": given})
+    size = _explicit_size(definition)
+    return definition.model_copy(update={"latency": given.model_copy(update={"size": size})})
 
 
 class StudyLatency:
-    """Latencies of a study's configurations: measured, or predicted by an additive model.
+    """Latencies of a study's configurations: pooled over all measurements, measured, or predicted by an additive model.
 
     A runtime that can crash runs in a separate process, which :meth:`close` ends.
 
@@ -73,18 +102,23 @@ class StudyLatency:
         self.size = latency_size(definition, input_size)
         self._options = network_options(definition.backbone, self.size) | {"num_classes": classes}
         latency = definition.latency
-        settings = latency.model_dump(exclude={"source", "target", "limit", "size"})
+        settings = latency.model_dump(exclude={"source", "target", "limit", "look", "size"})
         deployment = Deployment(**settings, device=definition.device, size=self.size)
         kind = LatencyMeter if runtime_of(deployment).in_process else IsolatedMeter
         backbone = create_model(SEConfig(definition.backbone), **self._options)
         self._meter = kind(backbone, deployment, latency.target, latency.limit, definition.seed)
-        self._model: LatencyModel | None = None
+        self._model: PooledLatency | None = None
+        self._measurements: list[MeasuredLatency] = []
         self._first: Mapping[str, Any] = {}
 
     def close(self) -> None:
         """End the separate process, if any."""
         if isinstance(self._meter, IsolatedMeter):
             self._meter.close()
+
+    @property
+    def _is_pooled(self) -> bool:
+        return self._definition.latency.source == "pooled"
 
     @property
     def is_predicted(self) -> bool:
@@ -111,6 +145,9 @@ class StudyLatency:
         first = latency_conditions(study)
         if first is None:
             return
+        with converting_foreign_trial_errors():
+            before = pooled_trials(study)
+        self._measurements = before.measurements if before else []
         self._first = first.to_dict()
         if not elsewhere:
             try:
@@ -128,12 +165,12 @@ class StudyLatency:
             EvaluationError: If a configuration cannot be timed.
         """
         if self.is_predicted:
-            self._model = fit_latency_model(self._measure_for_model(folder / LATENCY_MODEL_FILE))
+            self._model = pool_latencies(self._measure_for_model(folder / LATENCY_MODEL_FILE))
 
     def measure_or_predict(self, config: SEConfig) -> dict[str, Any]:
         """Return a trial's latency attributes, predicted if :meth:`fit_model` has fitted a model, else measured."""
         if self._model is None:
-            return self.measured(config)
+            return self.pooled(config, self.measured(config))
         predicted = self._model.predict(config)
         return {
             "latency_ratio": predicted.value,
@@ -144,9 +181,63 @@ class StudyLatency:
         }
 
     def measured(self, config: SEConfig) -> dict[str, Any]:
-        """Measure a configuration and return the trial's latency attributes."""
+        """Measure a configuration and return the trial's latency attributes, for :meth:`pooled` to complete."""
+        if self._is_pooled:
+            model = create_model(config, **self._options)
+            return describe_look(self._meter.measure(model, self._definition.latency.look))
         ratio = self._measure(config)
         return ratio.to_columns() | {"latency_conditions": ratio.conditions.to_dict()}
+
+    def pooled(self, config: SEConfig, measured: dict[str, Any]) -> dict[str, Any]:
+        """Return the attributes of :meth:`measured`; a ratio that is pooled is the one that all measurements give."""
+        if not self._is_pooled:
+            return measured
+        self._measurements.append(MeasuredLatency(config, read_look(measured)))
+        return measured | pooled_columns(pool_latencies(self._measurements), config)
+
+    def needs_looks(self, study: optuna.Study) -> bool:
+        """Whether :meth:`measure_contenders` would measure."""
+        return self._is_pooled and _looks_left(study) > 0 and bool(uncertain_contenders(study, self._target))
+
+    def measure_contenders(
+        self, study: optuna.Study, measure: Callable[[SEConfig], dict[str, Any]] | None = None
+    ) -> None:
+        """Measure members of the front and their rivals again until their pooled intervals reach the target.
+
+        A rival is a trial that the intervals of latencies allow on the front. The widest interval comes first. There
+        are at most two further measurements for three trials, and each is stored at once.
+
+        Args:
+            study: The study, with pooled latencies.
+            measure: Measures a configuration as :meth:`measured`, which is the default.
+        """
+        if not self.needs_looks(study):
+            return
+        failed: set[int] = set()
+        left = _looks_left(study)
+        with progress_bar("Measuring the latency of the front and its rivals again", left) as advance:
+            while left > 0 and (
+                uncertain := [one for one in uncertain_contenders(study, self._target) if one.number not in failed]
+            ):
+                number, config = uncertain[0].number, SEConfig.from_json(uncertain[0].user_attrs["config"])
+                try:
+                    with time_limit(self._definition.trial_limit):
+                        look = (measure or self.measured)(config)
+                except ClusterError:
+                    raise
+                except Exception as error:  # continue with the others
+                    failed.add(number)
+                    advance(0, f"trial {number} cannot be measured: {type(error).__name__}: {error}")
+                    continue
+                study.set_user_attr(f"{LOOKS}{number}", [*further_looks(study).get(number, []), look])
+                left -= 1
+                advance(1)
+        contenders = latency_contenders(with_measured_latency(study))
+        wide = len(uncertain_contenders(study, self._target))
+        say(
+            f"The latency of {len(contenders) - wide} of {len(contenders)} front members and rivals is within "
+            f"±{100 * self._target:g} %."
+        )
 
     def measure_front(self, study: optuna.Study) -> None:
         """Measure the latency of front members until none is predicted.
@@ -179,6 +270,10 @@ class StudyLatency:
                         f"{trial.user_attrs['latency_high']:.3f}] predicted",
                     )
 
+    @property
+    def _target(self) -> float:
+        return self._definition.latency.target
+
     def _measure(self, config: SEConfig) -> Ratio:
         return self._meter.measure(create_model(config, **self._options))
 
@@ -203,6 +298,18 @@ class StudyLatency:
                 write_text(file, measurements_to_json(measured))
                 advance()
         return measured
+
+
+def _looks_left(study: optuna.Study) -> int:
+    """Return how many further measurements a pooled study may make: two for three trials in all."""
+    finished = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
+    return 2 * finished // 3 - sum(map(len, further_looks(study).values()))
+
+
+def _explicit_size(definition: StudyDefinition) -> int | Literal["auto", "backbone", "data"]:
+    if definition.latency.size != "auto":
+        return definition.latency.size
+    return "backbone" if definition.data in EMBEDDED else "data"
 
 
 def configurations_to_measure(space: SearchSpace, seed: int) -> list[SEConfig]:

@@ -21,6 +21,7 @@ from ..errors import RunFolderError
 from ..latency.meter import LatencyConditions
 from ..study.definitions import StudyDefinition
 from ..study.objectives import Objective, quality_among
+from .pooling import pooled_trials
 
 _MAX_BYTES = 2**25  # a text of a third-party study can decompress to any size
 _MAX_LOSSES = 4096  # per seed: the packed text stays below 25 kB
@@ -79,10 +80,11 @@ def pack_losses(losses: npt.NDArray[np.float32]) -> str:
 
 
 def with_measured_latency(study: optuna.Study) -> optuna.Study:
-    """Return an in-memory study in which measured latencies replace predicted ones.
+    """Return an in-memory study with the latencies that all measurements of a run give.
 
-    Optuna does not change finished trials, so a study attribute stores each later measurement. The trials' objectives
-    and constraints follow it. A study without such attributes is returned unchanged.
+    Optuna does not change finished trials: their latencies are those known when they ended. Pooled latencies are
+    computed from the stored measurements, and measured ones, which study attributes store, replace predicted ones. The
+    trials' objectives and constraints follow. A study without either is returned unchanged.
     """
     with converting_foreign_trial_errors():
         measured = {
@@ -90,6 +92,9 @@ def with_measured_latency(study: optuna.Study) -> optuna.Study:
             for name, note in study.user_attrs.items()
             if name.startswith(MEASURED_LATENCY)
         }
+        pooled = pooled_trials(study)
+        if pooled is not None:
+            measured |= pooled.notes()
         if not measured:
             return study
         names = list(study.metric_names or ())
@@ -125,8 +130,10 @@ def _with_latency(trial: FrozenTrial, note: dict[str, Any], names: Sequence[str]
         state=trial.state,
         values=[
             note["latency_ratio"] if name == "latency_ratio" else value
-            for name, value in zip(names, trial.values, strict=True)
-        ],
+            for name, value in zip(names, trial.values or (), strict=True)
+        ]
+        if trial.state == TrialState.COMPLETE
+        else None,
         params=trial.params,
         distributions=trial.distributions,
         user_attrs=trial.user_attrs | note,

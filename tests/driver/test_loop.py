@@ -105,7 +105,7 @@ def test_when_everything_fails_the_search_stops_early_and_keeps_what_it_has(goin
     folder, go_on = going_on
     before = load_run(folder).trials
 
-    def fail(meter, model):
+    def fail(meter, model, look=None):
         raise RuntimeError("the device is gone")
 
     monkeypatch.setattr(LatencyMeter, "measure", fail)
@@ -130,7 +130,7 @@ def test_a_search_is_finished_when_it_has_ended_with_the_budget_that_it_has_now(
     folder, go_on = going_on
     assert read_results(folder)[1].finished
 
-    def interrupt(meter, model):
+    def interrupt(meter, model, look=None):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

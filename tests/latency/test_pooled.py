@@ -18,8 +18,8 @@ from se_search.statistics import two_stage_mean
 
 def measured_in(rounds, median, error):
     """A ratio measured in so many rounds, with Student's interval of this standard error."""
-    half = error * stats.t.ppf(0.975, rounds - 1)
-    return Ratio(median, median - half, median + half, 10 * rounds, rounds, "limit", 0.0, CONDITIONS)
+    factor = math.exp(error / median * stats.t.ppf(0.975, rounds - 1))
+    return Ratio(median, median / factor, median * factor, 10 * rounds, rounds, "limit", 0.0, CONDITIONS)
 
 
 def from_rounds(logarithms):
@@ -93,7 +93,7 @@ def test_with_no_more_configurations_than_costs_each_keeps_its_measurement_and_i
     assert pooled.freedom == 0
     for index, one in enumerate(measured):
         assert astuple(pooled.estimate(index)) == pytest.approx((one.ratio.median, one.ratio.low, one.ratio.high))
-    with pytest.raises(ConfigurationError, match="3 measured configurations do not determine 6 costs"):
+    with pytest.raises(ConfigurationError, match="3 configurations do not determine 6 costs"):
         pooled.predict(configuration({2: 16}))
 
 
@@ -117,7 +117,9 @@ def test_measurements_of_one_configuration_are_combined_by_their_precision():
     estimate = pooled.estimate(0)
     assert estimate.value == pytest.approx((1.10 / 0.01**2 + 1.04 / 0.02**2) / (1 / 0.01**2 + 1 / 0.02**2))
     error = math.sqrt(1 / (1 / 0.01**2 + 1 / 0.02**2))
-    assert estimate.high - estimate.value == pytest.approx(stats.norm.ppf(0.975) * error, rel=2e-3)
+    assert math.log(estimate.high / estimate.value) == pytest.approx(
+        stats.norm.ppf(0.975) * error / estimate.value, rel=2e-3
+    )
 
 
 def test_a_spread_that_is_small_by_chance_is_moderated_by_the_others():

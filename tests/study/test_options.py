@@ -70,7 +70,7 @@ def test_settings_replace_single_keys_beside_arguments(tmp_path):
     study = load_study(str(file), settings, epochs=5, latency={"batch": 8})
     evaluator, latency = study.evaluator, study.latency
     assert (evaluator.epochs, evaluator.batch, evaluator.label_smoothing) == (5, 32, 0.1)
-    assert (latency.batch, latency.size, latency.limit) == (8, None, 5.0)
+    assert (latency.batch, latency.size, latency.limit) == (8, "data", 5.0)
     assert study.splits.test == "validation"
     options = load_study(str(file), {"evaluator.options.start": [1, 2]}, evaluator="mine").evaluator.options
     assert options == {"start": [1, 2]}
@@ -124,7 +124,8 @@ def test_help_shows_choices_defaults_and_what_a_key_means_from_its_field():
             assert shown.metavar == f"[{'|'.join(option.choices)}]"
     by_name = {option.argument: option for option in OPTIONS}
     assert by_name["sampler"].choices == ("ehvi", "tpe", "nsga2", "random")
-    assert by_name["latency"].choices == ("measured", "model")
+    assert by_name["latency"].choices == ("pooled", "measured", "model")
+    assert by_name["latency_size"].choices == ("auto", "backbone", "data", "NUMBER")
     written = {"budget": int, "latency_optimized": bool, "trial_limit": float, "max_params": str, "data": str}
     assert {name: by_name[name].written_as for name in written} == written
 

@@ -32,7 +32,7 @@ def measured(monkeypatch):
     """Ratios that depend on the network alone, and a list of how many SE blocks each measured one had."""
     blocks = []
 
-    def measure(meter, model):
+    def measure(meter, model, look=None):
         count = sum(isinstance(module, SEModule) for module in model.modules())
         blocks.append(count)
         ratio = 1 + 0.02 * count + 0.001 * random.Random(len(blocks)).gauss(0, 1)
@@ -122,7 +122,7 @@ def test_a_member_that_turns_out_slow_leaves_the_front_and_others_are_measured_i
 ):
     measure = LatencyMeter.measure
 
-    def slow_on_the_front(meter, model):
+    def slow_on_the_front(meter, model, look=None):
         ratio = measure(meter, model)
         learning = len(measured) <= 16
         return ratio if learning else Ratio(2.0, 1.9, 2.1, 80, 8, "limit", 0.0, meter.conditions)
@@ -145,7 +145,7 @@ def test_a_member_that_turns_out_slow_leaves_the_front_and_others_are_measured_i
 def test_a_member_that_cannot_be_measured_stays_predicted_and_the_others_are_measured(tmp_path, monkeypatch, measured):
     measure = LatencyMeter.measure
 
-    def fails_with_four_blocks(meter, model):
+    def fails_with_four_blocks(meter, model, look=None):
         ratio = measure(meter, model)
         if len(measured) > 16 and measured[-1] == 4:
             raise MemoryError("this network is too large")
@@ -161,7 +161,7 @@ def test_a_member_that_cannot_be_measured_stays_predicted_and_the_others_are_mea
 
 
 def test_a_configuration_that_cannot_be_timed_ends_the_search_in_one_sentence(tmp_path, monkeypatch):
-    def fail(meter, model):
+    def fail(meter, model, look=None):
         raise RuntimeError("no kernel for this")
 
     monkeypatch.setattr(LatencyMeter, "measure", fail)
@@ -182,7 +182,7 @@ def test_a_run_killed_while_it_measures_goes_on_there(tmp_path, monkeypatch, mea
     measure = LatencyMeter.measure
     killed_after = [4, 16 + 1]
 
-    def interrupted(meter, model):
+    def interrupted(meter, model, look=None):
         if killed_after and len(measured) == killed_after[0]:
             killed_after.pop(0)
             raise KeyboardInterrupt

@@ -1,0 +1,138 @@
+"""Latencies of a run's trials, pooled over all of their measurements."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import optuna
+from optuna.trial import TrialState
+
+from ..latency.additive import MeasuredLatency
+from ..latency.meter import LatencyConditions, Ratio
+from ..latency.pooled import PooledLatency, combine_ratios, pool_latencies
+from ..network.config import SEConfig
+
+LOOKS = "latency_looks:"
+"""Prefix of study attributes; with a trial's number, the list of its latency measurements after the first."""
+
+_MOST_ROUNDS = 10**9
+
+
+@dataclass(frozen=True, eq=False)
+class PooledTrials:
+    """Pooled latencies of the finished trials of a run.
+
+    Attributes:
+        measured: The measurements of each trial, by its number.
+        pooled: Latencies of their configurations.
+    """
+
+    measured: Mapping[int, tuple[MeasuredLatency, ...]]
+    pooled: PooledLatency
+
+    @property
+    def measurements(self) -> list[MeasuredLatency]:
+        """All measurements."""
+        return list(itertools.chain(*self.measured.values()))
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Numbers of the trials, in the order of :attr:`ratios` and :attr:`covariance`."""
+        return tuple(self.measured)
+
+    @property
+    def ratios(self) -> npt.NDArray[np.float64]:
+        """Latency ratio of each trial, of shape (trials,)."""
+        return self.pooled.ratios[self._places]
+
+    @property
+    def covariance(self) -> npt.NDArray[np.float64]:
+        """Joint covariance of the ratios, of shape (trials, trials), for intervals by normal quantiles."""
+        return self.pooled.covariance[np.ix_(self._places, self._places)]
+
+    @property
+    def _places(self) -> list[int]:
+        of_config = {config: place for place, config in enumerate(self.pooled.configs)}
+        return [of_config[measured[0].config] for measured in self.measured.values()]
+
+    def notes(self) -> dict[int, dict[str, Any]]:
+        """Return the attributes of each trial: its pooled latency, and its own measurements together."""
+        return {
+            number: pooled_columns(self.pooled, measured[0].config) | _measured_columns([one.ratio for one in measured])
+            for number, measured in self.measured.items()
+        }
+
+
+def pooled_columns(pooled: PooledLatency, config: SEConfig) -> dict[str, float]:
+    """Return the pooled latency of a measured configuration by the names of a trial's attributes."""
+    estimate = pooled.predict(config)
+    return {"latency_ratio": estimate.value, "latency_low": estimate.low, "latency_high": estimate.high}
+
+
+def describe_look(ratio: Ratio) -> dict[str, Any]:
+    """Return a measurement by the names of a trial's attributes, from which :func:`read_look` reads it."""
+    look = asdict(ratio)
+    del look["conditions"]
+    return _measured_columns([ratio]) | {"latency_look": look, "latency_conditions": ratio.conditions.to_dict()}
+
+
+def read_look(notes: Mapping[str, Any]) -> Ratio:
+    """Read a measurement that :func:`describe_look` has described.
+
+    Raises:
+        ValueError: If it is none, or another exception of :data:`se_search.trials.notes.FOREIGN`.
+    """
+    ratio = Ratio(**notes["latency_look"], conditions=LatencyConditions.from_dict(notes["latency_conditions"]))
+    low, median, high = ratio.low, ratio.median, ratio.high
+    if not (0 < low <= median <= high < math.inf and isinstance(ratio.rounds, int) and 1 < ratio.rounds < _MOST_ROUNDS):
+        raise ValueError(f"a latency of {median} [{low}, {high}] in {ratio.rounds} rounds is impossible")
+    if ratio.stopped not in ("target", "limit") or not isinstance(ratio.pairs, int):
+        raise ValueError(f"a measurement of {ratio.pairs} pairs cannot stop by {ratio.stopped!r}")
+    if not isinstance(ratio.interruptions, (int, float, type(None))):
+        raise TypeError(f"interruptions are not {ratio.interruptions!r}")
+    return ratio
+
+
+def pooled_trials(study: optuna.Study) -> PooledTrials | None:
+    """Pool the latencies of a study's finished trials; ``None`` if its latencies are not pooled.
+
+    The result depends on the stored measurements only.
+
+    Raises:
+        ValueError: If measurements were not written by se-search, or another exception of
+            :data:`se_search.trials.notes.FOREIGN`.
+    """
+    looks = further_looks(study)
+    measured = {}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
+        if "latency_look" in trial.user_attrs:
+            config = SEConfig.from_json(trial.user_attrs["config"])
+            notes = [trial.user_attrs, *looks.get(trial.number, ())]
+            measured[trial.number] = tuple(MeasuredLatency(config, read_look(one)) for one in notes)
+    if not measured:
+        return None
+    return PooledTrials(measured, pool_latencies(list(itertools.chain(*measured.values()))))
+
+
+def further_looks(study: optuna.Study) -> dict[int, list[dict[str, Any]]]:
+    """Return the stored measurements of each trial after its first."""
+    return {
+        int(name.removeprefix(LOOKS)): list(notes) for name, notes in study.user_attrs.items() if name.startswith(LOOKS)
+    }
+
+
+def _measured_columns(ratios: Sequence[Ratio]) -> dict[str, Any]:
+    together = combine_ratios(ratios)
+    interruptions = [one.interruptions for one in ratios if one.interruptions is not None]
+    return {
+        "latency_measured": together.value,
+        "latency_measured_low": together.low,
+        "latency_measured_high": together.high,
+        "latency_pairs": sum(one.pairs for one in ratios),
+        "latency_stopped": ratios[-1].stopped,
+        "latency_interruptions": max(interruptions, default=None),
+    }
