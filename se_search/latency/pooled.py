@@ -20,6 +20,7 @@ _NEGLIGIBLE = 1e-6  # share of the largest singular value below which one is zer
 _DEVIATIONS = 64  # candidate standard deviations
 _MOST_FREEDOM = 1e4  # that a variance common to all measurements has
 _SMALLEST = 0.01  # ratio
+_LARGEST_LOGARITHM = 100.0  # of the factor between a ratio and the ends of its interval
 _TINY = 1e-9  # smallest standard error of a ratio
 
 _Matrix = npt.NDArray[np.float64]
@@ -251,5 +252,5 @@ def _is_backbone(config: SEConfig) -> bool:
 
 def _interval(value: float, variance: float, quantile: float = normal_quantile(CONFIDENCE)) -> Estimate:
     """Return an interval that is symmetric for the logarithm of a ratio, as that of a measurement."""
-    factor = math.exp(quantile * math.sqrt(variance) / value)
+    factor = math.exp(min(quantile * math.sqrt(variance) / value, _LARGEST_LOGARITHM))
     return Estimate(value, value / factor, value * factor)
