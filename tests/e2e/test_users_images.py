@@ -59,7 +59,7 @@ def walked(tmp_path_factory):
     steps = [
         ("run", "--study", "tiny.yaml", "--data", "pictures", "--image-size", "48", "--out", "run"),
         ("verify", "run", "--members", "1", "--seeds", "1"),
-        ("export", "run", "--trial", "1", "--to", "exported"),
+        ("export", "run", "--trial", "1", "--search-weights", "--to", "exported"),
     ]
     outputs = []
     for step in steps:
