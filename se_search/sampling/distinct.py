@@ -6,17 +6,18 @@ from functools import partial
 from typing import Any
 
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from ..network.config import SEConfig
 from ..study.space import SearchSpace
-from .ehvi import EHVISampler
+from .ehvi import EHVISampler, Noise
 
 Structure = tuple[tuple[Any, ...], ...]
 
 _PROPOSALS = 20
+_GP_PROPOSALS = 3  # each takes about 0.1 s, and the next is often the same
 _RANDOM_DRAWS = 200
 _POINTS_LOOKED_AT = 200_000
 
@@ -27,17 +28,20 @@ def create_sampler(
     exact: Mapping[int, Callable[[dict[str, Any]], float]],
     limits: Mapping[int, float],
     accepts: Callable[[dict[str, Any]], bool],
+    noise: Noise,
     parallel: bool,
 ) -> BaseSampler:
     """Create :class:`~se_search.sampling.ehvi.EHVISampler` or one of Optuna's samplers, by its name in study files.
 
-    Optuna's samplers ignore ``exact``, ``limits`` and ``accepts``; TPE uses ``parallel``.
+    Optuna's samplers ignore ``exact``, ``limits``, ``accepts`` and ``noise``; TPE uses ``parallel``.
     """
     if name == "ehvi":
-        return EHVISampler(exact, limits=limits, seed=seed, accepts=accepts)
+        return EHVISampler(exact, limits=limits, seed=seed, accepts=accepts, noise=noise)
     if name == "tpe":
         # The constant liar costs time: Optuna then loads all running trials for each parameter.
         return TPESampler(seed=seed, constant_liar=parallel)
+    if name == "gp":
+        return GPSampler(seed=seed, warn_independent_sampling=False)
     return {"nsga2": NSGAIISampler, "random": RandomSampler}[name](seed=seed)
 
 
@@ -53,6 +57,7 @@ class DistinctSampler(BaseSampler):
         is_allowed: Whether a configuration respects the limits that are known before a trial.
         exact: Functions that compute exact objectives from the parameters of a trial, by index of the objective.
         limits: Worst useful values of objectives, by index.
+        noise: Known variances of the noise of a complete trial's values, by index of the objective.
         parallel: Whether several trials run concurrently; proposals then depend on which one finishes first.
     """
 
@@ -64,6 +69,7 @@ class DistinctSampler(BaseSampler):
         is_allowed: Callable[[SEConfig], bool],
         exact: Mapping[int, Callable[[dict[str, Any]], float]],
         limits: Mapping[int, float],
+        noise: Noise = lambda trial: {},
         parallel: bool = False,
     ) -> None:
         self._space = space
@@ -72,7 +78,13 @@ class DistinctSampler(BaseSampler):
         self._trials = _Tried(space)
         self._tried: set[Structure] = set()
         self._create = partial(
-            create_sampler, name, exact=exact, limits=limits, accepts=self._is_new_and_allowed, parallel=parallel
+            create_sampler,
+            name,
+            exact=exact,
+            limits=limits,
+            accepts=self._is_new_and_allowed,
+            noise=noise,
+            parallel=parallel,
         )
         self._base = self._create(seed)
         self._left = self._space.enumerate()
@@ -92,7 +104,7 @@ class DistinctSampler(BaseSampler):
         if not isinstance(self._base, EHVISampler):
             counted = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
             before = sum(one.state in counted and one.number != trial.number for one in trials)
-            self._base = self._create(self._seed * 1_000_003 + before)
+            self._base = self._create((self._seed * 1_000_003 + before) % 2**32)  # NumPy's limit
         self._base.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -103,7 +115,7 @@ class DistinctSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Propose the parameters of a new, allowed configuration."""
-        for _ in range(_PROPOSALS):
+        for _ in range(_GP_PROPOSALS if isinstance(self._base, GPSampler) else _PROPOSALS):
             joint = self._base.infer_relative_search_space(study, trial)
             proposal = self._base.sample_relative(study, trial, joint)
             for name, distribution in search_space.items():

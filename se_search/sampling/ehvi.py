@@ -3,29 +3,27 @@
 import itertools
 import math
 import random
-import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.search_space import IntersectionSearchSpace
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from scipy.special import erfcx, logsumexp
 from scipy.stats import norm
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
 
 from .fronts import is_on_front
+from .gaussian_process import Array, GaussianProcess, Points, encode, fit
 
 Parameters = dict[str, Any]
 Choices = dict[str, tuple[Any, ...]]
-Array = npt.NDArray[np.float64]
+Noise = Callable[[FrozenTrial], Mapping[int, float]]
+"""Known variances of the noise of a complete trial's values, by index of the objective."""
 
 _WHOLE_SPACE = 4096
 _RANDOM_CANDIDATES = 200
@@ -35,18 +33,16 @@ _MARGIN = 0.1
 _GRID_LINES = 24
 _MOST_FITTED = 150
 _GROWTH = 1.1
-_LENGTH_SCALES = (0.3, 30.0)
-_AMPLITUDES = (1e-2, 1e2)
-_NOISES = (1e-4, 1.0)
+_ASYMPTOTIC = -1e4
 
 
 class EHVISampler(BaseSampler):
     """Proposes the parameters with the largest expected hypervolume improvement (EHVI).
 
     Exact objectives, such as the parameter count of a network, are computed. The first of the others is modelled with
-    its uncertainty; the rest, such as latency, by the mean of their models. The models are Gaussian processes with a
-    Matérn kernel that has one length scale per parameter. For known costs, the expectation over the uncertain objective
-    has a closed form: a sum of expected improvements over the cells of the cost space that the candidate dominates.
+    its uncertainty; the rest, such as latency, by the mean of their models, which are Gaussian processes. For known
+    costs, the expectation over the uncertain objective has a closed form: a sum of expected improvements over the cells
+    of the cost space that the candidate dominates. The front is that of the models' means, not of noisy values.
 
     Args:
         exact: Functions that compute objectives from the parameters of a trial, by index of the objective.
@@ -55,6 +51,8 @@ class EHVISampler(BaseSampler):
         seed: Determines all proposals together with the finished trials; the sampler keeps no random state.
         n_startup_trials: Number of finished trials before which parameters are drawn at random.
         accepts: Whether untried parameters may be proposed; all by default.
+        noise: Known variances of the noise of a complete trial's values, by index of the objective; none by default.
+            Noise that is not known is fitted, with one variance per objective.
 
     Example:
         >>> import optuna
@@ -71,19 +69,21 @@ class EHVISampler(BaseSampler):
         seed: int | None = None,
         n_startup_trials: int = 8,
         accepts: Callable[[Parameters], bool] = lambda parameters: True,
+        noise: Noise = lambda trial: {},
     ) -> None:
         self._exact = dict(exact)
         self._limits = dict(limits or {})
         self._startup = n_startup_trials
         self._accepts = accepts
+        self._noise = noise
         self._seed = random.randrange(2**31) if seed is None else seed
         self._random = RandomSampler(seed=seed)
         self._drawing = random.Random()
         self._shared = IntersectionSearchSpace()
         self._places = sorted(self._exact)
         self._costs: dict[Hashable, tuple[float, ...]] = {}
-        self._whole: tuple[Choices, _Points] | None = None
-        self._kernels: dict[tuple[int, int, int], Kernel] = {}
+        self._whole: tuple[Choices, _Candidates] | None = None
+        self._fits: dict[tuple[int, int, int], Array] = {}
 
     def reseed_rng(self) -> None:
         """Reseed, so that each process of a parallel study draws other proposals."""
@@ -141,70 +141,75 @@ class EHVISampler(BaseSampler):
     ) -> Iterator[Parameters]:
         """Yield candidates in descending order of EHVI; ``trials`` are complete or running."""
         done = [one for one in trials if one.state == TrialState.COMPLETE]
-        running = [one.params for one in trials if one.state == TrialState.RUNNING]
         uncertain = modelled[0]
         costs = [place for place in range(len(signs)) if place != uncertain]
         values = np.array([one.values for one in done]) * signs
-        models = {place: self._fit(space, done, values[:, place], place) for place in modelled}
+        models = {place: self._model(space, done, values[:, place], place) for place in modelled}
 
-        def costs_of(points: _Points) -> Array:
+        def costs_of(points: _Candidates) -> Array:
             columns = [
                 signs[place] * points.exact[:, self._places.index(place)]
                 if place in self._exact
-                else models[place].predict(points.rows)
+                else models[place].predict(points.encoded)[0]
                 for place in costs
             ]
             return np.stack(columns, axis=1)
 
-        known_losses, known_costs = values[:, uncertain], values[:, costs]
-        if running:  # impute their predicted values
-            points = self._points(space, running)
-            known_losses = np.concatenate([known_losses, models[uncertain].predict(points.rows)])
-            known_costs = np.concatenate([known_costs, costs_of(points)])
-        candidates = self._candidates(space, [one.params for one in done], values)
+        known = self._computed(
+            space, [one.params for one in trials]
+        )  # running trials count with their predicted values
+        known_losses, known_costs = models[uncertain].predict(known.encoded)[0], costs_of(known)
+        front = is_on_front(np.column_stack([known_losses, known_costs]))
+        candidates = self._candidates(space, list(itertools.compress(known.parameters, front)))
         candidate_costs = costs_of(candidates)
-        # The prediction includes the noise of a trial, as do the observed values that it is compared with.
-        mean, deviation = models[uncertain].predict(candidates.rows, return_std=True)
+        mean, deviation = models[uncertain].predict(candidates.encoded)
 
         everything = np.concatenate([known_costs, candidate_costs])
         low, high = everything.min(0), everything.max(0)
         worst_loss = known_losses.max() + _MARGIN * np.ptp(known_losses)
         limits = np.array([signs[place] * self._limits.get(place, signs[place] * np.inf) for place in costs])
         worst = np.concatenate([[worst_loss], np.minimum(high + _MARGIN * (high - low), limits)])
-        front = is_on_front(np.column_stack([known_losses, known_costs]))
-        gains = expected_improvement(mean, deviation, candidate_costs, known_losses[front], known_costs[front], worst)
+        gains = log_expected_improvement(
+            mean, deviation, candidate_costs, known_losses[front], known_costs[front], worst
+        )
         ties = np.array([self._drawing.random() for _ in gains])
         for place in np.lexsort((ties, -gains)):
             yield candidates.parameters[place]
 
-    def _fit(self, space: Choices, done: list[FrozenTrial], values: Array, place: int) -> GaussianProcessRegressor:
-        """Fit a model of an objective; refit its kernel only when the trials have grown by 10 %."""
+    def _model(self, space: Choices, done: list[FrozenTrial], values: Array, place: int) -> GaussianProcess:
+        """Model an objective; refit its parameters only when the trials have grown by 10 %."""
         learned = 1
         while _GROWTH * learned < len(done):
             learned = math.ceil(_GROWTH * learned)
         key = place, learned, len(space)
-        if key not in self._kernels:
-            rows, known = _fitted(space, done[:learned], values)
-            kernel = ConstantKernel(1.0, _AMPLITUDES) * Matern(np.full(rows.shape[1], 2.0), _LENGTH_SCALES, nu=2.5)
-            self._kernels[key] = _regression(kernel + WhiteKernel(0.1, _NOISES), rows, known).kernel_
-        return _regression(self._kernels[key], *_fitted(space, done, values), optimizer=None)
+        if key not in self._fits:
+            self._fits[key] = fit(*self._observed(space, done[:learned], values, place))
+        return GaussianProcess(*self._observed(space, done, values, place), self._fits[key])
 
-    def _points(self, space: Choices, parameters: list[Parameters]) -> "_Points":
+    def _observed(
+        self, space: Choices, trials: list[FrozenTrial], values: Array, place: int
+    ) -> tuple[Points, Array, Array]:
+        """Points, values and known variances of at most ``_MOST_FITTED`` trials, evenly spaced."""
+        places = np.unique(np.linspace(0, len(trials) - 1, min(len(trials), _MOST_FITTED)).astype(np.int64))
+        chosen = [trials[place] for place in places]
+        known = np.array([self._noise(one).get(place, 0.0) for one in chosen])
+        return encode(space, [one.params for one in chosen]), values[places], known
+
+    def _computed(self, space: Choices, parameters: list[Parameters]) -> "_Candidates":
         keys = list(map(itemgetter(*space), parameters))
         for key, one in zip(keys, parameters, strict=True):
             if key not in self._costs:
                 self._costs[key] = tuple(self._exact[place](one) for place in self._places)
         exact = np.array([self._costs[key] for key in keys])
-        return _Points(parameters, _encode(space, parameters), exact.reshape(len(parameters), -1))
+        return _Candidates(parameters, encode(space, parameters), exact.reshape(len(parameters), -1))
 
-    def _candidates(self, space: Choices, done: list[Parameters], values: Array) -> "_Points":
+    def _candidates(self, space: Choices, front: list[Parameters]) -> "_Candidates":
         """All points of a small space; otherwise random points, and neighbours of the front in one parameter."""
         if math.prod(len(choices) for choices in space.values()) <= _WHOLE_SPACE:
             if self._whole is None or self._whole[0] != space:
                 points = [dict(zip(space, combined, strict=True)) for combined in itertools.product(*space.values())]
-                self._whole = space, self._points(space, points)
+                self._whole = space, self._computed(space, points)
             return self._whole[1]
-        front = [one for one, on_front in zip(done, is_on_front(values), strict=True) if on_front]
         found: dict[Hashable, Parameters] = {}
         key_of = itemgetter(*space)
         for parameters in self._drawing.sample(front, min(len(front), _NEIGHBOURED)):
@@ -215,26 +220,27 @@ class EHVISampler(BaseSampler):
         for _ in range(_RANDOM_CANDIDATES):
             drawn = self._draw(space)
             found[key_of(drawn)] = drawn
-        return self._points(space, list(found.values()))
+        return self._computed(space, list(found.values()))
 
 
 @dataclass(frozen=True)
-class _Points:
-    """Points of a space: their parameters, the model's encoding of these, and their exact objectives."""
+class _Candidates:
+    """Points of a space: their parameters, the models' encoding of these, and their exact objectives."""
 
     parameters: list[Parameters]
-    rows: Array
+    encoded: Points
     exact: Array
 
 
-def expected_improvement(
+def log_expected_improvement(
     mean: Array, deviation: Array, costs: Array, known_losses: Array, known_costs: Array, worst: Array
 ) -> Array:
-    """Expected hypervolume improvement of candidates with known costs and a normally distributed loss.
+    """Logarithm of the expected hypervolume improvement of candidates with known costs and a normally distributed loss.
 
     All objectives are minimised. The costs of the known front cut the cost space into cells. In the part of a cell
     above its own costs, a candidate adds the volume times its improvement over the front's lowest loss at these costs.
-    The expectation of that is the expected improvement of Bayesian optimisation (Jones, Schonlau and Welch 1998).
+    The expectation of that is the expected improvement of Bayesian optimisation (Jones, Schonlau and Welch 1998). Its
+    logarithm ranks candidates even where it underflows to zero (Ament et al. 2023).
 
     Args:
         mean: Expected losses, of shape (candidates,).
@@ -245,7 +251,7 @@ def expected_improvement(
         worst: Reference point: the loss, then the costs.
 
     Returns:
-        The expected improvements, of shape (candidates,).
+        The logarithms, of shape (candidates,); minus infinity without a cell above the costs.
     """
     worst_loss, worst_costs = worst[0], worst[1:]
     lines = []
@@ -258,49 +264,21 @@ def expected_improvement(
     covers = (known_costs[None] <= lower[:, None]).all(2)
     best = np.minimum(np.where(covers, known_losses[None], np.inf).min(1, initial=np.inf), worst_loss)
     levels, level_of = np.unique(best, return_inverse=True)
-    gap = levels[None] - mean[:, None]
-    scaled = gap / deviation[:, None]
-    improvement = gap * norm.cdf(scaled) + deviation[:, None] * norm.pdf(scaled)
+    improvement = np.log(deviation)[:, None] + _log_improvement((levels[None] - mean[:, None]) / deviation[:, None])
     volumes = np.ones((len(mean), 1))
     for column, line in enumerate(lines):
         lengths = np.clip(line[1:] - np.maximum(line[:-1], costs[:, [column]]), 0, None)
         volumes = (volumes[:, :, None] * lengths[:, None]).reshape(len(mean), -1)
-    return ((volumes @ np.eye(len(levels))[level_of]) * improvement).sum(1)
+    return np.asarray(logsumexp(improvement, b=volumes @ np.eye(len(levels))[level_of], axis=1), dtype=float)
 
 
-def _fitted(space: Choices, trials: list[FrozenTrial], values: Array) -> tuple[Array, Array]:
-    """Encoded parameters and values of at most ``_MOST_FITTED`` trials, evenly spaced."""
-    places = np.unique(np.linspace(0, len(trials) - 1, min(len(trials), _MOST_FITTED)).astype(np.int64))
-    return _encode(space, [trials[place].params for place in places]), values[places]
-
-
-def _regression(kernel: Kernel, rows: Array, values: Array, **options: Any) -> GaussianProcessRegressor:
-    with warnings.catch_warnings():
-        # The length scale of a parameter without an effect reaches its bound.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return GaussianProcessRegressor(kernel, alpha=1e-6, normalize_y=True, **options).fit(rows, values)
-
-
-def _encode(space: Choices, parameters: list[Parameters]) -> Array:
-    """Encode parameters as an array of shape (points, columns)."""
-    columns = []
-    for name, choices in space.items():
-        if len(choices) > 1:
-            place = {choice: index for index, choice in enumerate(choices)}
-            columns.append(_columns(choices)[[place[one[name]] for one in parameters]])
-    return np.concatenate(columns, axis=1)
-
-
-def _columns(choices: tuple[Any, ...]) -> Array:
-    """Encode choices, one row each: numbers by rank from -1 to 1, other values one-hot."""
-    numbers = sorted({one for one in choices if isinstance(one, int | float) and not isinstance(one, bool)})
-    words = [one for one in choices if one not in numbers or isinstance(one, bool)]
-    columns = [[float(choice is word) for choice in choices] for word in words[len(words) == len(choices) :]]
-    if len(numbers) > 1:
-        order = np.linspace(-1, 1, len(numbers))
-        places = [0.0 if choice in words else order[numbers.index(choice)] for choice in choices]
-        columns.append(places)
-    return np.array(columns).T
+def _log_improvement(scaled: Array) -> Array:
+    """Logarithm of φ(z) + z Φ(z) for standardised gaps z, by Ament et al. (2023), equation 9."""
+    near = np.maximum(scaled, -1.0)
+    far = np.clip(scaled, _ASYMPTOTIC, -1.0)
+    rest = np.log1p(far * np.sqrt(np.pi / 2) * erfcx(-far / np.sqrt(2)))
+    tail = norm.logpdf(scaled) + np.where(scaled < _ASYMPTOTIC, -2 * np.log(np.maximum(-scaled, 1.0)), rest)
+    return np.where(scaled > -1, np.log(norm.pdf(near) + near * norm.cdf(near)), tail)
 
 
 def _choices(distribution: BaseDistribution) -> tuple[Any, ...]:

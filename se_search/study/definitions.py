@@ -193,9 +193,9 @@ class StudyDefinition(Definition):
     ] = ("accuracy", "parameter_overhead", "latency_ratio")
     """Two or three of :data:`OBJECTIVES` and ``custom_objectives``, including every custom objective."""
 
-    sampler: Literal["ehvi", "tpe", "nsga2", "random"] = "ehvi"
+    sampler: Literal["ehvi", "gp", "tpe", "nsga2", "random"] = "ehvi"
     """``"ehvi"`` (expected hypervolume improvement, :class:`~se_search.sampling.ehvi.EHVISampler`), or Optuna's
-    multi-objective ``"tpe"``, ``"nsga2"`` or ``"random"``."""
+    multi-objective ``"gp"``, ``"tpe"``, ``"nsga2"`` or ``"random"``."""
 
     priors: Literal["known", "excitation"] = "known"
     """Configurations to evaluate first: the ``"known"`` baselines; with ``"excitation"`` also variants without the SE

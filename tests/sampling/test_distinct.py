@@ -32,7 +32,7 @@ def search(space, name="ehvi", seed=0, trials=1000, is_allowed=lambda config: Tr
     return proposed
 
 
-@pytest.mark.parametrize("name", ["ehvi", "tpe", "nsga2", "random"])
+@pytest.mark.parametrize("name", ["ehvi", "gp", "tpe", "nsga2", "random"])
 def test_a_small_space_is_gone_through_without_a_repeat(name):
     proposed = search(SMALL, name)
     assert len(proposed) == 2**4
@@ -45,7 +45,7 @@ def test_the_same_network_under_another_ratio_is_not_proposed():
     assert len(search(space)) == 2 * 3 * 3 * 3
 
 
-@pytest.mark.parametrize("name", ["ehvi", "tpe", "nsga2", "random"])
+@pytest.mark.parametrize("name", ["ehvi", "gp", "tpe", "nsga2", "random"])
 def test_no_proposal_breaks_a_limit_and_all_that_keep_it_are_found(name):
     limit = 20_000
     proposed = search(SMALL, name, is_allowed=lambda config: parameters_of(config) <= limit)
@@ -58,6 +58,25 @@ def test_the_seed_fixes_the_proposals():
     space = SearchSpace("resnet18", load_space("blocks"))
     first, again, other = (search(space, seed=seed, trials=25) for seed in (1, 1, 2))
     assert first == again != other
+
+
+@pytest.mark.parametrize("name", ["ehvi", "gp", "tpe"])
+def test_a_search_resumes_with_the_same_proposals(name):
+    space = SearchSpace("resnet18", load_space("stages"))
+    whole = search(space, name, trials=13)
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    for config in whole[:12]:
+        parameters, values = space.to_parameters(config), [len(config.placed) % 3, parameters_of(config)]
+        distributions = dict(space.distributions)
+        study.add_trial(optuna.trial.create_trial(params=parameters, distributions=distributions, values=values))
+    exact = {1: lambda parameters: parameters_of(space.to_config(parameters))}
+    study.sampler = DistinctSampler(space, name, 0, lambda config: True, exact, {})
+    assert space.to_config(study.ask(dict(space.distributions)).params) == whole[12]
+
+
+@pytest.mark.parametrize("name", ["ehvi", "gp", "tpe", "nsga2", "random"])
+def test_the_largest_seed_of_a_study_works(name):
+    assert len(search(SMALL, name, seed=2**31 - 1, trials=4)) == 4
 
 
 def test_a_killed_trial_is_proposed_again_and_a_failed_one_is_not():

@@ -7,7 +7,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from scipy import integrate, stats
 
-from se_search.sampling.ehvi import EHVISampler, expected_improvement
+from se_search.sampling.ehvi import EHVISampler, log_expected_improvement
 
 
 def improvement_by_integration(mean, deviation, cost, losses, costs, worst):
@@ -28,8 +28,10 @@ def improvement_by_integration(mean, deviation, cost, losses, costs, worst):
 def test_the_expectation_is_the_integral_of_what_is_newly_dominated():
     losses, costs, worst = np.array([0.9, 0.5, 0.3, 0.6]), np.array([0.0, 0.2, 0.7, 0.8]), np.array([1.0, 1.0])
     for mean, deviation, cost in [(0.4, 0.1, 0.1), (0.2, 0.05, 0.6), (0.8, 0.3, 0.95), (0.45, 0.02, 0.3)]:
-        found = expected_improvement(
-            np.array([mean]), np.array([deviation]), np.array([[cost]]), losses, costs[:, None], worst
+        found = np.exp(
+            log_expected_improvement(
+                np.array([mean]), np.array([deviation]), np.array([[cost]]), losses, costs[:, None], worst
+            )
         )
         expected = improvement_by_integration(mean, deviation, cost, losses, costs, worst)
         assert found[0] == pytest.approx(expected, rel=2e-3), (mean, deviation, cost)
@@ -49,13 +51,43 @@ def test_with_three_objectives_and_no_doubt_it_is_what_the_hypervolume_grows_by(
         return total
 
     candidates = rng.random((6, 3))
-    found = expected_improvement(
-        candidates[:, 0], np.full(6, 1e-9), candidates[:, 1:], points[:, 0], points[:, 1:], worst
+    found = np.exp(
+        log_expected_improvement(
+            candidates[:, 0], np.full(6, 1e-9), candidates[:, 1:], points[:, 0], points[:, 1:], worst
+        )
     )
     for gain, candidate in zip(found, candidates, strict=True):
         assert gain == pytest.approx(volume(np.vstack([points, candidate])) - volume(points), abs=1e-9)
     assert (found > 0).any()
     assert (found < 1e-9).any()
+
+
+def test_with_three_objectives_its_logarithm_is_that_of_a_monte_carlo_estimate():
+    rng = np.random.default_rng(5)
+    points, worst = rng.random((15, 3)), np.full(3, 1.1)
+    mean, deviation, costs = 0.2, 0.15, np.array([0.3, 0.4])
+    found = log_expected_improvement(
+        np.array([mean]), np.array([deviation]), costs[None], points[:, 0], points[:, 1:], worst
+    )
+    losses = rng.normal(mean, deviation, 200_000)
+    places = rng.uniform(costs, 1.1, (200_000, 2))
+    best = np.where((points[:, None, 1:] <= places).all(2), points[:, [0]], 1.1).min(0)
+    gains = np.maximum(best - losses, 0) * np.prod(1.1 - costs)
+    assert np.exp(found[0]) == pytest.approx(gains.mean(), abs=4 * stats.sem(gains))
+    assert stats.sem(gains) < 0.005 * gains.mean()
+
+
+def test_the_logarithm_ranks_candidates_whose_improvement_underflows():
+    """Mills' ratio: far below, φ(z) + z Φ(z) is φ(z) / z² (1 - 3 / z² + ...)."""
+    gaps = np.array([-0.5, -5.0, -39.0, -100.0, -2e4, -1e6])
+    found = log_expected_improvement(
+        -gaps, np.ones(6), np.zeros((6, 1)), np.array([0.0]), np.array([[-1.0]]), np.array([0.0, 1.0])
+    )
+    near = np.log([stats.norm.pdf(gap) + gap * stats.norm.cdf(gap) for gap in gaps[:2]])
+    far = -(gaps[2:] ** 2) / 2 - np.log(2 * np.pi) / 2 - 2 * np.log(-gaps[2:]) + np.log1p(-3 / gaps[2:] ** 2)
+    assert found[:2] == pytest.approx(near, rel=1e-9)
+    assert found[2:] == pytest.approx(far, abs=2e-5)
+    assert np.isfinite(found).all()
 
 
 SPACE = {f"p{place}": CategoricalDistribution(("none", 4, 8, 16)) for place in range(4)}
@@ -138,6 +170,27 @@ def test_what_lies_beyond_a_limit_is_not_searched():
     assert all(cost(trial.params) < 4.0 for trial in modelled)
     without = [trial for trial in search(EHVISampler({1: cost}, seed=0), 40).trials if trial.number >= 8]
     assert not all(cost(trial.params) < 4.0 for trial in without)
+
+
+def test_a_value_that_is_known_to_be_noisy_does_not_decide_the_front():
+    """A lucky value hides that its neighbours are worth a trial; known noise takes it off the front."""
+    trials = search(EHVISampler({1: cost}, seed=0), 20).trials
+    lucky = trials[12].params
+
+    def proposal(noise):
+        study = optuna.create_study(sampler=EHVISampler({1: cost}, seed=0, noise=noise), directions=["minimize"] * 2)
+        for trial in trials:
+            values = (trial.values[0] - 20.0 * (trial.params == lucky), trial.values[1])
+            study.add_trial(
+                optuna.trial.create_trial(params=trial.params, distributions=trial.distributions, values=values)
+            )
+        return study.ask(SPACE).params
+
+    exact = EHVISampler({1: cost}, seed=0)
+    study = optuna.create_study(sampler=exact, directions=["minimize"] * 2)
+    study.add_trials([trial for trial in trials if trial.params != lucky])
+    assert proposal(lambda trial: {0: 1e9 * (trial.params == lucky)}) == study.ask(SPACE).params
+    assert proposal(lambda trial: {}) != study.ask(SPACE).params
 
 
 def test_directions_are_heeded():

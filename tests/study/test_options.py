@@ -123,7 +123,7 @@ def test_help_shows_choices_defaults_and_what_a_key_means_from_its_field():
         if option.choices:
             assert shown.metavar == f"[{'|'.join(option.choices)}]"
     by_name = {option.argument: option for option in OPTIONS}
-    assert by_name["sampler"].choices == ("ehvi", "tpe", "nsga2", "random")
+    assert by_name["sampler"].choices == ("ehvi", "gp", "tpe", "nsga2", "random")
     assert by_name["latency"].choices == ("pooled", "measured", "model")
     assert by_name["latency_size"].choices == ("auto", "backbone", "data", "NUMBER")
     written = {"budget": int, "latency_optimized": bool, "trial_limit": float, "max_params": str, "data": str}
