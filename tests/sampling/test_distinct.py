@@ -63,15 +63,21 @@ def test_the_seed_fixes_the_proposals():
 @pytest.mark.parametrize("name", ["ehvi", "gp", "tpe"])
 def test_a_search_resumes_with_the_same_proposals(name):
     space = SearchSpace("resnet18", load_space("stages"))
-    whole = search(space, name, trials=13)
-    study = optuna.create_study(directions=["maximize", "minimize"])
-    for config in whole[:12]:
-        parameters, values = space.to_parameters(config), [len(config.placed) % 3, parameters_of(config)]
-        distributions = dict(space.distributions)
-        study.add_trial(optuna.trial.create_trial(params=parameters, distributions=distributions, values=values))
-    exact = {1: lambda parameters: parameters_of(space.to_config(parameters))}
-    study.sampler = DistinctSampler(space, name, 0, lambda config: True, exact, {})
-    assert space.to_config(study.ask(dict(space.distributions)).params) == whole[12]
+    distributions = dict(space.distributions)
+
+    def resumed(trials):
+        study = optuna.create_study(directions=["maximize", "minimize"])
+        study.add_trials(trials)
+        exact = {1: lambda parameters: parameters_of(space.to_config(parameters))}
+        study.sampler = DistinctSampler(space, name, 0, lambda config: True, exact, {})
+        return study
+
+    study = resumed([])
+    for _ in range(13):
+        trial = study.ask(distributions)
+        config = space.to_config(trial.params)
+        study.tell(trial, [len(config.placed) % 3, parameters_of(config)])
+    assert resumed(study.trials[:12]).ask(distributions).params == study.trials[12].params
 
 
 @pytest.mark.parametrize("name", ["ehvi", "gp", "tpe", "nsga2", "random"])
