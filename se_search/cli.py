@@ -219,12 +219,13 @@ def report(
       se-search report runs/resnet50-digits --format md --format png
     """
     from .api import load_run
+    from .terminal import show_report
 
     if live or every is not None or to is not None or len(folders) > 1:
         _report_as_before(folders, formats, live, every, to)
         return
-    for file in load_run(folders[0]).report_as(*(formats or ["html"])):
-        say(f"Report: {file}", to_copy=True)
+    found = load_run(folders[0])
+    show_report(found.folder, found.report_as(*(formats or ["html"])))
 
 
 def _report_as_before(

@@ -22,46 +22,62 @@ from .network.sites import find_places, trace_backbone
 from .progress import console, say
 from .report.summary import in_words
 from .report.tables import describe_excitation, describe_front, describe_latency, describe_verified
-from .results.record import read_results
-from .results.verified import command_for_seeds
+from .results.decision import VERDICTS, decide
+from .results.record import RunRecord, read_results
+from .trials.folder import REPORT_FILE
 from .words import counted, percent
 
 _SPECIAL_IN_QUOTES = set('"$`\\!')
 
 
 def show_front(folder: Path) -> None:
-    """Show the Pareto front of a run folder, its cautions, and the next commands."""
+    """Show the Pareto front of a run folder, its cautions, and the decision."""
     results, run = read_results(folder)
     say("")
     say(f"Pareto front ({run.quality.words} estimated by {run.evaluator.method}, 95 % intervals):")
     _print_table(describe_front(results, run))
-    for sentence in (*([run.gain.sentence] if run.gain else []), *run.cautions):
+    for sentence in run.cautions:
         say(sentence)
     failed = int((results["state"] == "failed").sum())
     if failed:
         say(f"{counted(failed, 'trial')} failed; trials.csv has the reasons.")
     if run.data.unreadable:
         say(f"Skipped unreadable images: {len(run.data.unreadable)}; run.json names them.")
-    say(f"Report: {folder / 'report.html'}", to_copy=True)
-    if run.picks:
-        verify, export = ["verify", str(folder)], ["export", str(folder), "--pick", "knee", "--to", "exported"]
-        say(f"Next:   {shlex.join([_program(), *verify])}", to_copy=True)
-        say(f"        {shlex.join([_program(), *export])}", to_copy=True)
+    _show_decision(results, run)
 
 
 def show_verified(folder: Path) -> None:
-    """Show the results of verification in a run folder."""
-    run = read_results(folder)[1]
+    """Show the results of verification in a run folder, and the decision."""
+    results, run = read_results(folder)
     for schedule in run.verified:
         say("")
         say(f"{in_words(schedule).capitalize()}, evaluated on {schedule.images} test images (95 % intervals):")
         _print_table(describe_verified(schedule))
         for sentence in (schedule.finding, *schedule.failures, *schedule.ranking):
             say(sentence)
-        if schedule.failures:
-            more = command_for_seeds(schedule, str(folder), run.evaluator.epochs)
-            say(f"More seeds: {shlex.join([_program(), *more])}", to_copy=True)
-    say(f"Report: {folder / 'report.html'}", to_copy=True)
+    _show_decision(results, run)
+
+
+def show_report(folder: Path, files: Sequence[Path]) -> None:
+    """Show the written files of a report, and the decision of its run."""
+    for file in files:
+        say(f"Report: {file}", to_copy=True)
+    _show_decision(*read_results(folder), report=False)
+
+
+def _show_decision(results: pd.DataFrame, run: RunRecord, report: bool = True) -> None:
+    decision = decide(results, run)
+    say("")
+    say(f"{VERDICTS[decision.verdict]}. {decision.headline}.")
+    if decision.figures:
+        figures = ", ".join(f"{one.name} {one.text} {one.interval}" for one in decision.figures)
+        say(f"{decision.network[:1].upper()}{decision.network[1:]} against no SE: {figures}.")
+    if report:
+        say(f"Report: {Path(run.folder) / REPORT_FILE}", to_copy=True)
+    for number, step in enumerate(decision.next):
+        say(f"{'      ' if number else 'Next: '}{step.reason}")
+        if step.command:
+            say(f"        {_with_own_name(step.command)}", to_copy=True)
 
 
 def show_exported(exported: Exported, plain: bool) -> None:
@@ -224,9 +240,10 @@ def _print_table(shown: pd.DataFrame) -> None:
             say(f"{heading} {name}: {remark}")
 
 
-def _program() -> str:
-    """Return the name of this program, or its path if the environment is not activated."""
+def _with_own_name(command: str) -> str:
+    """Return a command with the path of this program if the environment is not activated."""
     if shutil.which("se-search"):
-        return "se-search"
+        return command
     script = Path(sysconfig.get_path("scripts"), "se-search")
-    return str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)
+    program = str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)
+    return shlex.quote(program) + command.removeprefix("se-search")

@@ -18,6 +18,15 @@ if TYPE_CHECKING:  # record.py writes the decision into run.json
 
 Verdict = Literal["helps", "no measurable difference", "worse", "not verified yet", "no result yet"]
 
+VERDICTS: Mapping[Verdict, str] = {
+    "helps": "SE helps",
+    "no measurable difference": "No measurable difference",
+    "worse": "SE does not help",
+    "not verified yet": "Not verified yet",
+    "no result yet": "No result yet",
+}
+"""What a person reads for each verdict."""
+
 _SEEDS = 3
 """Seeds that a proposed verification has at least: its command's default."""
 
@@ -174,7 +183,7 @@ def _costs(row: Mapping[str, Any]) -> Iterator[Figure]:
     if not row:
         return
     share = float(row["parameter_overhead"])
-    yield Figure("parameters", (share,) * 3, percent(share, sign="+"), f"exact: {int(row['counted_parameters']):+,}")
+    yield Figure("parameters", (share,) * 3, percent(share, sign="+"), f"({int(row['counted_parameters']):+,})")
     ratio, low, high = (float(row[name]) for name in ("latency_ratio", "latency_low", "latency_high"))
     yield Figure("latency", (ratio, low, high), f"×{ratio:.3f}", f"[{low:.3f}, {high:.3f}]")
 

@@ -110,7 +110,8 @@ def test_the_report_in_other_formats(directory):
     for name in ("trials.csv", "pareto.csv", "report.html"):
         (directory / "run" / name).unlink()
     result = invoke("report", "run", "--format", "csv", "--format", "md")
-    assert result.stdout.split() == [
+    written, _, decided = result.stdout.partition("\n\n")
+    assert written.split() == [
         "Report:",
         "run/trials.csv",
         "Report:",
@@ -118,6 +119,7 @@ def test_the_report_in_other_formats(directory):
         "Report:",
         "run/report.md",
     ]
+    assert decided.startswith("No measurable difference. Estimated: ")
     assert len(pd.read_csv(directory / "run" / "trials.csv")) == TINY_STUDY["budget"]
     assert (directory / "run" / "report.md").read_text().startswith(r"# Where SE pays in test\_resnet" + "\n")
     assert not (directory / "run" / "report.html").exists()

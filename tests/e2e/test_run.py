@@ -122,11 +122,18 @@ def test_a_finished_run_leaves_all_its_files_and_says_what_next(finished_run):
     }
     output = (finished_run / "output.txt").read_text()
     assert "Report: run/report.html" in output
-    assert re.search(r"se-search export run --pick knee --to exported", output)
+    record = json.loads((finished_run / "run" / "run.json").read_text())
+    decision = record["decision"]
+    assert decision["verdict"] == "no measurable difference"  # after one epoch
+    assert f"No measurable difference. {decision['headline']}." in output
+    following = output.partition("\nNext: ")[2].splitlines()
+    shown = [line.strip() for line in following if line.startswith("        ")]
+    # Without the environment's activation a command has the program's path.
+    assert [line[line.index("se-search") :] for line in shown] == ["se-search verify run"]
+    assert not re.search(r"se-search export", output)
     front = pd.read_csv(finished_run / "run" / "pareto.csv")
     for number in front["number"]:
         assert re.search(rf"^{number} +\d", output, re.MULTILINE)
-    record = json.loads((finished_run / "run" / "run.json").read_text())
     assert record["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert (record["seed"], record["threads"], record["dtype"]) == (0, torch.get_num_threads(), "float32")
 

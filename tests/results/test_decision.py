@@ -116,7 +116,7 @@ def test_a_verified_gain_is_exported_with_its_verified_weights():
     assert (decision.network, decision.trial, decision.config) == ("uniform r=16", 1, UNIFORM.to_json())
     assert [(one.name, one.text, one.interval) for one in decision.figures] == [
         ("accuracy", "+40.8 points", "[+35.1, +46.4]"),
-        ("parameters", f"+{UNIFORM.block_count}.00 %", f"exact: +{UNIFORM.block_count},000"),
+        ("parameters", f"+{UNIFORM.block_count}.00 %", f"(+{UNIFORM.block_count},000)"),
         ("latency", "×1.020", "[1.015, 1.025]"),
     ]
     assert decision.figures[0].values == GAIN
