@@ -26,6 +26,7 @@ from ..report.images import write_images
 from ..report.page import render_report
 from ..report.tables import describe_front
 from ..report.text import render_markdown
+from ..results.decision import Decision, decide
 from ..results.picks import PICKS
 from ..results.record import RunRecord, read_results, write_results
 from ..results.verified import VerifiedWeights, find_weights
@@ -60,6 +61,11 @@ class Run:
         """
         trials, run = read_results(self.folder)
         return trials.set_index("number", drop=False).rename_axis(None).loc[list(run.picks.front)]
+
+    @property
+    def decision(self) -> Decision:
+        """The verdict, three figures against no SE, and what to do next."""
+        return decide(*read_results(self.folder))
 
     @property
     def figures(self) -> dict[str, go.Figure]:

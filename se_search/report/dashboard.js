@@ -46,6 +46,9 @@ function showInTables() {
     row.classList.toggle("chosen", one);
     row.querySelector("button.trial")?.setAttribute("aria-pressed", one);
   }
+  for (const button of document.querySelectorAll("button[data-choose]")) {
+    button.setAttribute("aria-pressed", chosen.has(Number(button.dataset.choose)));
+  }
   for (const scroll of document.querySelectorAll(".scroll")) {
     const row = scroll.querySelector("tr.chosen:not([hidden])");
     if (!row) continue;
@@ -61,7 +64,7 @@ function showInPanel() {
   const cards = [...chosen].sort((a, b) => a - b).slice(0, 12).map((number) => {
     const card = document.getElementById("card").content.firstElementChild.cloneNode(true);
     card.querySelector(".drawn").innerHTML = coloured(pageData.hover[number]);
-    const command = pageData.command.join(number);
+    const command = pageData.command.join(number) + (pageData.verified.includes(number) ? " --verified" : "");
     card.querySelector("code").textContent = command;
     card.querySelector(".copy").addEventListener("click", () => copy(command, card.querySelector("code")));
     card.querySelector(".drop").addEventListener("click", () => {
@@ -157,6 +160,15 @@ document.addEventListener("near", ({ target: place }) => {
 });
 document.addEventListener("theme", showInPanel);
 document.addEventListener("redrawn", ({ detail: name, target: place }) => showInFigure(name, place));
+
+for (const button of document.querySelectorAll("button[data-copies]")) {
+  const shown = document.getElementById(button.dataset.copies);
+  button.addEventListener("click", () => copy(shown.textContent, shown));
+}
+
+for (const button of document.querySelectorAll("button[data-choose]")) {
+  button.addEventListener("click", (event) => choose([Number(button.dataset.choose)], event.shiftKey || event.ctrlKey || event.metaKey));
+}
 
 document.addEventListener("click", (event) => {
   const row = event.target.closest("tr[data-trial]");

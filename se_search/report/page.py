@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..results.decision import VERDICTS, Decision, decide
 from ..results.record import RunRecord
 from ..results.table import front_of, read_config
 from ..study.objectives import OBJECTIVES
@@ -15,8 +16,17 @@ from .configuration import describe_stages, draw_configuration, shade
 from .figures import FIGURES, report_figures
 from .groups import complete_trials
 from .html import render_page
-from .measures import hover_text, objectives_shown, tie_in_words, write_interval, write_limit, write_value
-from .summary import describe_images, in_words, summarize
+from .measures import (
+    hover_text,
+    interval_of,
+    objectives_shown,
+    tie_in_words,
+    with_interval,
+    write_interval,
+    write_limit,
+    write_value,
+)
+from .summary import describe_images, in_words
 
 _PICK_TITLES = {
     "knee": "best trade-off of {quality} and parameters",
@@ -50,6 +60,7 @@ def render_report(trials: pd.DataFrame, run: RunRecord, live: int | None = None)
     front = front_of(complete)
     figures = report_figures(trials, run, texts=False) if len(complete) else {}
     shown = objectives_shown(run)
+    decision = decide(trials, run)
     counts = Counter(state for row in trials.to_dict("records") for state in _states(row))
     return render_page(
         "page.html.jinja",
@@ -60,11 +71,15 @@ def render_report(trials: pd.DataFrame, run: RunRecord, live: int | None = None)
             "csv": _csv(front, f"{run.name}-pareto.csv"),
             # The number of the trial goes between the parts.
             "command": [f"se-search export {shlex.quote(run.folder)} --trial ", " --to exported-", ""],
+            "verified": trials["number"][trials["verified_seeds"] > 0].tolist(),
             "live": live,
         },
         run=run,
         live=live,
-        summary=summarize(trials, run),
+        decision=decision,
+        verdict=VERDICTS[decision.verdict],
+        decided=_decided(decision, trials, run),
+        caveats=len(run.cautions) + bool(run.data.unreadable),
         limits=", ".join(
             f"{one.heading} at most {write_limit(limit, one)}"
             for one in OBJECTIVES.values()
@@ -101,6 +116,17 @@ def _row(row: dict[Any, Any], run: RunRecord) -> dict[str, Any]:
         "stages": describe_stages(row["config"], run.sites),
         "drawing": draw_configuration(row["config"], run.sites),
     }
+
+
+def _decided(decision: Decision, trials: pd.DataFrame, run: RunRecord) -> dict[str, Any] | None:
+    """Return the row of the trial that the decision speaks of; ``None`` without one."""
+    if decision.trial is None:
+        return None
+    (row,) = trials[trials["number"] == decision.trial].to_dict("records")
+    accuracy = OBJECTIVES["accuracy"]
+    source, prefix = ("verified", "verified_") if decision.verified else ("estimated", "")
+    reached = f"{source} accuracy {with_interval(interval_of(row, accuracy, prefix), accuracy)}"
+    return _row({str(name): value for name, value in row.items()}, run) | {"reached": reached}
 
 
 def _states(row: dict[Any, Any]) -> list[str]:

@@ -5,10 +5,11 @@ from typing import Any
 
 import pandas as pd
 
-from ..markdown import escape_text
+from ..markdown import escape_text, one_line
+from ..results.decision import VERDICTS, decide
 from ..results.record import RunRecord
 from ..words import counted
-from .summary import describe_images, in_words, summarize
+from .summary import describe_images, in_words
 from .tables import describe_front, describe_verified
 
 
@@ -21,13 +22,18 @@ def _lines(trials: pd.DataFrame, run: RunRecord) -> Iterator[str]:
     evaluated = int(trials["state"].isin(["complete", "stopped"]).sum())
     failed = int((trials["state"] == "failed").sum())
     yield f"# Where SE pays in {escape_text(run.backbone)}"
-    for sentence in summarize(trials, run):
-        yield from ("", escape_text(sentence))
+    yield from _decision(trials, run)
     failures = f", {failed} failed" if failed else ""
     state = f"{failures}; the search is {'finished' if run.finished else 'not finished'}"
     yield from ("", f"{evaluated} of {run.budget} configurations evaluated on {escape_text(run.data.name)}{state}.")
     for caution in run.cautions:
         yield from ("", f"> {escape_text(caution)}")
+    for schedule in reversed(run.verified):
+        yield from ("", f"## Verified: {in_words(schedule)}", "")
+        yield from (f"Evaluated on {counted(schedule.images, 'test image')}, with 95 % intervals.", "")
+        yield from _table(describe_verified(schedule))
+        for sentence in (schedule.finding, *schedule.failures, *schedule.ranking):
+            yield from ("", escape_text(sentence))
     front = describe_front(trials, run)
     if len(front):
         yield from ("", "## Pareto front", "")
@@ -35,12 +41,6 @@ def _lines(trials: pd.DataFrame, run: RunRecord) -> Iterator[str]:
         images = f"{run.data.validation} validation images, with 95 % intervals"
         yield from (f"{run.quality.words.capitalize()} is estimated by {method} on {images}.", "")
         yield from _table(front)
-    for schedule in run.verified:
-        yield from ("", f"## Verified: {in_words(schedule)}", "")
-        yield from (f"Evaluated on {counted(schedule.images, 'test image')}, with 95 % intervals.", "")
-        yield from _table(describe_verified(schedule))
-        for sentence in (schedule.finding, *schedule.failures, *schedule.ranking):
-            yield from ("", escape_text(sentence))
     yield from ("", "## How this was made", "")
     data = run.data
     pooled = f"; pooled over {run.latency_pooled_over} measurements" if run.latency_pooled_over else ""
@@ -57,6 +57,18 @@ def _lines(trials: pd.DataFrame, run: RunRecord) -> Iterator[str]:
         "Versions": ", ".join(f"{name} {version}" for name, version in run.provenance.versions.items()),
     }
     yield from (f"- {name}: {escape_text(value)}" for name, value in made.items() if value)
+
+
+def _decision(trials: pd.DataFrame, run: RunRecord) -> Iterator[str]:
+    decision = decide(trials, run)
+    yield from ("", escape_text(f"{VERDICTS[decision.verdict]}. {decision.headline}."))
+    if decision.figures:
+        yield from ("", escape_text(f"{decision.network} against no SE:"), "")
+        yield from (f"- {escape_text(f'{one.name} {one.text} {one.interval}')}" for one in decision.figures)
+    for step in decision.next:
+        yield from ("", escape_text(f"Next: {step.reason}"))
+        if step.command:
+            yield from ("", f"    {one_line(step.command)}")
 
 
 def _table(shown: pd.DataFrame) -> Iterator[str]:

@@ -19,12 +19,14 @@ from ..network.overhead import backbone_parameters
 from ..sampling.exact import EXACT
 from ..study.definitions import ConstraintsDefinition, StudyDefinition
 from ..study.evaluator_definition import EvaluatorDefinition
+from ..study.files import load_study, shipped_names
 from ..study.objectives import OBJECTIVES, Objective
 from ..study.space import SearchSpace
 from ..trials.folder import PARETO_FILE, RUN_FILE, TRIALS_FILE, load_trials, read_definition
 from ..trials.latency import latency_size, read_latency_measurements
 from ..trials.notes import ENDED, FOREIGN, latency_conditions, quality_of, with_measured_latency
 from ..trials.pooling import pooled_trials
+from ..words import counted
 from .contributions import Contributions, describe_contributions, outcomes_by_image
 from .decision import decide
 from .excitation import AnalysisPage, find_analyses
@@ -79,7 +81,7 @@ class RunRecord:
 
     Attributes:
         folder: Path of the run folder, as given.
-        study: Description of the study.
+        study: Description of the study, or its backbone and data if it has none.
         space: Description of the space.
         placement: Unit in which the space adds attention: ``"stage"`` or ``"block"``.
         budget: Number of distinct configurations to complete.
@@ -187,7 +189,7 @@ def _read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
         backbone=definition.backbone,
         backbone_parameters=backbone_parameters(definition.backbone),
         data=data,
-        study=definition.description,
+        study=_describe_study(definition),
         space=definition.resolved_space.description,
         placement=definition.resolved_space.placement,
         seed=definition.seed,
@@ -238,6 +240,19 @@ def _pick(table: pd.DataFrame, schedules: Sequence[Schedule], quality: Objective
     """Return the picks of verification as soon as it has a network with SE, else the search's."""
     decides = schedules and len(schedules[-1].members) > 1
     return pick_verified(table, schedules[-1], quality) if decides else pick_trials(table, quality)
+
+
+def _describe_study(definition: StudyDefinition) -> str:
+    """Return the study's description, unless it is that of a shipped study with another backbone or other data.
+
+    Version 0.1.0 kept the description when an option changed these.
+    """
+    text, ran = definition.description, (definition.backbone, definition.data)
+    if text:
+        shipped = [one for one in map(load_study, shipped_names("studies")) if one.description == text]
+        if all((one.backbone, one.data) == ran for one in shipped):
+            return text
+    return f"{definition.backbone} on {definition.data}, {counted(definition.budget, 'configuration')}"
 
 
 def _reference(

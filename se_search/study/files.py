@@ -19,6 +19,8 @@ from .space_definition import SpaceDefinition
 MOST_BYTES = 2**18
 """Maximum size of a space or study file, in bytes."""
 
+_DESCRIBED = ("backbone", "data")
+
 _Kind = Literal["search_spaces", "studies"]
 
 
@@ -101,7 +103,12 @@ def load_study(name: str, settings: Mapping[str, Any] | None = None, **arguments
         # Settings at their defaults are dropped, as another evaluator may lack them.
         content |= {"evaluator": {"name": study.evaluator.name} | study.evaluator.model_dump(exclude_defaults=True)}
         names = {key: one.name for key, one in given.items()}
+        described = study
         study = check_definition(StudyDefinition, replace_keys(content, given), name, names)
+        if "description" not in given and any(
+            getattr(study, key) != getattr(described, key) for key in _DESCRIBED
+        ):  # the file's description would be about another backbone or other images
+            study = study.model_copy(update={"description": ""})
     if isinstance(study.space, SpaceDefinition):
         return study
     return study.model_copy(update={"space": load_space(study.space)})

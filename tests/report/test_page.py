@@ -14,11 +14,10 @@ from made_up_results import named_objectives, sites_of
 from se_search.network.overhead import backbone_parameters, formula_by_stage
 from se_search.report.configuration import draw_configuration
 from se_search.report.page import render_report
-from se_search.report.summary import summarize
 from se_search.results.picks import Picks, pick_trials
 from se_search.results.record import read_results
-from se_search.results.table import cautions
-from se_search.results.verified import Schedule
+from se_search.results.table import Advantage, cautions
+from se_search.results.verified import Member, Schedule
 from se_search.study.definitions import ConstraintsDefinition
 from se_search.study.files import load_space
 from se_search.study.objectives import OBJECTIVES
@@ -276,7 +275,7 @@ def test_a_latency_of_the_additive_model_is_called_predicted(open_page, tmp_path
     row = page.locator(f'#front tbody tr[data-trial="{trials.loc[member, "number"]}"]')
     assert row.locator("td").nth(4).inner_text().endswith("predicted")
     assert page.locator("#front tbody").inner_text().count("predicted") == 1
-    assert "an additive model of 16 measured configurations" in page.locator("body").inner_text()
+    assert "an additive model of 16 measured configurations" in page.locator(".decision details").text_content()
     assert errors == []
 
 
@@ -416,7 +415,8 @@ def test_one_trial_is_a_report(open_page, tmp_path, results):
     page, errors, _ = open_page(write_page(tmp_path, trials, run))
     for name in FIGURES:
         wait_for_figure(page, name)
-    assert "no SE at all (trial 0)" in page.locator(".summary").first.inner_text()
+    assert page.locator(".verdict").inner_text() == "No measurable difference"
+    assert page.locator(".decided button").inner_text() == str(run.gain.networks[0].number)
     assert errors == []
 
 
@@ -529,14 +529,14 @@ def test_a_live_page_reloads(open_page, tmp_path, results):
 def test_a_live_page_keeps_its_state_when_it_reloads(open_page, tmp_path, all_on_front):
     trials, run = all_on_front
     page, errors, _ = open_page(write_page(tmp_path, trials, run, live=600), fragment="#trials=2")
-    page.locator("details").first.evaluate("(details) => { details.open = true; }")
+    page.locator("details:has(#trials)").evaluate("(details) => { details.open = true; }")
     page.get_by_label("Filter").last.fill("uniform")
     page.get_by_label("Filter").last.blur()
     with page.expect_navigation():
         page.evaluate("setTimeout(reload)")
     page.wait_for_selector("#cards .card")
     assert page.locator("#front tr.chosen").get_attribute("data-trial") == "2"
-    assert page.locator("details").first.evaluate("(details) => details.open")
+    assert page.locator("details:has(#trials)").evaluate("(details) => details.open")
     assert page.locator("#trials tbody tr:not([hidden])").count() == 1
     assert errors == []
 
@@ -550,7 +550,7 @@ def test_in_print_all_figures_are_drawn_in_light_and_what_is_only_for_use_is_gon
     assert page.evaluate("document.documentElement.dataset.theme") == "light"
     assert page.get_by_role("button", name="Download CSV").is_hidden()
     assert page.locator("#figure-heat_map .main-svg").first.bounding_box()["width"] <= 690
-    assert "Platform" in page.locator("details.printed").inner_text()
+    assert "Platform" in page.locator("details.printed").last.inner_text()
     squares = page.locator("#front .drawing i").first
     assert squares.evaluate("(square) => getComputedStyle(square).printColorAdjust") == "exact"
     assert page.locator("#theme").is_hidden()
@@ -558,39 +558,82 @@ def test_in_print_all_figures_are_drawn_in_light_and_what_is_only_for_use_is_gon
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
 
 
-def test_the_summary_says_in_two_sentences_what_was_found_what_it_costs_and_how_sure_it_is(results):
-    trials, run = results
-    (row,) = trials[trials["number"] == run.picks["knee"]].to_dict("records")
-    found, sure = summarize(trials, run)
-    assert f"{row['accuracy']:.2%} [".replace("%", " %") in found
-    assert (
-        f"for {row['parameter_overhead'] * 100:+.2f} % parameters and a latency of ×{row['latency_ratio']:.3f}" in found
+def verified_by(run, *differences, helps=True):
+    """A description of the run with the verification of trials, each with its difference to no SE."""
+    members = [
+        Member("", None, "no SE", (0.8, 0.75, 0.85), (0.6, 0.5, 0.7), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)),
+        *(
+            Member("", number, "", (0.9, 0.85, 0.95), (0.4, 0.3, 0.5), difference, (-0.2, -0.3, -0.1))
+            for number, difference in differences
+        ),
+    ]
+    networks = tuple(
+        Advantage("", number, "", difference, (-0.2, -0.3, -0.1) if helps else (0.0, -0.1, 0.1), "log_loss")
+        for number, difference in differences
     )
-    assert sure == run.gain.sentence
+    schedule = Schedule(3, (0, 1, 2), 400, tuple(members), None, None, helps, "as found.", None, (), networks)
+    return replace(run, verified=(schedule,))
 
 
-@pytest.mark.parametrize(
-    ("measurable", "helps", "chosen"),
-    [
-        (True, None, "best trade-off"),
-        (False, None, "best candidate"),
-        (True, False, "best candidate"),
-        (False, True, "best trade-off"),
-    ],
-)
-def test_the_summary_claims_a_gain_only_where_one_was_measured(results, measurable, helps, chosen):
+def test_the_first_screen_has_the_verdict_three_figures_the_drawing_and_the_next_command(open_page, tmp_path, results):
     trials, run = results
-    verified = Schedule(3, (0,), 400, (), None, None, helps is True, "as found.", None, ())
-    run = replace(
-        run,
-        picks=Picks(trials={**run.picks, "knee": int(trials["number"][trials["se_blocks"] > 0].iloc[0])}),
-        gain=replace(run.gain, measurable=measurable),
-        verified=() if helps is None else (verified,),
+    number = int(trials["number"][trials["se_blocks"] > 0].iloc[0])
+    trials.loc[trials["number"] == number, ["verified_accuracy", "verified_accuracy_low"]] = 0.9, 0.85
+    trials.loc[trials["number"] == number, ["verified_accuracy_high", "verified_seeds"]] = 0.95, 3
+    run = replace(verified_by(run, (number, (0.1, 0.05, 0.15))), folder="runs/it's mine", finished=True)
+    page, errors, _ = open_page(write_page(tmp_path, trials, run))
+    assert page.locator(".verdict").inner_text() == "SE helps"
+    assert page.locator(".summary").inner_text() == (
+        f"Verified: trial {number} gains 10.0 points over no SE [5.0, 15.0]"
     )
-    found, sure = summarize(trials, run)
-    assert found.startswith(f"The {chosen} on test_resnet is SE in stage")
-    assert ("not significantly better than no SE" in found) == (chosen == "best candidate")
-    assert sure == (run.gain.sentence if helps is None else "Retrained independently (3 epochs, 1 seed): as found.")
+    (row,) = trials[trials["number"] == number].to_dict("records")
+    shown = [text.replace("\xa0", " ").split("\n") for text in page.locator(".numbers > div").all_inner_texts()]
+    assert [[part for part in parts if part] for parts in shown] == [
+        ["accuracy", "+10.0 points", "[+5.0, +15.0]"],
+        ["parameters", f"{row['parameter_overhead'] * 100:+.2f} %", f"({row['counted_parameters']:+,})"],
+        ["latency", f"×{row['latency_ratio']:.3f}", f"[{row['latency_low']:.3f}, {row['latency_high']:.3f}]"],
+    ]
+    assert page.locator(".decided .drawing i.on").count() == row["se_blocks"]
+    assert "verified accuracy 90.00 % [85.00, 95.00]" in page.locator(".decided").inner_text()
+    page.get_by_role("button", name="Copy: se-search export").click()
+    page.wait_for_function("document.getElementById('told').textContent === 'Copied'")
+    command = ["se-search", "export", run.folder, "--trial", str(number), "--verified", "--to", "exported"]
+    assert shlex.split(page.evaluate("navigator.clipboard.readText()")) == command
+    height = page.locator(".next").evaluate("(next) => next.getBoundingClientRect().bottom")
+    assert height < 900  # all of it on the first screen
+    assert page.locator(".decision details p").first.is_hidden()
+    page.locator(".decided button").click()
+    assert_chosen(page, number)
+    assert errors == []
+
+
+def test_rows_of_the_verified_table_choose_trials_whose_command_exports_verified_weights(
+    open_page, tmp_path, all_on_front
+):
+    trials, run = all_on_front
+    trials.loc[trials["number"] == 3, "verified_seeds"] = 3
+    page, errors, _ = open_page(write_page(tmp_path, trials, verified_by(run, (3, (0.1, 0.05, 0.15)))))
+    tops = [
+        page.locator(one).evaluate("(one) => one.getBoundingClientRect().top") for one in ("table.verified", "#front")
+    ]
+    assert tops[0] < tops[1]
+    page.locator("table.verified tr[data-trial='3'] button.trial").click()
+    assert_chosen(page, 3)
+    assert page.locator("table.verified tr.chosen").count() == 1
+    assert shlex.split(page.locator("#cards code").inner_text())[-1] == "--verified"
+    page.locator("#front tr[data-trial='2'] button.trial").click()
+    assert_chosen(page, 2)
+    assert "--verified" not in page.locator("#cards code").inner_text()
+    assert page.locator("table.verified tbody tr").count() == 2
+    assert page.locator("table.verified tbody tr[data-trial]").count() == 1  # no SE was no trial here
+    assert errors == []
+
+
+def test_without_a_measurable_difference_the_page_offers_no_export(finished_run, open_page):
+    page, _, _ = open_page(finished_run / "run" / "report.html")
+    assert page.locator(".verdict").inner_text() == "No measurable difference"
+    assert page.locator(".next code").all_inner_texts() == ["se-search verify run"]
+    assert "Use test_resnet without SE, or more images" in page.locator(".next").inner_text()
 
 
 def test_shown_configurations_are_those_of_the_trials(results):

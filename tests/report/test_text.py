@@ -8,6 +8,7 @@ from markdown_it import MarkdownIt
 
 from se_search.report.tables import describe_front
 from se_search.report.text import render_markdown
+from se_search.results.decision import decide
 from se_search.results.picks import Picks
 from se_search.results.record import read_results
 from se_search.results.verified import Member, Retraining, Schedule
@@ -50,6 +51,17 @@ def test_the_front_is_a_table_with_the_values_of_the_front(results):
     assert "6 of 6 configurations evaluated on digits; the search is finished." in paragraphs
     assert all(caution in paragraphs for caution in run.cautions)
     assert any(text.startswith("Versions: python 3.") for text in paragraphs)
+
+
+def test_the_decision_leads_with_its_figures_and_the_next_command(results):
+    trials, run = results
+    decision = decide(trials, run)
+    tokens = parse(render_markdown(trials, replace(run, folder="runs/my_run")))
+    paragraphs = texts(tokens, "paragraph")
+    assert paragraphs[0] == f"No measurable difference. {decision.headline}."
+    assert paragraphs[2:5] == [f"{one.name} {one.text} {one.interval}" for one in decision.figures]
+    assert paragraphs[5] == f"Next: {decision.next[0].reason}"
+    assert [token.content for token in tokens if token.type == "code_block"] == ["se-search verify runs/my_run\n"]
 
 
 def test_of_a_run_that_judges_by_log_loss_that_is_told(results):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from se_search.results.record import read_results, write_results
+from se_search.results.record import _describe_study, read_results, write_results
+from se_search.study.files import load_study
 
 EARLIER = Path(__file__).parents[1] / "fixtures" / "version-0.1.0" / "run"
 
@@ -66,3 +67,19 @@ def test_a_run_without_run_json_is_described_without_its_provenance(finished_run
     _, run = write_results(finished_run / "run")
     assert (run.provenance.started, run.provenance.versions) == ("", {})
     assert "versions" not in json.loads(file.read_text())
+
+
+@pytest.mark.parametrize(
+    ("backbone", "data", "said"),
+    [
+        ("resnet50", "digits", load_study("digits").description),
+        ("resnet50", "pictures", "resnet50 on pictures, 50 configurations"),  # as version 0.1.0 has kept it
+        ("resnet18", "digits", "resnet18 on digits, 50 configurations"),
+    ],
+)
+def test_the_description_of_a_shipped_study_is_claimed_only_for_its_backbone_and_data(backbone, data, said):
+    definition = load_study("digits").model_copy(update={"backbone": backbone, "data": data})
+    assert _describe_study(definition) == said
+    own = definition.model_copy(update={"description": "My own study."})
+    assert _describe_study(own) == "My own study."
+    assert _describe_study(own.model_copy(update={"description": ""})) == f"{backbone} on {data}, 50 configurations"

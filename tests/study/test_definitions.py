@@ -280,3 +280,17 @@ def test_a_space_written_out_is_refused_by_its_key(space, told):
     stored = json.dumps(load_study("digits", backbone="resnet18").model_dump(mode="json") | {"space": space})
     with pytest.raises(DefinitionError, match=rf"^the storage: space: {told}"):
         parse_definition(stored, "the storage")
+
+
+@pytest.mark.parametrize(
+    ("changed", "kept"),
+    [
+        ({"budget": 3}, True),
+        ({"backbone": "resnet50"}, True),  # the file's own
+        ({"backbone": "resnet18"}, False),
+        ({"data": "pictures"}, False),
+        ({"data": "pictures", "description": "My pictures."}, True),
+    ],
+)
+def test_a_description_is_kept_only_with_its_backbone_and_data(changed, kept):
+    assert bool(load_study("digits", changed).description) == kept
