@@ -26,7 +26,7 @@ from .measures import (
     write_limit,
     write_value,
 )
-from .summary import describe_images, in_words
+from .summary import describe_images, describe_study, in_words
 
 _PICK_TITLES = {
     "knee": "best trade-off of {quality} and parameters",
@@ -98,6 +98,7 @@ def render_report(trials: pd.DataFrame, run: RunRecord, live: int | None = None)
         counted=counted,
         in_words=in_words,
         images=describe_images(run.data),
+        study=describe_study(run),
         write_value=write_value,
         write_interval=write_interval,
         pick_titles={name: title.format(quality=run.quality.words) for name, title in _PICK_TITLES.items()},

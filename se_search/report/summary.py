@@ -1,6 +1,6 @@
 """Descriptions of schedules and images that the terminal, the page and the Markdown report share."""
 
-from ..results.record import DataRecord
+from ..results.record import DataRecord, RunRecord
 from ..results.verified import Schedule
 from ..words import counted
 
@@ -8,6 +8,11 @@ from ..words import counted
 def in_words(schedule: Schedule) -> str:
     """Describe a schedule of verification: retrained independently (8 epochs, 3 seeds)."""
     return f"retrained independently ({counted(schedule.epochs, 'epoch')}, {counted(len(schedule.seeds), 'seed')})"
+
+
+def describe_study(run: RunRecord) -> str:
+    """Return the study's description, or what was run if it has none."""
+    return run.study or f"{run.backbone} on {run.data.name}, {counted(run.budget, 'configuration')}"
 
 
 def describe_images(data: DataRecord) -> str:

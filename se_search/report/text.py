@@ -9,7 +9,7 @@ from ..markdown import escape_text, one_line
 from ..results.decision import VERDICTS, decide
 from ..results.record import RunRecord
 from ..words import counted
-from .summary import describe_images, in_words
+from .summary import describe_images, describe_study, in_words
 from .tables import describe_front, describe_verified
 
 
@@ -48,7 +48,7 @@ def _lines(trials: pd.DataFrame, run: RunRecord) -> Iterator[str]:
         "Run": run.name,
         "Backbone": f"{run.backbone}, {run.backbone_parameters:,} parameters in timm",
         "Data": f"{data.name}: {describe_images(data)}",
-        "Study": run.study,
+        "Study": describe_study(run),
         "Space": run.space,
         "Evaluator": run.evaluator.method,
         "Objectives": ", ".join(one.words for one in run.objectives),

@@ -26,7 +26,6 @@ from ..trials.folder import PARETO_FILE, RUN_FILE, TRIALS_FILE, load_trials, rea
 from ..trials.latency import latency_size, read_latency_measurements
 from ..trials.notes import ENDED, FOREIGN, latency_conditions, quality_of, with_measured_latency
 from ..trials.pooling import pooled_trials
-from ..words import counted
 from .contributions import Contributions, describe_contributions, outcomes_by_image
 from .decision import decide
 from .excitation import AnalysisPage, find_analyses
@@ -81,7 +80,7 @@ class RunRecord:
 
     Attributes:
         folder: Path of the run folder, as given.
-        study: Description of the study, or its backbone and data if it has none.
+        study: Description of the study; empty without one, or if it is about another backbone or other data.
         space: Description of the space.
         placement: Unit in which the space adds attention: ``"stage"`` or ``"block"``.
         budget: Number of distinct configurations to complete.
@@ -248,11 +247,8 @@ def _describe_study(definition: StudyDefinition) -> str:
     Version 0.1.0 kept the description when an option changed these.
     """
     text, ran = definition.description, (definition.backbone, definition.data)
-    if text:
-        shipped = [one for one in map(load_study, shipped_names("studies")) if one.description == text]
-        if all((one.backbone, one.data) == ran for one in shipped):
-            return text
-    return f"{definition.backbone} on {definition.data}, {counted(definition.budget, 'configuration')}"
+    shipped = [one for one in map(load_study, shipped_names("studies")) if one.description == text] if text else []
+    return text if all((one.backbone, one.data) == ran for one in shipped) else ""
 
 
 def _reference(

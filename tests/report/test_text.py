@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from markdown_it import MarkdownIt
 
+from se_search.report.page import render_report
 from se_search.report.tables import describe_front
 from se_search.report.text import render_markdown
 from se_search.results.decision import decide
@@ -62,6 +63,13 @@ def test_the_decision_leads_with_its_figures_and_the_next_command(results):
     assert paragraphs[2:5] == [f"{one.name} {one.text} {one.interval}" for one in decision.figures]
     assert paragraphs[5] == f"Next: {decision.next[0].reason}"
     assert [token.content for token in tokens if token.type == "code_block"] == ["se-search verify runs/my_run\n"]
+
+
+def test_without_a_description_it_says_what_was_run(results):
+    trials, run = results
+    run = replace(run, study="", data=replace(run.data, name="pictures"))
+    assert "Study: test_resnet on pictures, 6 configurations" in texts(parse(render_markdown(trials, run)), "paragraph")
+    assert "test_resnet on pictures, 6 configurations" in render_report(trials, run)
 
 
 def test_of_a_run_that_judges_by_log_loss_that_is_told(results):
