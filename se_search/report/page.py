@@ -125,7 +125,7 @@ def _decided(decision: Decision, trials: pd.DataFrame, run: RunRecord) -> dict[s
         return None
     (row,) = trials[trials["number"] == decision.trial].to_dict("records")
     accuracy = OBJECTIVES["accuracy"]
-    source, prefix = ("verified", "verified_") if decision.verified else ("estimated", "")
+    source, prefix = ("Verified", "verified_") if decision.verified else ("Estimated", "")
     reached = f"{source} accuracy {with_interval(interval_of(row, accuracy, prefix), accuracy)}"
     return _row({str(name): value for name, value in row.items()}, run) | {"reached": reached}
 

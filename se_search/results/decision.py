@@ -1,5 +1,6 @@
 """The decision that a run's results support: a verdict, three numbers, and the command to type next."""
 
+import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -116,7 +117,7 @@ def decide(trials: pd.DataFrame, run: "RunRecord") -> Decision:
         subject.number if row else None,
         str(row.get("config", "")),
         verified,
-        (_accuracy(subject), *_costs(row)),
+        (_accuracy(subject), *_costs(row, trials, run)),
         tuple(_next(trials, run, subject, verdict)),
     )
 
@@ -179,12 +180,25 @@ def _accuracy(subject: Advantage) -> Figure:
     return Figure("accuracy", subject.accuracy, f"{value} points", f"[{low}, {high}]")
 
 
-def _costs(row: Mapping[str, Any]) -> Iterator[Figure]:
-    if not row:
+def _costs(row: Mapping[str, Any], trials: pd.DataFrame, run: "RunRecord") -> Iterator[Figure]:
+    """Return the parameters and the latency of a trial against no SE.
+
+    The values of trials are relative to the backbone, which may have attention of its own.
+    """
+    without = trials[(trials["state"] == "complete") & (trials["se_blocks"] == 0)].to_dict("records")
+    if not row or not (without or all(site.position != "existing" for site in run.sites)):
         return
-    share = float(row["parameter_overhead"])
-    yield Figure("parameters", (share,) * 3, percent(share, sign="+"), f"({int(row['counted_parameters']):+,})")
-    ratio, low, high = (float(row[name]) for name in ("latency_ratio", "latency_low", "latency_high"))
+    bare = without[0] if without else {"parameter_overhead": 0.0, "counted_parameters": 0}
+    share = (1 + row["parameter_overhead"]) / (1 + bare["parameter_overhead"]) - 1
+    added = int(row["counted_parameters"]) - int(bare["counted_parameters"])
+    yield Figure("parameters", (share,) * 3, percent(share, sign="+"), f"({added:+,})")
+    ratio, low, high = (float(row[name]) for name in OBJECTIVES["latency_ratio"].columns)
+    if bare["counted_parameters"] != 0:  # the quotient of two measured ratios, with their margins in quadrature
+        other, other_low, other_high = (float(bare[name]) for name in OBJECTIVES["latency_ratio"].columns)
+        below = math.hypot(math.log(ratio / low), math.log(other_high / other))
+        above = math.hypot(math.log(high / ratio), math.log(other / other_low))
+        ratio /= other
+        low, high = ratio * math.exp(-below), ratio * math.exp(above)
     yield Figure("latency", (ratio, low, high), f"×{ratio:.3f}", f"[{low:.3f}, {high:.3f}]")
 
 
@@ -248,6 +262,8 @@ def _after_no_difference(trials: pd.DataFrame, run: "RunRecord", subject: Advant
 
 
 def _after_loss(trials: pd.DataFrame, run: "RunRecord", subject: Advantage) -> Iterator[Step]:
+    if len(run.verified[-1].seeds) < _SEEDS:
+        yield _more_seeds(trials, run)
     yield Step(f"Use {run.backbone} without SE: on these data it is better.")
 
 

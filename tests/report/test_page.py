@@ -594,7 +594,7 @@ def test_the_first_screen_has_the_verdict_three_figures_the_drawing_and_the_next
         ["latency", f"×{row['latency_ratio']:.3f}", f"[{row['latency_low']:.3f}, {row['latency_high']:.3f}]"],
     ]
     assert page.locator(".decided .drawing i.on").count() == row["se_blocks"]
-    assert "verified accuracy 90.00 % [85.00, 95.00]" in page.locator(".decided").inner_text()
+    assert "Verified accuracy 90.00 % [85.00, 95.00]" in page.locator(".decided").inner_text()
     page.locator(".next .copy").first.click()
     page.wait_for_function("document.getElementById('told').textContent === 'Copied'")
     command = ["se-search", "export", run.folder, "--trial", str(number), "--verified", "--to", "exported"]
