@@ -2,6 +2,7 @@
 
 import shlex
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -9,9 +10,10 @@ import pandas as pd
 from ..results.decision import VERDICTS, Decision, decide
 from ..results.record import RunRecord
 from ..results.table import front_of, read_config
+from ..results.verified import Member, Schedule
 from ..study.objectives import OBJECTIVES
 from ..trials.notes import PREDICTED
-from ..words import counted
+from ..words import counted, percent
 from .configuration import describe_stages, draw_configuration, shade
 from .figures import FIGURES, report_figures
 from .groups import complete_trials
@@ -79,7 +81,7 @@ def render_report(trials: pd.DataFrame, run: RunRecord, live: int | None = None)
         decision=decision,
         verdict=VERDICTS[decision.verdict],
         decided=_decided(decision, trials, run),
-        caveats=len(run.cautions) + bool(run.data.unreadable),
+        caveats=len(run.cautions) + bool(run.data.unreadable) + sum(len(one.failures) for one in run.verified),
         limits=", ".join(
             f"{one.heading} at most {write_limit(limit, one)}"
             for one in OBJECTIVES.values()
@@ -97,6 +99,7 @@ def render_report(trials: pd.DataFrame, run: RunRecord, live: int | None = None)
         shade=shade,
         counted=counted,
         in_words=in_words,
+        draw_trainings=_draw_trainings,
         images=describe_images(run.data),
         study=describe_study(run),
         write_value=write_value,
@@ -128,6 +131,28 @@ def _decided(decision: Decision, trials: pd.DataFrame, run: RunRecord) -> dict[s
     source, prefix = ("Verified", "verified_") if decision.verified else ("Estimated", "")
     reached = f"{source} accuracy {with_interval(interval_of(row, accuracy, prefix), accuracy)}"
     return _row({str(name): value for name, value in row.items()}, run) | {"reached": reached}
+
+
+@dataclass(frozen=True)
+class _TrainingDrawing:
+    """A training as a dot: its place from 0 (the lowest accuracy of a table) to 1 (the highest)."""
+
+    place: float
+    learned: bool
+    title: str
+
+
+def _draw_trainings(schedule: Schedule, member: Member) -> list[_TrainingDrawing]:
+    reached = [one.accuracy[0] for network in schedule.members for one in network.trainings]
+    low, width = min(reached, default=0.0), max(reached, default=0.0) - min(reached, default=0.0)
+    return [
+        _TrainingDrawing(
+            (one.accuracy[0] - low) / width if width > 0 else 0.5,
+            one.learned,
+            f"seed {one.seed}: {percent(one.accuracy[0])}" + ("" if one.learned else ", did not learn"),
+        )
+        for one in member.trainings
+    ]
 
 
 def _states(row: dict[Any, Any]) -> list[str]:

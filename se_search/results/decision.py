@@ -13,6 +13,7 @@ from ..study.objectives import OBJECTIVES
 from ..trials.folder import STUDY_FILE
 from ..words import counted, percent
 from .table import Advantage, candidates_of
+from .verified import command_for_seeds
 
 if TYPE_CHECKING:  # record.py writes the decision into run.json
     from .record import RunRecord
@@ -30,8 +31,6 @@ VERDICTS: Mapping[Verdict, str] = {
 
 _SEEDS = 3
 """Seeds that a proposed verification has at least: its command's default."""
-
-_MORE_SEEDS = 2
 
 
 @dataclass(frozen=True)
@@ -109,10 +108,10 @@ def decide(trials: pd.DataFrame, run: "RunRecord") -> Decision:
         return Decision("no result yet", _missing(trials, run), "", None, "", verified, (), steps)
     subject = _subject(networks, run.picks)
     verdict = _verdict(subject, verified)
-    row = _row_of(trials, subject)
+    row, failure = _row_of(trials, subject), _failure(run, subject)
     return Decision(
         verdict,
-        _headline(subject, verdict, verified),
+        _headline(subject, verdict, verified) + (f"; {failure}" if failure else ""),
         _name(subject),
         subject.number if row else None,
         str(row.get("config", "")),
@@ -234,8 +233,7 @@ def _next(trials: pd.DataFrame, run: "RunRecord", subject: Advantage, verdict: V
 
 
 def _after_gain(trials: pd.DataFrame, run: "RunRecord", subject: Advantage) -> Iterator[Step]:
-    if len(run.verified[-1].seeds) < _SEEDS:
-        yield _more_seeds(trials, run)
+    yield from _more_seeds(run, subject)
     if _row_of(trials, subject):
         yield _export(run, subject, f"Export {_name(subject)} with its verified weights.", "--verified")
     if run.placement == "stage":
@@ -254,16 +252,15 @@ def _after_no_difference(trials: pd.DataFrame, run: "RunRecord", subject: Advant
     with_se = (candidates_of(trials)["se_blocks"] > 0).any()
     if not run.verified and (with_se or (trials["name"] == "uniform r=16").any()):
         yield _verify(run)
-    elif run.verified and len(run.verified[-1].seeds) < _SEEDS:
-        yield _more_seeds(trials, run)
+    elif run.verified:
+        yield from _more_seeds(run, subject)
     yield Step(
         f"Use {run.backbone} without SE, or more images: on these data no network with SE is measurably better than it."
     )
 
 
 def _after_loss(trials: pd.DataFrame, run: "RunRecord", subject: Advantage) -> Iterator[Step]:
-    if len(run.verified[-1].seeds) < _SEEDS:
-        yield _more_seeds(trials, run)
+    yield from _more_seeds(run, subject)
     yield Step(f"Use {run.backbone} without SE: on these data it is better.")
 
 
@@ -273,15 +270,24 @@ def _verify(run: "RunRecord") -> Step:
     return Step(reason, _command("verify", run.folder))
 
 
-def _more_seeds(trials: pd.DataFrame, run: "RunRecord") -> Step:
-    last = run.verified[-1]
-    candidates = set(candidates_of(trials)["number"])
-    known = len(candidates & {one.number for one in last.members})
-    members = () if known == len(candidates) else ("--members", str(max(known, 1)))
-    epochs = () if last.epochs == run.evaluator.epochs else ("--epochs", str(last.epochs))
-    seeds = max(_SEEDS, len(last.seeds) + _MORE_SEEDS)
-    reason = f"Train more seeds: {counted(len(last.seeds), 'seed')} cannot show how much training varies."
-    return Step(reason, _command("verify", run.folder, *members, "--seeds", str(seeds), *epochs))
+def _more_seeds(run: "RunRecord", subject: Advantage) -> Iterator[Step]:
+    """Propose more seeds if there are few, or if a training did not learn."""
+    last, failure = run.verified[-1], _failure(run, subject)
+    if not failure and last.failures:
+        failure = "some trainings of other networks did not learn"
+    if failure:
+        reason = f"Train more seeds: {failure}."
+    elif len(last.seeds) < _SEEDS:
+        reason = f"Train more seeds: {counted(len(last.seeds), 'seed')} cannot show how much training varies."
+    else:
+        return
+    yield Step(reason, _command(*command_for_seeds(last, run.folder, run.evaluator.epochs)))
+
+
+def _failure(run: "RunRecord", subject: Advantage) -> str:
+    """Say how many trainings of a verified network did not learn; empty if all have."""
+    members = run.verified[-1].members if run.verified else ()
+    return next((one.failure for one in members if one.config_id == subject.config_id), "")
 
 
 def _export(run: "RunRecord", subject: Advantage, reason: str, *options: str) -> Step:

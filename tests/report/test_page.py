@@ -17,7 +17,7 @@ from se_search.report.page import render_report
 from se_search.results.picks import Picks, pick_trials
 from se_search.results.record import read_results
 from se_search.results.table import Advantage, cautions
-from se_search.results.verified import Member, Schedule
+from se_search.results.verified import Member, Retraining, Schedule
 from se_search.study.definitions import ConstraintsDefinition
 from se_search.study.files import load_space
 from se_search.study.objectives import OBJECTIVES
@@ -560,12 +560,15 @@ def test_in_print_all_figures_are_drawn_in_light_and_what_is_only_for_use_is_gon
 
 def verified_by(run, *differences, helps=True):
     """A description of the run with the verification of trials, each with its difference to no SE."""
+    trainings = tuple(
+        Retraining(seed, (accuracy, 0.0, 1.0), (0.4, 0.3, 0.5), accuracy > 0.5, None)
+        for seed, accuracy in enumerate((0.9, 0.3, 0.8))
+    )
+    same = ((0.8, 0.75, 0.85), (0.6, 0.5, 0.7))
+    seen = (trainings, trainings[0], 2, (2 / 3, 0.1, 0.99), None, None, ())
     members = [
-        Member("", None, "no SE", (0.8, 0.75, 0.85), (0.6, 0.5, 0.7), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)),
-        *(
-            Member("", number, "", (0.9, 0.85, 0.95), (0.4, 0.3, 0.5), difference, (-0.2, -0.3, -0.1))
-            for number, difference in differences
-        ),
+        Member("", None, "no SE", *same, *((0.0, 0.0, 0.0),) * 2, *seen),
+        *(Member("", number, "", *same, difference, (-0.2, -0.3, -0.1), *seen) for number, difference in differences),
     ]
     networks = tuple(
         Advantage("", number, "", difference, (-0.2, -0.3, -0.1) if helps else (0.0, -0.1, 0.1), "log_loss")
@@ -584,7 +587,7 @@ def test_the_first_screen_has_the_verdict_three_figures_the_drawing_and_the_next
     page, errors, _ = open_page(write_page(tmp_path, trials, run))
     assert page.locator(".verdict").inner_text() == "SE helps"
     assert page.locator(".summary").inner_text() == (
-        f"Verified: trial {number} gains 10.0 points over no SE [5.0, 15.0]"
+        f"Verified: trial {number} gains 10.0 points over no SE [5.0, 15.0]; 1 of 3 trainings did not learn"
     )
     (row,) = trials[trials["number"] == number].to_dict("records")
     shown = [text.replace("\xa0", " ").split("\n") for text in page.locator(".numbers > div").all_inner_texts()]
@@ -595,7 +598,7 @@ def test_the_first_screen_has_the_verdict_three_figures_the_drawing_and_the_next
     ]
     assert page.locator(".decided .drawing i.on").count() == row["se_blocks"]
     assert "Verified accuracy 90.00 % [85.00, 95.00]" in page.locator(".decided").inner_text()
-    page.locator(".next .copy").first.click()
+    page.locator(".next .copy").nth(1).click()  # the first one trains more seeds
     page.wait_for_function("document.getElementById('told').textContent === 'Copied'")
     command = ["se-search", "export", run.folder, "--trial", str(number), "--verified", "--to", "exported"]
     assert shlex.split(page.evaluate("navigator.clipboard.readText()")) == command
@@ -624,6 +627,19 @@ def test_rows_of_the_verified_table_choose_trials_whose_command_exports_verified
     page.locator("#front tr[data-trial='2'] button.trial").click()
     assert_chosen(page, 2)
     assert "--verified" not in page.locator("#cards code").inner_text()
+    row = page.locator("table.verified tbody tr").first
+    assert "1 of 3 trainings did not learn" in row.inner_text()
+    assert row.locator("circle title").all_text_contents() == [
+        "seed 0: 90.00 %",
+        "seed 1: 30.00 %, did not learn",
+        "seed 2: 80.00 %",
+    ]
+    places = [
+        float(one) for one in row.locator("circle").evaluate_all("(all) => all.map((one) => one.cx.baseVal.value)")
+    ]
+    # From 30 % at the left end to 90 % at the right one, 80 % at five sixths.
+    assert (places[2] - places[1]) / (places[0] - places[1]) == pytest.approx(5 / 6, abs=0.01)
+    assert row.locator("circle.failed").count() == 1
     assert page.locator("table.verified tbody tr").count() == 2
     assert page.locator("table.verified tbody tr[data-trial]").count() == 1  # no SE was no trial here
     assert errors == []

@@ -15,7 +15,7 @@ from se_search.network.overhead import backbone_parameters
 from se_search.results.decision import decide
 from se_search.results.record import DataRecord, RunRecord
 from se_search.results.table import Advantage, Gain
-from se_search.results.verified import Schedule
+from se_search.results.verified import Member, Retraining, Schedule
 from se_search.study.definitions import ConstraintsDefinition
 from se_search.study.evaluator_definition import FROM_PYTHON, OwnEvaluatorDefinition, SupernetDefinition
 from se_search.study.objectives import COLUMNS, OBJECTIVES, custom_objective
@@ -138,10 +138,28 @@ def test_after_a_gain_by_stages_a_search_by_blocks_is_offered():
 def test_few_seeds_ask_for_more_of_the_same_trainings():
     one_seed = verified(GAIN, (-0.9, -1.1, -0.7), seeds=(0,), epochs=30)
     decision = decide(*results(**one_seed))
-    assert commands(decision)[0] == "se-search verify 'runs/my run' --members 1 --seeds 3 --epochs 30"
+    assert commands(decision)[0] == "se-search verify 'runs/my run' --members verified --seeds 3 --epochs 30"
     assert_a_command_line_takes(commands(decision)[0])
     assert "1 seed cannot show" in decision.next[0].reason
     assert commands(decision)[1].startswith("se-search export")
+
+
+def test_a_training_that_did_not_learn_is_named_and_asks_for_more_seeds():
+    """Two trainings of three reach 97 %, one 50 %."""
+    trainings = tuple(
+        Retraining(seed, (accuracy, 0.0, 1.0), (0.1, 0.0, 1.0), accuracy > 0.5, None)
+        for seed, accuracy in enumerate((0.97, 0.5, 0.97))
+    )
+    some = ((0.8, 0.7, 0.9),) * 2
+    member = Member(
+        UNIFORM.id, 1, "uniform r=16", *some, *some, trainings, trainings[0], 2, (2 / 3, 0.1, 0.99), None, None, ()
+    )
+    found = replace(schedule(advantage(GAIN, log_loss=(-0.9, -1.1, -0.7))), members=(member,))
+    decision = decide(*results(verified=(found,)))
+    assert decision.headline.endswith("over no SE [35.1, 46.4]; 1 of 3 trainings did not learn")
+    assert decision.next[0].reason == "Train more seeds: 1 of 3 trainings did not learn."
+    assert commands(decision)[0] == "se-search verify 'runs/my run' --members verified --seeds 5"
+    assert " export " in commands(decision)[1]
 
 
 def test_an_estimated_gain_is_to_be_verified_first():
