@@ -574,7 +574,7 @@ def verified_by(run, *differences, helps=True):
         Advantage("", number, "", difference, (-0.2, -0.3, -0.1) if helps else (0.0, -0.1, 0.1), "log_loss")
         for number, difference in differences
     )
-    schedule = Schedule(3, (0, 1, 2), 400, tuple(members), None, None, helps, "as found.", None, (), networks)
+    schedule = Schedule(3, (0, 1, 2), 400, tuple(members), None, None, helps, "as found.", None, (), networks=networks)
     return replace(run, verified=(schedule,))
 
 

@@ -92,7 +92,7 @@ def estimated(*networks):
 
 
 def schedule(*networks, seeds=(0, 1, 2), epochs=8):
-    return Schedule(epochs, seeds, 397, (), None, None, networks[0].measurable, "", None, (), networks)
+    return Schedule(epochs, seeds, 397, (), None, None, networks[0].measurable, "", None, (), networks=networks)
 
 
 def verified(accuracy, log_loss, **fields):
