@@ -151,10 +151,10 @@ def _headline(subject: Advantage, verdict: Verdict, verified: bool) -> str:
         return f"{start}no measurable difference between {name} and no SE ({_change(subject)})"
     value, low, high = subject.accuracy
     digits = _decimals(subject.accuracy)
-    if low > 0:
+    if low > 0 and verdict != "worse":
         interval = f"[{100 * low:.{digits}f}, {100 * high:.{digits}f}]"
         return f"{start}{name} gains {100 * value:.{digits}f} points over no SE {interval}"
-    if high < 0:
+    if high < 0 and verdict == "worse":
         interval = f"[{-100 * high:.{digits}f}, {-100 * low:.{digits}f}]"
         return f"{start}{name} loses {-100 * value:.{digits}f} points against no SE {interval}"
     return f"{start}{name} changes {_change(subject, ' by ')} relative to no SE"
@@ -187,17 +187,21 @@ def _costs(row: Mapping[str, Any], trials: pd.DataFrame, run: "RunRecord") -> It
     without = trials[(trials["state"] == "complete") & (trials["se_blocks"] == 0)].to_dict("records")
     if not row or not (without or all(site.position != "existing" for site in run.sites)):
         return
-    bare = without[0] if without else {"parameter_overhead": 0.0, "counted_parameters": 0}
-    share = (1 + row["parameter_overhead"]) / (1 + bare["parameter_overhead"]) - 1
-    added = int(row["counted_parameters"]) - int(bare["counted_parameters"])
-    yield Figure("parameters", (share,) * 3, percent(share, sign="+"), f"({added:+,})")
+    share, added = float(row["parameter_overhead"]), int(row["counted_parameters"])
     ratio, low, high = (float(row[name]) for name in OBJECTIVES["latency_ratio"].columns)
-    if bare["counted_parameters"] != 0:  # the quotient of two measured ratios, with their margins in quadrature
+    if without and without[0]["counted_parameters"] != 0:
+        bare = without[0]
+        share = (1 + share) / (1 + bare["parameter_overhead"]) - 1
+        added -= int(bare["counted_parameters"])
+        # The quotient of two measured ratios, with their margins in quadrature.
         other, other_low, other_high = (float(bare[name]) for name in OBJECTIVES["latency_ratio"].columns)
+        if min(ratio, low, high, other, other_low, other_high) <= 0:  # a foreign run
+            return
         below = math.hypot(math.log(ratio / low), math.log(other_high / other))
         above = math.hypot(math.log(high / ratio), math.log(other / other_low))
         ratio /= other
         low, high = ratio * math.exp(-below), ratio * math.exp(above)
+    yield Figure("parameters", (share,) * 3, percent(share, sign="+"), f"({added:+,})")
     yield Figure("latency", (ratio, low, high), f"×{ratio:.3f}", f"[{low:.3f}, {high:.3f}]")
 
 
@@ -250,9 +254,10 @@ def _after_estimate(trials: pd.DataFrame, run: "RunRecord", subject: Advantage) 
 
 def _after_no_difference(trials: pd.DataFrame, run: "RunRecord", subject: Advantage) -> Iterator[Step]:
     with_se = (candidates_of(trials)["se_blocks"] > 0).any()
-    if not run.verified and (with_se or (trials["name"] == "uniform r=16").any()):
+    verified = run.verified and run.verified[-1].networks
+    if not verified and (with_se or (trials["name"] == "uniform r=16").any()):
         yield _verify(run)
-    elif run.verified:
+    elif verified:
         yield from _more_seeds(run, subject)
     yield Step(
         f"Use {run.backbone} without SE, or more images: on these data no network with SE is measurably better than it."
