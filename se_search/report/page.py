@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..results.decision import VERDICTS, Decision, decide
 from ..results.record import RunRecord
-from ..results.table import front_of, read_config
+from ..results.table import front_of, name_attention, read_config
 from ..results.verified import Member, Schedule
 from ..study.objectives import OBJECTIVES
 from ..trials.notes import PREDICTED
@@ -129,7 +129,8 @@ def _decided(decision: Decision, trials: pd.DataFrame, run: RunRecord) -> dict[s
     (row,) = trials[trials["number"] == decision.trial].to_dict("records")
     accuracy = OBJECTIVES["accuracy"]
     source, prefix = ("Verified", "verified_") if decision.verified else ("Estimated", "")
-    reached = f"{source} accuracy {with_interval(interval_of(row, accuracy, prefix), accuracy)}"
+    where = f"{name_attention(row['config'])} in {counted(row['se_blocks'], 'block')}"
+    reached = f"{where}. {source} accuracy {with_interval(interval_of(row, accuracy, prefix), accuracy)}"
     return _row({str(name): value for name, value in row.items()}, run) | {"reached": reached}
 
 
