@@ -181,7 +181,9 @@ def test_a_broken_evaluator_is_refused_by_package_and_entry_point(installed):
 def test_an_unknown_name_is_refused_with_those_of_plugins(installed):
     with pytest.raises(DefinitionError) as refusal:
         load_space("a-maping")
-    assert_one_sentence(refusal.value, "shipped are blocks, positions, stages", "of plugins: a-file", "a-mapping")
+    assert_one_sentence(
+        refusal.value, "shipped are blocks, depth, extent, gate, kinds", "of plugins: a-file", "a-mapping"
+    )
     with pytest.raises(DefinitionError) as refusal:
         find_evaluator("untraind")
     assert_one_sentence(
@@ -212,7 +214,7 @@ def test_spaces_of_plugins_are_listed_with_their_package(installed):
     assert result.exit_code == 0
     lines = result.output.splitlines()
     assert lines[lines.index("a-mapping (of package example-plugin): From a plugin.") + 1].endswith(
-        "ratios 4, 16; gates sigmoid"
+        "ratios 4, 16; gates sigmoid; squeezes avg; extents global"
     )
     broken = next(line for line in lines if line.startswith("broken"))
     assert broken.startswith("broken (of package broken-plugin): cannot be used: ")
