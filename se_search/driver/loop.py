@@ -16,12 +16,14 @@ from torch import nn
 
 from ..cluster.evaluate import Job, evaluate
 from ..cluster.executor import ClusterOptions, Executor, InProcess
+from ..data.folders import ImageCounts
 from ..data.image_data import ImageData
 from ..data.load import EMBEDDED
 from ..devices import is_there
 from ..errors import RunFolderError
 from ..network.config import SEConfig
 from ..progress import progress_bar, say
+from ..results.power import power_of_run
 from ..study.definitions import StudyDefinition
 from ..study.space import SearchSpace
 from ..training.distributed import take_part
@@ -110,6 +112,8 @@ def run_search(
         note_data(folder, study, data)
         record_start(folder, definition)
         latency.resume(folder, study, cluster.latency_node)
+        counts = ImageCounts(len(data.train), len(data.validation), len(data.test))
+        say(str(power_of_run(definition, study, folder, counts)))
         try:
             used.prepare(folder, space, progress_bar)
             further = {}

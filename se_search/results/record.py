@@ -10,7 +10,9 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel
 
+from ..data.folders import ImageCounts
 from ..errors import RunFolderError, SeSearchError
+from ..evidence.power import Power
 from ..files import read_json, write_text
 from ..latency.additive import MeasuredLatency
 from ..latency.meter import LatencyConditions, remarks
@@ -31,6 +33,7 @@ from .decision import decide
 from .excitation import AnalysisPage, find_analyses
 from .hypervolume import hypervolume_history, hypervolume_intervals
 from .picks import Picks, pick_trials, pick_verified
+from .power import power_of_run
 from .table import Gain, cautions, front_of, gain_over_none, trials_table
 from .verified import Schedule, add_verified, read_verified
 
@@ -97,6 +100,7 @@ class RunRecord:
         hypervolume_history: Hypervolume of the front of estimates after each complete trial.
         hypervolume_reference: Reference value of each objective.
         timings: Seconds of shared training and of all trials.
+        power: The smallest differences that the data can tell.
         hypervolume_intervals: Ends of the hypervolumes' intervals.
     """
 
@@ -130,6 +134,7 @@ class RunRecord:
     finished: bool
     hypervolume_intervals: tuple[tuple[float, float], ...] = ()
     provenance: Provenance = Provenance()
+    power: Power | None = None
     latency_pooled_over: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -216,6 +221,7 @@ def _read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
         timings=_timings(folder, definition, table),
         finished=noted.get(ENDED) == definition.budget,
         provenance=_provenance(read_json(folder / RUN_FILE)),
+        power=power_of_run(definition, study, folder, ImageCounts(data.train, data.validation, data.test)),
         latency_pooled_over=len(pooled.measurements) if pooled else 0,
     )
     return table, record

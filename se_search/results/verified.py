@@ -157,7 +157,7 @@ def read_verified(
     schedules: list[Schedule] = []
     before: dict[str, float] = {}
     for epochs, results in sorted(read_outcomes(folder).items()):
-        seeds, configs = _without_gaps(results, without_se)
+        seeds, configs = without_gaps(results, without_se)
         if not configs:
             continue
         configs.sort(key=lambda config: (config != without_se, known.get(config, {}).get("number", -1)))
@@ -270,7 +270,7 @@ def find_weights(schedules: Sequence[Schedule], config_id: str) -> VerifiedWeigh
     return next(found, None)
 
 
-def _without_gaps(results: Mapping[str, Mapping[int, Outcomes]], without_se: str) -> tuple[list[int], list[str]]:
+def without_gaps(results: Mapping[str, Mapping[int, Outcomes]], without_se: str) -> tuple[list[int], list[str]]:
     """Return seeds and configurations such that each configuration has a result for each seed.
 
     The seeds are the first ones of the network without SE, as many as give the most results. Seeds that were only begun

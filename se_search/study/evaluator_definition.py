@@ -129,6 +129,11 @@ class EvaluatorDefinition(Definition):
         return self.name.removeprefix(FROM_PYTHON) if self.name.startswith(FROM_PYTHON) else ""
 
     @property
+    def trainings(self) -> int:
+        """Number of trainings of each configuration in the search."""
+        return 1
+
+    @property
     def rung_factor(self) -> int | None:
         """Factor of successive halving; ``None`` without it."""
         return None
@@ -250,6 +255,11 @@ class _SingleNetworks(EvaluatorDefinition):
 
     halving: Annotated[int, Field(ge=2)] | None = None
     """Factor of successive halving; no halving by default."""
+
+    @property
+    def trainings(self) -> int:
+        """``seeds``."""
+        return self.seeds
 
     @property
     def rung_factor(self) -> int | None:
