@@ -53,6 +53,7 @@ def _lines(trials: pd.DataFrame, run: RunRecord) -> Iterator[str]:
         "Evaluator": run.evaluator.method,
         "Objectives": ", ".join(one.words for one in run.objectives),
         "Latency": run.latency and run.latency.description + pooled,
+        "Power": run.power and str(run.power),
         "Seed": str(run.seed),
         "Versions": ", ".join(f"{name} {version}" for name, version in run.provenance.versions.items()),
     }
