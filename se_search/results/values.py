@@ -70,9 +70,12 @@ def _minimised(trials: Sequence[FrozenTrial], study: optuna.Study) -> npt.NDArra
 
 
 def _latency_covariance(trials: Sequence[FrozenTrial], study: optuna.Study) -> npt.NDArray[np.float64]:
-    pooled = pooled_trials(study)
-    if pooled is not None:
-        places = [pooled.numbers.index(trial.number) for trial in trials]
-        return pooled.covariance[np.ix_(places, places)]
     ends = np.array([[trial.user_attrs[name] for name in ("latency_low", "latency_high")] for trial in trials])
-    return np.diag((np.diff(ends.reshape(-1, 2), axis=1)[:, 0] / (2 * normal_quantile(CONFIDENCE))) ** 2)
+    covariance = np.diag((np.diff(ends.reshape(-1, 2), axis=1)[:, 0] / (2 * normal_quantile(CONFIDENCE))) ** 2)
+    pooled = pooled_trials(study)
+    if pooled is not None:  # a resumed run of an earlier version has trials that are not pooled
+        of_trial = {number: place for place, number in enumerate(pooled.numbers)}
+        here = [place for place, trial in enumerate(trials) if trial.number in of_trial]
+        there = [of_trial[trials[place].number] for place in here]
+        covariance[np.ix_(here, here)] = pooled.covariance[np.ix_(there, there)]
+    return covariance
