@@ -606,7 +606,8 @@ def test_the_first_screen_has_the_verdict_three_figures_the_drawing_and_the_next
     assert height < 900  # all of it on the first screen
     assert page.locator(".decision details p").first.is_hidden()
     page.locator(".decided button").click()
-    assert_chosen(page, number)
+    assert page.evaluate("location.hash") == f"#trials={number}"
+    assert page.locator(".decided button").get_attribute("aria-pressed") == "true"
     assert errors == []
 
 
