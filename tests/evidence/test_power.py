@@ -58,7 +58,7 @@ def test_enough_images_can_tell():
 
 
 def test_noise_of_seeds_is_not_beaten_by_images():
-    noise = Noise(Variances(0.02, 0.02**2, 0.02), Variances(0.01))
+    noise = Noise(Variances(0.02, 0.006**2, 0.02), Variances(0.01))
     found = describe_power(ImageCounts(1000, 200_000, 200_000), "resnet50", Plan(), noise, noise)
     needed = found.verification
     assert needed.with_seeds > needed.seeds == 3
