@@ -40,7 +40,7 @@ class Noise:
     assumed: bool = False
 
 
-SEARCH_NOISE = Noise(Variances(0.04), Variances(0.03, kurtosis=20.0), assumed=True)
+SEARCH_NOISE = Noise(Variances(0.03), Variances(0.0025, kurtosis=6.0), assumed=True)
 """Assumed for the search; see ``benchmarks/README.md``."""
 
 VERIFICATION_NOISE = Noise(Variances(0.01, 0.00001, 0.10), Variances(0.01, 0.0003, 0.06, 7.0), assumed=True)
