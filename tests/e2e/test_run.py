@@ -121,6 +121,8 @@ def test_a_finished_run_leaves_all_its_files_and_says_what_next(finished_run):
         *("trials.csv", "pareto.csv", "run.json", "report.html"),
     }
     output = (finished_run / "output.txt").read_text()
+    assert "Plain digits need no SE: this search measures its costs and tests the installation, but" in output
+    assert "For your images: se-search run --backbone test_resnet --data FOLDER\n" in output
     assert "Report: run/report.html" in output
     record = json.loads((finished_run / "run" / "run.json").read_text())
     decision = record["decision"]
