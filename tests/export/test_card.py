@@ -153,7 +153,9 @@ def test_the_card_tells_a_measured_latency_from_a_predicted_one(finished_run):
         next(result.conditions for result in origin_of_trial(one, run).results if result.name == "latency ratio")
         for one in (row, row | {"latency_stopped": "model", "latency_pairs": pd.NA})
     ]
-    assert f"{row['latency_pairs']} pairs of calls, 95 % interval; batch 1" in told[0]
+    pooled = f"pooled over {run.latency_pooled_over} measurements"
+    assert run.latency_pooled_over > 0
+    assert f"{row['latency_pairs']} pairs of calls, {pooled}, 95 % interval; batch 1" in told[0]
     assert "predicted by an additive model of 16 measured configurations, 95 % prediction interval; batch 1" in told[1]
 
 
