@@ -55,7 +55,7 @@ def values_of(trials: Sequence[FrozenTrial], study: optuna.Study) -> TrialValues
             uncertain[column] = Judged(outcomes, judged[name].sign)
         elif name == "latency_ratio":
             uncertain[column] = Measured(values[:, column], _latency_covariance(trials, study))
-    parameters = np.array([trial.user_attrs["counted_parameters"] for trial in trials], dtype=float)
+    parameters = np.array([int(trial.user_attrs["counted_parameters"]) for trial in trials], dtype=float)
     return TrialValues(values, uncertain, parameters)
 
 
