@@ -259,9 +259,15 @@ def _after_no_difference(trials: pd.DataFrame, run: "RunRecord", subject: Advant
         yield _verify(run)
     elif verified:
         yield from _more_seeds(run, subject)
-    yield Step(
-        f"Use {run.backbone} without SE, or more images: on these data no network with SE is measurably better than it."
-    )
+    reason = f"Use {run.backbone} without SE, or more images: on these data no network with SE is measurably better."
+    yield Step(" ".join([reason, *_what_would_tell(run)]))
+
+
+def _what_would_tell(run: "RunRecord") -> Iterator[str]:
+    """Say which gain the data can tell, and how many images or seeds would tell it."""
+    if run.power is not None:
+        said = run.power.sentences[-1].removeprefix("So ")
+        yield said[:1].upper() + said[1:]
 
 
 def _after_loss(trials: pd.DataFrame, run: "RunRecord", subject: Advantage) -> Iterator[Step]:

@@ -10,6 +10,7 @@ import pytest
 from typer.main import get_command
 
 from se_search.cli import app
+from se_search.evidence.power import Power
 from se_search.network.config import SEConfig
 from se_search.network.overhead import backbone_parameters
 from se_search.results.decision import decide
@@ -183,6 +184,12 @@ def test_without_a_measurable_difference_nothing_is_exported(loss):
     assert decision.headline == f"{'Estimated' if loss is None else 'Verified'}: {between} ({change})"
     assert commands(decision) == ([""] if loss else ["se-search verify 'runs/my run'", ""])
     assert decision.next[-1].reason.startswith("Use test_resnet without SE, or more images")
+
+
+def test_without_a_measurable_difference_it_says_what_would_tell():
+    power = Power(None, None, None, ("", "", "So the search needs about 9,000 validation images."))
+    decision = decide(*results(gain=estimated(advantage(NONE)), power=power))
+    assert decision.next[-1].reason.endswith("measurably better. The search needs about 9,000 validation images.")
 
 
 def test_a_front_without_se_leaves_nothing_to_verify():
