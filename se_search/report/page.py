@@ -129,10 +129,10 @@ def _decided(decision: Decision, trials: pd.DataFrame, run: RunRecord) -> dict[s
     (row,) = trials[trials["number"] == decision.trial].to_dict("records")
     accuracy = OBJECTIVES["accuracy"]
     source, prefix = ("Verified", "verified_") if decision.verified else ("Estimated", "")
-    where = f"{name_attention(row['config'])} in {counted(row['se_blocks'], 'block')}"
-    value = with_interval(interval_of(row, accuracy, prefix), accuracy)
-    reached = f"{where[:1].upper()}{where[1:]}. {source} accuracy {value}"
-    return _row({str(name): value for name, value in row.items()}, run) | {"reached": reached}
+    return _row({str(name): value for name, value in row.items()}, run) | {
+        "where": f"{name_attention(row['config'])} in {counted(row['se_blocks'], 'block')}",
+        "reached": f"{source} accuracy {with_interval(interval_of(row, accuracy, prefix), accuracy)}",
+    }
 
 
 @dataclass(frozen=True)
