@@ -150,31 +150,23 @@ def load_local_digits() -> ImageData:
     digits, labels = _digits()
     digits = F.interpolate(digits, size=_CELL, mode="bilinear")[:, 0]
     generator = torch.Generator().manual_seed(_BOARD_SEED)
-    cells = [(row, column) for row in range(_BOARD_SIDE) for column in range(_BOARD_SIDE)]
+    places = torch.cartesian_prod(torch.arange(_BOARD_SIDE), torch.arange(_BOARD_SIDE))
+    distances = (places[:, None] - places).abs().amax(2)  # of cells, in king's moves
     parts = []
     for part, repeats in zip(_split(labels), _REPEATS_LOCAL, strict=True):
-        boards = torch.zeros(repeats * len(part), 3, _BOARD_SIDE * _CELL, _BOARD_SIDE * _CELL)
-        for board, digit in zip(boards, part.repeat(repeats), strict=True):
-            order = [cells[place] for place in torch.randperm(len(cells), generator=generator)]
-            lamp = order[0]
-            beside = [cell for cell in order[1:] if _are_neighbours(cell, lamp)]
-            apart = [cell for cell in order[1:] if not _are_neighbours(cell, lamp)]
-            others = part[torch.randint(len(part), (_SHOWN - 1,), generator=generator)]
-            _cell(board, lamp)[2] = 1
-            for shown, cell in zip((digit, *others), (beside[0], *apart), strict=False):
-                _cell(board, cell)[:] = digits[shown]
-        parts.append((boards, labels[part].repeat(repeats)))
+        count = repeats * len(part)
+        boards, every = torch.zeros(count, len(places), 3, _CELL, _CELL), torch.arange(count)
+        lamps = torch.randint(len(places), (count,), generator=generator)
+        order = torch.rand(count, len(places), generator=generator)
+        beside = order.masked_fill(distances[lamps] != 1, 0).argmax(1)
+        apart = order.masked_fill(distances[lamps] <= 1, 0).topk(_SHOWN - 1).indices
+        others = part[torch.randint(len(part), (count, _SHOWN - 1), generator=generator)]
+        boards[every, lamps, 2] = 1
+        boards[every, beside] = digits[part.repeat(repeats)][:, None]
+        boards[every[:, None], apart] = digits[others][:, :, None]
+        grid = boards.view(count, _BOARD_SIDE, _BOARD_SIDE, 3, _CELL, _CELL).permute(0, 3, 1, 4, 2, 5)
+        parts.append((grid.flatten(4).flatten(2, 3), labels[part].repeat(repeats)))
     return _image_data("digits-local", *parts)
-
-
-def _are_neighbours(cell: tuple[int, int], other: tuple[int, int]) -> bool:
-    return max(abs(cell[0] - other[0]), abs(cell[1] - other[1])) == 1
-
-
-def _cell(board: torch.Tensor, cell: tuple[int, int]) -> torch.Tensor:
-    """Return the pixels of a cell, a view of shape ``(3, 16, 16)``."""
-    row, column = cell[0] * _CELL, cell[1] * _CELL
-    return board[:, row : row + _CELL, column : column + _CELL]
 
 
 def _digits() -> tuple[torch.Tensor, torch.Tensor]:
