@@ -23,8 +23,10 @@ napoleon_use_ivar = True
 
 # Names of other projects: looking them up would need the network.
 _OTHERS = "collections|contextlib|fractions|nn|numpy|optuna|os|pandas|pathlib|pd|plotly|pydantic|random|torch"
+# Sphinx splits the types of a class that is a dataclass and a mapping at their commas.
+_SPLIT = r"typing\.Literal\['search'|tuple\[int"
 _CHECKS = "AllowInfNan|FieldInfo|Ge|Gt|Le|NoneType|.*\\._\\w+"  # what pydantic's fields are annotated with
-nitpick_ignore_regex = [("py:.*", rf"({_OTHERS})\..*|Any|Iterable|Path|Sequence|{_CHECKS}")]
+nitpick_ignore_regex = [("py:.*", rf"({_OTHERS})\..*|Any|Iterable|Path|Sequence|{_SPLIT}|{_CHECKS}")]
 
 
 def _keep_colon(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

@@ -78,7 +78,7 @@ class Reach:
 
 @dataclass(frozen=True)
 class Power:
-    """What the data can tell; :attr:`sentences` say it in words.
+    """What the data can tell, as numbers and in words.
 
     Attributes:
         search: Of the search, on validation images.

@@ -70,7 +70,7 @@ class Advantage:
         number: Number of its trial; ``None`` for a baseline that the search did not evaluate.
         name: Name of a baseline; empty for others.
         accuracy: Difference of accuracies, as a share; the interval is corrected for the number of networks with SE.
-        judged: The same of the objective that decides, with :attr:`quality`'s name.
+        judged: The same of the objective that decides, with the name of ``quality``.
         quality: Name of that objective: ``accuracy`` or ``log_loss``.
     """
 

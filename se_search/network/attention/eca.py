@@ -26,7 +26,7 @@ KERNELS = (3, 5, 7, 9)
 
 
 def check_kernel(kernel: object) -> int | str:
-    """Return ``kernel`` if it is one of :data:`KERNELS` or :data:`PUBLISHED`.
+    """Return ``kernel`` if it is one of :data:`se_search.network.attention.eca.KERNELS` or :data:`PUBLISHED`.
 
     Raises:
         ConfigurationError: If it is not.
@@ -87,7 +87,7 @@ class PlacedECA(PlacedAttention):
 
     Attributes:
         site: The site.
-        kernel: Kernel size, one of :data:`KERNELS`, or :data:`PUBLISHED`.
+        kernel: Kernel size, one of :data:`se_search.network.attention.eca.KERNELS`, or :data:`PUBLISHED`.
         gate: One of :data:`se_search.network.attention.gates.GATES`.
         start: ``"paper"``, or ``"identity"``: the block has no effect before training.
 

@@ -19,7 +19,7 @@ def create_eca_block(kernel: int, gate: str = "sigmoid", layout: str = "NCHW", s
     Args:
         kernel: Kernel size k of the convolution along the channels, odd.
         gate: One of :data:`~se_search.network.attention.gates.GATES`.
-        layout: One of :data:`~se_search.network.attention.kind.LAYOUTS`.
+        layout: One of :data:`~se_search.network.attention.grid.LAYOUTS`.
         start: ``"paper"``: PyTorch's initialisation, or ``"identity"``: the kernel is zero, and the gate's shift and
             factor make it one there.
     """
@@ -55,7 +55,7 @@ class ElasticECA(Elastic, Gated):
 
     Args:
         kernel: The largest kernel size.
-        layout: One of :data:`~se_search.network.attention.kind.LAYOUTS`.
+        layout: One of :data:`~se_search.network.attention.grid.LAYOUTS`.
         kept: The backbone's own attention at this site.
     """
 

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from .local_layers import ElasticLocal
 
 KERNELS = (3, 5)
-"""Kernel sizes: that of PEG, CPE and LPI (Chu et al. 2021, Li et al. 2022, El-Nouby et al. 2021), and a larger one."""
+"""Kernel sizes, that of PEG, CPE and LPI (Chu et al. 2021, Li et al. 2022, El-Nouby et al. 2021), and a larger one."""
 
 
 def check_kernel(kernel: object) -> int:
-    """Return ``kernel`` if it is one of :data:`KERNELS`.
+    """Return ``kernel`` if it is one of :data:`se_search.network.attention.local.KERNELS`.
 
     Raises:
         ConfigurationError: If it is not.
@@ -71,7 +71,7 @@ class PlacedLocal(PlacedAttention):
 
     Attributes:
         site: The site.
-        kernel: Kernel size, one of :data:`KERNELS`.
+        kernel: Kernel size, one of :data:`se_search.network.attention.local.KERNELS`.
         bias: Whether the convolution has a bias.
         start: ``"paper"`` or ``"identity"``, which are the same here: the convolution is zero before training.
 

@@ -17,7 +17,7 @@ class LocalBlock(nn.Module):
         channels: Channels C of the tensor.
         kernel: Odd kernel size.
         bias: Whether the convolution has a bias.
-        layout: One of :data:`~se_search.network.attention.kind.LAYOUTS`.
+        layout: One of :data:`~se_search.network.attention.grid.LAYOUTS`.
         grid: Rows and columns of tokens; tokens before the grid pass unchanged.
     """
 
@@ -42,7 +42,7 @@ class ElasticLocal(Elastic):
         channels: Channels C of the tensor.
         kernel: The largest kernel size.
         bias: Whether the convolution has a bias.
-        layout: One of :data:`~se_search.network.attention.kind.LAYOUTS`.
+        layout: One of :data:`~se_search.network.attention.grid.LAYOUTS`.
         grid: Rows and columns of tokens.
         kept: The backbone's own attention at this site.
     """

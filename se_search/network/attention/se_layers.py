@@ -38,7 +38,7 @@ def create_se_block(
         gate: One of :data:`~se_search.network.attention.gates.GATES`.
         bias: Whether both layers have a bias.
         rounding: See :func:`~se_search.network.attention.se.hidden_channels`.
-        layout: One of :data:`~se_search.network.attention.kind.LAYOUTS`.
+        layout: One of :data:`~se_search.network.attention.grid.LAYOUTS`.
         start: ``"paper"``, or ``"identity"``: the gate's shift and factor make it one at zero, and the second layer
             starts next to zero.
         scope: What the squeeze pools; the average of the whole map by default.
@@ -89,7 +89,7 @@ class ElasticSE(Elastic, Gated):
         channels: Channels C of the scaled tensor.
         hidden: Hidden width of the widest block.
         bias: Whether both layers have a bias.
-        layout: One of :data:`~se_search.network.attention.kind.LAYOUTS`.
+        layout: One of :data:`~se_search.network.attention.grid.LAYOUTS`.
         kept: The backbone's own attention at this site.
         grid: Rows and columns of the tokens, for windows.
     """
