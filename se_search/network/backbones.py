@@ -6,7 +6,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import get_arch_name, get_model_input_config, get_pretrained_cfg_value
+from timm.models import get_arch_name, get_model_input_config
 from torch import nn
 
 from ..errors import BackboneError, did_you_mean, first_reason
@@ -61,10 +61,10 @@ def default_input_size(model: nn.Module) -> tuple[int, int, int]:
     return channels, height, width
 
 
+@functools.lru_cache(maxsize=64)
 def backbone_input_size(backbone: str) -> tuple[int, int, int]:
-    """Return the input size ``(channels, height, width)`` that timm's configuration of an architecture has."""
-    channels, height, width = get_pretrained_cfg_value(check_backbone(backbone), "input_size")
-    return channels, height, width
+    """Return :func:`default_input_size` of an architecture, which may be the user's own and unknown to timm's table."""
+    return default_input_size(create_on_meta(backbone))
 
 
 def network_options(backbone: str, input_size: tuple[int, int, int]) -> dict[str, Any]:
