@@ -71,7 +71,7 @@ def _show_decision(results: pd.DataFrame, run: RunRecord, report: bool = True) -
     say(f"{VERDICTS[decision.verdict]}. {decision.headline}.")
     if decision.figures:
         figures = ", ".join(f"{one.name} {one.text} {one.interval}" for one in decision.figures)
-        say(f"{decision.network[:1].upper()}{decision.network[1:]} against no SE: {figures}.")
+        say(f"Against no SE, {decision.network}: {figures}.")
     if report:
         say(f"Report: {Path(run.folder) / REPORT_FILE}", to_copy=True)
     for number, step in enumerate(decision.next):
