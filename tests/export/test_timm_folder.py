@@ -461,7 +461,8 @@ def test_the_card_of_a_found_network_has_the_accuracy_that_a_validation_with_tim
         [row["accuracy"], row["accuracy_low"], row["accuracy_high"]], abs=5e-5
     )
     assert f"| latency ratio | ×{row['latency_ratio']:.3f} \\[{row['latency_low']:.3f}, " in card
-    assert f"{row['latency_pairs']} pairs of calls, 95 % interval; batch 1, 3×32×32, float32, PyTorch" in card
+    pooled = f"pooled over {json.loads(Path('run/run.json').read_text())['latency_pooled_over']} measurements"
+    assert f"{row['latency_pairs']} pairs of calls, {pooled}, 95 % interval; batch 1, 3×32×32, float32, PyTorch" in card
     assert "400 validation images of digits" in card
     assert "without retraining" in card
     assert "random weights, not from published ones" in card

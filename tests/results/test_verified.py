@@ -85,7 +85,8 @@ def test_verification_decides_the_picks(folder):
     assert failing not in run.picks.values()
     assert list(load_run(folder).front["number"]) == list(run.picks.front) == [bare, uniform]
     said = render_markdown(trials, run)
-    assert f"(trial {uniform})" in said.split("##")[0]
+    assert "Verified: uniform r=16 gains" in said.split("##")[0]
+    assert f"--trial {uniform} --verified" in said
     assert (
         escape_text("a verified accuracy of 90.17 % [") in said.split("##")[0]
     )  # the mean of 0.90, 0.905 and 0.90, not the estimate
