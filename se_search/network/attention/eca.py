@@ -3,12 +3,12 @@
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator
 
 from ...definition import Several
-from ...errors import ConfigurationError
 from .gates import GATES, check_gate
 from .kind import LAYOUTS, STARTS, Choices, PlacedAttention, check_choice
 
@@ -24,16 +24,8 @@ PUBLISHED = "published"
 KERNELS = (3, 5, 7, 9)
 """Kernel sizes of the paper's ablation (table 2)."""
 
-
-def check_kernel(kernel: object) -> int | str:
-    """Return ``kernel`` if it is one of :data:`se_search.network.attention.eca.KERNELS` or :data:`PUBLISHED`.
-
-    Raises:
-        ConfigurationError: If it is not.
-    """
-    if kernel == PUBLISHED or (type(kernel) is int and kernel in KERNELS):
-        return kernel
-    raise ConfigurationError(f"kernel {kernel!r} is unknown: choose one of {PUBLISHED}, {', '.join(map(str, KERNELS))}")
+check_kernel = partial(check_choice, "kernel", choices=(PUBLISHED, *KERNELS))
+"""Return a kernel size if it can be chosen; otherwise raise :class:`~se_search.errors.ConfigurationError`."""
 
 
 def published_kernel(channels: int) -> int:

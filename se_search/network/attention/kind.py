@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from ...definition import Definition
 from ...errors import ConfigurationError, did_you_mean
@@ -23,17 +23,20 @@ if TYPE_CHECKING:
 STARTS = ("paper", "identity")
 """How a block is initialised: as in its paper, or without an effect."""
 
+_Choice = TypeVar("_Choice", bound=str | int)
 
-def check_choice(word: str, value: object, choices: Collection[str]) -> str:
-    """Return ``value`` if it is one of ``choices``.
+
+def check_choice(word: str, value: object, choices: Collection[_Choice]) -> _Choice:
+    """Return ``value`` if it is one of ``choices``, which are strings and integers.
 
     Raises:
         ConfigurationError: If it is not; ``word`` names the option.
     """
-    if not isinstance(value, str) or value not in choices:
-        near = did_you_mean(str(value), choices)
-        raise ConfigurationError(f"{word} {value!r} is unknown: choose one of {', '.join(choices)}{near}")
-    return value
+    if not (isinstance(value, str) or type(value) is int) or value not in choices:
+        names = list(map(str, choices))
+        near = did_you_mean(str(value), names)
+        raise ConfigurationError(f"{word} {value!r} is unknown: choose one of {', '.join(names)}{near}")
+    return cast("_Choice", value)
 
 
 class Choices(Definition, ABC):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator
@@ -19,16 +20,8 @@ if TYPE_CHECKING:
 KERNELS = (3, 5)
 """Kernel sizes, that of PEG, CPE and LPI (Chu et al. 2021, Li et al. 2022, El-Nouby et al. 2021), and a larger one."""
 
-
-def check_kernel(kernel: object) -> int:
-    """Return ``kernel`` if it is one of :data:`se_search.network.attention.local.KERNELS`.
-
-    Raises:
-        ConfigurationError: If it is not.
-    """
-    if type(kernel) is not int or kernel not in KERNELS:
-        raise ConfigurationError(f"kernel {kernel!r} is unknown: choose one of {', '.join(map(str, KERNELS))}")
-    return kernel
+check_kernel = partial(check_choice, "kernel", choices=KERNELS)
+"""Return a kernel size if it can be chosen; otherwise raise :class:`~se_search.errors.ConfigurationError`."""
 
 
 class LocalChoices(Choices):

@@ -38,16 +38,8 @@ EXTENTS = (GLOBAL, 8, 4, 2, 1)
 check_squeeze = partial(check_choice, "squeeze", choices=SQUEEZES)
 """Return a squeeze if it is one of :data:`SQUEEZES`; otherwise raise :class:`~se_search.errors.ConfigurationError`."""
 
-
-def check_extent(extent: object) -> int | str:
-    """Return ``extent`` if it is one of :data:`EXTENTS`.
-
-    Raises:
-        ConfigurationError: If it is not.
-    """
-    if extent == GLOBAL or (type(extent) is int and extent in EXTENTS):
-        return extent
-    raise ConfigurationError(f"extent {extent!r} is unknown: choose one of {', '.join(map(str, EXTENTS))}")
+check_extent = partial(check_choice, "extent", choices=EXTENTS)
+"""Return an extent if it is one of :data:`EXTENTS`; otherwise raise :class:`~se_search.errors.ConfigurationError`."""
 
 
 def check_ratio(ratio: object) -> int:
