@@ -181,9 +181,9 @@ def verify(
 ) -> None:
     """Retrain front members independently with several seeds. The same command resumes.
 
-    They are evaluated on the test images. The network without SE and, if the space contains it, uniform r=16 are
-    retrained with the same seeds and batches. The report and the tables show values, paired differences and the rank
-    agreement with the search.
+    They are evaluated on the test images. The network without attention and, if the space contains them, the published
+    uniform networks are retrained with the same seeds and batches. The report and the tables show values, paired
+    differences and the rank agreement with the search.
 
     \b
     Example:
@@ -554,9 +554,10 @@ def latency(
     ] = 0.005,
     limit: Annotated[float, typer.Option(help="Time limit of a measurement (s).")] = 5.0,
 ) -> None:
-    """Measure the latency of networks with SE blocks, relative to the bare backbone, on this machine.
+    """Measure the latency of networks with attention, relative to the bare backbone, on this machine.
 
-    The row "no SE" compares the backbone with a copy of itself: its interval should contain ×1.
+    The row "no SE", named after the kind of attention, compares the backbone with a copy of itself: its interval should
+    contain ×1.
 
     \b
     Example:

@@ -22,7 +22,7 @@ from .network.sites import find_places, trace_backbone
 from .progress import console, say
 from .report.summary import in_words
 from .report.tables import describe_excitation, describe_front, describe_latency, describe_verified
-from .results.decision import VERDICTS, decide
+from .results.decision import decide
 from .results.record import RunRecord, read_results
 from .trials.folder import REPORT_FILE
 from .words import counted, percent
@@ -68,10 +68,10 @@ def show_report(folder: Path, files: Sequence[Path]) -> None:
 def _show_decision(results: pd.DataFrame, run: RunRecord, report: bool = True) -> None:
     decision = decide(results, run)
     say("")
-    say(f"{VERDICTS[decision.verdict]}. {decision.headline}.")
+    say(f"{decision.title}. {decision.headline}.")
     if decision.figures:
         figures = ", ".join(f"{one.name} {one.text} {one.interval}" for one in decision.figures)
-        say(f"Against no SE, {decision.network}: {figures}.")
+        say(f"Against no {run.attention}, {decision.network}: {figures}.")
     if report:
         say(f"Report: {Path(run.folder) / REPORT_FILE}", to_copy=True)
     for number, step in enumerate(decision.next):

@@ -29,6 +29,11 @@ def points_with_interval(difference: float, low: float, high: float) -> str:
     return f"{100 * difference:+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}]"
 
 
+def upper_first(text: str) -> str:
+    """Start a text with a capital letter and leave the others as they are."""
+    return text[:1].upper() + text[1:]
+
+
 def some_of(names: Collection[str]) -> str:
     """List the first three names and the number of the others."""
     shown = [repr(name) for name in sorted(names)[:3]]

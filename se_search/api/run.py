@@ -64,7 +64,7 @@ class Run:
 
     @property
     def decision(self) -> Decision:
-        """The verdict, three figures against no SE, and what to do next."""
+        """The verdict, three figures against the network without attention, and what to do next."""
         return decide(*read_results(self.folder))
 
     @property
@@ -146,7 +146,7 @@ class Run:
         if wanted and found is None:
             raise RunFolderError(
                 f"trial {row['number']} of {self.folder} has not been verified with the seeds of the network without "
-                "SE: se-search verify does that"
+                f"{run.attention}: se-search verify does that"
             )
         return found
 
@@ -205,8 +205,8 @@ class Run:
             crop_pct=data.crop_pct,
             crop_mode=data.crop_mode,
             description=(
-                f"{run.backbone} with {counted(row['se_blocks'], 'SE block')}, trial {row['number']} of an "
-                f"se-search run on {published_name(data.name)}. {origin.weights}"
+                f"{run.backbone} with {counted(row['se_blocks'], f'{run.attention} block')}, trial {row['number']} of "
+                f"an se-search run on {published_name(data.name)}. {origin.weights}"
             ),
             label_names=data.label_names,
             origin=origin,
@@ -221,8 +221,8 @@ class Run:
     def verify(self, members: str | int = "front", seeds: int = 3, epochs: int | None = None) -> pd.DataFrame:
         """Retrain front members and evaluate them on the test images; ``se-search verify`` calls this.
 
-        The network without SE and the uniform r=16 one are always among the networks. Earlier results of other lengths
-        are kept.
+        The network without attention and the published uniform ones are always among the networks. Earlier results of
+        other lengths are kept.
 
         Args:
             members: ``"front"`` (with the trials not distinguishable from it), ``"all"`` (every complete trial),

@@ -1,4 +1,4 @@
-"""Verification: retrain front members, the bare backbone and the paper's uniform network independently."""
+"""Verification: retrain front members, the bare backbone and published uniform networks independently."""
 
 import json
 import time
@@ -18,7 +18,6 @@ from ..results.picks import pick_trials
 from ..results.table import candidates_of, trials_table
 from ..results.trainings import VERIFICATION, read_outcomes, result_file, seed_to_export, weights_file
 from ..results.verified import VERIFIED, Retraining
-from ..study.definitions import StudyDefinition
 from ..study.objectives import Objective
 from ..study.space import SearchSpace
 from ..training.evaluator import evaluate_network
@@ -31,7 +30,7 @@ from ..words import counted, percent
 
 
 def run_verification(folder: Path, members: str = "front", seeds: int = 3, epochs: int | None = None) -> None:
-    """Retrain members of a run's front, the bare backbone and the uniform r=16 network independently.
+    """Retrain members of a run's front, the bare backbone and published uniform networks independently.
 
     For each seed, all see the same batches in the same order and start from the same weights of the backbone. They are
     evaluated on the test images, which the search does not use. Finished trainings are kept; an interrupted one resumes
@@ -57,7 +56,8 @@ def run_verification(folder: Path, members: str = "front", seeds: int = 3, epoch
     quality = quality_of(searched)
     chosen = _choose(folder, trials_table(searched), quality, members, epochs or definition.evaluator.epochs)
     networks: dict[tuple[Any, ...], tuple[str, SEConfig]] = {}
-    for name, config in [*_baselines(definition).items(), *chosen.items()]:
+    baselines = SearchSpace(definition.backbone, definition.resolved_space).baselines()
+    for name, config in [*baselines.items(), *chosen.items()]:
         known = networks.get(config.structure)
         networks[config.structure] = (known[0] if known else name, config)
     use_device(definition)
@@ -144,12 +144,6 @@ def _choose(folder: Path, table: pd.DataFrame, quality: Objective, members: str,
     return {
         f"trial {number}": SEConfig.from_json(text) for number, text in zip(rows["number"], rows["config"], strict=True)
     }
-
-
-def _baselines(definition: StudyDefinition) -> dict[str, SEConfig]:
-    answers = SearchSpace(definition.backbone, definition.resolved_space).known_answers()
-    uniform = {name: config for name, config in answers.items() if name.startswith("uniform ")}
-    return {"no SE": SEConfig.without_attention(definition.backbone), **uniform}
 
 
 def _verify(folder: Path, trainer: Scratch, name: str, config: SEConfig, seed: int) -> str:

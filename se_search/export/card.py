@@ -147,7 +147,7 @@ def draw_configuration(config: SEConfig) -> str:
     marks = {
         _KEPT: "the backbone's own attention, unchanged",
         _REMOVED: "the backbone's own attention, removed",
-        _NONE: "no SE block",
+        _NONE: f"no {config.attention} block",
     }
     return "\n".join([*lines, "", *legend, *(f"{mark}  {meaning}" for mark, meaning in marks.items() if mark in used)])
 

@@ -197,7 +197,8 @@ def export_timm(  # noqa: PLR0913
             config,
             origin or unknown_origin(model, description),
             Files(source, twin, plain, extra, folders, optimized),
-            f"{target.absolute().name}: {config.backbone} with {counted(config.block_count, 'SE block')}",
+            f"{target.absolute().name}: {config.backbone} with "
+            f"{counted(config.block_count, f'{config.attention} block')}",
             written["pretrained_cfg"],
             label_names,
         )
@@ -266,7 +267,7 @@ def _check_architecture(model: nn.Module, config: SEConfig) -> None:
     different = sorted(key for key in here.keys() | there.keys() if here.get(key) != there.get(key))
     if different:
         raise ExportError(
-            f"this {type(model).__name__} is not {config.backbone} with the SE blocks of its configuration: "
+            f"this {type(model).__name__} is not {config.backbone} with the attention blocks of its configuration: "
             f"{different[0]} differs"
         )
 

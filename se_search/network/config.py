@@ -11,7 +11,7 @@ from typing import Any
 from timm.utils import natural_key
 
 from ..errors import ConfigurationError, did_you_mean
-from .attention import DEFAULT_KIND, KINDS
+from .attention import DEFAULT_KIND, KINDS, name_attention
 from .attention.kind import PlacedAttention, check_choice
 from .attention.se import GLOBAL, PlacedSE
 from .sites import Site, check_grids, check_site, default_position, find_sites
@@ -108,6 +108,11 @@ class SEConfig:
     def structure(self) -> tuple[tuple[Any, ...], ...]:
         """Key that is equal for configurations that create the same network."""
         return (*(one.structure for one in self.placed), *((site,) for site in self.removed))
+
+    @property
+    def attention(self) -> str:
+        """The word for the kinds of its new blocks; SE without any."""
+        return name_attention(one.kind for one in self.placed)
 
     @property
     def block_count(self) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from ..results.record import SiteRecord
-from ..results.table import read_config
+from ..results.table import SE, read_config
 from ..words import counted
 from .style import SHADES
 
@@ -44,27 +44,29 @@ class StageDrawing:
     cells: tuple[BlockDrawing, ...]
 
 
-def describe_stages(config: str, sites: Sequence[SiteRecord]) -> str:
+def describe_stages(config: str, sites: Sequence[SiteRecord], attention: str = SE) -> str:
     """Describe which stages have attention, with its options and positions.
 
     Args:
         config: A configuration's JSON.
         sites: Every site of the space.
+        attention: The word for the kinds of attention that were searched.
     """
     parts = []
-    for row in draw_configuration(config, sites):
+    for row in draw_configuration(config, sites, attention):
         labels = [cell.label for cell in row.cells if cell.label]
         if labels:
             parts.append(f"stage {row.stage}: {counted(len(labels), 'block')}, {', '.join(dict.fromkeys(labels))}")
-    return "; ".join(parts) or "no SE"
+    return "; ".join(parts) or f"no {attention}"
 
 
-def draw_configuration(config: str, sites: Sequence[SiteRecord]) -> list[StageDrawing]:
+def draw_configuration(config: str, sites: Sequence[SiteRecord], attention: str = SE) -> list[StageDrawing]:
     """Return what to draw of a configuration: one row for each stage, one cell for each block.
 
     Args:
         config: A configuration's JSON.
         sites: Every site of the space, in forward order.
+        attention: The word for the kinds of attention that were searched.
     """
     read = read_config(config)
     placed = {(one.site.block, one.site.position): one for one in read.placed}
@@ -89,7 +91,7 @@ def draw_configuration(config: str, sites: Sequence[SiteRecord]) -> list[StageDr
                 kept, position = True, position if option else "existing"
                 labels.append("kept")
                 kinds.append("kept as in the backbone")
-        title = f"{own[0].block} ({own[0].channels} channels): {'; '.join(kinds) or 'no SE'}"
+        title = f"{own[0].block} ({own[0].channels} channels): {'; '.join(kinds) or f'no {attention}'}"
         return BlockDrawing(own[0].block, title, " + ".join(labels), option, rank, kept, position)
 
     drawn = []

@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 from ..results.contributions import Factor
 from ..results.record import RunRecord
 from ..results.table import front_of
-from ..words import counted, percent_with_interval
+from ..words import counted, percent_with_interval, upper_first
 from .configuration import draw_configuration, shade
 from .groups import add_texts, complete_trials, group_trials, legend_entry, trial_data
 from .measures import with_interval
@@ -57,13 +57,17 @@ class ReportFigure:
 
     Attributes:
         draw: Function that draws it, or returns ``None`` if the run has no such figure.
-        title: Title, in which ``{quality}`` stands for accuracy or log-loss.
+        title: Title, in which ``{quality}`` stands for accuracy or log-loss and ``{attention}`` for its kind.
         note: Note below the title.
     """
 
     draw: Callable[[pd.DataFrame, RunRecord], go.Figure | None]
     title: str
     note: str = ""
+
+    def title_of(self, run: RunRecord) -> str:
+        """Return the title of a run's figure."""
+        return upper_first(self.title.format(quality=run.quality.words, attention=run.attention))
 
 
 def report_figures(trials: pd.DataFrame, run: RunRecord, texts: bool = True) -> dict[str, go.Figure]:
@@ -175,7 +179,7 @@ def stage_contributions(trials: pd.DataFrame, run: RunRecord) -> go.Figure:
     ticks: list[str] = []
     points: dict[bool, list[tuple[int, tuple[float, float, float], str]]] = {True: [], False: []}
     for factor in factors:
-        notes = _notes(factor)
+        notes = _notes(factor, f"no {run.attention}")
         figure.add_annotation(
             **LABEL | {"font": {"size": 12, "color": INK if factor.told else SOFT}},
             x=0,
@@ -217,10 +221,10 @@ def stage_contributions(trials: pd.DataFrame, run: RunRecord) -> go.Figure:
     )
 
 
-def _notes(factor: Factor) -> list[str]:
-    """Return the lines beside the name of a factor."""
+def _notes(factor: Factor, baseline: str) -> list[str]:
+    """Return the lines beside the name of a factor, and the reference unless it is the baseline of all stages."""
     parts = []
-    if factor.reference not in ("", "no SE"):
+    if factor.reference not in ("", baseline):
         parts.append(f"relative to {factor.reference}")
     if factor.importance is not None:
         parts.append(f"explains {percent_with_interval(*factor.importance, decimals=0)}")
@@ -234,11 +238,11 @@ def front_heat_map(trials: pd.DataFrame, run: RunRecord) -> go.Figure:
     front = front_of(trials)
     if front.empty:
         return empty_figure("The Pareto front is empty.")
-    columns = [draw_configuration(config, run.sites) for config in front["config"]]
+    columns = [draw_configuration(config, run.sites, run.attention) for config in front["config"]]
     # One row for each block, one column for each member.
     cells = list(zip(*([cell for stage in column for cell in stage.cells] for column in columns), strict=True))
     options = sorted({(cell.rank, cell.option) for row in cells for cell in row if cell.rank})
-    kinds = {"": ("no SE", EMPTY_CELL)}
+    kinds = {"": (f"no {run.attention}", EMPTY_CELL)}
     if any(cell.kept and not cell.rank for row in cells for cell in row):
         kinds["kept"] = ("kept as in the backbone", _KEPT)
     kinds |= {option: (option, shade(rank)) for rank, option in options}
@@ -296,7 +300,7 @@ FIGURES = {
     "contributions": ReportFigure(stage_contributions, "What each stage contributed"),
     "heat_map": ReportFigure(
         front_heat_map,
-        "SE blocks on the front",
+        "{attention} blocks on the front",
         "One column for each member of the front, fewest parameters first; one row for each block of the backbone.",
     ),
 }

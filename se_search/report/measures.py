@@ -24,7 +24,7 @@ def objectives_shown(run: RunRecord) -> list[Objective]:
 def hover_text(row: Mapping[Any, Any], run: RunRecord) -> str:
     """Return the hover text of a trial, its configuration and values, as Plotly's HTML with names escaped."""
     lines = [f"<b>trial {row['number']}</b>" + (f" – {cut(row['name'])}" if row["name"] else "")]
-    for stage in draw_configuration(row["config"], run.sites):
+    for stage in draw_configuration(row["config"], run.sites, run.attention):
         lines.append(f"stage {stage.stage} {draw_squares(stage.cells)} {escape(stage.label)}")
     if row["gate"]:
         lines.append(f"gate {cut(row['gate'])}")

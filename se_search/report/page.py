@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from ..results.decision import VERDICTS, Decision, decide
+from ..results.decision import Decision, decide
 from ..results.record import RunRecord
-from ..results.table import front_of, name_attention, read_config
+from ..results.table import front_of, read_config
 from ..results.verified import Member, Schedule
 from ..study.objectives import OBJECTIVES
 from ..trials.notes import PREDICTED
@@ -79,7 +79,6 @@ def render_report(trials: pd.DataFrame, run: RunRecord, live: int | None = None)
         run=run,
         live=live,
         decision=decision,
-        verdict=VERDICTS[decision.verdict],
         decided=_decided(decision, trials, run),
         caveats=len(run.cautions) + bool(run.data.unreadable) + sum(len(one.failures) for one in run.verified),
         limits=", ".join(
@@ -105,7 +104,7 @@ def render_report(trials: pd.DataFrame, run: RunRecord, live: int | None = None)
         write_value=write_value,
         write_interval=write_interval,
         pick_titles={name: title.format(quality=run.quality.words) for name, title in _PICK_TITLES.items()},
-        titles={name: one.title.format(quality=run.quality.words.capitalize()) for name, one in FIGURES.items()},
+        titles={name: one.title_of(run) for name, one in FIGURES.items()},
         notes={name: one.note for name, one in FIGURES.items()},
         columns=lambda name: len(figures[name].layout.xaxis.tickvals or ()) if name in figures else 0,
     )
@@ -117,8 +116,8 @@ def _row(row: dict[Any, Any], run: RunRecord) -> dict[str, Any]:
         "tie": "" if pd.isna(row["tied_with"]) else tie_in_words(row),
         "predicted": row["latency_stopped"] == PREDICTED,
         "states": " ".join(_states(row)),
-        "stages": describe_stages(row["config"], run.sites),
-        "drawing": draw_configuration(row["config"], run.sites),
+        "stages": describe_stages(row["config"], run.sites, run.attention),
+        "drawing": draw_configuration(row["config"], run.sites, run.attention),
     }
 
 
@@ -130,7 +129,7 @@ def _decided(decision: Decision, trials: pd.DataFrame, run: RunRecord) -> dict[s
     accuracy = OBJECTIVES["accuracy"]
     source, prefix = ("Verified", "verified_") if decision.verified else ("Estimated", "")
     return _row({str(name): value for name, value in row.items()}, run) | {
-        "where": f"{name_attention(row['config'])} in {counted(row['se_blocks'], 'block')}",
+        "where": f"{read_config(row['config']).attention} in {counted(row['se_blocks'], 'block')}",
         "reached": f"{source} accuracy {with_interval(interval_of(row, accuracy, prefix), accuracy)}",
     }
 

@@ -76,7 +76,7 @@ class _ParallelAxis:
 
 
 def _parallel_axes(complete: pd.DataFrame, run: RunRecord) -> list[_ParallelAxis]:
-    drawings = [draw_configuration(config, run.sites) for config in complete["config"]]
+    drawings = [draw_configuration(config, run.sites, run.attention) for config in complete["config"]]
     ranks = {_value(cell): cell.rank or 0 for one in drawings for stage in one for cell in stage.cells}
 
     def fewest_parameters_first(choice: str) -> tuple[int, int, str]:

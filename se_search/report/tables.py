@@ -30,7 +30,7 @@ def describe_front(trials: pd.DataFrame, run: RunRecord) -> pd.DataFrame:
             {
                 "trial": str(row["number"]),
                 **{one.heading: value_in_words(row, one) for one in shown},
-                "SE blocks": str(row["se_blocks"]),
+                f"{run.attention} blocks": str(row["se_blocks"]),
                 "": ", ".join(remarks),
             }
         )
@@ -39,7 +39,7 @@ def describe_front(trials: pd.DataFrame, run: RunRecord) -> pd.DataFrame:
 
 def describe_verified(schedule: Schedule) -> pd.DataFrame:
     """Return the results of a schedule of verification as text, one row for each network."""
-    rows = []
+    rows, without = [], schedule.members[0]
     for member in schedule.members:
         against = with_interval(member.log_loss_difference, _LOG_LOSS, signed=True)
         rows.append(
@@ -47,7 +47,7 @@ def describe_verified(schedule: Schedule) -> pd.DataFrame:
                 "trial": "–" if member.number is None else str(member.number),
                 "accuracy": with_interval(member.accuracy, _ACCURACY),
                 "log-loss": with_interval(member.log_loss, _LOG_LOSS),
-                "log-loss against no SE": "" if member.name == "no SE" else against,
+                f"log-loss against {without.name}": "" if member is without else against,
                 "": ", ".join(filter(None, (member.name, member.failure))),
             }
         )

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from ..markdown import escape_text, one_line
-from ..results.decision import VERDICTS, decide
+from ..results.decision import decide
 from ..results.record import RunRecord
 from ..words import counted
 from .summary import describe_images, describe_study, in_words
@@ -21,7 +21,7 @@ def render_markdown(trials: pd.DataFrame, run: RunRecord) -> str:
 def _lines(trials: pd.DataFrame, run: RunRecord) -> Iterator[str]:
     evaluated = int(trials["state"].isin(["complete", "stopped"]).sum())
     failed = int((trials["state"] == "failed").sum())
-    yield f"# Where SE pays in {escape_text(run.backbone)}"
+    yield f"# Where {run.attention} pays in {escape_text(run.backbone)}"
     yield from _decision(trials, run)
     failures = f", {failed} failed" if failed else ""
     state = f"{failures}; the search is {'finished' if run.finished else 'not finished'}"
@@ -62,9 +62,9 @@ def _lines(trials: pd.DataFrame, run: RunRecord) -> Iterator[str]:
 
 def _decision(trials: pd.DataFrame, run: RunRecord) -> Iterator[str]:
     decision = decide(trials, run)
-    yield from ("", escape_text(f"{VERDICTS[decision.verdict]}. {decision.headline}."))
+    yield from ("", escape_text(f"{decision.title}. {decision.headline}."))
     if decision.figures:
-        yield from ("", escape_text(f"{decision.network} against no SE:"), "")
+        yield from ("", escape_text(f"{decision.network} against no {run.attention}:"), "")
         yield from (f"- {escape_text(f'{one.name} {one.text} {one.interval}')}" for one in decision.figures)
     for step in decision.next:
         yield from ("", escape_text(f"Next: {step.reason}"))

@@ -278,7 +278,7 @@ def _cautions(compared: Sequence[ComparedRun], paired: bool) -> Iterator[str]:
     if len(backbones) > 1:
         yield (
             f"The backbones differ ({', '.join(backbones)}): overheads and latency ratios are relative to each run's "
-            "own backbone, so hypervolumes compare the gain from SE, not the sizes of the networks."
+            "own backbone, so hypervolumes compare the gain from attention, not the sizes of the networks."
         )
     methods = dict.fromkeys(f"{one.evaluator.name}, epochs {one.evaluator.epochs}" for one in runs)
     if len(methods) > 1:

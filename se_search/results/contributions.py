@@ -17,7 +17,7 @@ from ..statistics import CONFIDENCE, Estimate, Interval, difference_in_words
 from ..study.objectives import Objective
 from ..trials.notes import converting_foreign_trial_errors, unpack
 from ..words import percent
-from .table import read_config
+from .table import SE, read_config
 
 _Values = npt.NDArray[np.float64]
 
@@ -75,14 +75,14 @@ class Contributions:
 
 
 def describe_contributions(
-    trials: pd.DataFrame, sites: Sequence[Site], quality: Objective, images: Mapping[int, _Values]
+    trials: pd.DataFrame, sites: Sequence[Site], quality: Objective, images: Mapping[int, _Values], attention: str = SE
 ) -> Contributions:
     """Estimate how each stage's ratio and placement, the gate and the position change accuracy or log-loss.
 
     An additive model is fitted to the quality of the complete trials by least squares. Each stage has one effect for
-    each ratio, relative to no SE there. If blocks are placed one by one, it also has an effect for each block above its
-    mean number of blocks. Each gate and position has an effect relative to the most frequent one. Constant factors are
-    left out.
+    each ratio, relative to no attention there. If blocks are placed one by one, it also has an effect for each block
+    above its mean number of blocks. Each gate and position has an effect relative to the most frequent one. Constant
+    factors are left out.
 
     An interval includes two sources of variance. The residuals of the trials have heteroscedasticity-consistent
     standard errors (HC2; MacKinnon and White 1985) with degrees of freedom by Bell and McCaffrey (2002). The sampling
@@ -102,9 +102,10 @@ def describe_contributions(
         sites: Every site of the space.
         quality: Accuracy or log-loss.
         images: From :func:`outcomes_by_image`; if empty, intervals exclude the sampling of images.
+        attention: The word for the kinds of attention that were searched.
     """
     complete = trials[trials["state"] == "complete"].dropna(subset=[quality.name])
-    varied = _varied(complete, sites)
+    varied = _varied(complete, sites, attention)
     columns = {(one.name, level): column for one in varied for level, column in one.columns.items()}
     values = complete[quality.name].to_numpy(float)
     refusal = _refusal(values, list(columns.values()), quality.words)
@@ -149,10 +150,10 @@ class _Varied:
     columns: dict[str, _Values]
     trials: dict[str, int]
     why: str = ""
-    reference: str = "no SE"
+    reference: str = ""
 
 
-def _varied(complete: pd.DataFrame, sites: Sequence[Site]) -> list[_Varied]:
+def _varied(complete: pd.DataFrame, sites: Sequence[Site], attention: str) -> list[_Varied]:
     read = [read_config(text) for text in complete["config"]]
     configs = [_by_stage(config, sites) for config in read]
     ranks = {one.label: one.rank for config in read for one in config.placed}
@@ -160,12 +161,13 @@ def _varied(complete: pd.DataFrame, sites: Sequence[Site]) -> list[_Varied]:
     factors = []
     for stage in stages:
         blocks = [config.get(stage, []) for config in configs]
-        factors.append(_stage_factor(f"stage {stage}", [_common(kind for kind, _ in one) for one in blocks], ranks))
+        labels = [_common(kind for kind, _ in one) for one in blocks]
+        factors.append(_stage_factor(f"stage {stage}", labels, ranks, attention))
         counts = np.array([len(one) for one in blocks], float)
         used = counts > 0
         if len(set(counts[used])) > 1:
             column = {"per block": np.where(used, counts - counts[used].mean(), 0.0)}
-            factors.append(_Varied(f"stage {stage} blocks", column, {"per block": int(used.sum())}, reference=""))
+            factors.append(_Varied(f"stage {stage} blocks", column, {"per block": int(used.sum())}))
     positions = [[_common(where for _, where in config.get(stage, [])) for stage in stages] for config in configs]
     if all(len(set(one) - {_OFF}) <= 1 for one in positions):
         factors += _alternatives("position", [_common(one for one in every if one != _OFF) for every in positions])
@@ -194,23 +196,25 @@ def _common(kinds: Iterable[str]) -> str:
     return "mixed" if others else first
 
 
-def _stage_factor(name: str, chosen: list[str], ranks: dict[str, int]) -> _Varied:
+def _stage_factor(name: str, chosen: list[str], ranks: dict[str, int], attention: str) -> _Varied:
     def fewest_parameters_first(level: str) -> tuple[int, int]:
         return (1, -ranks[level]) if level in ranks else (0 if level == "kept" else 2, 0)
 
     counts = Counter(chosen)
     levels = sorted(counts.keys() - {_OFF}, key=fewest_parameters_first)
     trials = {level: counts[level] for level in levels}
+    baseline = f"no {attention}"
     if not levels:
-        return _Varied(name, {}, {}, "no trial has SE there")
+        return _Varied(name, {}, {}, f"no trial has {attention} there", baseline)
     if _OFF in counts:
-        return _Varied(name, _indicators(chosen, levels), trials)
+        return _Varied(name, _indicators(chosen, levels), trials, reference=baseline)
     rest = [level for level in levels if level != max(levels, key=trials.__getitem__)]
-    return _Varied(name, _indicators(chosen, rest), trials, "every trial has SE there, so there is no baseline")
+    missing = f"every trial has {attention} there, so there is no baseline"
+    return _Varied(name, _indicators(chosen, rest), trials, missing, baseline)
 
 
 def _alternatives(name: str, chosen: list[str]) -> list[_Varied]:
-    """Return the factor of a choice that exists only with SE, relative to the most frequent; none without a choice."""
+    """Return the factor of a choice that blocks have, relative to the most frequent; none without a choice."""
     counts = Counter(sorted(chosen))
     del counts[_OFF]
     (usual, _), *others = counts.most_common() or [("", 0)]

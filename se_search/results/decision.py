@@ -11,7 +11,7 @@ import pandas as pd
 from ..statistics import Estimate, Interval, difference_in_words
 from ..study.objectives import OBJECTIVES
 from ..trials.folder import STUDY_FILE
-from ..words import counted, percent
+from ..words import counted, percent, upper_first
 from .table import Advantage, candidates_of
 from .verified import command_for_seeds
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:  # record.py writes the decision into run.json
 
 Verdict = Literal["helps", "no measurable difference", "worse", "not verified yet", "no result yet"]
 
-VERDICTS: Mapping[Verdict, str] = {
-    "helps": "SE helps",
+_TITLES: Mapping[Verdict, str] = {
+    "helps": "{} helps",
     "no measurable difference": "No measurable difference",
-    "worse": "SE does not help",
+    "worse": "{} does not help",
     "not verified yet": "Not verified yet",
     "no result yet": "No result yet",
 }
-"""What a person reads for each verdict."""
+"""What a person reads for each verdict on a kind of attention."""
 
 _SEEDS = 3
 """Seeds that a proposed verification has at least: its command's default."""
@@ -35,7 +35,7 @@ _SEEDS = 3
 
 @dataclass(frozen=True)
 class Figure:
-    """A value of the network relative to no SE.
+    """A value of the network relative to the one without attention.
 
     Attributes:
         name: What it measures.
@@ -69,16 +69,18 @@ class Decision:
 
     Attributes:
         verdict: ``helps`` and ``worse`` only after verification; ``no measurable difference`` also before.
+        title: The verdict in words.
         headline: The result in one sentence.
         network: Name of the network that the verdict speaks of; empty without one.
         trial: Number of its trial; ``None`` without one.
         config: Its configuration's JSON; empty without a trial.
         verified: Whether the accuracy is that of verification, not the search's estimate.
-        figures: Accuracy, parameters and latency of that network against no SE, with 95 % intervals.
+        figures: Accuracy, parameters and latency against the network without attention, with 95 % intervals.
         next: What to do next, the most useful first.
     """
 
     verdict: Verdict
+    title: str
     headline: str
     network: str
     trial: int | None
@@ -91,9 +93,9 @@ class Decision:
 def decide(trials: pd.DataFrame, run: "RunRecord") -> Decision:
     """Return what a run found and what to do next.
 
-    The verdict speaks of the knee if that is significantly better than no SE, else of the best network with SE within
-    the limits. Verified values decide as soon as there are some. The interval of the accuracy is corrected for the
-    number of networks.
+    The verdict speaks of the knee if that is significantly better than the network without attention, else of the best
+    network with attention within the limits. Verified values decide as soon as there are some. The interval of the
+    accuracy is corrected for the number of networks.
 
     Args:
         trials: All trials, in the columns of ``trials.csv``.
@@ -105,13 +107,16 @@ def decide(trials: pd.DataFrame, run: "RunRecord") -> Decision:
     networks = tuple(one for one in networks if one.number not in beyond)
     if not networks or not run.picks:
         steps = tuple(_after_nothing(trials, run))
-        return Decision("no result yet", _missing(trials, run), "", None, "", verified, (), steps)
+        return Decision(
+            "no result yet", _TITLES["no result yet"], _missing(trials, run), "", None, "", verified, (), steps
+        )
     subject = _subject(networks, run.picks)
     verdict = _verdict(subject, verified)
     row, failure = _row_of(trials, subject), _failure(run, subject)
     return Decision(
         verdict,
-        _headline(subject, verdict, verified) + (f"; {failure}" if failure else ""),
+        upper_first(_TITLES[verdict].format(run.attention)),
+        _headline(subject, verdict, verified, run.attention) + (f"; {failure}" if failure else ""),
         _name(subject),
         subject.number if row else None,
         str(row.get("config", "")),
@@ -144,20 +149,20 @@ def _name(network: Advantage) -> str:
     return network.name or f"trial {network.number}"
 
 
-def _headline(subject: Advantage, verdict: Verdict, verified: bool) -> str:
+def _headline(subject: Advantage, verdict: Verdict, verified: bool, attention: str) -> str:
     start = f"{'Verified' if verified else 'Estimated'}: "
     name = _name(subject)
     if verdict == "no measurable difference":
-        return f"{start}no measurable difference between {name} and no SE ({_change(subject)})"
+        return f"{start}no measurable difference between {name} and no {attention} ({_change(subject)})"
     value, low, high = subject.accuracy
     digits = _decimals(subject.accuracy)
     if low > 0 and verdict != "worse":
         interval = f"[{100 * low:.{digits}f}, {100 * high:.{digits}f}]"
-        return f"{start}{name} gains {100 * value:.{digits}f} points over no SE {interval}"
+        return f"{start}{name} gains {100 * value:.{digits}f} points over no {attention} {interval}"
     if high < 0 and verdict == "worse":
         interval = f"[{-100 * high:.{digits}f}, {-100 * low:.{digits}f}]"
-        return f"{start}{name} loses {-100 * value:.{digits}f} points against no SE {interval}"
-    return f"{start}{name} changes {_change(subject, ' by ')} relative to no SE"
+        return f"{start}{name} loses {-100 * value:.{digits}f} points against no {attention} {interval}"
+    return f"{start}{name} changes {_change(subject, ' by ')} relative to no {attention}"
 
 
 def _change(subject: Advantage, by: str = " ") -> str:
@@ -180,7 +185,7 @@ def _accuracy(subject: Advantage) -> Figure:
 
 
 def _costs(row: Mapping[str, Any], trials: pd.DataFrame, run: "RunRecord") -> Iterator[Figure]:
-    """Return the parameters and the latency of a trial against no SE.
+    """Return the parameters and the latency of a trial against no attention.
 
     The values of trials are relative to the backbone, which may have attention of its own.
     """
@@ -206,15 +211,15 @@ def _costs(row: Mapping[str, Any], trials: pd.DataFrame, run: "RunRecord") -> It
 
 
 def _missing(trials: pd.DataFrame, run: "RunRecord") -> str:
-    """Say why there is no comparison with no SE."""
+    """Say why there is no comparison with the network without attention."""
     complete = trials[trials["state"] == "complete"]
     if complete.empty:
         return "No configuration has been evaluated yet"
     if not run.picks:
         return "No evaluated configuration keeps the limits"
     if (complete["se_blocks"] > 0).all():
-        return "Unknown whether SE helps: the network without SE was not evaluated"
-    return "Unknown whether SE helps: no network with SE within the limits was evaluated"
+        return f"Unknown whether {run.attention} helps: the network without {run.attention} was not evaluated"
+    return f"Unknown whether {run.attention} helps: no network with {run.attention} within the limits was evaluated"
 
 
 def _after_nothing(trials: pd.DataFrame, run: "RunRecord") -> Iterator[Step]:
@@ -242,7 +247,7 @@ def _after_gain(trials: pd.DataFrame, run: "RunRecord", subject: Advantage) -> I
         yield _export(run, subject, f"Export {_name(subject)} with its verified weights.", "--verified")
     if run.placement == "stage":
         folder = f"runs/{run.name}-blocks"
-        yield _search(run, "Search block by block: fewer SE blocks may suffice.", "--space", "blocks", "--out", folder)
+        yield _search(run, "Search block by block: fewer blocks may suffice.", "--space", "blocks", "--out", folder)
 
 
 def _after_estimate(trials: pd.DataFrame, run: "RunRecord", subject: Advantage) -> Iterator[Step]:
@@ -255,11 +260,14 @@ def _after_estimate(trials: pd.DataFrame, run: "RunRecord", subject: Advantage) 
 def _after_no_difference(trials: pd.DataFrame, run: "RunRecord", subject: Advantage) -> Iterator[Step]:
     with_se = (candidates_of(trials)["se_blocks"] > 0).any()
     verified = run.verified and run.verified[-1].networks
-    if not verified and (with_se or (trials["name"] == "uniform r=16").any()):
+    if not verified and (with_se or trials["name"].isin(run.baselines[1:]).any()):
         yield _verify(run)
     elif verified:
         yield from _more_seeds(run, subject)
-    reason = f"Use {run.backbone} without SE, or more images: on these data no network with SE is measurably better."
+    reason = (
+        f"Use {run.backbone} without {run.attention}, or more images: on these data no network with {run.attention} is "
+        "measurably better."
+    )
     yield Step(" ".join([reason, *_what_would_tell(run)]))
 
 
@@ -267,12 +275,12 @@ def _what_would_tell(run: "RunRecord") -> Iterator[str]:
     """Say which gain the data can tell, and how many images or seeds would tell it."""
     if run.power is not None:
         said = run.power.sentences[-1].removeprefix("So ")
-        yield said[:1].upper() + said[1:]
+        yield upper_first(said)
 
 
 def _after_loss(trials: pd.DataFrame, run: "RunRecord", subject: Advantage) -> Iterator[Step]:
     yield from _more_seeds(run, subject)
-    yield Step(f"Use {run.backbone} without SE: on these data it is better.")
+    yield Step(f"Use {run.backbone} without {run.attention}: on these data it is better.")
 
 
 def _verify(run: "RunRecord") -> Step:

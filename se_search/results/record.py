@@ -16,7 +16,6 @@ from ..evidence.power import Power
 from ..files import read_json, write_text
 from ..latency.additive import MeasuredLatency
 from ..latency.meter import LatencyConditions, remarks
-from ..network.config import SEConfig
 from ..network.overhead import backbone_parameters
 from ..sampling.exact import EXACT
 from ..study.definitions import ConstraintsDefinition, StudyDefinition
@@ -34,7 +33,7 @@ from .excitation import AnalysisPage, find_analyses
 from .hypervolume import hypervolume_history, hypervolume_intervals
 from .picks import Picks, pick_trials, pick_verified
 from .power import power_of_run
-from .table import Gain, cautions, front_of, gain_over_none, trials_table
+from .table import SE, Gain, cautions, front_of, gain_over_none, trials_table
 from .verified import Schedule, add_verified, read_verified
 
 
@@ -94,7 +93,7 @@ class RunRecord:
         sites: Every site of the space, in forward order.
         picks: The networks that the run recommends.
         cautions: Sentences about the limits of the results.
-        gain: Gain of SE (estimated by the search); ``None`` without a comparison.
+        gain: Gain of attention (estimated by the search); ``None`` without a comparison.
         quality: The objective that networks are judged by: accuracy or log-loss.
         verified: Verified schedules, the shortest first.
         hypervolume_history: Hypervolume of the front of estimates after each complete trial.
@@ -102,6 +101,8 @@ class RunRecord:
         timings: Seconds of shared training and of all trials.
         power: The smallest differences that the data can tell.
         hypervolume_intervals: Ends of the hypervolumes' intervals.
+        attention: The word for the kinds of attention that were searched, such as SE.
+        baselines: Names of the networks that verification always retrains, the one without attention first.
     """
 
     name: str
@@ -136,6 +137,8 @@ class RunRecord:
     provenance: Provenance = Provenance()
     power: Power | None = None
     latency_pooled_over: int = 0
+    attention: str = SE
+    baselines: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for JSON, without the provenance, which the start of a run writes."""
@@ -182,9 +185,7 @@ def _read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
         unreadable=tuple(map(str, noted.get("unreadable_images", []))),
     )
     quality = quality_of(study)
-    schedules = read_verified(
-        folder, table, SEConfig.without_attention(definition.backbone).id, quality, 1 / data.classes
-    )
+    schedules = read_verified(folder, table, space, quality, 1 / data.classes)
     table = add_verified(table, schedules)
     reference = _reference(definition, space, data, table)
     record = RunRecord(
@@ -207,12 +208,14 @@ def _read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
         sites=tuple(SiteRecord(site.block, site.stage, site.position, site.channels) for site in space.numbered_sites),
         picks=_pick(table, schedules, quality),
         cautions=(
-            *cautions(table, 1 / data.classes),
+            *cautions(table, 1 / data.classes, space.attention),
             *_latency_remarks(table, learned, definition, pooled is not None),
         ),
-        gain=gain_over_none(study),
+        gain=gain_over_none(study, space.attention),
         quality=quality,
-        contributions=describe_contributions(table, space.numbered_sites, quality, outcomes_by_image(study, quality)),
+        contributions=describe_contributions(
+            table, space.numbered_sites, quality, outcomes_by_image(study, quality), space.attention
+        ),
         verified=schedules,
         excitation=find_analyses(folder),
         hypervolume_history=tuple(hypervolume_history(study, list(reference.values()))),
@@ -223,6 +226,8 @@ def _read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
         provenance=_provenance(read_json(folder / RUN_FILE)),
         power=power_of_run(definition, study, folder, ImageCounts(data.train, data.validation, data.test)),
         latency_pooled_over=len(pooled.measurements) if pooled else 0,
+        attention=space.attention,
+        baselines=tuple(space.baselines()),
     )
     return table, record
 

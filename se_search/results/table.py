@@ -1,4 +1,4 @@
-"""Results of a study: the table of trials, the Pareto front, and the gain from SE."""
+"""Results of a study: the table of trials, the Pareto front, and the gain from attention."""
 
 import functools
 import math
@@ -10,14 +10,17 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from ..network.attention import DEFAULT_KIND
+from ..network.attention import DEFAULT_KIND, KINDS
 from ..network.config import SEConfig
 from ..statistics import CONFIDENCE, Estimate, Interval, confidence_of_each, crossed_difference, difference_in_words
 from ..study.objectives import COLUMNS, OBJECTIVES, Objective
 from ..trials.notes import PREDICTED, converting_foreign_trial_errors, quality_of, unpack
-from ..words import counted, percent
+from ..words import counted, percent, upper_first
 from .front import TrialValues, find_front, front_probabilities
 from .values import contenders, is_feasible, values_of
+
+SE = KINDS[DEFAULT_KIND].word
+"""The word for the kind of attention of studies that name none."""
 
 _STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "stopped", TrialState.FAIL: "failed"}
 _MEASURED = {
@@ -63,13 +66,13 @@ def _places(values: TrialValues, numbers: Sequence[int]) -> dict[int, dict[str, 
 
 @dataclass(frozen=True)
 class Advantage:
-    """Paired differences of a network with SE to the network without.
+    """Paired differences of a network with attention to the network without.
 
     Attributes:
         config_id: Id of its configuration.
         number: Number of its trial; ``None`` for a baseline that the search did not evaluate.
         name: Name of a baseline; empty for others.
-        accuracy: Difference of accuracies, as a share; the interval is corrected for the number of networks with SE.
+        accuracy: Difference of accuracies, as a share; the interval is corrected for the number of networks.
         judged: The same of the objective that decides, with the name of ``quality``.
         quality: Name of that objective: ``accuracy`` or ``log_loss``.
     """
@@ -83,25 +86,25 @@ class Advantage:
 
     @property
     def measurable(self) -> bool:
-        """Whether the network is significantly better than the one without SE."""
+        """Whether the network is significantly better than the one without attention."""
         sign = OBJECTIVES[self.quality].sign
         return min(sign * self.judged[1], sign * self.judged[2]) > 0
 
     @property
     def harmful(self) -> bool:
-        """Whether the network is significantly worse than the one without SE."""
+        """Whether the network is significantly worse than the one without attention."""
         sign = OBJECTIVES[self.quality].sign
         return max(sign * self.judged[1], sign * self.judged[2]) < 0
 
 
 @dataclass(frozen=True)
 class Gain:
-    """The gain of the best network with SE over the network without, in words, and whether it is significant.
+    """The gain of the best network with attention over the network without, in words, and whether it is significant.
 
     Attributes:
         measurable: Whether it is significant.
         sentence: The same in words.
-        networks: Networks with SE: the best one first, then others on the front or, in a verification, all others.
+        networks: Networks with attention: the best first, then others on the front or, in a verification, all others.
     """
 
     measurable: bool
@@ -109,11 +112,15 @@ class Gain:
     networks: tuple[Advantage, ...] = ()
 
 
-def gain_over_none(study: optuna.Study) -> Gain | None:
-    """Return the estimated gain of the best complete trial with SE over the network without SE.
+def gain_over_none(study: optuna.Study, attention: str = SE) -> Gain | None:
+    """Return the estimated gain of the best complete trial with attention over the network without.
 
-    Differences are paired by image. The interval has Bonferroni's correction for the number of trials with SE, because
-    the best of many trials has a selection bias. ``None`` if the network without SE or one with SE is missing.
+    Differences are paired by image. The interval has Bonferroni's correction for the number of trials with attention,
+    because the best of many trials has a selection bias. ``None`` if the network without or one with it is missing.
+
+    Args:
+        study: The trials.
+        attention: The word for the kinds of attention that were searched.
     """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     with converting_foreign_trial_errors():
@@ -126,32 +133,38 @@ def gain_over_none(study: optuna.Study) -> Gain | None:
         front = {trial.number for trial in study.best_trials}
         described = [best, *(trial for trial in others if trial.number in front and trial is not best)]
         networks = tuple(_advantage(trial, none, quality, confidence_of_each(len(others))) for trial in described)
-    return describe_gain(f"trial {best.number}", networks, len(others), "image", " (estimated by the search)")
+    return describe_gain(
+        f"trial {best.number}", networks, len(others), "image", attention, " (estimated by the search)"
+    )
 
 
 def describe_gain(
-    best: str, networks: tuple[Advantage, ...], comparisons: int, paired_by: str, source: str = ""
+    best: str,
+    networks: tuple[Advantage, ...],
+    comparisons: int,
+    paired_by: str,
+    attention: str = SE,
+    source: str = "",
 ) -> Gain:
-    """Return whether the best network is significantly better than the one without SE, also in words.
+    """Return whether the best network is significantly better than the one without attention, also in words.
 
     Args:
-        best: Name of the best network with SE.
-        networks: Networks with SE, the best one first.
-        comparisons: Number of networks with SE, for which their intervals are corrected.
+        best: Name of the best network with attention.
+        networks: Networks with attention, the best one first.
+        comparisons: Number of networks with attention, for which their intervals are corrected.
         paired_by: Unit of the pairs.
+        attention: The word for the kinds of attention that were searched.
         source: Source of the values, if the context does not name it.
     """
     first = networks[0]
     change = (
         f"changes {OBJECTIVES[first.quality].words} by {difference_in_words(first.quality, Estimate(*first.judged))} "
-        f"relative to no SE (paired by {paired_by}, corrected for {counted(comparisons, 'comparison')})"
+        f"relative to no {attention} (paired by {paired_by}, corrected for {counted(comparisons, 'comparison')})"
     )
     if first.measurable:
-        return Gain(True, f"Significant gain from SE{source}. {best[:1].upper()}{best[1:]} {change}.", networks)
-    said = (
-        f"No significant gain from SE{source}. The best of {counted(comparisons, 'configuration')}, {best}, {change}."
-    )
-    return Gain(False, said, networks)
+        return Gain(True, f"Significant gain from {attention}{source}. {upper_first(best)} {change}.", networks)
+    best_of = f"The best of {counted(comparisons, 'configuration')}, {best}, {change}."
+    return Gain(False, f"No significant gain from {attention}{source}. {best_of}", networks)
 
 
 def front_of(table: pd.DataFrame) -> pd.DataFrame:
@@ -168,12 +181,13 @@ def _by_size(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values(["parameter_overhead", "accuracy"], ascending=[True, False])
 
 
-def cautions(table: pd.DataFrame, chance: float) -> list[str]:
+def cautions(table: pd.DataFrame, chance: float, attention: str = SE) -> list[str]:
     """Return sentences about the limits of the front.
 
     Args:
         table: From :func:`trials_table`.
         chance: Accuracy at chance level.
+        attention: The word for the kinds of attention that were searched.
     """
     front = front_of(table)
     if not (table["state"] == "complete").any():
@@ -193,7 +207,9 @@ def cautions(table: pd.DataFrame, chance: float) -> list[str]:
             "measurably better than a cheaper one: the apparent gain may be noise."
         )
     if front["se_blocks"].max() == 0:
-        said.append("No configuration with SE is on the front: none was measurably better than no SE.")
+        said.append(
+            f"No configuration with {attention} is on the front: none was measurably better than no {attention}."
+        )
     elif front["counted_parameters"].nunique() == 1:
         said.append("All front members have the same number of parameters: no larger network was measurably better.")
     return said
@@ -232,11 +248,6 @@ def _row(trial: FrozenTrial, columns: Iterable[str]) -> dict[str, Any]:
 def read_config(text: str) -> SEConfig:
     """Read the configuration of a trial, with a cache."""
     return SEConfig.from_json(text)
-
-
-def name_attention(config: str) -> str:
-    """Name the new attention in the JSON of a configuration: SE, or attention if a block is of another kind."""
-    return "SE" if {one.kind for one in read_config(config).placed} <= {DEFAULT_KIND} else "attention"
 
 
 def _advantage(trial: FrozenTrial, none: FrozenTrial, quality: Objective, confidence: float) -> Advantage:

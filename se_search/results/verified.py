@@ -22,7 +22,8 @@ from ..statistics import (
     rank_agreement,
 )
 from ..study.objectives import VERIFIED_COLUMNS, Objective
-from ..words import percent, percent_with_interval
+from ..study.space import SearchSpace
+from ..words import percent, percent_with_interval, upper_first
 from .front import Judged
 from .learned import which_learned
 from .table import Advantage, Gain, describe_gain
@@ -63,8 +64,8 @@ class Member:
         config_id: Id of its configuration.
         number: Number of its trial; ``None`` for a baseline that the search did not evaluate.
         name: Name of a baseline; empty for others.
-        accuracy_difference: Paired difference of accuracy to the network without SE.
-        log_loss_difference: Paired difference of log-loss to the network without SE.
+        accuracy_difference: Paired difference of accuracy to the network without attention.
+        log_loss_difference: Paired difference of log-loss to the network without attention.
         trainings: Its trainings with the schedule's seeds.
         exported: The training whose weights an export has: the best one on the validation images.
         learned: Number of trainings that have learned.
@@ -112,14 +113,14 @@ class Schedule:
         epochs: Epochs of each training.
         seeds: Training seeds of each network.
         images: Number of test images.
-        members: The networks, the one without SE first.
+        members: The networks, the one without attention first.
         agreement: Kendall's τ between this ranking and the search's; ``None`` for fewer than three members.
         ceiling: Maximum τ under the noise of the seeds; ``None`` if unknown.
-        helps: Whether SE is significantly better than no SE.
+        helps: Whether attention is significantly better than none.
         finding: The same in words.
         held: Kendall's τ between this ranking and that of the previous schedule; ``None`` for the first.
         ranking: Sentences about these rank agreements.
-        networks: Advantages of the networks with SE over no SE, the best one first.
+        networks: Advantages of the networks with attention over the one without, the best one first.
         failures: Sentences about networks whose trainings have not all learned.
     """
 
@@ -138,20 +139,22 @@ class Schedule:
 
 
 def read_verified(
-    folder: Path, trials: pd.DataFrame, without_se: str, quality: Objective, chance: float
+    folder: Path, trials: pd.DataFrame, space: SearchSpace, quality: Objective, chance: float
 ) -> tuple[Schedule, ...]:
     """Return the results of each schedule of verification, the shortest first; empty before any.
 
     Args:
         folder: A run folder.
         trials: Its table of trials.
-        without_se: Id of the configuration without SE, the baseline of all differences.
+        space: The search space; the first of its baselines is the baseline of all differences.
         quality: Accuracy or log-loss, by which networks are judged.
         chance: Accuracy at chance level.
 
     Raises:
         RunFolderError: If a result is damaged.
     """
+    names = {config.id: name for name, config in space.baselines().items()}
+    without_se = next(iter(names))
     known = {row["config_id"]: row for row in trials.to_dict("records")}
     estimates = {config: row["log_loss"] for config, row in known.items() if np.isfinite(row["log_loss"])}
     schedules: list[Schedule] = []
@@ -174,7 +177,7 @@ def read_verified(
                 Member(
                     config,
                     known[config]["number"] if config in known else None,
-                    "no SE" if config == without_se else known.get(config, {}).get("name", "uniform r=16"),
+                    names.get(config) or known.get(config, {}).get("name", ""),
                     astuple(crossed_mean(correct[config])),
                     astuple(crossed_mean(losses[config])),
                     astuple(crossed_difference(correct[config], correct[without_se])),
@@ -200,7 +203,7 @@ def read_verified(
             ranking += (
                 f"Rank agreement of {schedules[-1].epochs} and {epochs} epochs: Kendall's τ = {_interval(held)}.",
             )
-        gain = _gain(members, correct, losses, len(seeds))
+        gain = _gain(members, correct, losses, len(seeds), space.attention)
         schedules.append(
             Schedule(
                 epochs=epochs,
@@ -273,8 +276,8 @@ def find_weights(schedules: Sequence[Schedule], config_id: str) -> VerifiedWeigh
 def without_gaps(results: Mapping[str, Mapping[int, Outcomes]], without_se: str) -> tuple[list[int], list[str]]:
     """Return seeds and configurations such that each configuration has a result for each seed.
 
-    The seeds are the first ones of the network without SE, as many as give the most results. Seeds that were only begun
-    therefore hide nothing.
+    The seeds are the first ones of the network without attention, as many as give the most results. Seeds that were
+    only begun therefore hide nothing.
     """
     first = sorted(results.get(without_se, ()))
     candidates = [
@@ -323,7 +326,7 @@ def _share(part: int, of: int) -> Interval:
 
 def _describe_failure(member: Member) -> str:
     failed = ", ".join(percent(one.accuracy[0]) for one in member.trainings if not one.learned)
-    said = f"{member.label[:1].upper()}{member.label[1:]}: {member.failure} (accuracy {failed})."
+    said = f"{upper_first(member.label)}: {member.failure} (accuracy {failed})."
     if member.accuracy_learned is None:
         return said
     chance = percent_with_interval(*member.probability, decimals=0)
@@ -358,10 +361,11 @@ def _gain(
     correct: Mapping[str, npt.NDArray[Any]],
     losses: Mapping[str, npt.NDArray[Any]],
     seeds: int,
+    attention: str,
 ) -> Gain:
     none, *others = members
     if not others:
-        return Gain(False, "Only the network without SE has been verified.")
+        return Gain(False, f"Only the network without {attention} has been verified.")
     others.sort(key=lambda one: float(losses[one.config_id].mean()))
     confidence = confidence_of_each(len(others))
 
@@ -373,7 +377,7 @@ def _gain(
         for one in others
     )
     best = others[0]
-    gain = describe_gain(best.label, networks, len(others), "test image and seed")
+    gain = describe_gain(best.label, networks, len(others), "test image and seed", attention)
     if seeds > 1:
         return gain
     return replace(gain, sentence=f"{gain.sentence} With one seed, the interval excludes the randomness of training.")

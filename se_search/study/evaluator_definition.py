@@ -342,7 +342,7 @@ class FinetuneDefinition(_SingleNetworks):
         elif self.pretrained is not None:
             start = "backbone weights that the user gave, whose licence applies"
         return (
-            f"Trained independently from {start}, with SE blocks that have no effect at initialisation: the network "
+            f"Trained independently from {start}, with blocks that have no effect at initialisation: the network "
             f"{seen} (weights of {training})."
         )
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from optuna.distributions import CategoricalDistribution
 
 from ..errors import BackboneError, ConfigurationError
-from ..network.attention import KINDS
+from ..network.attention import KINDS, name_attention
 from ..network.attention.kind import PlacedAttention
 from ..network.backbones import network_options
 from ..network.config import SEConfig
@@ -293,6 +293,19 @@ class SearchSpace:
                 parameters[switch] = kind if self.definition.attention_per == "stage" else ON
         return self.to_config(parameters | {site.block: True for site in self.sites})
 
+    @property
+    def attention(self) -> str:
+        """The word for its kinds of attention, such as SE."""
+        return name_attention(self.kinds)
+
+    def baselines(self) -> dict[str, SEConfig]:
+        """Return the networks that verification always retrains, by name: the one without attention is the first.
+
+        The others are the published uniform networks that the space contains.
+        """
+        bare = {f"no {self.attention}": SEConfig.without_attention(self.backbone)}
+        return bare | self._contained({f"uniform {self.label(one)}": self.uniform(one) for one in self._published()})
+
     def known_answers(self) -> dict[str, SEConfig]:
         """Return the baselines that the space contains, by name; a search evaluates them first.
 
@@ -302,7 +315,7 @@ class SearchSpace:
         """
         bare = SEConfig.without_attention(self.backbone)
         known = {} if bare == SEConfig(self.backbone) else {"as published": SEConfig(self.backbone)}
-        known["no SE"] = bare
+        known[f"no {self.attention}"] = bare
         for block in self._published():
             uniform, label = self.uniform(block), self.label(block)
             known[f"uniform {label}"] = uniform

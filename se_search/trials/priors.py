@@ -96,7 +96,11 @@ def priors_from_excitation(
     }
     for caution in cautions:
         say(f"The supernet's excitation: {caution}")
-    say(_describe(idle, removed, len(sites), len(found), sorted({space.stage_of(site) for site in removed})))
+    say(
+        _describe(
+            idle, removed, len(sites), len(found), sorted({space.stage_of(site) for site in removed}), space.attention
+        )
+    )
     return found
 
 
@@ -133,10 +137,14 @@ def _gated_kind(space: SearchSpace) -> str:
     )
 
 
-def _describe(idle: Collection[Site], removed: Collection[Site], blocks: int, new: int, stages: Collection[int]) -> str:
+def _describe(
+    idle: Collection[Site], removed: Collection[Site], blocks: int, new: int, stages: Collection[int], attention: str
+) -> str:
     if not idle:
-        return f"None of the supernet's {blocks} SE blocks is significantly idle: no configuration is added."
-    names = f"Idle SE blocks of the supernet ({len(idle)} of {blocks}): {', '.join(site.block for site in idle)}"
+        return f"None of the supernet's {blocks} {attention} blocks is significantly idle: no configuration is added."
+    names = (
+        f"Idle {attention} blocks of the supernet ({len(idle)} of {blocks}): {', '.join(site.block for site in idle)}"
+    )
     if not removed:
         return f"{names}; no stage has idle blocks only, so no configuration is added."
     if len(removed) < len(idle):

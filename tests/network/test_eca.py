@@ -185,7 +185,7 @@ def test_a_space_varies_the_kernel_and_knows_the_published_one():
     assert searched.distributions["stage2.kernel"].choices == ("none", PUBLISHED, 3, 7)
     assert searched.distributions["gate"].choices == ("sigmoid", "tanh")
     known = searched.known_answers()
-    assert list(known) == ["no SE", "uniform ECA", "ECA without the last stage"]
+    assert list(known) == ["no ECA", "uniform ECA", "ECA without the last stage"]
     assert known["uniform ECA"] == config_of("test_resnet")
     rng = random.Random(0)
     for config in (searched.draw(rng) for _ in range(20)):

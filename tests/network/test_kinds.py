@@ -88,6 +88,7 @@ class PlacedSum(PlacedAttention):
     vectors: int = 1
 
     kind: ClassVar[str] = "sum"
+    word: ClassVar[str] = "sum"
     choices: ClassVar[type[Choices]] = SumChoices
     formula: ClassVar[str] = "nC"
 
@@ -231,7 +232,7 @@ def test_a_space_varies_what_the_kind_says():
         config = drawn(seed)
         assert searched.to_config(searched.to_parameters(config)) == config
         assert {one.vectors for one in searched.widen(config).placed} == {4}
-    assert list(searched.known_answers()) == ["no SE"]
+    assert list(searched.known_answers()) == ["no sum"]
     assert searched.paper_variants().keys() == {"uniform n=1", "uniform n=2", "uniform n=4"}
     with pytest.raises(ConfigurationError, match="not in this space"):
         searched.to_parameters(SEConfig.uniform(BACKBONE))

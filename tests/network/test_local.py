@@ -154,7 +154,7 @@ def test_a_space_varies_the_kernel():
     searched = space()
     assert searched.distributions["stage2.kernel"].choices == ("none", 3, 5)
     known = searched.known_answers()
-    assert list(known) == ["no SE", "uniform local 3×3", "local 3×3 without the last stage"]
+    assert list(known) == ["no local convolution", "uniform local 3×3", "local 3×3 without the last stage"]
     assert known["uniform local 3×3"] == config_of("test_vit")
     rng = random.Random(0)
     for config in (searched.draw(rng) for _ in range(20)):

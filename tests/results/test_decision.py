@@ -77,6 +77,8 @@ def results(*rows, **fields):
         "gain": None,
         "verified": (),
         "finished": True,
+        "attention": "SE",
+        "baselines": ("no SE", "uniform r=16"),
     }
     described["sites"] = ()
     missing = {name: None for name in RunRecord.__dataclass_fields__ if name not in described}
@@ -184,6 +186,30 @@ def test_without_a_measurable_difference_nothing_is_exported(loss):
     assert decision.headline == f"{'Estimated' if loss is None else 'Verified'}: {between} ({change})"
     assert commands(decision) == ([""] if loss else ["se-search verify 'runs/my run'", ""])
     assert decision.next[-1].reason.startswith("Use test_resnet without SE, or more images")
+
+
+@pytest.mark.parametrize(
+    ("attention", "title", "lost"),
+    [
+        ("ECA", "ECA helps", "ECA does not help"),
+        ("local convolution", "Local convolution helps", "Local convolution does not help"),
+        ("attention", "Attention helps", "Attention does not help"),
+    ],
+)
+def test_sentences_name_the_attention_that_was_searched(attention, title, lost):
+    decision = decide(*results(attention=attention, **verified(GAIN, (-0.9, -1.1, -0.7))))
+    assert (decision.title, decision.headline) == (
+        title,
+        f"Verified: uniform r=16 gains 40.8 points over no {attention} [35.1, 46.4]",
+    )
+    decision = decide(*results(attention=attention, **verified(LOSS, (0.1, 0.05, 0.15))))
+    assert decision.title == lost
+    assert f"loses 3.1 points against no {attention}" in decision.headline
+    for rows, picks in (((), {"knee": 1}), ((trial(0, BARE),), {"knee": 0}), ((trial(1, UNIFORM),), {"knee": 1})):
+        for gain in (estimated(advantage(NONE)), None):
+            said = decide(*results(*rows, picks=picks, attention=attention, gain=gain))
+            words = " ".join([said.title, said.headline, *(step.reason for step in said.next)])
+            assert "SE" not in words.split()
 
 
 def test_without_a_measurable_difference_it_says_what_would_tell():

@@ -19,7 +19,9 @@ from se_search.results.picks import pick_verified
 from se_search.results.record import read_results
 from se_search.results.trainings import VERIFICATION, weights_file
 from se_search.results.verified import Member, Retraining, Schedule, command_for_seeds, read_verified
+from se_search.study.files import load_space
 from se_search.study.objectives import OBJECTIVES
+from se_search.study.space import SearchSpace
 from se_search.terminal import show_verified
 
 BARE = SEConfig("test_resnet")
@@ -204,9 +206,10 @@ def test_the_network_without_se_counts_also_if_no_trial_has_it():
 
 def test_the_exported_training_is_the_best_on_validation_images_or_the_first_of_an_earlier_version(folder):
     trials = load_run(folder).trials
+    space = SearchSpace("test_resnet", load_space("stages"))
 
     def exported(quality="accuracy"):
-        (schedule,) = read_verified(folder, trials, BARE.id, OBJECTIVES[quality], 0.1)
+        (schedule,) = read_verified(folder, trials, space, OBJECTIVES[quality], 0.1)
         return schedule.members[0].exported
 
     write_trainings(folder, BARE, (0.8, 0.9, 0.7), validation=(0.5, 0.6, 0.6))

@@ -13,7 +13,6 @@ from se_search.errors import ConfigurationError, DefinitionError
 from se_search.network.attention.eca import PlacedECA
 from se_search.network.attention.eca_layers import ElasticECA
 from se_search.network.overhead import flops_overhead, parameter_overhead
-from se_search.results.table import name_attention
 from se_search.sampling.exact import exact_objectives
 from se_search.study.checking import check_definition
 from se_search.study.files import load_space
@@ -112,7 +111,7 @@ def test_a_single_kind_keeps_the_parameters_of_earlier_versions():
 def test_the_known_answers_are_those_of_each_kind():
     known = space(eca={"kernels": ["published", 3]}).known_answers()
     assert list(known) == [
-        "no SE",
+        "no attention",
         "uniform r=16",
         "r=16 without the last stage",
         "uniform ECA",
@@ -240,9 +239,15 @@ def test_a_configuration_of_another_kind_is_refused():
         searched.to_parameters(SEConfig(BACKBONE, (PlacedECA(site),)))
 
 
-def test_sentences_name_se_or_attention():
-    known = space().known_answers()
-    assert name_attention(known["uniform r=16"].to_json()) == "SE"
-    assert name_attention(SEConfig("regnety_002").to_json()) == "SE"
-    assert name_attention(SEConfig(BACKBONE, known["uniform r=16"].placed[:1]).to_json()) == "SE"
-    assert name_attention(SEConfig(BACKBONE, (PlacedECA(known["uniform r=16"].sites[0]),)).to_json()) == "attention"
+def test_sentences_name_the_kind_of_attention():
+    searched = space()
+    se = searched.known_answers()["uniform r=16"]
+    assert searched.attention == "attention"
+    assert se.attention == SEConfig("regnety_002").attention == SEConfig(BACKBONE, se.placed[:1]).attention == "SE"
+    eca = PlacedECA(se.sites[0])
+    assert SEConfig(BACKBONE, (eca,)).attention == "ECA"
+    assert SEConfig(BACKBONE, (eca, *se.placed[1:])).attention == "attention"
+    only = SearchSpace(BACKBONE, SpaceDefinition(placement="stage", attention="eca", kernels=(3,)))
+    assert list(only.baselines()) == ["no ECA"]
+    both = space(eca={"kernels": ["published", 3]})
+    assert list(both.baselines()) == ["no attention", "uniform r=16", "uniform ECA"]

@@ -92,6 +92,7 @@ class PlacedECA(PlacedAttention):
     start: str = "paper"
 
     kind: ClassVar[str] = "eca"
+    word: ClassVar[str] = "ECA"
     choices: ClassVar[type[Choices]] = ECAChoices
     formula: ClassVar[str] = "k"
 

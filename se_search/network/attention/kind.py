@@ -88,6 +88,9 @@ class PlacedAttention(ABC):
     kind: ClassVar[str]
     """Name of the kind."""
 
+    word: ClassVar[str]
+    """The kind in sentences: SE helps, no SE, 3 SE blocks."""
+
     choices: ClassVar[type[Choices]]
     """Options that a space varies."""
 

@@ -77,6 +77,7 @@ class PlacedLocal(PlacedAttention):
     start: str = "paper"
 
     kind: ClassVar[str] = "local"
+    word: ClassVar[str] = "local convolution"
     choices: ClassVar[type[Choices]] = LocalChoices
     formula: ClassVar[str] = "k²C"
 

@@ -149,6 +149,7 @@ class PlacedSE(PlacedAttention):
     extent: int | str = GLOBAL
 
     kind: ClassVar[str] = "se"
+    word: ClassVar[str] = "SE"
     later: ClassVar[tuple[str, ...]] = ("squeeze", "extent")
     choices: ClassVar[type[Choices]] = SEChoices
     formula: ClassVar[str] = "2C²/r"
