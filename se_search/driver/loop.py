@@ -113,7 +113,8 @@ def run_search(
         record_start(folder, definition)
         latency.resume(folder, study, cluster.latency_node)
         counts = ImageCounts(len(data.train), len(data.validation), len(data.test))
-        say(str(power_of_run(definition, study, folder, counts)))
+        for sentence in power_of_run(definition, study, folder, counts).sentences:
+            say(sentence)
         try:
             used.prepare(folder, space, progress_bar)
             further = {}

@@ -17,7 +17,7 @@ from ..paired_power import (
     smallest_log_loss_difference,
 )
 from ..words import counted, percent
-from .published import PublishedGains, published_gains
+from .published import PublishedGains, published_architectures, published_gains
 
 MEMBERS = 5
 """Assumed number of networks that a verification compares with the one without SE."""
@@ -54,7 +54,7 @@ class Reach:
     Attributes:
         images: Number of images on which networks are compared.
         seeds: Number of trainings of each network.
-        comparisons: Number of networks with SE, for which the confidence is corrected.
+        comparisons: Number of networks with attention, for which the confidence is corrected.
         accuracy: Smallest difference of accuracies (share); ``None`` if there is none.
         log_loss: Smallest difference of log-losses (nats); ``None`` if there is none.
         disagreement: Share of images on which exactly one of two networks is correct.
@@ -84,7 +84,8 @@ class Power:
         search: Of the search, on validation images.
         verification: Of verification, on test images.
         published: Published gains of SE.
-        sentences: The differences that can be told, the published gains, and what would tell these.
+        sentences: The differences that the search and verification can tell, the conditions, the published gains, and
+            what would tell these; one line each.
     """
 
     search: Reach
@@ -97,8 +98,8 @@ class Power:
         return asdict(self) | {"sentences": list(self.sentences)}
 
     def __str__(self) -> str:
-        """Return the sentences."""
-        return " ".join(self.sentences)
+        """Return the sentences, one in a line."""
+        return "\n".join(self.sentences)
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,10 @@ class Plan:
     """What is compared.
 
     Attributes:
-        budget: Number of configurations of the search, one of which has no SE.
+        budget: Number of configurations of the search, one of which has no attention.
         search_seeds: Trainings of each configuration in the search.
         seeds: Trainings of each network in verification.
-        members: Networks with SE in verification.
+        members: Networks with attention in verification.
     """
 
     budget: int = 50
@@ -138,6 +139,7 @@ def power(
         images: Number of validation and of test images, instead of those of ``data``.
 
     Raises:
+        BackboneError: If timm has no such architecture.
         DataError: If the data are unknown or cannot be used.
         DefinitionError: If a number is too small.
 
@@ -150,6 +152,10 @@ def power(
     for option, value, least in (("seeds", seeds, 1), ("budget", budget, 2), ("images", images, 2)):
         if value is not None and value < least:
             raise DefinitionError(f"{as_given(option)} is {value}: it must be at least {least}")
+    if backbone is not None and backbone not in published_architectures():
+        from ..network.backbones import check_backbone  # loads PyTorch
+
+        check_backbone(backbone)
     counts = count_images(data, backbone) if images is None else ImageCounts(0, images, images)
     return describe_power(counts, backbone, Plan(budget, 1, seeds))
 
@@ -167,7 +173,7 @@ def describe_power(
     in_search = Comparison(validation, plan.search_seeds, max(plan.budget - 1, 1))
     verified = Comparison(test, plan.seeds, max(plan.members, 1))
     reaches = _reach(in_search, search, published), _reach(verified, verification, published)
-    sentences = _can_be_told(*reaches), _published(published), _verdict(*reaches, published)
+    sentences = *_can_be_told(*reaches), _published(published), _verdict(*reaches, published)
     return Power(*reaches, published, sentences)
 
 
@@ -197,12 +203,15 @@ def _images_and_seeds(difference: float, comparison: Comparison, noise: Variance
     return images, seeds
 
 
-def _can_be_told(search: Reach, verification: Reach) -> str:
+def _can_be_told(search: Reach, verification: Reach) -> tuple[str, ...]:
+    of_search = counted(search.comparisons, "configuration")
     return (
-        f"With {search.images:,} validation images, the search can tell {_differences(search)} from no SE, corrected "
-        f"for {counted(search.comparisons, 'configuration')}; verification with {verification.images:,} test images "
-        f"and {counted(verification.seeds, 'seed')} can tell {_differences(verification)}, corrected for "
-        f"{verification.comparisons} (80 % power at 95 % confidence, paired by image; {_noise(search, verification)})."
+        f"With {search.images:,} validation images, the search can tell {_differences(search)}.",
+        f"With {verification.images:,} test images and {counted(verification.seeds, 'seed')}, verification can tell "
+        f"{_differences(verification)}.",
+        f"That is with 80 % power at 95 % confidence, corrected for {of_search} and {verification.comparisons} in "
+        "verification.",
+        f"Differences are to the network without attention, paired by image; {_noise(search, verification)}.",
     )
 
 

@@ -77,6 +77,11 @@ def published_pairs() -> tuple[PublishedPair, ...]:
     )
 
 
+def published_architectures() -> frozenset[str]:
+    """Return timm's names of the networks in all pairs, without tags of pretrained weights."""
+    return frozenset(name.partition(".")[0] for pair in published_pairs() for name in (pair.without, pair.with_se))
+
+
 def published_gains(backbone: str | None = None) -> PublishedGains:
     """Return the range of gains in the backbone's family, or in all if none is published for it.
 

@@ -53,11 +53,13 @@ def _lines(trials: pd.DataFrame, run: RunRecord) -> Iterator[str]:
         "Evaluator": run.evaluator.method,
         "Objectives": ", ".join(one.words for one in run.objectives),
         "Latency": run.latency and run.latency.description + pooled,
-        "Power": run.power and str(run.power),
         "Seed": str(run.seed),
         "Versions": ", ".join(f"{name} {version}" for name, version in run.provenance.versions.items()),
     }
     yield from (f"- {name}: {escape_text(value)}" for name, value in made.items() if value)
+    if run.power is not None:
+        yield "- Power:"
+        yield from (f"  - {escape_text(sentence)}" for sentence in run.power.sentences)
 
 
 def _decision(trials: pd.DataFrame, run: RunRecord) -> Iterator[str]:

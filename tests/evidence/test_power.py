@@ -36,10 +36,10 @@ def test_the_differences_are_those_of_the_comparisons_of_search_and_verification
 
 
 def test_the_sentences_say_what_can_be_told_what_is_published_and_what_would_tell_it():
-    can, published, verdict = se_search.power("digits", "resnet50").sentences
-    assert can.startswith("With 400 validation images, the search can tell differences of at least ")
-    assert "corrected for 49 configurations" in can
-    assert "397 test images and 3 seeds" in can
+    search, verification, corrected, can, published, verdict = se_search.power("digits", "resnet50").sentences
+    assert search.startswith("With 400 validation images, the search can tell differences of at least ")
+    assert "corrected for 49 configurations" in corrected
+    assert "397 test images and 3 seeds" in verification
     assert "noise assumed: two networks differ on 3.0 % of the images in the search, 11.0 % in verification" in can
     assert published == (
         "Published gains of SE for resnet networks are -1.02 to +1.51 points (typically +0.79; 13 ImageNet results, "
@@ -54,7 +54,7 @@ def test_enough_images_can_tell():
     found = describe_power(ImageCounts(1000, 200_000, 200_000), "resnet50", Plan(), noise, noise)
     assert found.search.accuracy < published_gains("resnet50").typical
     assert found.sentences[-1] == "So both the search and verification can tell a gain of 0.79 points."
-    assert "noise seen in this run: two networks differ on 4.0 % of the images in the search" in found.sentences[0]
+    assert "noise seen in this run: two networks differ on 4.0 % of the images in the search" in found.sentences[3]
 
 
 def test_noise_of_seeds_is_not_beaten_by_images():
@@ -73,7 +73,7 @@ def test_a_handful_of_images_tells_nothing():
 
 
 def test_a_single_published_result_is_no_range():
-    (_, published, _) = se_search.power("digits", "vgg16_bn").sentences
+    *_, published, _ = se_search.power("digits", "vgg16_bn").sentences
     assert published == (
         "The published gain of SE for vgg networks is +1.80 points (1 ImageNet result, one checkpoint each)."
     )
@@ -92,11 +92,20 @@ def test_unknown_data_are_refused():
         se_search.power("digitz", "resnet18")
 
 
+def test_an_unknown_backbone_is_refused_with_its_like():
+    assert se_search.power(images=400, backbone="resnet10t").published == published_gains("resnet10t")
+    for name, near in (("resnet5O", "resnet50"), ("mobilnetv2_100", "mobilenetv2_100")):
+        refused = CliRunner().invoke(app, ["power", "--backbone", name, "--images", "400"])
+        assert refused.exit_code == 2
+        assert refused.stderr.startswith(f"Error: backbone {name!r} is not an architecture of timm; near names: {near}")
+
+
 def test_the_command_prints_the_sentences_and_the_numbers():
     found = se_search.power("digits-context", "resnet18", seeds=2, budget=10)
     arguments = ["power", "--data", "digits-context", "--backbone", "resnet18", "--seeds", "2", "--budget", "10"]
     printed = CliRunner().invoke(app, arguments)
-    assert " ".join(printed.output.split()) == str(found)
+    assert printed.output.split() == str(found).split()
+    assert max(map(len, str(found).splitlines())) < 300
     as_json = CliRunner().invoke(app, [*arguments, "--json"])
     assert json.loads(as_json.output) == found.to_json()
 

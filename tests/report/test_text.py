@@ -107,7 +107,7 @@ def test_verified_networks_have_a_table(results):
         epochs=7,
         seeds=(0, 1),
         images=397,
-        members=(member,),
+        members=(replace(member, number=None, name="no SE"), member),
         agreement=None,
         ceiling=None,
         helps=False,
@@ -118,7 +118,13 @@ def test_verified_networks_have_a_table(results):
     )
     tokens = parse(render_markdown(trials.assign(on_front=False), replace(run, verified=(schedule,))))
     assert "Verified: retrained independently (7 epochs, 2 seeds)" in texts(tokens, "heading")
+    assert texts(tokens, "th")[3] == "log-loss against no SE"
     assert texts(tokens, "td") == [
+        "–",
+        "90.00 % [80.00, 95.00]",
+        "0.3000 [0.2000, 0.4000]",
+        "",
+        "no SE, 1 of 2 trainings did not learn",
         "3",
         "90.00 % [80.00, 95.00]",
         "0.3000 [0.2000, 0.4000]",

@@ -43,7 +43,7 @@ def test_the_report_and_run_json_have_the_sentences_of_the_run(finished_run):
     kept = json.loads((finished_run / "run" / "run.json").read_text())["power"]
     assert kept["sentences"] == list(run.power.sentences)
     assert kept["search"]["accuracy"] == run.power.search.accuracy
-    assert "noise seen in this run for the search" in run.power.sentences[0]
+    assert "noise seen in this run for the search" in run.power.sentences[3]
     assert run.power.sentences[2] in render_markdown(trials, run)
     assert run.power.sentences[2] in (finished_run / "run" / "report.html").read_text()
 
