@@ -21,6 +21,7 @@ from ..study.objectives import OBJECTIVES
 from ..study.space import SearchSpace
 from ..training.evaluator import Evaluation, Evaluator, RungEvaluator
 from ..words import percent, percent_with_interval
+from .known_noise import KnownNoise
 from .notes import PREDICTED, pack, pack_losses, unpack
 from .search_study import SearchStudy
 
@@ -83,8 +84,9 @@ class Trials:
             for index, goal in enumerate(definition.goals)
             if not goal.exact and (limit := definition.constraints.most_of(goal)) is not None
         }
+        noise = KnownNoise(study, definition.objectives)
         self._sampler = DistinctSampler(
-            space, definition.sampler, definition.seed, is_allowed, exact, limits, parallel=parallel
+            space, definition.sampler, definition.seed, is_allowed, exact, limits, noise, parallel
         )
         study.sampler = self._sampler
         self.done = _count(study, TrialState.COMPLETE, TrialState.PRUNED)
