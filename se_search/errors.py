@@ -44,6 +44,10 @@ class EvaluationError(SeSearchError):
     """A network cannot be trained, evaluated or timed: its outputs are not finite, or a compiler refuses it."""
 
 
+class DivergenceError(EvaluationError):
+    """The loss of a training or the outputs of a network are not finite."""
+
+
 class ExportError(SeSearchError):
     """A network cannot be written in a format, or an exported one cannot be read."""
 

@@ -92,6 +92,8 @@ def show_exported(exported: Exported, plain: bool) -> None:
     code = f"import {modules}; timm.create_model({f'local-dir:{exported.folder}'!r}, pretrained=True)"
     quoted = shlex.quote(code) if set(code) & _SPECIAL_IN_QUOTES else f'"{code}"'
     say(f"  python -c {quoted}", to_copy=True)
+    if exported.remark:
+        say(exported.remark)
     if exported.weights:
         say(exported.weights)
     if exported.timm_architecture and not plain:

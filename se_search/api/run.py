@@ -143,6 +143,13 @@ class Run:
 
     def _verified(self, row: Mapping[str, Any], run: RunRecord, wanted: bool | None) -> VerifiedWeights | None:
         found = None if wanted is False else find_weights(run.verified, row["config_id"])
+        if found is not None and found.member.exported.error:
+            if wanted:
+                raise RunFolderError(
+                    f"all trainings of trial {row['number']} of {self.folder} in verification diverged: there are no "
+                    "weights to load"
+                )
+            return None
         if wanted and found is None:
             raise RunFolderError(
                 f"trial {row['number']} of {self.folder} has not been verified with the seeds of the network without "
@@ -216,7 +223,12 @@ class Run:
             push_to_hub=push_to_hub,
             **flags,
         )
-        return replace(exported, trial=row["number"], weights=origin.weights)
+        remark = "" if row["se_blocks"] else f"This is {run.backbone} without {run.attention}. {self._found()}"
+        return replace(exported, trial=row["number"], weights=origin.weights, remark=remark)
+
+    def _found(self) -> str:
+        decision = self.decision
+        return f"{decision.title}. {decision.headline}."
 
     def verify(self, members: str | int = "front", seeds: int = 3, epochs: int | None = None) -> pd.DataFrame:
         """Retrain front members and evaluate them on the test images; ``se-search verify`` calls this.

@@ -1,15 +1,17 @@
 """Verification: retrain front members, the bare backbone and published uniform networks independently."""
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from torch import nn
 
 from ..data.image_data import ImageData
-from ..errors import DefinitionError, EvaluationError, RunFolderError, as_given
+from ..errors import DefinitionError, DivergenceError, EvaluationError, RunFolderError, as_given
 from ..files import write_text
 from ..network.config import SEConfig
 from ..network.insertion import write_weights
@@ -33,8 +35,9 @@ def run_verification(folder: Path, members: str = "front", seeds: int = 3, epoch
     """Retrain members of a run's front, the bare backbone and published uniform networks independently.
 
     For each seed, all see the same batches in the same order and start from the same weights of the backbone. They are
-    evaluated on the test images, which the search does not use. Finished trainings are kept; an interrupted one resumes
-    from its last epoch. Of each network the weights of one training are kept: the best on the validation images.
+    evaluated on the test images, which the search does not use. Finished trainings are kept, also those that diverged;
+    an interrupted one resumes from its last epoch. Of each network the weights of one training are kept: the one
+    that is best on the validation images.
 
     Args:
         folder: A run folder.
@@ -79,6 +82,9 @@ def run_verification(folder: Path, members: str = "front", seeds: int = 3, epoch
                     try:
                         line = _verify(folder, trainer, name, config, seed)
                         _keep_weights(folder, config, recipe.epochs, quality)
+                    except DivergenceError as error:
+                        _note_divergence(folder, trainer, config, seed, error)
+                        line = f"{name}, seed {seed} failed: {error}"
                     except EvaluationError as error:  # concerns one network only: train the others
                         line = f"{name}, seed {seed} failed: {error}"
                     remaining = (time.perf_counter() - begun) / done * (len(left) - done)
@@ -172,6 +178,22 @@ def _verify(folder: Path, trainer: Scratch, name: str, config: SEConfig, seed: i
         f"{name}, seed {seed}: accuracy {percent(evaluation.accuracy.value)}, log-loss {evaluation.log_loss.value:.4f} "
         "on the test images"
     )
+
+
+def _note_divergence(folder: Path, trainer: Scratch, config: SEConfig, seed: int, error: DivergenceError) -> None:
+    """Write the result of a training that diverged: nothing is classified correctly, and each class equally likely."""
+    result = result_file(folder, config, trainer.recipe.epochs, seed)
+    images = (1, len(trainer.data.test))
+    content = {
+        "config": config.id,
+        "seed": seed,
+        "epochs": [],
+        "error": str(error),
+        "correct": pack(np.zeros(images, bool)),
+        "losses": pack_losses(np.full(images, math.log(trainer.data.classes), np.float32)),
+    }
+    write_text(result, json.dumps(content))
+    result.with_suffix(".checkpoint.pt").unlink(missing_ok=True)
 
 
 def _keep_weights(folder: Path, config: SEConfig, epochs: int, quality: Objective) -> None:

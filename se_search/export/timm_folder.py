@@ -57,6 +57,7 @@ class Exported:
         repository: Hub repository that the folder was uploaded to; ``None`` if it was not.
         trial: Number of the exported trial; ``None`` for a network outside a run.
         weights: Sentences on how the trial's weights were trained; empty for a network outside a run.
+        remark: A sentence on a network of a run without attention; else empty.
     """
 
     folder: Path
@@ -65,6 +66,7 @@ class Exported:
     repository: str | None = None
     trial: int | None = None
     weights: str = ""
+    remark: str = ""
 
 
 def _own_files() -> tuple[str, ...]:

@@ -103,6 +103,8 @@ def decide(trials: pd.DataFrame, run: "RunRecord") -> Decision:
     """
     verified = bool(run.verified and run.verified[-1].networks)
     networks = run.verified[-1].networks if verified else run.gain.networks if run.gain else ()
+    if _baseline_diverged(run):
+        networks = ()
     beyond = set(trials["number"][(trials["state"] == "complete") & ~trials["feasible"]])
     networks = tuple(one for one in networks if one.number not in beyond)
     if not networks or not run.picks:
@@ -210,8 +212,16 @@ def _costs(row: Mapping[str, Any], trials: pd.DataFrame, run: "RunRecord") -> It
     yield Figure("latency", (ratio, low, high), f"×{ratio:.3f}", f"[{low:.3f}, {high:.3f}]")
 
 
+def _baseline_diverged(run: "RunRecord") -> bool:
+    """Return whether all verified trainings of the network without attention diverged."""
+    members = run.verified[-1].members if run.verified else ()
+    return bool(members) and all(one.error for one in members[0].trainings)
+
+
 def _missing(trials: pd.DataFrame, run: "RunRecord") -> str:
     """Say why there is no comparison with the network without attention."""
+    if _baseline_diverged(run):
+        return f"Unknown whether {run.attention} helps: all trainings of the network without {run.attention} diverged"
     complete = trials[trials["state"] == "complete"]
     if complete.empty:
         return "No configuration has been evaluated yet"
@@ -225,6 +235,8 @@ def _missing(trials: pd.DataFrame, run: "RunRecord") -> str:
 def _after_nothing(trials: pd.DataFrame, run: "RunRecord") -> Iterator[Step]:
     if not run.finished:
         yield _resume(run)
+    elif _baseline_diverged(run):
+        yield Step(f"Lower the learning_rate of {run.folder}/{STUDY_FILE} or set its clip_gradient, in a new run.")
     elif (trials["state"] == "complete").any():
         yield _search(run, "Evaluate more configurations.", "--budget", str(2 * run.budget), "--out", run.folder)
 

@@ -208,10 +208,10 @@ def _read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
         sites=tuple(SiteRecord(site.block, site.stage, site.position, site.channels) for site in space.numbered_sites),
         picks=_pick(table, schedules, quality),
         cautions=(
-            *cautions(table, 1 / data.classes, space.attention),
+            *cautions(table, 1 / data.classes, space.attention, bool(schedules and schedules[-1].helps)),
             *_latency_remarks(table, learned, definition, pooled is not None),
         ),
-        gain=gain_over_none(study, space.attention),
+        gain=gain_over_none(study, table, space.attention),
         quality=quality,
         contributions=describe_contributions(
             table, space.numbered_sites, quality, outcomes_by_image(study, quality), space.attention

@@ -112,7 +112,7 @@ class Gain:
     networks: tuple[Advantage, ...] = ()
 
 
-def gain_over_none(study: optuna.Study, attention: str = SE) -> Gain | None:
+def gain_over_none(study: optuna.Study, table: pd.DataFrame, attention: str = SE) -> Gain | None:
     """Return the estimated gain of the best complete trial with attention over the network without.
 
     Differences are paired by image. The interval has Bonferroni's correction for the number of trials with attention,
@@ -120,6 +120,7 @@ def gain_over_none(study: optuna.Study, attention: str = SE) -> Gain | None:
 
     Args:
         study: The trials.
+        table: From :func:`trials_table`, for the front.
         attention: The word for the kinds of attention that were searched.
     """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -130,7 +131,7 @@ def gain_over_none(study: optuna.Study, attention: str = SE) -> Gain | None:
             return None
         quality = quality_of(study)
         best = max(others, key=lambda trial: quality.sign * trial.user_attrs[quality.name])
-        front = {trial.number for trial in study.best_trials}
+        front = set(table["number"][table["on_front"]])
         described = [best, *(trial for trial in others if trial.number in front and trial is not best)]
         networks = tuple(_advantage(trial, none, quality, confidence_of_each(len(others))) for trial in described)
     return describe_gain(
@@ -181,13 +182,14 @@ def _by_size(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values(["parameter_overhead", "accuracy"], ascending=[True, False])
 
 
-def cautions(table: pd.DataFrame, chance: float, attention: str = SE) -> list[str]:
+def cautions(table: pd.DataFrame, chance: float, attention: str = SE, helps: bool = False) -> list[str]:
     """Return sentences about the limits of the front.
 
     Args:
         table: From :func:`trials_table`.
         chance: Accuracy at chance level.
         attention: The word for the kinds of attention that were searched.
+        helps: Whether verification has shown that attention helps, whatever the search's estimates show.
     """
     front = front_of(table)
     if not (table["state"] == "complete").any():
@@ -206,11 +208,11 @@ def cautions(table: pd.DataFrame, chance: float, attention: str = SE) -> list[st
             f"{tied} of {counted(len(front) + tied, 'candidate')} for the front {'is' if tied == 1 else 'are'} not "
             "measurably better than a cheaper one: the apparent gain may be noise."
         )
-    if front["se_blocks"].max() == 0:
+    if front["se_blocks"].max() == 0 and not helps:
         said.append(
             f"No configuration with {attention} is on the front: none was measurably better than no {attention}."
         )
-    elif front["counted_parameters"].nunique() == 1:
+    elif front["counted_parameters"].nunique() == 1 and front["se_blocks"].max() > 0:
         said.append("All front members have the same number of parameters: no larger network was measurably better.")
     return said
 

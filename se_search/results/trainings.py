@@ -29,12 +29,15 @@ class Outcomes:
     Attributes:
         correct: Whether each test image was classified correctly, of shape (1, images).
         losses: Cross-entropy of each test image, of the same shape.
-        validation: Accuracy and log-loss on the validation images by name; ``None`` for a training of version 0.1.0.
+        validation: Accuracy and log-loss on the validation images by name; ``None`` for a training of version 0.1.0 or
+            one that diverged.
+        error: Why it diverged; empty if it did not.
     """
 
     correct: npt.NDArray[np.bool_]
     losses: npt.NDArray[np.float32]
     validation: Mapping[str, float] | None
+    error: str = ""
 
 
 def result_file(folder: Path, config: SEConfig, epochs: int, seed: int) -> Path:
@@ -78,10 +81,16 @@ def read_outcomes(folder: Path, only: SEConfig | None = None) -> dict[int, dict[
 
 def _read(content: Mapping[str, Any]) -> Outcomes:
     correct, losses, judged = unpack(content["correct"]), unpack(content["losses"]), content.get("validation")
+    error = content.get("error", "")
     validation = None if judged is None else {name: float(judged[name]) for name in ("accuracy", "log_loss")}
-    if len(correct) != 1 or len(losses) != 1 or not all(map(math.isfinite, (validation or {}).values())):
+    if (
+        not isinstance(error, str)
+        or len(correct) != 1
+        or len(losses) != 1
+        or not all(map(math.isfinite, (validation or {}).values()))
+    ):
         raise ValueError("not the result of one training")
-    return Outcomes(correct, losses, validation)
+    return Outcomes(correct, losses, validation, error)
 
 
 def seed_to_export(results: Mapping[int, Outcomes], quality: Objective) -> int:

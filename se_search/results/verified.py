@@ -43,7 +43,9 @@ class Retraining:
         accuracy: Accuracy with its interval, which covers the choice of images.
         log_loss: Log-loss with its interval.
         learned: Whether it has learned, by :func:`~se_search.results.learned.which_learned`.
-        validation: Accuracy and log-loss on the validation images by name; ``None`` for a training of version 0.1.0.
+        validation: Accuracy and log-loss on the validation images by name; ``None`` for a training of version 0.1.0 or
+            one that diverged.
+        error: Why it diverged; empty if it did not.
     """
 
     seed: int
@@ -51,6 +53,7 @@ class Retraining:
     log_loss: Interval
     learned: bool
     validation: Mapping[str, float] | None
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -300,6 +303,7 @@ def _retrainings(results: Mapping[str, Mapping[int, Outcomes]], chance: float) -
                 astuple(mean_estimate(one.losses[0])),
                 bool(has),
                 one.validation,
+                one.error,
             )
             for (seed, one), has in zip(seeds.items(), flags, strict=True)
         }
@@ -325,8 +329,10 @@ def _share(part: int, of: int) -> Interval:
 
 
 def _describe_failure(member: Member) -> str:
-    failed = ", ".join(percent(one.accuracy[0]) for one in member.trainings if not one.learned)
-    said = f"{upper_first(member.label)}: {member.failure} (accuracy {failed})."
+    failed = [one for one in member.trainings if not one.learned]
+    reached = ", ".join(percent(one.accuracy[0]) for one in failed if not one.error)
+    reasons = [f"accuracy {reached}"] * bool(reached) + list(dict.fromkeys(one.error for one in failed if one.error))
+    said = f"{upper_first(member.label)}: {member.failure} ({'; '.join(reasons)})."
     if member.accuracy_learned is None:
         return said
     chance = percent_with_interval(*member.probability, decimals=0)

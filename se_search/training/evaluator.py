@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..data.image_data import ImageSet, batches
-from ..errors import EvaluationError
+from ..errors import DivergenceError, EvaluationError
 from ..memory import memory_told
 from ..network.config import SEConfig
 from ..statistics import Estimate, accuracy_estimate, crossed_mean, mean_estimate
@@ -98,7 +98,7 @@ def evaluate_network(
         recipe: Precision, memory format and data loader processes; float32 and the defaults without it.
 
     Raises:
-        EvaluationError: If the network's outputs are not finite.
+        DivergenceError: If the network's outputs are not finite.
     """
     recipe = recipe or TrainingRecipe(epochs=0, batch=batch, learning_rate=0.0)
     device = torch.device(device)
@@ -112,7 +112,7 @@ def evaluate_network(
             correct.append(logits.argmax(1) == labels)
     loss = torch.cat(losses).numpy()
     if not np.isfinite(loss).all():
-        raise EvaluationError("the network's outputs are not finite")
+        raise DivergenceError("the network's outputs are not finite")
     right = torch.cat(correct).numpy()
     return Evaluation(accuracy_estimate(right), mean_estimate(loss), right[None], loss[None])
 

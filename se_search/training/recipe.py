@@ -21,7 +21,7 @@ from timm.utils import ModelEmaV3, dispatch_clip_grad
 from torch import nn
 
 from ..data.image_data import ImageData, ImageSet, batches
-from ..errors import EvaluationError, RunFolderError
+from ..errors import DivergenceError, RunFolderError
 from ..files import write_atomically
 from ..memory import memory_told
 from .distributed import Share, Team
@@ -224,7 +224,7 @@ class Training:
             seen += values
             for value in values:
                 if not math.isfinite(value):
-                    raise EvaluationError(
+                    raise DivergenceError(
                         f"the training loss is {value} in epoch {epoch + 1}, step {step + 1}: "
                         "lower the study's learning_rate or set its clip_gradient"
                     )

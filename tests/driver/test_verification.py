@@ -1,6 +1,7 @@
 """Verification of a finished run: values, differences, resume and the resulting run folder."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 
@@ -237,13 +238,21 @@ def test_a_network_whose_training_diverges_does_not_keep_the_others_from_being_v
     load_run(folder).verify(members=1, seeds=1)
     assert "no SE, seed 0 failed: the training loss is nan" in capsys.readouterr().out
     assert result_file(folder, UNIFORM, 1, 0).exists()
-    assert not result_file(folder, BARE, 1, 0).exists()
-    # Its weights exist, but no values for a card.
+    # A training that diverged is a result beside the others, which another call does not repeat.
+    assert "the training loss is nan" in json.loads(result_file(folder, BARE, 1, 0).read_text())["error"]
+    (schedule,) = json.loads((folder / "run.json").read_text())["verified"]
+    none = schedule["members"][0]
+    assert (none["name"], none["learned"], none["accuracy"][0]) == ("no SE", 0, 0.0)
+    assert none["log_loss"][0] == pytest.approx(math.log(10), rel=1e-6)
+    number = int(load_run(folder).trials.set_index("config_id").loc[BARE.id, "number"])
+    assert schedule["failures"][0].startswith(
+        f"Trial {number} (no SE): 1 of 1 trainings did not learn (the training loss is nan in epoch 1"
+    )
     run = load_run(folder)
-    number = int(run.trials.set_index("config_id").loc[UNIFORM.id, "number"])
-    with pytest.raises(
-        RunFolderError, match=f"trial {number} of .* has not been verified with the seeds of the network"
-    ):
+    assert run.decision.headline == "Unknown whether SE helps: all trainings of the network without SE diverged"
+    run.verify(members=1, seeds=1)
+    assert ": 0 of " in capsys.readouterr().out
+    with pytest.raises(RunFolderError, match=f"all trainings of trial {number} of .* diverged"):
         run.export(trial=number, to=folder.parent / "exported", verified=True)
     assert not (folder.parent / "exported").exists()
 

@@ -277,6 +277,16 @@ def test_cautions_say_what_the_front_does_not_show(study):
     assert cautions(trials_table(study), 0.1) == [tied.replace("1 of 2", "1 of 3")]
 
 
+def test_a_verified_gain_silences_the_caution_that_no_se_is_on_the_front(study):
+    """Verified values decide: a front of estimates without SE says nothing against them."""
+    add(study, 380, 0.00, 1.00)
+    add(study, 381, 0.01, 1.01, **with_blocks())
+    tied, alone = cautions(trials_table(study), 0.1)
+    assert alone.startswith("No configuration with SE is on the front")
+    assert cautions(trials_table(study), 0.1, helps=True) == [tied]
+    assert "with ECA is on the front" in cautions(trials_table(study), 0.1, "ECA")[1]
+
+
 def test_a_front_of_one_cost_is_said_to_be_one(study):
     with_se = SEConfig.uniform("resnet10t")
     for right, latency in ((390, 1.1), (380, 1.0)):
@@ -359,7 +369,7 @@ def test_a_gain_is_told_with_its_corrected_interval(study, comparisons):
     centre = 16 / (IMAGES + 2)
     quantile = stats.norm.ppf(1 - 0.025 / comparisons)
     margin = quantile * math.sqrt(((16 + 1) / (IMAGES + 2) - centre**2) / (IMAGES + 2))
-    assert gain_over_none(study).sentence == (
+    assert gain_over_none(study, trials_table(study)).sentence == (
         "Significant gain from SE (estimated by the search). Trial 1 changes accuracy by +4.00 points "
         f"[{100 * (centre - margin):+.2f}, {100 * (centre + margin):+.2f}] relative to no SE "
         f"(paired by image, corrected for {counted(comparisons, 'comparison')})."
@@ -372,7 +382,7 @@ def test_the_best_network_and_those_on_the_front_have_their_own_corrected_gains(
     add(study, 396, 0.03, 1.0, name="uniform r=16", **with_blocks())
     add(study, 379, 0.02, 1.0, **with_blocks())  # dominated
     add(study, 390, 0.01, 1.0, **with_blocks())
-    gain = gain_over_none(study)
+    gain = gain_over_none(study, trials_table(study))
     assert [(one.number, one.name) for one in gain.networks] == [(1, "uniform r=16"), (3, "")]
     for one, more in zip(gain.networks, (16, 10), strict=True):
         centre = more / (IMAGES + 2)
@@ -384,22 +394,24 @@ def test_the_best_network_and_those_on_the_front_have_their_own_corrected_gains(
 def test_a_gain_is_claimed_only_where_it_is_no_chance_of_many_comparisons(study):
     """Eight images more and none fewer: clear in one comparison, but not for the best of sixty."""
     add(study, 380, 0.0, 1.0)
-    assert gain_over_none(study) is None
+    assert gain_over_none(study, trials_table(study)) is None
     add(study, 388, 0.01, 1.0, **with_blocks())
-    assert gain_over_none(study).sentence.startswith(
+    assert gain_over_none(study, trials_table(study)).sentence.startswith(
         "Significant gain from SE (estimated by the search). Trial 1 changes accuracy"
     )
-    assert "+2.00 points" in gain_over_none(study).sentence
+    assert "+2.00 points" in gain_over_none(study, trials_table(study)).sentence
     for _ in range(59):
         add(study, 379, 0.02, 1.0, **with_blocks())
-    assert gain_over_none(study).sentence.startswith(
+    assert gain_over_none(study, trials_table(study)).sentence.startswith(
         "No significant gain from SE (estimated by the search). The best of 60 configurations"
     )
-    assert not gain_over_none(study).measurable
+    assert not gain_over_none(study, trials_table(study)).measurable
     add(study, 399, 0.03, 1.0, **with_blocks())
-    assert "Trial 61 changes accuracy" in gain_over_none(study).sentence
-    assert gain_over_none(study).measurable
-    assert gain_over_none(study).sentence.startswith("Significant gain from SE (estimated by the search).")
+    assert "Trial 61 changes accuracy" in gain_over_none(study, trials_table(study)).sentence
+    assert gain_over_none(study, trials_table(study)).measurable
+    assert gain_over_none(study, trials_table(study)).sentence.startswith(
+        "Significant gain from SE (estimated by the search)."
+    )
 
 
 def test_only_complete_trials_are_compared_with_the_network_without(study):
@@ -408,16 +420,16 @@ def test_only_complete_trials_are_compared_with_the_network_without(study):
     add(study, 380, 0.0, 1.0)
     attributes = study.trials[0].user_attrs | {"accuracy": 1.0}
     study.add_trial(optuna.trial.create_trial(state=TrialState.PRUNED, user_attrs=attributes))
-    assert "Trial 0 changes accuracy" in gain_over_none(study).sentence
-    assert "by +4.00 points" in gain_over_none(study).sentence
-    assert "corrected for 1 comparison)" in gain_over_none(study).sentence
+    assert "Trial 0 changes accuracy" in gain_over_none(study, trials_table(study)).sentence
+    assert "by +4.00 points" in gain_over_none(study, trials_table(study)).sentence
+    assert "corrected for 1 comparison)" in gain_over_none(study, trials_table(study)).sentence
 
 
 def test_equal_networks_are_no_gain(study):
     add(study, 390, 0.0, 1.0)
     add(study, 390, 0.01, 1.0, **with_blocks())
-    assert not gain_over_none(study).measurable
-    assert "changes accuracy by +0.00 points [-" in gain_over_none(study).sentence
+    assert not gain_over_none(study, trials_table(study)).measurable
+    assert "changes accuracy by +0.00 points [-" in gain_over_none(study, trials_table(study)).sentence
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -434,7 +446,9 @@ def test_a_faster_member_with_equal_losses_needs_a_measurable_latency():
 def test_a_worse_best_is_no_gain(study):
     add(study, 399, 0.0, 1.0)
     add(study, 300, 0.01, 1.0, **with_blocks())
-    assert gain_over_none(study).sentence.startswith("No significant gain from SE (estimated by the search).")
+    assert gain_over_none(study, trials_table(study)).sentence.startswith(
+        "No significant gain from SE (estimated by the search)."
+    )
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -451,11 +465,11 @@ def test_a_study_of_the_log_loss_compares_log_losses():
     assert table["tied_with"].iloc[2:].isna().all()
     best = int(table["number"][table["log_loss"].argmin()])
     assert pick_trials(table.assign(accuracy=[0.99, 0.5, 0.4]), quality_of(study))["accurate"] == best == 2
-    assert gain_over_none(study).sentence.startswith(
+    assert gain_over_none(study, trials_table(study)).sentence.startswith(
         "Significant gain from SE (estimated by the search). Trial 2 changes log-loss"
     )
     told = table["log_loss"][2] - table["log_loss"][0]
-    assert f"changes log-loss by {told:+.4f} [-0." in gain_over_none(study).sentence
+    assert f"changes log-loss by {told:+.4f} [-0." in gain_over_none(study, trials_table(study)).sentence
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -466,7 +480,7 @@ def test_a_higher_log_loss_is_no_gain():
     for loss, blocks in ((image, {}), (image + 0.2, with_blocks()), (image + 0.3, with_blocks())):
         losses = pack(loss.astype(np.float32)[None])
         add(study, 380, 0.01 * len(blocks), 1.0, losses=losses, log_loss=float(loss.mean()), **blocks)
-    gain = gain_over_none(study)
+    gain = gain_over_none(study, trials_table(study))
     assert not gain.measurable
     assert "trial 1, changes log-loss by +0.2000" in gain.sentence
 

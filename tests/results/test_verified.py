@@ -22,7 +22,7 @@ from se_search.results.verified import Member, Retraining, Schedule, command_for
 from se_search.study.files import load_space
 from se_search.study.objectives import OBJECTIVES
 from se_search.study.space import SearchSpace
-from se_search.terminal import show_verified
+from se_search.terminal import show_exported, show_verified
 
 BARE = SEConfig("test_resnet")
 UNIFORM = SEConfig.uniform("test_resnet", 16)
@@ -118,6 +118,17 @@ def test_export_takes_the_verified_pick_and_its_card_states_the_file_first(folde
     assert mean.startswith(f"| accuracy, mean over seeds | {escape_text('89.83 % [')}")  # (90 + 91.5 + 88) / 3
     assert "3 training seeds" in mean
     assert "all trainings learned" in mean
+
+
+def test_an_export_without_attention_says_so(folder, tmp_path, capsys):
+    run = load_run(folder)
+    trials = run.trials.set_index("name")["number"]
+    bare = run.export(trial=int(trials["no SE"]), to=tmp_path / "bare")
+    found = run.decision
+    assert bare.remark == f"This is test_resnet without SE. {found.title}. {found.headline}."
+    show_exported(bare, plain=False)
+    assert bare.remark in " ".join(capsys.readouterr().out.split())
+    assert run.export(trial=int(trials["uniform r=16"]), to=tmp_path / "uniform").remark == ""
 
 
 def test_the_weights_of_the_search_remain_available(folder, tmp_path):
