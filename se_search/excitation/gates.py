@@ -1,8 +1,6 @@
 """Find, record and replace the gates of a network's channel attention."""
 
-import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +12,21 @@ from torch import nn
 from ..data.image_data import ImageData, ImageSet, batches
 from ..errors import BackboneError, ConfigurationError, DataError, first_reason
 from ..network.attention.gates import GATES
-from ..network.attention.layers import Elastic, Gated, GateFromOne
+from ..network.attention.layers import Elastic, GateFromOne
 from ..network.config import SEConfig
-from ..network.discovery import ATTENTION, Place
+from ..network.discovery import Place
+from ..network.gates import (
+    by_channel,
+    find_gates as find_gates,
+    has_windows,
+    replaced_gates as replaced_gates,
+    watched_gates,
+)
 from ..network.sites import Site, find_places
-from ..training.recipe import TrainingRecipe, autocast, to_device
+from ..training.mean_gates import forward_images, mean_gates as mean_gates
+from ..training.recipe import TrainingRecipe
 from ..words import by
 
-_PARTS_OF_GATES = ("gate", "sigmoid")  # of timm's blocks and this package's, of timm's legacy SENets
 _GATE_NAMES = {name.replace("_", ""): name for name in GATES}
 
 
@@ -39,55 +44,6 @@ class ExcitedBlock:
     position: str | None
     channels: int
     gate: str
-
-
-def find_gates(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the gates of a network's channel attention, by the name of the attention module.
-
-    This covers timm's :data:`se_search.network.discovery.ATTENTION`, blocks inserted by this package, and the
-    supernet's elastic blocks.
-    """
-    found = {}
-    for name, module in model.named_modules():
-        if isinstance(module, Gated) or any(
-            kind.__name__ in ATTENTION and kind.__module__.startswith("timm.") for kind in type(module).__mro__
-        ):
-            parts = (getattr(module, part, None) for part in _PARTS_OF_GATES)
-            gate = next((part for part in parts if isinstance(part, nn.Module)), None)
-            if gate is not None:
-                found[name] = gate
-    return found
-
-
-@contextmanager
-def _watched(gates: Mapping[str, nn.Module], see: Callable[[str, torch.Tensor], torch.Tensor | None]) -> Iterator[None]:
-    """Call ``see`` with the output of each gate; a return value other than ``None`` replaces the output."""
-
-    def hook(name: str, module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor | None:
-        return see(name, output)
-
-    handles = [gate.register_forward_hook(functools.partial(hook, name)) for name, gate in gates.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def replaced_gates(gates: Mapping[str, nn.Module], means: Mapping[str, npt.NDArray[Any]]) -> Iterator[None]:
-    """Replace the outputs of gates by their means, one value per channel, within the context (mean ablation).
-
-    Windows have the same mean.
-    """
-
-    def constant(name: str, output: torch.Tensor) -> torch.Tensor:
-        mean = torch.as_tensor(means[name]).to(output)
-        by_channel = output.shape[1:] if mean.numel() == output[0].numel() else (len(mean), 1, 1)
-        return mean.reshape(1, *by_channel).expand_as(output)
-
-    with _watched(gates, constant):
-        yield
 
 
 def find_blocks(
@@ -126,7 +82,7 @@ def find_blocks(
         block = site.block if site else name.rpartition(".")[0] or name
         if len(shapes) > 1:
             skipped.append({"block": block, "reason": f"its gate runs {len(shapes)} times per forward"})
-        elif _has_windows(model, name, shape) and shape[0] == count:
+        elif has_windows(model, name, shape) and shape[0] == count:
             blocks.append(_block(name, block, site, shape[1], gates[name]))
         elif shape[0] != count or shape.numel() != count * max(shape[1:], default=1):
             skipped.append({"block": block, "reason": "its gate is not one value per channel and image"})
@@ -147,16 +103,6 @@ def _block(module: str, block: str, site: Site | None, channels: int, gate: nn.M
     return ExcitedBlock(module, block, stage, position, channels, gate_name(gate))
 
 
-def _has_windows(model: nn.Module, name: str, shape: Sequence[int]) -> bool:
-    """Whether the gate of a block has a value for each window, not one for the image."""
-    return isinstance(model.get_submodule(name), Gated) and len(shape) == 4 and shape[2] * shape[3] > 1
-
-
-def _by_channel(model: nn.Module, name: str, output: torch.Tensor) -> torch.Tensor:
-    """Return one value for each image and channel: the mean over windows."""
-    return output.double().mean((2, 3)) if _has_windows(model, name, output.shape) else output.flatten(1)
-
-
 def _try(
     model: nn.Module,
     gates: Mapping[str, nn.Module],
@@ -168,18 +114,12 @@ def _try(
     """Return the network's output for a batch, and the batch size."""
     images = torch.zeros(2, *data.input_size)
     try:
-        with _watched(gates, see):
-            return _forward(model, images, recipe, device), len(images)
+        with watched_gates(gates, see):
+            return forward_images(model, images, recipe, device), len(images)
     except (AssertionError, RuntimeError) as error:  # timm's networks assert their input size
         raise DataError(
             f"the network cannot take images of {by(data.input_size)}, the size of {data.name}: {first_reason(error)}"
         ) from error
-
-
-def _forward(model: nn.Module, images: torch.Tensor, recipe: TrainingRecipe, device: str) -> Any:
-    target = torch.device(device)
-    with torch.inference_mode(), autocast(recipe, target):
-        return model(to_device(images, recipe, target))
 
 
 def gate_name(gate: nn.Module) -> str:
@@ -224,28 +164,11 @@ def read_gates(
     classes = []
 
     def keep(name: str, output: torch.Tensor) -> None:
-        rows[name].append(_by_channel(model, name, output).float().cpu().numpy().copy())
+        rows[name].append(by_channel(model, name, output).float().cpu().numpy().copy())
 
-    with _watched(gates, keep):
+    with watched_gates(gates, keep):
         for inputs, labels in batches(images, recipe.batch, workers=recipe.workers):
-            _forward(model, inputs, recipe, device)
+            forward_images(model, inputs, recipe, device)
             classes.append(labels.numpy())
     # Each gate's batches are freed as soon as they are joined.
     return {name: np.concatenate(rows.pop(name)) for name in gates}, np.concatenate(classes)
-
-
-def mean_gates(
-    model: nn.Module, gates: Mapping[str, nn.Module], images: ImageSet, recipe: TrainingRecipe, device: str
-) -> dict[str, npt.NDArray[np.float64]]:
-    """Return the mean of each gate over images, one value per channel."""
-    sums: dict[str, npt.NDArray[np.float64]] = {}
-
-    def add(name: str, output: torch.Tensor) -> None:
-        sums[name] = sums.get(name, 0.0) + _by_channel(model, name, output).double().sum(0).cpu().numpy()
-
-    count = 0
-    with _watched(gates, add):
-        for inputs, _ in batches(images, recipe.batch, workers=recipe.workers):
-            _forward(model, inputs, recipe, device)
-            count += len(inputs)
-    return {name: total / count for name, total in sums.items()}

@@ -23,7 +23,7 @@ from ..network.sites import Site, default_position, find_sites
 from ..words import percent
 from .templates import environment
 
-_NONE, _KEPT, _REMOVED = "·", "o", "x"
+_NONE, _KEPT, _REMOVED, _CONSTANT = "·", "o", "x", "="
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,8 @@ def draw_configuration(config: SEConfig) -> str:
         here[placed.site.block].append(letters.setdefault(kind, _letter(len(letters))))
     for site in config.removed:
         here[site.block].append(_REMOVED)
+    for site in config.constant:
+        here[site.block].append(_CONSTANT)
     sites = _drawn_sites(config)
     for site in sites:
         if site.position == "existing" and site not in config.sites:
@@ -147,6 +149,7 @@ def draw_configuration(config: SEConfig) -> str:
     marks = {
         _KEPT: "the backbone's own attention, unchanged",
         _REMOVED: "the backbone's own attention, removed",
+        _CONSTANT: "the backbone's own attention, constant: its gate is folded into the weights",
         _NONE: f"no {config.attention} block",
     }
     return "\n".join([*lines, "", *legend, *(f"{mark}  {meaning}" for mark, meaning in marks.items() if mark in used)])

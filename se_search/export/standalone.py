@@ -27,7 +27,7 @@ def render_standalone(model: nn.Module, config: SEConfig) -> str:
     bare = create_on_meta(config.backbone, **arguments)
     places = {(site.block, site.position): place for site, place in find_places(bare).items()} if config.sites else {}
     steps: list[dict[str, Any]] = []
-    for site in config.removed:
+    for site in (*config.removed, *config.constant):
         steps.append({"put": "replace", "host": places[site.block, site.position].host, "block": None})
     on_grids = [one.on_grid(places[one.site.block, one.site.position].known_grid) for one in config.placed]
     for placed in on_grids:

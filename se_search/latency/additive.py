@@ -40,7 +40,7 @@ def count_terms(config: SEConfig) -> dict[tuple[SiteGroup, str], float]:
     for placed in config.placed:
         for name, amount in placed.latency_terms().items():
             amounts[group_of(placed.site), name] += amount
-    for site in config.removed:
+    for site in (*config.removed, *config.constant):  # the same network
         amounts[group_of(site), "removed"] += 1
     return dict(amounts)
 

@@ -28,14 +28,18 @@ class SEConfig:
         placed: Blocks, at most one for each site, sorted by stage and block name (in natural order). At a site
             ``existing`` the block replaces the backbone's own attention.
         removed: Sites ``existing`` whose attention is removed, sorted likewise. All other attention stays.
+        constant: Sites ``existing`` whose gate is a constant in the weights beside it, sorted likewise. The network has
+            no attention there; see :func:`se_search.network.folding.fold_gates`.
 
     Raises:
-        ConfigurationError: If a site occurs twice, a removed site has no attention, or the backbone is not a string.
+        ConfigurationError: If a site occurs twice, a removed or constant site has no attention, or the backbone is not
+            a string.
     """
 
     backbone: str
     placed: tuple[PlacedAttention, ...] = ()
     removed: tuple[Site, ...] = ()
+    constant: tuple[Site, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.backbone, str):
@@ -46,13 +50,17 @@ class SEConfig:
         for site in self.removed:
             if site.position != "existing":
                 raise ConfigurationError(f"{site.block} ({site.position}) has no attention to remove")
+        for site in self.constant:
+            if site.position != "existing":
+                raise ConfigurationError(f"{site.block} ({site.position}) has no attention that could be constant")
         object.__setattr__(self, "placed", tuple(sorted(self.placed, key=lambda one: _forward_order(one.site))))
         object.__setattr__(self, "removed", tuple(sorted(self.removed, key=_forward_order)))
+        object.__setattr__(self, "constant", tuple(sorted(self.constant, key=_forward_order)))
 
     @property
     def sites(self) -> tuple[Site, ...]:
         """All sites that differ from the backbone."""
-        return (*(placed.site for placed in self.placed), *self.removed)
+        return (*(placed.site for placed in self.placed), *self.removed, *self.constant)
 
     @classmethod
     def uniform(  # noqa: PLR0913
@@ -107,7 +115,8 @@ class SEConfig:
     @property
     def structure(self) -> tuple[tuple[Any, ...], ...]:
         """Key that is equal for configurations that create the same network."""
-        return (*(one.structure for one in self.placed), *((site,) for site in self.removed))
+        placed = (one.structure for one in self.placed)
+        return (*placed, *((site,) for site in self.removed), *((site, "constant") for site in self.constant))
 
     @property
     def attention(self) -> str:
@@ -139,9 +148,22 @@ class SEConfig:
         check_site(site, self.backbone, find_sites(self.backbone))
         others = [placed for placed in self.placed if placed.site != site]
         removed = tuple(other for other in self.removed if other != site)
+        constant = tuple(other for other in self.constant if other != site)
         placed = PlacedSE(site, ratio, gate, bias, rounding, squeeze=squeeze, extent=extent)
         check_grids(self.backbone, [placed])
-        return replace(self, placed=(*others, placed), removed=removed)
+        return replace(self, placed=(*others, placed), removed=removed, constant=constant)
+
+    def with_constant(self, site: Site) -> "SEConfig":
+        """Return a copy in which the gate at ``site`` is a constant in the weights beside it.
+
+        At other positions than ``existing``, the network is then that without the block.
+        """
+        placed = tuple(one for one in self.placed if one.site != site)
+        if site.position != "existing":
+            return replace(self, placed=placed)
+        others = tuple(other for other in self.constant if other != site)
+        removed = tuple(other for other in self.removed if other != site)
+        return replace(self, placed=placed, removed=removed, constant=(*others, site))
 
     def without_stage(self, stage: int) -> "SEConfig":
         """Return a copy without the blocks of ``stage``; attention that they replaced does not return."""
@@ -175,7 +197,7 @@ class SEConfig:
             "backbone": self.backbone,
             "sites": [_site_to_dict(one.site) | one.options() | _kind_key(one) for one in self.placed],
             "removed": [_site_to_dict(site) for site in self.removed],
-        }
+        } | ({"constant": [_site_to_dict(site) for site in self.constant]} if self.constant else {})
 
     @classmethod
     def from_dict(cls, data: Any) -> "SEConfig":
@@ -184,14 +206,17 @@ class SEConfig:
         Raises:
             ConfigurationError: If ``data`` are invalid.
         """
-        _check_keys(data, _KEYS, "an SE configuration")
-        for key in ("sites", "removed"):
+        _check_keys(data, _KEYS, "an SE configuration", optional=("constant",))
+        data = {"constant": [], **data}
+        for key in ("sites", "removed", "constant"):
             if not isinstance(data[key], list):
                 raise ConfigurationError(f"{key!r} of an SE configuration must be a list, not {data[key]!r}")
-        for one in data["removed"]:
-            _check_keys(one, frozenset(_SITE_KEYS), "a site that an SE configuration removes")
+        for key, what in (("removed", "removes"), ("constant", "makes constant")):
+            for one in data[key]:
+                _check_keys(one, frozenset(_SITE_KEYS), f"a site that an SE configuration {what}")
         placed = tuple(_block_from_dict(one) for one in data["sites"])
-        return cls(data["backbone"], placed, tuple(_site(one) for one in data["removed"]))
+        removed, constant = (tuple(_site(one) for one in data[key]) for key in ("removed", "constant"))
+        return cls(data["backbone"], placed, removed, constant)
 
     def to_json(self) -> str:
         """Return the canonical JSON: sorted keys, no spaces."""
@@ -248,5 +273,5 @@ def _check_keys(data: Any, known: frozenset[str], what: str, optional: Collectio
         raise ConfigurationError(f"key {key!r} of {what} is missing")
 
 
-_KEYS = frozenset({"backbone", "sites", "removed"})
+_KEYS = frozenset({"backbone", "sites", "removed", "constant"})
 _SITE_KEYS = tuple(field.name for field in fields(Site) if field.compare)

@@ -39,6 +39,27 @@ def attach(model: nn.Module, site: Site, place: Place, block: nn.Module) -> None
         host.register_forward_pre_hook(functools.partial(_scale_input, name))
 
 
+def block_name(model: nn.Module, site: Site, place: Place) -> str:
+    """Return the name of the attention module at a site, as :func:`attach` named it or the backbone has it."""
+    if place.side in ("slot", "existing"):
+        return place.host
+    own = f"{place.host}.se_{site.position}"
+    return own if site.position != "standard" or own in dict(model.named_modules()) else f"{place.host}.se"
+
+
+def detach(model: nn.Module, name: str) -> None:
+    """Remove the attention block ``name`` from ``model``: one that :func:`attach` attached, or the backbone's own."""
+    parent, _, child = name.rpartition(".")
+    host = model.get_submodule(parent)
+    for hooks in (host._forward_hooks, host._forward_pre_hooks):
+        for key, hook in list(hooks.items()):
+            if isinstance(hook, functools.partial) and hook.func in _HOOKS and hook.args == (child,):
+                del hooks[key]
+                delattr(host, child)
+                return
+    setattr(host, child, nn.Identity())
+
+
 # Hooks look up the block by name in their module, so that a copy of the network uses its own block.
 def _scale_output(name: str, module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
     return getattr(module, name)(output)
@@ -46,6 +67,9 @@ def _scale_output(name: str, module: nn.Module, args: Any, output: torch.Tensor)
 
 def _scale_input(name: str, module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     return (getattr(module, name)(args[0]), *args[1:])
+
+
+_HOOKS = (_scale_output, _scale_input)
 
 
 def _nearest_parameter(model: nn.Module, name: str) -> nn.Parameter:
@@ -100,7 +124,7 @@ def _insert(model: nn.Module, config: SEConfig, find: Callable[[nn.Module], dict
             )
     for placed in config.placed:
         check_grid(placed, places[here[placed.site.block, placed.site.position]], f"this {kind}")
-    for site in config.removed:
+    for site in (*config.removed, *config.constant):
         attach(model, site, places[here[site.block, site.position]], nn.Identity())
     for placed in config.placed:
         place = places[here[placed.site.block, placed.site.position]]

@@ -70,11 +70,15 @@ class Operation:
 
 @dataclass(frozen=True)
 class Step:
-    """One tensor operation anywhere in the network, with its operands without parameters and its innermost module."""
+    """One tensor operation anywhere in the network, with its operands without parameters and its innermost module.
+
+    ``order`` is the permutation if it permutes dimensions.
+    """
 
     name: str
     inputs: tuple[Made, ...]
     within: str
+    order: tuple[int, ...] | None
 
 
 @dataclass
@@ -319,7 +323,7 @@ class Trace(TorchFunctionMode):
             shape = tuple(tensor.shape)
             order = _order(name, args, kwargs or {}, len(shape))
             self._versions[id(tensor)] += 1
-            self.steps[self._now(tensor)] = Step(name, inputs, frame.name)
+            self.steps[self._now(tensor)] = Step(name, inputs, frame.name, order)
             node = frame.node(self._now(tensor))
             frame.origins[node] = Operation(name, nodes, order)
             self._follow(tensor, name, args, kwargs or {}, operands, shapes, order)

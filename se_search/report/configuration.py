@@ -71,6 +71,7 @@ def draw_configuration(config: str, sites: Sequence[SiteRecord], attention: str 
     read = read_config(config)
     placed = {(one.site.block, one.site.position): one for one in read.placed}
     removed = {(site.block, site.position) for site in read.removed}
+    constant = {(site.block, site.position) for site in read.constant}
     stages: dict[int, dict[str, list[SiteRecord]]] = {}
     for site in sites:
         stages.setdefault(site.stage, {}).setdefault(site.block, []).append(site)
@@ -87,6 +88,9 @@ def draw_configuration(config: str, sites: Sequence[SiteRecord], attention: str 
                 usual = site.position in ("standard", "existing")
                 labels.insert(0, one.label if usual else f"{one.label} {site.position}")
                 kinds.insert(0, ", ".join(filter(None, (one.label, one.gate, site.position))))
+            elif key in constant:
+                labels.append("constant")
+                kinds.append("constant, folded into the weights")
             elif site.position == "existing" and key not in removed:
                 kept, position = True, position if option else "existing"
                 labels.append("kept")

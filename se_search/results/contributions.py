@@ -181,11 +181,14 @@ def _by_stage(config: SEConfig, sites: Sequence[Site]) -> dict[int, list[tuple[s
     """Return the label (or ``"kept"``) and position of each block with attention, by stage."""
     placed = {(one.site.block, one.site.position): one.label for one in config.placed}
     removed = {(site.block, site.position) for site in config.removed}
+    constant = {(site.block, site.position) for site in config.constant}
     found: dict[int, list[tuple[str, str]]] = {}
     for site in sites:
         key = site.block, site.position
         if key in placed:
             found.setdefault(site.stage, []).append((placed[key], site.position))
+        elif key in constant:
+            found.setdefault(site.stage, []).append(("constant", site.position))
         elif site.position == "existing" and key not in removed:
             found.setdefault(site.stage, []).append(("kept", site.position))
     return found
@@ -198,7 +201,7 @@ def _common(kinds: Iterable[str]) -> str:
 
 def _stage_factor(name: str, chosen: list[str], ranks: dict[str, int], attention: str) -> _Varied:
     def fewest_parameters_first(level: str) -> tuple[int, int]:
-        return (1, -ranks[level]) if level in ranks else (0 if level == "kept" else 2, 0)
+        return (1, -ranks[level]) if level in ranks else (0 if level in ("constant", "kept") else 2, 0)
 
     counts = Counter(chosen)
     levels = sorted(counts.keys() - {_OFF}, key=fewest_parameters_first)

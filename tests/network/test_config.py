@@ -273,7 +273,7 @@ def test_the_default_position_is_that_of_the_backbone():
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        ([], "an SE configuration must be an object with the keys backbone, removed, sites, not []"),
+        ([], "an SE configuration must be an object with the keys backbone, constant, removed, sites, not []"),
         (None, "an SE configuration must be an object"),
         ({"backbone": "resnet18", "sites": []}, "key 'removed' of an SE configuration is missing"),
         ({"backbone": "resnet18", "sites": 5, "removed": []}, "'sites' of an SE configuration must be a list, not 5"),

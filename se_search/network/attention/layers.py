@@ -16,6 +16,11 @@ class Gated:
     A gate of shape ``(N, C, rows, columns)`` has a scale for each window of the image.
     """
 
+    @property
+    def scales_all(self) -> bool:
+        """Whether all positions are scaled, class and register tokens among them."""
+        return True
+
 
 class GateFromOne(nn.Module):
     """A gate with the shift and factor of :data:`~se_search.network.attention.gates.GATES`; its value at zero is 1."""
@@ -39,6 +44,7 @@ class Elastic(nn.Module):
     Attributes:
         kept: The backbone's own attention at this site.
         keeps: Whether ``kept`` is used.
+        constant: The constant gate that is used instead of ``kept``, of a shape that broadcasts.
     """
 
     kept: nn.Module | None
@@ -46,6 +52,7 @@ class Elastic(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.keeps = False
+        self.constant: torch.Tensor | None = None
 
     def select(self, *args: Any, **kwargs: Any) -> None:
         """Switch to the block with these options; ``None`` switches off."""
@@ -63,15 +70,25 @@ class Elastic(nn.Module):
         """
         if self.kept is None:
             raise ConfigurationError("the backbone has no attention at this site: there is none to keep")
-        self.keeps = True
+        self.keeps, self.constant = True, None
+
+    def fix(self, gate: torch.Tensor) -> None:
+        """Scale by a constant gate instead of the backbone's own attention, until something else is selected.
+
+        Args:
+            gate: One value for each channel, in a shape that broadcasts to the scaled tensor.
+        """
+        self.constant = gate
 
     def attend(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the selected block."""
         raise NotImplementedError
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply the selected block or the backbone's own attention."""
-        return self.kept(x) if self.keeps and self.kept is not None else self.attend(x)
+        """Apply the selected block, the backbone's own attention or its constant gate."""
+        if self.kept is None or not self.keeps:
+            return self.attend(x)
+        return self.kept(x) if self.constant is None else x * self.constant
 
 
 def squeeze(x: torch.Tensor, channel_axis: int, how: str = "avg") -> torch.Tensor:

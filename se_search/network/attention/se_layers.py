@@ -74,6 +74,11 @@ class LaidOutSE(SEModule, Gated):  # type: ignore[misc]  # timm is untyped
         """Dimension of the channels."""
         return LAYOUTS[self.layout]
 
+    @property
+    def scales_all(self) -> bool:
+        """Windows leave class and register tokens out."""
+        return self.scope.extent is None or self.scope.grid is None or not self.scope.grid.prefix
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Scale the channels of ``x``."""
         return self.scope.scale(x, self.layout, lambda z: self.gate(self.fc2(self.act(self.bn(self.fc1(z))))))
