@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         search as search,
     )
     from .api.latency import compare_latency as compare_latency
+    from .api.thin import Thinning as Thinning, thin as thin
     from .deployment.deployment import Deployment as Deployment
     from .deployment.inference import optimize_for_inference as optimize_for_inference
     from .errors import SeSearchError as SeSearchError
@@ -52,6 +53,7 @@ _HOMES = {
     "SEConfig": ".network.config",
     "SeSearchError": ".errors",
     "Site": ".network.sites",
+    "Thinning": ".api.thin",
     "analyze_excitation": ".api",
     "compare_latency": ".api.latency",
     "compare_runs": ".results.comparison",
@@ -66,6 +68,7 @@ _HOMES = {
     "parameter_overhead": ".network.overhead",
     "power": ".evidence.power",
     "search": ".api",
+    "thin": ".api.thin",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -456,6 +456,88 @@ def excitation(
     show_excitation(found)
 
 
+@_command()
+def thin(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A timm architecture name, an exported folder or a run folder.")
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Images of the network's classes: embedded dataset, image folder or timm dataset.  "
+            "[default: the run's]"
+        ),
+    ] = None,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(help="Weights of a timm architecture: timm, local-dir:FOLDER or a checkpoint file."),
+    ] = None,
+    pick: Annotated[
+        str | None, typer.Option(help="Member of a run's front: knee, accurate, small or fast.  [default: knee]")
+    ] = None,
+    trial: Annotated[int | None, typer.Option(help="Number of any complete trial of a run, instead of --pick.")] = None,
+    verified: Annotated[
+        bool, typer.Option("--verified", help="Use the retrained weights of a run's verification.")
+    ] = False,
+    images: Annotated[
+        int | None, typer.Option(help="Number of validation images, drawn at random.  [default: all]")
+    ] = None,
+    tolerance: Annotated[float, typer.Option(help="Largest rise of the log-loss of the chosen network (nats).")] = 0.01,
+    limit: Annotated[float, typer.Option(help="Time limit of each measurement of latency (s); 0 measures none.")] = 1.0,
+    row: Annotated[int | None, typer.Option(help="Row of the table to export.  [default: the chosen one]")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of the drawn images.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", metavar="NAME", help="Also export this format, as se-search export; repeatable."),
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder for the export.  [default: no export]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print numbers as JSON.")] = False,
+) -> None:
+    """Find which attention blocks of a trained network can become constants. Nothing is trained.
+
+    A block whose gate hardly depends on the image becomes a factor in the weights beside it, and costs nothing. Single
+    blocks and growing sets of blocks are compared with the untouched network, image by image. The smallest network
+    whose log-loss rises by less than the tolerance for certain is chosen.
+
+    \b
+    Example:
+      se-search thin seresnet50 --pretrained timm --data path/to/images
+      se-search thin exported --data digits --to thinned
+      se-search thin runs/resnet50-digits --trial 1 --limit 0 --json
+    """
+    from .api.thin import thin as thin_network
+    from .export.formats import choose_formats
+    from .export.timm_folder import check_target
+    from .terminal import show_thinning
+
+    if to is not None:
+        check_target(to)
+    elif row is not None or formats:
+        raise DefinitionError("--row and --format are for an export: give --to FOLDER")
+    choose_formats(formats or (), {}, False)
+    found = thin_network(
+        model,
+        data,
+        pick=pick,
+        trial=trial,
+        verified=verified,
+        pretrained=pretrained,
+        images=images,
+        tolerance=tolerance,
+        limit=limit,
+        seed=seed,
+        device=device,
+    )
+    exported = None
+    if to is not None and (row is not None or found.chosen is not None):
+        exported = found.export(to, row, formats or ())
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2))
+        return
+    show_thinning(found, exported)
+
+
 @_command(".evidence.power")
 def power(
     data: Annotated[str, typer.Option(help="Embedded dataset, image folder or timm dataset.")] = "digits",

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from .api import Excitation
+from .api.thin import Thinning
 from .export.timm_folder import Exported
 from .latency.meter import remarks
 from .network.attention.grid import Grid
@@ -21,9 +22,17 @@ from .network.paper import CountedFigure
 from .network.sites import find_places, trace_backbone
 from .progress import console, say
 from .report.summary import in_words
-from .report.tables import describe_excitation, describe_front, describe_latency, describe_verified
+from .report.tables import (
+    describe_excitation,
+    describe_front,
+    describe_latency,
+    describe_thinned_blocks,
+    describe_thinning,
+    describe_verified,
+)
 from .results.decision import decide
 from .results.record import RunRecord, read_results
+from .statistics import difference_in_words
 from .trials.folder import REPORT_FILE
 from .words import counted, percent
 
@@ -88,10 +97,7 @@ def show_exported(exported: Exported, plain: bool) -> None:
         plain: Whether it names timm's own architecture.
     """
     say(f"Exported trial {exported.trial} to {exported.folder} ({', '.join(exported.files)}). Load it:")
-    modules = "timm" if plain else "timm, se_search"
-    code = f"import {modules}; timm.create_model({f'local-dir:{exported.folder}'!r}, pretrained=True)"
-    quoted = shlex.quote(code) if set(code) & _SPECIAL_IN_QUOTES else f'"{code}"'
-    say(f"  python -c {quoted}", to_copy=True)
+    say(f"  {_load_command(exported, plain)}", to_copy=True)
     if exported.remark:
         say(exported.remark)
     if exported.weights:
@@ -100,6 +106,35 @@ def show_exported(exported: Exported, plain: bool) -> None:
         say(f"timm has this network as {exported.timm_architecture}: an export with --plain loads without se_search.")
     if exported.repository:
         say(f"Uploaded to {exported.repository}.")
+
+
+def show_thinning(found: Thinning, exported: Exported | None) -> None:
+    """Show the result of thinning a network, and its export if there is one."""
+    say(f"{found.name} on {found.images} validation images of {found.data} (95 % intervals):")
+    _print_table(describe_thinned_blocks(found.blocks))
+    say("Spread: how much the gate varies between images. Log-loss change: this block alone is constant.")
+    for block, reason in found.skipped.items():
+        say(f"{block} cannot become constant: {reason}.")
+    say("")
+    say("Networks with constant blocks: the front of log-loss and cost.")
+    _print_table(describe_thinning(found.table))
+    if found.conditions:
+        say(f"Latency against the untouched network; {found.conditions}.")
+    if found.caution:
+        say(found.caution)
+        return
+    if found.chosen is None:
+        say(f"No network is chosen: none is {found.criterion}.")
+        return
+    assert found.confirmed is not None  # noqa: S101  # for mypy: a chosen network is confirmed
+    say(f"Chosen: row {found.chosen}, {found.criterion}.")
+    say(f"On the test images its log-loss changes by {difference_in_words('log_loss', found.confirmed)}.")
+    if exported is None:
+        say("Next: export it with the same command and")
+        say("        --to thinned", to_copy=True)
+        return
+    say(f"Exported to {exported.folder} ({', '.join(exported.files)}). Load it:")
+    say(f"  {_load_command(exported, plain=False)}", to_copy=True)
 
 
 def show_excitation(found: Excitation) -> None:
@@ -116,6 +151,13 @@ def show_excitation(found: Excitation) -> None:
     for one in analysis["observations"]:
         say(f"{one['found']}: {one['paper']} {one['evidence']}")
     say(f"Page: {found.page}", to_copy=True)
+
+
+def _load_command(exported: Exported, plain: bool) -> str:
+    modules = "timm" if plain else "timm, se_search"
+    code = f"import {modules}; timm.create_model({f'local-dir:{exported.folder}'!r}, pretrained=True)"
+    quoted = shlex.quote(code) if set(code) & _SPECIAL_IN_QUOTES else f'"{code}"'
+    return f"python -c {quoted}"
 
 
 def _grid_in_words(grid: Grid | None) -> str:

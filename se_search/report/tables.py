@@ -10,11 +10,18 @@ from ..results.record import RunRecord
 from ..results.table import front_of
 from ..results.verified import Schedule
 from ..study.objectives import OBJECTIVES
-from ..words import percent_with_interval
+from ..words import percent, percent_with_interval, points_with_interval
 from .measures import interval_of, objectives_shown, value_in_words, with_interval, write_value
 
 _ACCURACY, _LOG_LOSS, _LATENCY = (OBJECTIVES[name] for name in ("accuracy", "log_loss", "latency_ratio"))
 _SHARES = {"specificity": "specificity", "near_one": "near 1", "constant": "constant", "similarity": "similarity"}
+_CHANGE = replace(
+    _LOG_LOSS,
+    name="log_loss_change",
+    interval=("log_loss_change_low", "log_loss_change_high"),
+    form="{:.4f}",
+    decimals=4,
+)
 _COSTS = (OBJECTIVES["parameter_overhead"], OBJECTIVES["flops_overhead"])
 
 
@@ -83,4 +90,35 @@ def describe_latency(measured: pd.DataFrame) -> pd.DataFrame:
             "stopped by": row["latency_stopped"],
         }
         for row in measured.to_dict("records")
+    )
+
+
+def describe_thinned_blocks(blocks: pd.DataFrame) -> pd.DataFrame:
+    """Return the blocks of :class:`se_search.Thinning` as text, those that depend on the image least first."""
+    return pd.DataFrame(
+        {
+            "block": block["block"],
+            "stage": "–" if pd.isna(block["stage"]) else f"{block['stage']:.0f}",
+            "spread": percent(block["spread"], 3),
+            "log-loss change": with_interval(interval_of(block, _CHANGE), _CHANGE, signed=True),
+        }
+        for block in blocks.sort_values("spread", kind="stable").to_dict("records")
+    )
+
+
+def describe_thinning(networks: pd.DataFrame) -> pd.DataFrame:
+    """Return the networks of :class:`se_search.Thinning` on the front, and the chosen one, as text by size."""
+    shown = networks[networks["front"] | networks["chosen"]].sort_values("parameters", kind="stable")
+    measured = {"latency": _LATENCY} if _LATENCY.name in networks else {}
+    return pd.DataFrame(
+        {
+            "row": str(number),
+            "constant": str(len(row["blocks"])),
+            "parameters": percent(row["parameter_change"], sign="+"),
+            **{heading: with_interval(interval_of(row, one), one) for heading, one in measured.items()},
+            "accuracy change": points_with_interval(*(row[f"accuracy_change{end}"] for end in ("", "_low", "_high"))),
+            "log-loss change": with_interval(interval_of(row, _CHANGE), _CHANGE, signed=True),
+            "": "chosen" if row["chosen"] else "",
+        }
+        for number, row in zip(shown.index, shown.to_dict("records"), strict=True)
     )
