@@ -70,7 +70,7 @@ def run_search(
         _check_given(str(folder), there, evaluator, measures)
         if definition.threads is None:  # the default depends on the process, so it must not prevent resuming
             definition = definition.model_copy(update={"threads": there.threads})
-        definition = _with_parts(definition, there)
+        definition = _without_later_keys(definition, there)
     _check_given("the study", definition, evaluator, measures)
     check_priors(definition)
     cluster.check(definition)
@@ -135,12 +135,16 @@ def run_search(
             note_unreadable(study, data.unreadable)
 
 
-def _with_parts(definition: StudyDefinition, there: StudyDefinition) -> StudyDefinition:
-    """Return the study with the parts by depth of a run folder of a version that did not split backbones."""
+_LATER_KEYS = ("depth_parts", "constant")
+
+
+def _without_later_keys(definition: StudyDefinition, there: StudyDefinition) -> StudyDefinition:
+    """Return the study with the defaults of keys that the space of an earlier version's run folder does not have."""
     before = there.resolved_space
-    if "depth_parts" in before.model_fields_set:
+    missing = {key: getattr(before, key) for key in _LATER_KEYS if key not in before.model_fields_set}
+    if not missing:
         return definition
-    space = definition.resolved_space.model_copy(update={"depth_parts": before.depth_parts})
+    space = definition.resolved_space.model_copy(update=missing)
     return definition.model_copy(update={"space": space})
 
 

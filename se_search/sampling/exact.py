@@ -36,11 +36,15 @@ def _additive(
         return exact(SEConfig(space.backbone, (space.place(site, block),)), size)
 
     @cache
+    def of_constant(site: Site) -> float:
+        return exact(SEConfig(space.backbone, constant=(site,)), size)
+
+    @cache
     def of_removal(site: Site) -> float:
         return exact(SEConfig(space.backbone, removed=(site,)), size)
 
     def total(parameters: Mapping[str, Any]) -> float:
-        placed, removed = space.chosen(parameters)
-        return sum(of_block(*one) for one in placed) + sum(map(of_removal, removed))
+        placed, removed, constant = space.chosen(parameters)
+        return sum(of_block(*one) for one in placed) + sum(map(of_removal, removed)) + sum(map(of_constant, constant))
 
     return total

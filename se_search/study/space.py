@@ -14,6 +14,7 @@ from ..network.attention import KINDS, name_attention
 from ..network.attention.kind import PlacedAttention
 from ..network.backbones import network_options
 from ..network.config import SEConfig
+from ..network.folding import Fold, foldable_sites
 from ..network.sites import Site, check_grids, check_grids_for, default_position, find_sites
 from .space_definition import SpaceDefinition
 
@@ -22,6 +23,9 @@ OFF = "none"
 
 KEEP = "keep"
 """Value of a stage's first choice for the backbone's own attention, unchanged."""
+
+CONSTANT = "constant"
+"""Value of a stage's first choice, or of a block's, for the backbone's own attention with a constant gate."""
 
 ON = "new"
 """Value of a stage's choice for a block of the network's kind, in a space with several kinds."""
@@ -54,7 +58,8 @@ class SearchSpace:
         definition: The choices.
 
     Raises:
-        BackboneError: If the backbone is unknown, has no sites, or lacks a position.
+        BackboneError: If the backbone is unknown, has no sites, lacks a position, or none of its attention can become
+            constant and the definition says that it may.
         ConfigurationError: If a site has no grid for windows or neighbours.
     """
 
@@ -74,6 +79,7 @@ class SearchSpace:
         self.sites = tuple(site for site in found if site.position in self.positions)
         self._stage_of = _number_parts(self.sites, definition.depth_parts)
         self.stages = tuple(sorted(set(self._stage_of.values())))
+        self._foldable = self._find_foldable() if definition.constant else frozenset()
         self.kinds = definition.kinds
         self._one_kind = len(self.kinds) == 1
         self._switch = next(iter(next(iter(self.kinds.values())).per_stage)) if self._one_kind else _KIND
@@ -90,13 +96,29 @@ class SearchSpace:
                 self._add(self._position_name(stage), self.positions)
         if definition.placement == "block":
             for site in self.sites:
-                self._add(site.block, (False, True))
+                self._add(site.block, (False, True, *((CONSTANT,) if site in self._foldable else ())))
         if not self._one_kind and definition.attention_per == "network":
             self._add(_KIND, tuple(self.kinds))
         for kind, choices in self.kinds.items():
             for name, values in choices.per_network.items():
                 self._add(self._of_network(kind, name), values)
         check_grids(backbone, self._every_block())
+
+    def _find_foldable(self) -> frozenset[Site]:
+        """Return the sites whose attention can become constant.
+
+        Raises:
+            BackboneError: If there are none.
+        """
+        folds = foldable_sites(self.backbone)
+        foldable = frozenset(site for site in self.sites if isinstance(folds.get(site), Fold))
+        if not foldable:
+            reasons = [f"{site.block}: {folds[site]}" for site in self.sites if site in folds]
+            raise BackboneError(
+                f"no attention of {self.backbone} can become constant ({(reasons or ['it has none there'])[0]}): "
+                "remove constant from the space"
+            )
+        return foldable
 
     def check_images(self, input_size: tuple[int, int, int]) -> None:
         """Check that the network can have all blocks for images ``(channels, height, width)``.
@@ -127,8 +149,11 @@ class SearchSpace:
     def _without_block(self, stage: int, name: str) -> tuple[Any, ...]:
         if name != self._switch:
             return ()
-        existing = any(site.position == "existing" for site in self.sites_of(stage))
-        return (*((OFF,) if self.definition.placement == "stage" else ()), *((KEEP,) if existing else ()))
+        existing = {site for site in self.sites_of(stage) if site.position == "existing"}
+        by_stage = self.definition.placement == "stage"
+        constant = by_stage and existing and existing <= self._foldable
+        choices = {OFF: by_stage, KEEP: existing, CONSTANT: constant}
+        return tuple(choice for choice, offered in choices.items() if offered)
 
     def stage_of(self, site: Site) -> int:
         """Return the number of a site's stage, or of its part of a backbone that has one stage."""
@@ -145,29 +170,32 @@ class SearchSpace:
 
     def to_config(self, parameters: Mapping[str, Any]) -> SEConfig:
         """Return the configuration of ``parameters``; different parameters may have the same configuration."""
-        placed, removed = self.chosen(parameters)
-        return SEConfig(self.backbone, tuple(self.place(*one) for one in placed), tuple(removed))
+        placed, removed, constant = self.chosen(parameters)
+        return SEConfig(self.backbone, tuple(self.place(*one) for one in placed), tuple(removed), tuple(constant))
 
-    def chosen(self, parameters: Mapping[str, Any]) -> tuple[list[tuple[Site, Block]], list[Site]]:
-        """Return the sites that get a block, with the block, and the sites whose own attention is removed."""
-        placed, removed = [], []
+    def chosen(self, parameters: Mapping[str, Any]) -> tuple[list[tuple[Site, Block]], list[Site], list[Site]]:
+        """Return the sites that get a block, with the block, and those whose own attention is removed or constant."""
+        placed, removed, constant = [], [], []
         blocks = {stage: self._block_of(parameters, stage) for stage in self.stages}
         for site in self.sites:
             stage = self._stage_of[site]
             if site.position != parameters.get(self._position_name(stage), self.positions[0]):
                 continue
-            block = blocks[stage]
-            if block == OFF or not parameters.get(site.block, True):
+            block, own = blocks[stage], parameters.get(site.block, True)
+            if own and CONSTANT in (block, own):
+                if site.position == "existing":
+                    constant.append(site)
+            elif block == OFF or not own:
                 if site.position == "existing":
                     removed.append(site)
             elif isinstance(block, Block):
                 placed.append((site, block))
-        return placed, removed
+        return placed, removed, constant
 
     def _block_of(self, parameters: Mapping[str, Any], stage: int) -> Block | str:
-        """Return the block of a stage; :data:`OFF` or :data:`KEEP` if it has none."""
+        """Return the block of a stage; :data:`OFF`, :data:`KEEP` or :data:`CONSTANT` if it has none."""
         switch = parameters[f"stage{stage}.{self._switch}"]
-        if switch in (OFF, KEEP):
+        if switch in (OFF, KEEP, CONSTANT):
             return str(switch)
         kind = next(iter(self.kinds))
         if not self._one_kind:
@@ -230,6 +258,8 @@ class SearchSpace:
                 if site.position == parameters.get(self._position_name(self._stage_of[site]), self.positions[0]):
                     kept = site.position == "existing" and site not in config.removed
                     parameters[site.block] |= site in used or kept
+                if site in config.constant:
+                    parameters[site.block] = CONSTANT
         parameters = {name: parameters[name] for name in self.distributions}
         allowed = all(value in self.distributions[name].choices for name, value in parameters.items())
         if not allowed or self.to_config(parameters) != config:
@@ -249,6 +279,8 @@ class SearchSpace:
 
     def _switch_without_block(self, config: SEConfig, stage: int) -> Any:
         existing = {site for site in self.sites_of(stage) if site.position == "existing"}
+        if existing and existing <= set(config.constant) and self.definition.placement == "stage":
+            return CONSTANT
         if existing and not existing <= set(config.removed):
             return KEEP
         return self.distributions[f"stage{stage}.{self._switch}"].choices[0]
@@ -289,7 +321,7 @@ class SearchSpace:
             for one, choices in self.kinds.items():
                 parameters |= {self._of_stage(stage, one, name): value for name, value in choices.widest.items()}
             switch = f"stage{stage}.{self._switch}"
-            if not self._one_kind and parameters[switch] in (OFF, KEEP):
+            if not self._one_kind and parameters[switch] in (OFF, KEEP, CONSTANT):
                 parameters[switch] = kind if self.definition.attention_per == "stage" else ON
         return self.to_config(parameters | {site.block: True for site in self.sites})
 
@@ -316,6 +348,7 @@ class SearchSpace:
         bare = SEConfig.without_attention(self.backbone)
         known = {} if bare == SEConfig(self.backbone) else {"as published": SEConfig(self.backbone)}
         known[f"no {self.attention}"] = bare
+        known["constant attention"] = SEConfig(self.backbone, constant=bare.removed)
         for block in self._published():
             uniform, label = self.uniform(block), self.label(block)
             known[f"uniform {label}"] = uniform

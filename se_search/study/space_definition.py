@@ -33,6 +33,9 @@ class SpaceDefinition(Definition):
     depth_parts: Annotated[int, Field(ge=1, le=12)] = 1
     """Number of equal parts by depth that play the part of stages in a backbone with a single stage."""
 
+    constant: bool = False
+    """Whether the backbone's own attention may also become constant: its mean gate is folded into adjacent weights."""
+
     attention_per: Literal["network", "stage"] = "network"
     """Scope of a chosen kind of attention: the whole ``"network"`` or each ``"stage"``."""
 

@@ -4,19 +4,26 @@ import copy
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
-from ..data.image_data import ImageData
+from ..data.image_data import ImageData, sample
 from ..files import write_text
 from ..network.backbones import network_options
 from ..network.config import SEConfig
+from ..network.folding import fold_gates
+from ..network.gates import find_gates
 from ..network.insertion import create_model, insert, write_weights
+from ..network.sites import find_places
 from .distributed import Team, together
 from .evaluator import Evaluation, evaluate_network, pool_seeds
+from .mean_gates import CALIBRATION_IMAGES, mean_gates
 from .pretrained import load_pretrained
 from .protocols import ConfigurationSource, ProgressBar, no_progress
 from .recipe import Training, TrainingRecipe, classification_losses, load_weights
@@ -170,11 +177,27 @@ class Finetune(Scratch):
         self._common = self._load_backbone()
 
     def start(self, config: SEConfig, seed: int) -> nn.Module:
-        """Return the common backbone with the SE blocks of ``config``, which have no effect yet."""
+        """Return the common backbone with the SE blocks of ``config``, which have no effect yet.
+
+        Attention that becomes constant has its mean gate in the common backbone.
+        """
         if self._common is None:
             self._common = self._load_backbone()
         torch.manual_seed(seed)
-        return insert(copy.deepcopy(self._common), config, identity_start=True, input_size=self.data.input_size)
+        kept = replace(config, constant=())
+        model = insert(copy.deepcopy(self._common), kept, identity_start=True, input_size=self.data.input_size)
+        if not config.constant:
+            return model
+        places = find_places(config.backbone)
+        gates = {places[site].host: self._mean_gates[places[site].host] for site in config.constant}
+        return fold_gates(model, gates, self.data.input_size)
+
+    @cached_property
+    def _mean_gates(self) -> dict[str, npt.NDArray[np.float64]]:
+        """The mean gates of the common backbone's own attention."""
+        model = copy.deepcopy(self._common or self._load_backbone()).to(self.device).eval()
+        images = sample(self.data.calibration, CALIBRATION_IMAGES, self.recipe.seed)
+        return mean_gates(model, find_gates(model), images, self.recipe, str(self.device))
 
     def assist(self, space: ConfigurationSource, team: Team) -> None:
         """Join the training of the backbone that rank 0 runs in :meth:`prepare`; write nothing.

@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,22 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from ..data.image_data import ImageData, batches, sample
+from ..data.image_data import ImageData, ImageSet, batches, sample
 from ..files import write_text
 from ..memory import memory_told
 from ..network.attention.elastic import create_elastic
+from ..network.attention.grid import LAYOUTS
 from ..network.attention.kind import PlacedAttention
 from ..network.attention.layers import Elastic
 from ..network.backbones import network_options
 from ..network.config import SEConfig
+from ..network.folding import fold_gates
+from ..network.gates import find_gates
 from ..network.insertion import attach, create_model, write_weights
 from ..network.sites import Site, find_places
 from .distributed import Team, together
 from .evaluator import Evaluation, evaluate_network
+from .mean_gates import mean_gates
 from .protocols import ConfigurationSource, ProgressBar, no_progress
 from .recipe import Losses, Training, TrainingRecipe, autocast, label_smoothing, load_weights, prepare_network
 
@@ -87,10 +92,14 @@ class Supernet:
         names = {module: name for name, module in self.model.named_modules()}
         self._names = {site: names[elastic] for site, elastic in self._elastic.items()}
         self._statistics: dict[Any, dict[str, torch.Tensor]] = {}
+        self._gates: dict[Any, dict[Site, torch.Tensor]] = {}
 
     def select(self, config: SEConfig) -> None:
-        """Switch the blocks of ``config`` on and all others off; existing attention stays unless ``config`` differs."""
-        changed = set(config.sites)
+        """Switch the blocks of ``config`` on and all others off; existing attention stays unless ``config`` differs.
+
+        Attention that becomes constant stays too: its mean gate is that of the trained supernet.
+        """
+        changed = set(config.sites).difference(config.constant)
         for site, elastic in self._elastic.items():
             elastic.select(None)
             if elastic.kept is not None and site not in changed:
@@ -118,7 +127,7 @@ class Supernet:
             self.load(folder)
         else:
             self.model.load_state_dict(training.evaluated.state_dict())
-            self._statistics.clear()
+            self._forget()
             write_weights(self.model, folder / WEIGHTS)
             write_text(folder / SUMMARY, json.dumps({"backbone": self.backbone, "epochs": training.history}, indent=2))
         (folder / CHECKPOINT).unlink(missing_ok=True)
@@ -166,7 +175,11 @@ class Supernet:
             RunFolderError: If they are missing, damaged or of another network.
         """
         load_weights(self.model, folder / WEIGHTS, "run the search to its end first")
+        self._forget()
+
+    def _forget(self) -> None:
         self._statistics.clear()
+        self._gates.clear()
 
     def evaluate(self, config: SEConfig) -> Evaluation:
         """Evaluate a configuration on the validation images after recalibrating normalisation statistics.
@@ -175,6 +188,10 @@ class Supernet:
             EvaluationError: If the network's outputs are not finite.
         """
         self._select_recalibrated(config)
+        for site, gate in self._constant_gates(config).items():
+            shape = [1, 1, 1, 1]
+            shape[LAYOUTS[site.layout]] = -1
+            self._elastic[site].fix(gate.reshape(shape))
         return evaluate_network(self.model, self.data.validation, self.recipe.batch, self.device, self.recipe)
 
     def network(self, config: SEConfig) -> nn.Module:
@@ -192,18 +209,34 @@ class Supernet:
         for placed in config.placed:
             sliced = placed.slice_of(self._elastic[placed.site].of_kind(placed.kind))
             state |= {f"{self._names[placed.site]}.{name}": value.cpu() for name, value in sliced.items()}
-        model = create_model(config, **self._options)
+        model = create_model(replace(config, constant=()), **self._options)
         model.load_state_dict(state)
-        return model.eval()
+        constant = {self._names[site]: gate.cpu() for site, gate in self._constant_gates(config).items()}
+        return (fold_gates(model, constant, self.data.input_size) if constant else model).eval()
+
+    def _constant_gates(self, config: SEConfig) -> dict[Site, torch.Tensor]:
+        """Return the mean gate at each constant site of the selected configuration, with its attention kept."""
+        modules = {site: f"{self._names[site]}.kept" for site in config.constant}
+        if modules and config.structure not in self._gates:
+            found = find_gates(self.model)
+            gates = {name: found[name] for name in modules.values()}
+            means = mean_gates(self.model, gates, self._calibration_images(), self.recipe, str(self.device))
+            self._gates[config.structure] = {
+                site: torch.as_tensor(means[name], dtype=torch.float32, device=self.device)
+                for site, name in modules.items()
+            }
+        return self._gates.get(config.structure, {})
+
+    def _calibration_images(self) -> ImageSet:
+        return sample(self.data.calibration, self._recalibration_images, self.recipe.seed)
 
     @memory_told()
     def _select_recalibrated(self, config: SEConfig) -> None:
         self.select(config)
         known = self._statistics.get(config.structure)
         if known is None:
-            images = sample(self.data.calibration, self._recalibration_images, self.recipe.seed)
             with autocast(self.recipe, self.device):
-                drawn = batches(images, self.recipe.batch, workers=self.recipe.workers)
+                drawn = batches(self._calibration_images(), self.recipe.batch, workers=self.recipe.workers)
                 # Normalisation over a batch needs two images.
                 update_bn((one for one in drawn if len(one[0]) > 1), self.model, self.device)
             if len(self._statistics) == _KEPT_STATISTICS:
