@@ -34,7 +34,10 @@ def images_of(part):
 
 
 def vary_gates(model):
-    """Let gates vary strongly between images."""
+    """Let gates vary strongly between images, and branches count, which timm starts at zero."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
     for name in find_gates(model):
         block = model.get_submodule(name)
         if hasattr(block, "fc2"):
