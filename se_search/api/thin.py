@@ -1,8 +1,9 @@
 """Thin a trained network: which of its attention blocks can become constants, at what loss and what gain."""
 
+import copy
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -206,12 +207,15 @@ def thin(  # noqa: PLR0913
         SeSearchError: If an argument is invalid, or no block can become constant.
     """
     if images is not None and images < 2:
-        raise ConfigurationError(f"images is {images}: it must be at least 2")
+        raise ConfigurationError(f"{as_given('images')} is {images}: it must be at least 2")
+    if not 0 <= seed < 2**63:
+        raise ConfigurationError(f"{as_given('seed')} is {seed}: it must be at least 0 and below 2^63")
     for name, value in (("tolerance", tolerance), ("limit", limit)):
         if not 0 <= value < float("inf"):
             raise ConfigurationError(f"{as_given(name)} is {value}: it must be a finite number of at least 0")
     check_device(device)
     found = find_network(model, data, pick, trial, verified, pretrained)
+    found = replace(found, network=copy.deepcopy(found.network))  # a network of the user's stays as it is
     network, recipe = found.network, found.recipe or TrainingRecipe(epochs=0, batch=64, learning_rate=0.0)
     if not isinstance(getattr(network, "se_config", None), SEConfig) and timm.is_model(found.backbone or ""):
         network.se_config = SEConfig(str(found.backbone))  # type: ignore[assignment]  # for the export
