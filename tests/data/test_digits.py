@@ -1,5 +1,6 @@
 """The embedded tasks against scikit-learn's digits, resized and rotated by SciPy."""
 
+import functools
 import math
 
 import numpy as np
@@ -19,6 +20,11 @@ from se_search.data.digits import (
 
 ALL = [load_easy_digits, load_hard_digits, load_context_digits, load_distant_digits, load_local_digits]
 IMAGES, LABELS = load_digits().images / 16, load_digits().target
+
+
+@functools.cache
+def loaded(load):
+    return load()
 
 
 def parts(data):
@@ -61,11 +67,11 @@ def corrupt(image, values, noise):
 
 
 def test_the_tasks_share_their_split():
-    easy = [numbers(images[:, 0]) for images, _ in parts(load_easy_digits())]
+    easy = [numbers(images[:, 0]) for images, _ in parts(loaded(load_easy_digits))]
     assert [len(part.unique()) for part in easy] == [1000, 400, 397]
     assert len(torch.cat(easy).unique()) == 1797
-    strips = parts(load_context_digits())
-    for part, (images, labels), (_, hard_labels) in zip(easy, strips, parts(load_hard_digits()), strict=True):
+    strips = parts(loaded(load_context_digits))
+    for part, (images, labels), (_, hard_labels) in zip(easy, strips, parts(loaded(load_hard_digits)), strict=True):
         assert torch.equal(hard_labels, torch.tensor(LABELS)[part])
         for channel in (0, 1):
             assert set(numbers(images[:, channel, :, :16]).tolist()) <= set(part.tolist())
@@ -74,27 +80,28 @@ def test_the_tasks_share_their_split():
 
 @pytest.mark.parametrize("load", ALL)
 def test_what_is_compared_on_is_always_the_same(load):
-    first = parts(load())
+    first = loaded(load)
     torch.manual_seed(99)
-    for (images, labels), (again, labels_again) in zip(first, parts(load()), strict=True):
-        assert torch.equal(images, again)
-        assert torch.equal(labels, labels_again)
+    again = load()
+    assert (again.mean, again.std) == (first.mean, first.std)
+    for part in ("calibration", "validation", "test"):
+        for tensor, same in zip(getattr(first, part).tensors, getattr(again, part).tensors, strict=True):
+            assert torch.equal(tensor, same)
 
 
 @pytest.mark.parametrize("load", ALL)
 def test_images_are_normalised_with_the_training_images_alone(load):
-    data = load()
-    images = data.calibration.tensors[0].double()
-    channels = images.transpose(0, 1).flatten(1)
-    torch.testing.assert_close(channels.mean(1), torch.zeros(3).double(), rtol=0, atol=1e-4)
-    torch.testing.assert_close(channels.std(1), torch.ones(3).double(), rtol=0, atol=1e-3)
+    data = loaded(load)
+    images = data.calibration.tensors[0].numpy()
+    np.testing.assert_allclose(images.mean((0, 2, 3), dtype=float), 0, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(images.std((0, 2, 3), dtype=float), 1, rtol=0, atol=1e-3)
     assert images.shape[1:] == data.input_size
 
 
 def test_a_digit_is_corrupted_as_documented():
     values, noise = draw_corruptions(1797, torch.Generator().manual_seed(1))
-    easy = [numbers(images[:, 0]) for images, _ in parts(load_easy_digits())]
-    for sources, (images, _) in zip(easy, parts(load_hard_digits()), strict=True):
+    easy = [numbers(images[:, 0]) for images, _ in parts(loaded(load_easy_digits))]
+    for sources, (images, _) in zip(easy, parts(loaded(load_hard_digits)), strict=True):
         for index in range(0, len(images), 40):
             number = int(sources[index])
             expected = corrupt(IMAGES[number], values[:, number], noise[number, 0])
@@ -105,7 +112,7 @@ def test_a_digit_is_corrupted_as_documented():
 def test_training_digits_are_corrupted_anew_each_time_as_the_seed_says():
     data = load_hard_digits()
     assert len(data.train) == 1000
-    source = int(numbers(parts(load_easy_digits())[0][0][7:8, 0]))
+    source = int(numbers(parts(loaded(load_easy_digits))[0][0][7:8, 0]))
     torch.manual_seed(5)
     first, label = data.train[7]
     second, _ = data.train[7]
@@ -121,7 +128,7 @@ def test_training_digits_are_corrupted_anew_each_time_as_the_seed_says():
 
 def test_training_digits_of_a_batch_are_each_corrupted_in_their_own_way():
     data = load_hard_digits()
-    sources = numbers(parts(load_easy_digits())[0][0][:3, 0])
+    sources = numbers(parts(loaded(load_easy_digits))[0][0][:3, 0])
     torch.manual_seed(5)
     batch = data.train.__getitems__([0, 1, 2])
     torch.manual_seed(5)
@@ -136,7 +143,7 @@ def test_training_digits_of_a_batch_are_each_corrupted_in_their_own_way():
 @pytest.mark.parametrize(("load", "size", "width"), [(load_context_digits, 16, 96), (load_distant_digits, 8, 64)])
 def test_the_lamp_says_which_digit_counts(load, size, width):
     labels_known, dark = torch.tensor(LABELS), width * 3 // 4
-    for (images, labels), repeats in zip(parts(load()), (4, 2, 2), strict=True):
+    for (images, labels), repeats in zip(parts(loaded(load)), (4, 2, 2), strict=True):
         assert images.shape[1:] == (3, size, width)
         lamp = images[:, 2, :, dark:]
         lit = lamp.mean((1, 2)) > 0.5
@@ -154,7 +161,7 @@ def test_the_lamp_says_which_digit_counts(load, size, width):
 
 def test_the_class_is_that_of_the_only_digit_beside_the_lamp():
     labels_known = torch.tensor(LABELS)
-    for (boards, labels), repeats in zip(parts(load_local_digits()), (4, 2, 2), strict=True):
+    for (boards, labels), repeats in zip(parts(loaded(load_local_digits)), (4, 2, 2), strict=True):
         assert boards.shape[1:] == (3, 80, 80)
         cells = boards.reshape(-1, 3, 5, 16, 5, 16).permute(0, 2, 4, 1, 3, 5)  # rows, columns, colours
         shown = cells[..., 0, :, :].amax((3, 4)) > 0.1
@@ -175,7 +182,8 @@ def test_the_class_is_that_of_the_only_digit_beside_the_lamp():
 @pytest.mark.parametrize("load", ALL)
 def test_every_class_has_its_share_in_every_part(load):
     whole = torch.bincount(torch.tensor(LABELS)) / 1797
-    for _, labels in parts(load()):
+    data = loaded(load)
+    for _, labels in (part.tensors for part in (data.calibration, data.validation, data.test)):
         torch.testing.assert_close(torch.bincount(labels) / len(labels), whole, rtol=0, atol=0.005)
 
 
