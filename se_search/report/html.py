@@ -24,15 +24,7 @@ def render_page(template: str, figures: Mapping[str, go.Figure], scripts: tuple[
         **values: Variables of the template. ``page`` is JSON data for the scripts. Its optional ``hover`` maps trial
             numbers to hover texts for traces with these numbers as ``customdata``.
     """
-    environment = Environment(
-        loader=PackageLoader("se_search.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["script_json"] = script_json
-    return environment.get_template(template).render(
+    return _environment().get_template(template).render(
         style=_asset("style.css"),
         scripts=[_asset(name) for name in ("tables.js", "figures.js", *scripts)],
         plotly=Markup(get_plotlyjs()) if figures else "",  # noqa: S704  # Plotly's own script
@@ -47,6 +39,19 @@ def script_json(value: Any) -> Markup:
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     text = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     return Markup(text)  # noqa: S704  # escaped above
+
+
+@cache  # it keeps compiled templates: a search writes its report several times
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("se_search.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["script_json"] = script_json
+    return environment
 
 
 @cache
