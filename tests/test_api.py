@@ -31,7 +31,7 @@ from se_search.results.table import front_of
 from se_search.training.evaluator import evaluate_network
 from se_search.trials.folder import load_trials
 
-TINY = {"backbone": "test_resnet", "budget": 3, "latency": {"limit": 0.05}}
+TINY = {"backbone": "test_resnet", "budget": 3, "latency": {"limit": 0.05, "size": "data"}}
 SUPERNET = {"epochs": 1, "recalibration_images": 64}
 
 

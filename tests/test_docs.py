@@ -42,7 +42,10 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 ELSEWHERE = {"distributed.md"}
 """Pages about other machines: what stands there is checked against what exists, and not run."""
-LONG = {"evaluator.md", "excitation.md", "export.md", "onnx.md", "report.md"}
+LONG = {
+    *("evaluator.md", "excitation.md", "export.md", "inference.md", "latency.md"),
+    *("onnx.md", "python.md", "report.md"),
+}
 RUN_IN_DOCS = "runs/resnet50-digits"
 
 # Options of commands that get another value: a small network, few configurations, a trial that the tiny run has.

@@ -299,7 +299,7 @@ def test_configurations_are_found_by_name(installed):
 
 def test_a_search_with_a_space_and_an_evaluator_of_a_plugin(installed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    study = {"backbone": "test_resnet", "budget": 4, "space": "a-mapping", "latency": {"limit": 0.05}}
+    study = {"backbone": "test_resnet", "budget": 4, "space": "a-mapping", "latency": {"limit": 0.05, "size": "data"}}
     study["evaluator"] = {"name": "untrained", "options": {"start": 5}}
     Path("mine.yaml").write_text(yaml.safe_dump(study))
     result = invoke("run", "--study", "mine.yaml", "--out", "run")
@@ -352,7 +352,9 @@ def test_settings_that_an_evaluator_does_not_take_are_refused_and_nothing_is_wri
 
 def test_an_evaluator_is_chosen_on_the_command_line(installed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("mine.yaml").write_text(yaml.safe_dump({"backbone": "test_resnet", "latency": {"limit": 0.01}}))
+    Path("mine.yaml").write_text(
+        yaml.safe_dump({"backbone": "test_resnet", "latency": {"limit": 0.01, "size": "data"}})
+    )
     options = ["run", "--study", "mine.yaml", "--budget", "1", "--out", "run"]
     result = invoke(*options, "--evaluator", "untraind")
     assert result.exit_code == 2

@@ -112,7 +112,7 @@ def starting(folder, **environment):
     """Yield a function that starts a search with its output in the file ``name``, and returns its process."""
     started = []
     study = folder / "quick.yaml"
-    study.write_text("backbone: test_resnet\nlatency: {limit: 0.01}\nsampler: random\nthreads: 2\n")
+    study.write_text("backbone: test_resnet\nlatency: {limit: 0.01, size: data}\nsampler: random\nthreads: 2\n")
 
     def start(name, *options):
         words = ["run", "--study", study, "--evaluator", "obedient", "--out", "run", *options]

@@ -31,6 +31,7 @@ def start(tmp_path):
         yield lambda name, workers=2, budget=4: start(name, "--workers", workers, "--budget", budget), orders
 
 
+@pytest.mark.slow
 @linux
 def test_however_a_search_ends_no_process_is_left_and_the_same_command_goes_on(start, tmp_path):
     command, orders = start

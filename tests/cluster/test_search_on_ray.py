@@ -19,7 +19,7 @@ pytest.importorskip("ray")
 from ray.cluster_utils import Cluster
 
 UNIFORM, PLAIN = SEConfig.uniform("test_resnet", 16), SEConfig.without_attention("test_resnet")
-QUICK = {"evaluator": "obedient", "latency_limit": 0.01, "sampler": "random", "threads": 1}
+QUICK = {"evaluator": "obedient", "latency_limit": 0.01, "latency_size": "data", "sampler": "random", "threads": 1}
 HEAD = {"num_cpus": 1, "include_dashboard": False}
 
 
@@ -99,6 +99,7 @@ def test_latency_is_measured_while_nothing_runs_here(orders, nodes, tmp_path, mo
     assert len(complete(run)) == 5
 
 
+@pytest.mark.slow
 def test_nodes_join_and_a_lost_one_is_not_held_against_its_configurations(orders, nodes, start, tmp_path):
     """Three nodes in turn are killed while they evaluate the same configuration."""
     orders.hold(UNIFORM)
@@ -116,6 +117,7 @@ def test_nodes_join_and_a_lost_one_is_not_held_against_its_configurations(orders
     assert len(complete(run)) == 6
 
 
+@pytest.mark.slow
 def test_a_node_that_reads_other_images_costs_no_configuration(orders, nodes, tmp_path, capsys, monkeypatch):
     search(tmp_path / "run", nodes, budget=2)
     orders.lose_an_image(next(iter(nodes.worker_nodes)).node_id)
@@ -141,6 +143,7 @@ def test_trained_weights_come_back(nodes, tmp_path):
     assert len(list((run.folder / "networks").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_the_node_that_offers_it_measures_latency(orders, nodes, tmp_path, monkeypatch):
     """This process reports another processor, as a search on another machine would."""
     there = meter.processor_name("cpu")
@@ -160,6 +163,7 @@ def test_the_node_that_offers_it_measures_latency(orders, nodes, tmp_path, monke
         search(tmp_path / "run", nodes, budget=4)
 
 
+@pytest.mark.slow
 def test_a_lost_head_ends_the_search_with_a_sentence_and_a_new_one_completes_it(orders, start, tmp_path):
     first_head = Cluster(True, head_node_args=HEAD)
     orders.hold()

@@ -42,7 +42,7 @@ def quick(fault=lambda config, data: None):
 
 def search(folder, fault=lambda config, data: None, budget=4, **settings):
     torch.set_num_threads(1)
-    settings = {"latency_limit": 0.01, "sampler": "random"} | settings
+    settings = {"latency_limit": 0.01, "latency_size": "data", "sampler": "random"} | settings
     return se_search.search("test_resnet", out=folder, budget=budget, evaluator=quick(fault), **settings)
 
 
@@ -131,6 +131,7 @@ def test_when_every_training_explodes_the_search_stops_early_and_says_why(tmp_pa
             budget=20,
             evaluator={"name": "scratch", "epochs": 1, "learning_rate": 1e30},
             latency_limit=0.01,
+            latency_size="data",
         )
     trials = load_run(tmp_path / "run").trials
     assert list(trials["state"]) == ["failed"] * 5
@@ -153,6 +154,7 @@ def processes_of_a_meter():
 linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes as Linux lists them")
 
 
+@pytest.mark.slow
 @linux
 def test_a_runtime_that_crashes_fails_one_trial(tmp_path):
     def crash_while_the_next_is_measured(config, data):

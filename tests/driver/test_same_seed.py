@@ -27,7 +27,7 @@ def trials_of(tmp_path, name, budget=10, **settings):
         backbone="test_resnet",
         budget=budget,  # the sampler's model proposes from the ninth trial on
         objectives=["accuracy", "parameter_overhead"],
-        latency={"limit": 0.05},
+        latency={"limit": 0.05, "size": "data"},
         threads=1,
         **settings,
     )

@@ -66,7 +66,7 @@ def run(folder, budget, evaluator, space="blocks", **overrides):
         sampler="random",
         budget=budget,
         evaluator=f"{FROM_PYTHON}Null",
-        latency={"limit": 0.01},
+        latency={"limit": 0.01, "size": "data"},
         **overrides,
     )
     run_search(study, folder, evaluator)

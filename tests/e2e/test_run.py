@@ -15,8 +15,10 @@ import pytest
 import torch
 import yaml
 from optuna.trial import TrialState
+from typer.testing import CliRunner
 
 from se_search import load_run
+from se_search.cli import app
 
 COMMAND = [sys.executable, "-m", "se_search"]
 BUDGET = 10
@@ -34,7 +36,7 @@ def write_study(folder: Path) -> list[str]:
         "backbone": "test_resnet",
         "budget": BUDGET,
         "evaluator": {"epochs": 3, "recalibration_images": 64},
-        "latency": {"limit": 0.05},
+        "latency": {"limit": 0.05, "size": "data"},
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(study))
     return ["run", "--study", "tiny.yaml", "--out", "run"]
@@ -67,6 +69,7 @@ def stop_when(folder: Path, arguments: list[str], is_time, which: signal.Signals
     return code, output.read_text()
 
 
+@pytest.mark.slow
 def test_killed_three_times_the_search_ends_as_if_it_had_not_been(tmp_path):
     arguments = write_study(tmp_path)
     moments = random.Random(0)
@@ -140,11 +143,13 @@ def test_a_finished_run_leaves_all_its_files_and_says_what_next(finished_run):
     assert (record["seed"], record["threads"], record["dtype"]) == (0, torch.get_num_threads(), "float32")
 
 
-def test_a_repeated_command_changes_no_trial_and_a_larger_budget_adds_some(finished_run):
+def test_a_repeated_command_changes_no_trial_and_a_larger_budget_adds_some(finished_run, monkeypatch):
+    monkeypatch.chdir(finished_run)
     before = pd.read_csv(finished_run / "run" / "trials.csv")
-    run_to_the_end(finished_run, "run", "--study", "tiny.yaml", "--out", "run")
+    command = ["run", "--study", "tiny.yaml", "--out", "run"]
+    assert CliRunner().invoke(app, command).exit_code == 0
     pd.testing.assert_frame_equal(pd.read_csv(finished_run / "run" / "trials.csv"), before)
-    run_to_the_end(finished_run, "run", "--study", "tiny.yaml", "--out", "run", "--budget", str(len(before) + 2))
+    assert CliRunner().invoke(app, [*command, "--budget", str(len(before) + 2)]).exit_code == 0
     after = pd.read_csv(finished_run / "run" / "trials.csv")
     assert len(after) == after["config_id"].nunique() == len(before) + 2
 

@@ -234,10 +234,17 @@ def test_a_foreign_network_is_refused(tmp_path):
     assert not (tmp_path / "exported").exists()
 
 
-def test_what_an_earlier_export_wrote_besides_does_not_stay(tmp_path):
-    model = exported(varied("resnet10t"), tmp_path / "exported", formats=("standalone", "pt2"), input_size=(3, 32, 32))
+@pytest.fixture(scope="module")
+def with_program(tmp_path_factory):
+    """A folder with a stand-alone file and, as no other graph was asked for, an optimized program; and its network."""
+    folder = tmp_path_factory.mktemp("optimized") / "exported"
+    return folder, exported(varied("resnet10t"), folder, optimized=True, standalone=True, input_size=(3, 32, 32))
+
+
+def test_what_an_earlier_export_wrote_besides_does_not_stay(with_program, tmp_path):
+    shutil.copytree(with_program[0], tmp_path / "exported")
     assert (tmp_path / "exported" / "model.pt2").exists()
-    export_timm(model, tmp_path / "exported", input_size=(3, 32, 32))
+    exported(varied("resnet10t"), tmp_path / "exported", input_size=(3, 32, 32))
     names = {path.name for path in (tmp_path / "exported").iterdir()}
     assert names == {"config.json", "model.safetensors", "README.md"}
 
@@ -287,7 +294,7 @@ def test_exporting_leaves_the_network_as_it_is(tmp_path):
     model = create_model(varied("resnet10t")).train()
     model.bn1.eval()  # frozen
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    export_timm(model, tmp_path / "exported", standalone=True, pt2=True, input_size=(3, 32, 32))
+    export_timm(model, tmp_path / "exported", standalone=True, input_size=(3, 32, 32))
     assert [name for name, module in model.named_modules() if not module.training] == ["bn1"]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -521,38 +528,43 @@ def test_help_shows_an_example_of_every_option(option):
     assert re.search(rf"^ +se-search export .*{option}\b", invoke("export", "--help").output, re.MULTILINE)
 
 
-@pytest.mark.parametrize(("asked", "written"), [({}, "model.pt2"), ({"onnx": True}, "model.onnx")])
-def test_optimized_graphs_have_the_outputs_of_the_network_and_stand_beside_a_folder_for_timm(asked, written, tmp_path):
-    folder = tmp_path / "exported"
-    model = exported(varied("resnet10t"), folder, optimized=True, input_size=(3, 32, 32), **asked)
-    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "README.md", written}
-    card = (folder / "README.md").read_text()
-    sentence = f"For other runtimes, in single precision: `{written}`. Optimized for inference: same outputs, lower"
-    assert sentence in card
-
+def check_optimized(folder, model, graph, made):
+    sentence = f"For other runtimes, in single precision: `{graph}`. Optimized for inference: same outputs, lower"
+    assert sentence in (folder / "README.md").read_text()
     images = torch.randn(3, 3, 32, 32)
-    if written == "model.onnx":
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(folder / written)
-        made = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
-    else:
-        program = torch.export.load(folder / written)
-        assert not [node for node in program.graph.nodes if "batch_norm" in str(node.target)]
-        made = program.module()(images)
+    outputs = made(images)
     with torch.no_grad():
         for expected in (model(images), load_exported(folder)(images)):
-            assert (made - expected).abs().max() <= 1e-4 * expected.abs().max()
+            assert (outputs - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
-def test_a_program_of_an_optimized_network_needs_nothing_but_torch(tmp_path):
-    exported(varied("resnet10t"), tmp_path / "exported", optimized=True, input_size=(3, 32, 32))
+def test_an_optimized_program_has_the_outputs_of_the_network_and_stands_beside_a_folder_for_timm(with_program):
+    folder, model = with_program
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"config.json", "model.safetensors", "README.md", "model.py", "model.pt2"}
+    program = torch.export.load(folder / "model.pt2")
+    assert not [node for node in program.graph.nodes if "batch_norm" in str(node.target)]
+    check_optimized(folder, model, "model.pt2", program.module())
+    # It needs nothing but PyTorch.
     script = (
         "import sys, torch\n"
-        f"torch.export.load({str(tmp_path / 'exported' / 'model.pt2')!r}).module()(torch.zeros(4, 3, 32, 32))\n"
+        f"torch.export.load({str(folder / 'model.pt2')!r}).module()(torch.zeros(4, 3, 32, 32))\n"
         "assert not {'se_search', 'timm'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_an_optimized_graph_has_the_outputs_of_the_network_and_is_the_only_one(tmp_path):
+    import onnxruntime
+
+    folder = tmp_path / "exported"
+    model = exported(varied("resnet10t"), folder, optimized=True, input_size=(3, 32, 32), onnx=True)
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"config.json", "model.safetensors", "README.md", "model.onnx"}
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    check_optimized(
+        folder, model, "model.onnx", lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    )
 
 
 @pytest.mark.parametrize(

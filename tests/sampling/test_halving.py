@@ -64,7 +64,7 @@ HALVING = {
     "budget": 9,
     "objectives": ["accuracy", "parameter_overhead"],
     "evaluator": {"name": "scratch", "epochs": 4, "halving": 2},
-    "latency": {"limit": 0.05},
+    "latency": {"limit": 0.05, "size": "data"},
 }
 
 
@@ -140,7 +140,7 @@ def test_an_objective_of_the_users_own_is_not_measured_on_stopped_networks(tmp_p
         out=tmp_path / "run",
         objectives={"size": (size, "minimize"), "flops_overhead": "minimize"},
         evaluator={"name": "scratch", "epochs": 2, "halving": 2},
-        latency={"limit": 0.05},
+        latency={"limit": 0.05, "size": "data"},
     )
     stopped = run.trials[run.trials["state"] == "stopped"]
     assert len(stopped)

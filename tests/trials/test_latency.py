@@ -85,7 +85,13 @@ def test_a_run_predicts_its_trials_and_measures_its_front(tmp_path):
     folder = tmp_path / "run"
     evaluator = {"epochs": 1, "recalibration_images": 64}
     study = load_study(
-        "digits", backbone="test_resnet", budget=5, evaluator=evaluator, latency="model", latency_limit=0.05
+        "digits",
+        backbone="test_resnet",
+        budget=5,
+        evaluator=evaluator,
+        latency="model",
+        latency_limit=0.05,
+        latency_size="data",
     )
     run_search(study, folder)
     trials, run = read_results(folder)

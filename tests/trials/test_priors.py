@@ -27,7 +27,7 @@ STUDY = {
     "budget": 6,
     "priors": "excitation",
     "evaluator": {"epochs": 1, "recalibration_images": 64},
-    "latency": {"limit": 0.05},
+    "latency": {"limit": 0.05, "size": "data"},
 }
 
 
