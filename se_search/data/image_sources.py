@@ -124,6 +124,8 @@ class TimmSource(Source):
         with file, warnings.catch_warnings():
             # PIL reads up to twice the pixels at which it warns.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            # Transparent pixels keep their colour, as in timm, so that PIL's advice to convert to RGBA does not apply.
+            warnings.filterwarnings("ignore", "Palette images with Transparency", UserWarning)
             return _rgb(Image.open(file, formats=_FORMATS))
 
 

@@ -27,7 +27,14 @@ from ..results.power import power_of_run
 from ..study.definitions import StudyDefinition
 from ..study.space import SearchSpace
 from ..training.distributed import take_part
-from ..trials.evaluators import EvaluatorFactory, find_evaluator, study_data, use_device, warn_if_busy
+from ..trials.evaluators import (
+    EvaluatorFactory,
+    choose_device,
+    find_evaluator,
+    study_data,
+    use_device,
+    warn_if_busy,
+)
 from ..trials.folder import STUDY_FILE, check_folder, open_folder, read_definition
 from ..trials.latency import StudyLatency, latency_size, resolve_latency
 from ..trials.notes import describe_data, note_data, note_ended, note_unreadable
@@ -71,6 +78,7 @@ def run_search(
         if definition.threads is None:  # the default depends on the process, so it must not prevent resuming
             definition = definition.model_copy(update={"threads": there.threads})
         definition = _without_later_keys(definition, there)
+    definition = choose_device(definition, there)
     _check_given("the study", definition, evaluator, measures)
     check_priors(definition)
     cluster.check(definition)

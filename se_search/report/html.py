@@ -24,13 +24,17 @@ def render_page(template: str, figures: Mapping[str, go.Figure], scripts: tuple[
         **values: Variables of the template. ``page`` is JSON data for the scripts. Its optional ``hover`` maps trial
             numbers to hover texts for traces with these numbers as ``customdata``.
     """
-    return _environment().get_template(template).render(
-        style=_asset("style.css"),
-        scripts=[_asset(name) for name in ("tables.js", "figures.js", *scripts)],
-        plotly=Markup(get_plotlyjs()) if figures else "",  # noqa: S704  # Plotly's own script
-        figures={name: json.loads(figure.to_json()) for name, figure in figures.items()},
-        dark=DARK,
-        **values,
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            style=_asset("style.css"),
+            scripts=[_asset(name) for name in ("tables.js", "figures.js", *scripts)],
+            plotly=Markup(get_plotlyjs()) if figures else "",  # noqa: S704  # Plotly's own script
+            figures={name: json.loads(figure.to_json()) for name, figure in figures.items()},
+            dark=DARK,
+            **values,
+        )
     )
 
 

@@ -149,8 +149,8 @@ class LatencyDefinition(Definition):
 
 
 def _device(value: str) -> str:
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", value):
-        raise ValueError("must be cpu, cuda or cuda:N")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise ValueError("must be auto, cpu, cuda or cuda:N")
     return value
 
 
@@ -175,8 +175,9 @@ class StudyDefinition(Definition):
     splits: SplitsDefinition = SplitsDefinition()
     """Names of the splits of an image folder or timm dataset."""
 
-    data_workers: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Processes that load images."""
+    data_workers: Annotated[int, Field(ge=0, le=1024)] | None = None
+    """Processes that load images; by default one for each CPU if a GPU trains on images of a folder or dataset, else
+    none."""
 
     space: str | SpaceDefinition = "stages"
     """Name of a shipped space or of a plugin's, path of a file, or the space itself."""
@@ -210,8 +211,9 @@ class StudyDefinition(Definition):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Random seed of the supernet, the sampler and the order of measurements."""
 
-    device: Annotated[str, AfterValidator(_device)] = "cpu"
-    """PyTorch device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``."""
+    device: Annotated[str, AfterValidator(_device)] = "auto"
+    """PyTorch device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, or ``"auto"``: CUDA if PyTorch sees such a device, else the
+    CPU. A run folder keeps its device."""
 
     threads: Threads | None = None
     """CPU threads of PyTorch; PyTorch's choice by default."""

@@ -9,7 +9,7 @@ import torch
 
 from ..data.folders import Splits
 from ..data.image_data import ImageData
-from ..data.load import load_data
+from ..data.load import EMBEDDED, load_data
 from ..devices import check_device
 from ..errors import DefinitionError, as_given, did_you_mean
 from ..plugins import EVALUATORS, find_plugin, find_plugins
@@ -21,6 +21,8 @@ from ..training.distributed import use_own_device
 from ..training.evaluator import Evaluator
 from ..training.recipe import TrainingRecipe
 from ..words import counted
+
+_MOST_LOADERS = 16
 
 EvaluatorFactory = Callable[[StudyDefinition, SearchSpace, ImageData], Evaluator]
 """Creates an unprepared evaluator."""
@@ -35,6 +37,20 @@ def study_data(definition: StudyDefinition) -> ImageData:
     root = None if definition.data_root is None else Path(definition.data_root)
     splits = Splits(**definition.splits.model_dump())
     return load_data(definition.data, definition.backbone, definition.image_size, splits, root)
+
+
+def choose_device(definition: StudyDefinition, there: StudyDefinition | None) -> StudyDefinition:
+    """Return a study whose device and number of processes that load images are explicit.
+
+    ``there`` is the study of the run folder, if it has one: its device stays, also where another machine has a GPU.
+    """
+    device, workers = definition.device, definition.data_workers
+    if device == "auto":
+        device = there.device if there is not None else "cuda" if torch.cuda.is_available() else "cpu"
+    if workers is None:
+        in_memory = definition.data in EMBEDDED
+        workers = 0 if in_memory or device == "cpu" else min(_MOST_LOADERS, os.cpu_count() or 1)
+    return definition.model_copy(update={"device": device, "data_workers": workers})
 
 
 def use_device(definition: StudyDefinition) -> None:
@@ -66,7 +82,7 @@ def training_recipe(definition: StudyDefinition, epochs: int | None = None) -> T
     """Return the training recipe of the study's evaluator; ``epochs`` replaces the study's."""
     settings = definition.evaluator.model_dump(include=_TRAINING_SETTINGS)
     settings["epochs"] = epochs or settings["epochs"]
-    return TrainingRecipe(**settings, workers=definition.data_workers, seed=definition.seed)
+    return TrainingRecipe(**settings, workers=definition.data_workers or 0, seed=definition.seed)
 
 
 def create_shipped(definition: StudyDefinition, space: SearchSpace, data: ImageData) -> Evaluator:

@@ -94,6 +94,21 @@ def test_evaluation_images_are_those_of_timms_own_transform(pets, backbone, size
             assert data.label_names[label] == name.split("/")[0]
 
 
+def test_a_palette_with_transparency_is_read_without_a_warning_and_keeps_its_colours(pets, recwarn):
+    file = pets / "cat" / "transparent.png"
+    palette = picture(7).convert("P")
+    palette.save(file, transparency=bytes(range(256)))
+    data = load_data(str(pets), BACKBONE, 32)
+    (index,) = [i for i, path in enumerate(data.train.source._reader.samples) if path[0] == str(file)]
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="Palette images with Transparency"), Image.open(file) as image:
+        image.convert("RGB")
+    recwarn.clear()
+    read = data.train.source.read(index)
+    assert not recwarn.list
+    assert np.array_equal(np.asarray(read), np.asarray(palette.convert("RGB")))
+
+
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "LA"])
 def test_images_of_every_mode_are_seen_in_rgb(pets, mode):
     picture(7, mode).save(pets / "cat" / "other.png")

@@ -15,7 +15,7 @@ from se_search.results.record import read_results
 from se_search.study.files import load_space, load_study
 from se_search.study.space import SearchSpace
 from se_search.trials import folder as run_folder
-from se_search.trials.evaluators import warn_if_busy
+from se_search.trials.evaluators import choose_device, warn_if_busy
 from se_search.trials.trials import Trials
 
 UNIFORM = SEConfig.uniform("test_resnet", 16)
@@ -150,6 +150,27 @@ def test_a_search_goes_on_with_the_threads_that_it_began_with(finished_run, one_
     assert load_study(str(folder / "study.yaml")).threads == before == torch.get_num_threads()
     with pytest.raises(RunFolderError, match=f"threads is {before} there and {one_thread_more} here"):
         run_search(tiny_study(finished_run, threads=one_thread_more), folder)
+
+
+@pytest.mark.parametrize(
+    ("has_gpu", "given", "device", "workers"),
+    [
+        (False, {}, "cpu", 0),
+        (False, {"data": "my-images"}, "cpu", 0),
+        (True, {}, "cuda", 0),  # embedded images are in memory
+        (True, {"data": "my-images"}, "cuda", 5),
+        (True, {"data": "my-images", "device": "cpu"}, "cpu", 0),
+        (True, {"data": "my-images", "settings": {"data_workers": 2}}, "cuda", 2),
+    ],
+)
+def test_a_gpu_is_used_where_there_is_one(has_gpu, given, device, workers, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    study = load_study("digits", backbone="test_resnet", **given)
+    chosen = choose_device(study, None)
+    assert (chosen.device, chosen.data_workers) == (device, workers)
+    there = study.model_copy(update={"device": "cuda:1"})
+    assert choose_device(study, there).device == ("cuda:1" if study.device == "auto" else "cpu")
 
 
 def test_a_busy_machine_is_told_where_threads_would_wait_for_each_other(one_thread_more, monkeypatch, capsys):
