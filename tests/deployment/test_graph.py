@@ -102,7 +102,9 @@ def assert_equal_outputs(run, model):
             assert largest_difference(outputs, model(images)) <= 1e-4
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=pytest.mark.slow if one in ("NHWC", "thinned") else ()) for one in NETWORKS]
+)
 def test_onnx_runtime_and_pytorch_load_graphs_with_the_outputs_of_the_network(name, tmp_path, capfd):
     model = network(NETWORKS[name]())
     for kind in ("onnx", "pt2"):
@@ -120,7 +122,7 @@ def test_onnx_runtime_and_pytorch_load_graphs_with_the_outputs_of_the_network(na
         assert all(largest_difference(run(images), model(images)) > 0.01 for run in runs)
 
 
-@pytest.mark.parametrize("name", ["every gate", "tokens"])
+@pytest.mark.parametrize("name", ["every gate", pytest.param("tokens", marks=pytest.mark.slow)])
 def test_openvino_loads_a_graph_with_the_outputs_of_the_network(name, tmp_path, capfd):
     model = network(NETWORKS[name]())
     export_graph(model, tmp_path / "model.xml", SIZE)

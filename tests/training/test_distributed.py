@@ -458,6 +458,7 @@ def _search(folder, kill_at):
     print(json.dumps({"begun_at": begun_at, "accuracies": accuracies}))
 
 
+@pytest.mark.slow
 def test_a_killed_search_that_torchrun_starts_again_goes_on_and_only_its_first_process_writes(tmp_path):
     run = tmp_path / "run"
     run.mkdir()

@@ -99,7 +99,10 @@ def placed_supernet(name, position):
     return Supernet(name, widest, DATA, TrainingRecipe(1, 64, 0.003), recalibration_images=128), sites
 
 
-@pytest.mark.parametrize(("name", "position"), PLACED)
+@pytest.mark.parametrize(
+    ("name", "position"),
+    [pytest.param(*one, marks=pytest.mark.slow if one[0].startswith("swin") else ()) for one in PLACED],
+)
 def test_slices_at_every_position_and_of_own_attention_are_the_plain_networks(name, position):
     network, sites = placed_supernet(name, position)
     rng = random.Random(0)
