@@ -8,7 +8,7 @@ from typing import Any
 from timm.models import get_pretrained_cfg_value
 
 from ..data.image_files import PREFIXES
-from ..export.card import Origin, Result
+from ..export.card import Metric, Origin, Result
 from ..report.measures import interval_of, with_interval, write_value
 from ..results.record import DataRecord, RunRecord
 from ..results.verified import VerifiedWeights
@@ -41,10 +41,12 @@ def origin_of_trial(trial: Mapping[Any, Any], run: RunRecord, weights: VerifiedW
     described = (
         _of_search(trial, run.evaluator, data) if weights is None else _of_training(weights, run.evaluator, data)
     )
+    published = run.evaluator.starts_from_published_weights
     return Origin(
         described.weights,
-        get_pretrained_cfg_value(run.backbone, "license") if run.evaluator.starts_from_published_weights else None,
+        get_pretrained_cfg_value(run.backbone, "license") if published else None,
         results=(*described.results, *_costs(trial, run)),
+        base_model=get_pretrained_cfg_value(run.backbone, "hf_hub_id") if published else None,
     )
 
 
@@ -57,7 +59,12 @@ def _of_search(trial: Mapping[Any, Any], evaluator: EvaluatorDefinition, data: D
     return Origin(
         evaluator.describe_weights(_seen(data, evaluator.epochs), data.name),
         results=(
-            Result("accuracy", _estimate(trial, "accuracy"), images),
+            Result(
+                "accuracy",
+                _estimate(trial, "accuracy"),
+                images,
+                Metric("accuracy", float(trial["accuracy"]), data.name, "validation"),
+            ),
             Result("log-loss", _estimate(trial, "log_loss"), f"the same {judged}"),
         ),
     )
@@ -75,7 +82,12 @@ def _of_training(weights: VerifiedWeights, evaluator: EvaluatorDefinition, data:
     return Origin(
         evaluator.describe_verified_weights(_seen(data, weights.epochs), chosen),
         results=(
-            Result(f"accuracy of these weights (seed {exported.seed})", _accuracy(exported.accuracy), images),
+            Result(
+                f"accuracy of these weights (seed {exported.seed})",
+                _accuracy(exported.accuracy),
+                images,
+                Metric("accuracy", exported.accuracy[0], data.name, "test"),
+            ),
             Result("log-loss of these weights", _log_loss(exported.log_loss), f"the same {judged}"),
             Result(
                 "accuracy, mean over seeds",

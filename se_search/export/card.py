@@ -11,6 +11,7 @@ from typing import Any
 import timm
 import torch
 import yaml
+from huggingface_hub import EvalResult, ModelCardData
 
 from .. import __version__
 from ..errors import BackboneError
@@ -27,25 +28,40 @@ _NONE, _KEPT, _REMOVED, _CONSTANT = "·", "o", "x", "="
 
 
 @dataclass(frozen=True)
+class Metric:
+    """A value of the exported weights for the card's metadata: the Hub's name of the metric, on a dataset's split."""
+
+    type: str
+    value: float
+    dataset: str
+    split: str
+
+
+@dataclass(frozen=True)
 class Result:
-    """A measured value with its interval as the card shows it, and its data or device and settings as conditions."""
+    """A measured value with its interval as the card shows it, and its data or device and settings as conditions.
+
+    ``metric`` is the same value for programs, if it is a quality of the exported weights.
+    """
 
     name: str
     value: str
     conditions: str
+    metric: Metric | None = None
 
 
 @dataclass(frozen=True)
 class Origin:
     """A sentence on how a network's weights were trained, and measured values of the network.
 
-    ``license`` is that of the published weights that training started from; ``None`` if there are none or timm does not
-    know it.
+    ``license`` is that of the published weights that training started from, and ``base_model`` their repository on the
+    Hub; ``None`` if there are none or timm does not know it.
     """
 
     weights: str
     license: str | None = None
     results: tuple[Result, ...] = ()
+    base_model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,12 +108,29 @@ def render_card(
 
     ``input_config`` is ``pretrained_cfg`` as written: input size, mean, std, interpolation and number of classes.
     """
-    front = {
-        "library_name": "timm",
-        "pipeline_tag": "image-classification",
-        "tags": ["image-classification", "timm", "squeeze-and-excitation", "se-search"],
-        **({"license": origin.license} if origin.license else {}),
-    }
+    measured = [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=one.metric.dataset,
+            dataset_name=one.metric.dataset,
+            dataset_split=one.metric.split,
+            metric_type=one.metric.type,
+            metric_name=one.name,
+            metric_value=one.metric.value,
+        )
+        for one in origin.results
+        if one.metric is not None
+    ]
+    metadata_of_hub = ModelCardData(
+        model_name=title.partition(":")[0] if measured else None,
+        library_name="timm",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "timm", "squeeze-and-excitation", "se-search"],
+        license=origin.license,
+        base_model=origin.base_model,
+        eval_results=measured or None,
+    )
+    front: dict[str, Any] = metadata_of_hub.to_dict()  # type: ignore[no-untyped-call]
     templates = environment(text=escape_text, code=escape_code, python=_python_string, percent=percent)
     return templates.get_template("card.md.jinja").render(
         front_matter=yaml.safe_dump(front, sort_keys=False, allow_unicode=True),

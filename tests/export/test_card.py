@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import timm
 import yaml
+from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from networks_to_export import network
 
@@ -143,6 +144,21 @@ def test_the_card_says_how_the_weights_of_each_evaluator_were_made(finished_run,
     published = evaluator == {"name": "finetune", "pretrained": "timm"}
     assert origin.license == (timm.get_pretrained_cfg("test_resnet").license if published else None)
     assert timm.get_pretrained_cfg("test_resnet").license == "apache-2.0"
+    assert origin.base_model == ("timm/test_resnet.r160_in1k" if published else None)
+
+
+def test_the_hubs_own_classes_read_the_metadata(finished_run, tmp_path):
+    table, run = read_results(finished_run / "run")
+    row = table.to_dict("records")[1]
+    origin = replace(origin_of_trial(row, run), license="apache-2.0", base_model="timm/test_resnet.r160_in1k")
+    export_timm(network(SEConfig.from_json(row["config"]), num_classes=10), tmp_path / "exported", origin=origin)
+    data = ModelCard.load(tmp_path / "exported" / "README.md").data
+    assert (data.library_name, data.pipeline_tag, data.license) == ("timm", "image-classification", "apache-2.0")
+    assert (data.model_name, data.base_model) == ("exported", "timm/test_resnet.r160_in1k")
+    (result,) = data.eval_results
+    assert (result.task_type, result.metric_type) == ("image-classification", "accuracy")
+    assert (result.dataset_name, result.dataset_split) == ("digits", "validation")
+    assert result.metric_value == row["accuracy"]
 
 
 def test_the_card_tells_a_measured_latency_from_a_predicted_one(finished_run):
