@@ -27,6 +27,7 @@ _COMPARISON = Path("comparison.html")
 app = typer.Typer(
     help="Find where Squeeze-and-Excitation blocks are worth their cost in a timm backbone.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -23,7 +23,8 @@ def parse_share(value: Any) -> float:
     """Parse a share such as ``"5%"`` or ``0.05``.
 
     Raises:
-        ValueError: If the value is not a share or is negative.
+        ValueError: If the value is not a share or is negative, or if it is a text or a whole number above 1 without a
+            percent sign, which would be hundreds of per cent.
     """
     number = value
     if isinstance(value, str):
@@ -34,11 +35,25 @@ def parse_share(value: Any) -> float:
             number = None
     if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < float("inf"):
         raise ValueError("must be a non-negative share, such as 5% or 0.05")
+    if number > 1 and not (isinstance(value, float) or str(value).strip().endswith("%")):
+        raise ValueError(f"would be {100 * number:g} %: write {number:g}% or {100 * number:g}%")
     return float(number)
 
 
 def _share_or_none(value: Any) -> float | None:
     return None if value is None else parse_share(value)
+
+
+def _ratio(value: Any) -> Any:
+    """Read the texts ``"1.03"`` and ``"3%"`` as the same ratio, and leave other values to pydantic."""
+    if not isinstance(value, str):
+        return value
+    if value.strip().endswith("%"):
+        return 1 + parse_share(value)
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError("must be a ratio, such as 1.03 or 3%") from None
 
 
 def _objective(name: str, info: ValidationInfo) -> str:
@@ -70,8 +85,8 @@ class ConstraintsDefinition(Definition):
     max_params: Share = None
     """Maximum parameter overhead, as a share of the backbone's parameters, such as 5%; no limit by default."""
 
-    max_latency: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Maximum latency ratio, such as 1.03; no limit by default."""
+    max_latency: Annotated[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None, BeforeValidator(_ratio)] = None
+    """Maximum latency ratio, such as 1.03 or 3% more; no limit by default."""
 
     def most_of(self, objective: Objective) -> float | None:
         """Return the upper limit of an objective; ``None`` if it has none."""

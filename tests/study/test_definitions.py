@@ -100,6 +100,7 @@ def test_a_bad_space_is_refused_with_file_key_and_what_would_be_right(tmp_path, 
         ({"evaluator": {"compile": True}}, ["evaluator.compile is True", "so it cannot be compiled"]),
         ({"constraints": {"max_params": "much"}}, ["constraints.max_params", "'much'", "5%"]),
         ({"constraints": {"max_latency": 0}}, ["constraints.max_latency", "greater than 0"]),
+        ({"constraints": {"max_latency": "slow"}}, ["constraints.max_latency", "'slow'", "1.03 or 3%"]),
         ({"evaluator": {"epohcs": 3}}, ["evaluator.epohcs", "near names: epochs"]),
         ({"evaluator": {"learning_rate": float("nan")}}, ["evaluator.learning_rate", "nan"]),
         ({"latency": {"limit": 0}}, ["latency.limit", "greater than 0"]),
@@ -158,7 +159,10 @@ def test_bytes_that_are_no_text_are_refused(tmp_path):
         load_space(str(tmp_path / "mine.yaml"))
 
 
-@pytest.mark.parametrize(("given", "share"), [("5%", 0.05), (" 0.5 % ", 0.005), ("0.05", 0.05), (0.05, 0.05), (0, 0.0)])
+@pytest.mark.parametrize(
+    ("given", "share"),
+    [("5%", 0.05), (" 0.5 % ", 0.005), ("0.05", 0.05), (0.05, 0.05), (0, 0.0), ("150%", 1.5), (1, 1.0), (1.5, 1.5)],
+)
 def test_shares(given, share):
     assert parse_share(given) == pytest.approx(share)
 
@@ -167,6 +171,17 @@ def test_shares(given, share):
 def test_what_is_no_share_is_refused(given):
     with pytest.raises(ValueError, match="such as 5%"):
         parse_share(given)
+
+
+@pytest.mark.parametrize("given", ["5", 5, " 5 "])
+def test_a_share_above_one_needs_a_percent_sign(given):
+    with pytest.raises(ValueError, match=r"would be 500 %: write 5% or 500%$"):
+        parse_share(given)
+
+
+@pytest.mark.parametrize(("given", "ratio"), [("3%", 1.03), ("1.03", 1.03), (1.03, 1.03), ("0%", 1.0), ("0.9", 0.9)])
+def test_a_limit_on_latency_is_a_ratio_or_what_may_be_added(given, ratio):
+    assert load_study("digits", max_latency=given).constraints.max_latency == pytest.approx(ratio)
 
 
 def test_given_values_replace_the_files_and_none_replaces_nothing(tmp_path):
