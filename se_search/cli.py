@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec
 
 import typer
+from typer.core import TyperCommand
 
 from . import __version__
 from .deployment.deployment import RUNTIMES
@@ -23,6 +24,7 @@ P = ParamSpec("P")
 _RESUMES = " The same command resumes."
 
 _COMPARISON = Path("comparison.html")
+_SEARCH, _CLUSTER = "Search", "Cluster"
 
 app = typer.Typer(
     help="Find where Squeeze-and-Excitation blocks are worth their cost in a timm backbone.",
@@ -45,6 +47,21 @@ def main() -> None:
     app(prog_name="se-search")
 
 
+class _Grouped(TyperCommand):
+    """A command whose help shows its options in groups."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write a section for each group, in the order of their first options."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
+                groups.setdefault(getattr(parameter, "rich_help_panel", None) or usual, []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
 def _command(loads: str = ".terminal", hint: str = "") -> Callable[[Callable[P, None]], Callable[P, None]]:
     """Return a decorator that makes a function a command.
 
@@ -54,7 +71,7 @@ def _command(loads: str = ".terminal", hint: str = "") -> Callable[[Callable[P, 
     """
 
     def decorate(function: Callable[P, None]) -> Callable[P, None]:
-        @app.command()
+        @app.command(cls=_Grouped)
         @functools.wraps(function)
         def command(*args: P.args, **kwargs: P.kwargs) -> None:
             try:
@@ -98,7 +115,7 @@ def _study_parameters() -> Iterator[inspect.Parameter]:
     for option in OPTIONS:
         names = (f"{option.flag}/{option.opposite}",) if option.opposite else (option.flag,)
         metavar = f"[{'|'.join(option.choices)}]" if option.choices else None
-        info = typer.Option(*names, help=option.help, metavar=metavar)
+        info = typer.Option(*names, help=option.help, metavar=metavar, rich_help_panel=option.panel)
         annotation = Annotated[option.written_as | None, info]  # type: ignore[name-defined]
         yield inspect.Parameter(option.argument, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
@@ -106,9 +123,12 @@ def _study_parameters() -> Iterator[inspect.Parameter]:
 @_command(hint=_RESUMES)
 @shows_parameters(_study_parameters())
 def run(
-    study: Annotated[str, typer.Option(help="Name of a shipped study or path of a YAML file.")] = "digits",
+    study: Annotated[
+        str, typer.Option(help="Name of a shipped study or path of a YAML file.", rich_help_panel=_SEARCH)
+    ] = "digits",
     out: Annotated[
-        Path | None, typer.Option(help="Run folder.  [default: runs/BACKBONE-STUDY or runs/BACKBONE-DATA]")
+        Path | None,
+        typer.Option(help="Run folder.  [default: runs/BACKBONE-STUDY or runs/BACKBONE-DATA]", rich_help_panel=_SEARCH),
     ] = None,
     *,
     settings: Annotated[
@@ -117,21 +137,38 @@ def run(
             "--set",
             metavar="KEY=VALUE",
             help="Set any key of the study, such as evaluator.label_smoothing=0.1; repeatable.",
+            rich_help_panel=_SEARCH,
         ),
     ] = None,
     workers: Annotated[
-        int, typer.Option(help="Parallel trials on this machine, by Ray; each round first measures latencies.")
+        int,
+        typer.Option(
+            help="Parallel trials on this machine, by Ray; each round first measures latencies.",
+            rich_help_panel=_CLUSTER,
+        ),
     ] = 1,
     ray: Annotated[
         str | None,
-        typer.Option(metavar="auto|HOST:PORT", help="Ray cluster that evaluates; must include this machine."),
+        typer.Option(
+            metavar="auto|HOST:PORT",
+            help="Ray cluster that evaluates; must include this machine.",
+            rich_help_panel=_CLUSTER,
+        ),
     ] = None,
     gpus_per_trial: Annotated[
         float | None,
-        typer.Option(help="GPUs per trial with --workers or --ray; 0.5: half a GPU.  [default: 1 with --device cuda]"),
+        typer.Option(
+            help="GPUs per trial with --workers or --ray; 0.5: half a GPU.  [default: 1 on a GPU]",
+            rich_help_panel=_CLUSTER,
+        ),
     ] = None,
     latency_node: Annotated[
-        bool, typer.Option("--latency-node", help="Measure latency on the node that offers the resource latency.")
+        bool,
+        typer.Option(
+            "--latency-node",
+            help="Measure latency on the node that offers the resource latency.",
+            rich_help_panel=_CLUSTER,
+        ),
     ] = False,
     **arguments: Any,
 ) -> None:

@@ -47,6 +47,11 @@ class Option:
         return f"--{self.argument.replace('_', '-')}"
 
     @property
+    def panel(self) -> str:
+        """Title of the group of options in which the command line's help shows it."""
+        return _PANELS.get(self.key.partition(".")[0], "Search")
+
+    @property
     def written_as(self) -> type[Any]:
         """Type of the option's value; ``str`` if the definition parses it."""
         field = self.fields[0]
@@ -78,6 +83,7 @@ OPTIONS = (
     Option("space", "space"),
     Option("data", "data"),
     Option("image_size", "image_size"),
+    Option("data_workers", "data_workers"),
     Option("seed", "seed"),
     Option("device", "device"),
     Option("threads", "threads"),
@@ -85,6 +91,11 @@ OPTIONS = (
     Option("priors", "priors"),
     Option("evaluator", "evaluator.name", hint="NAME is that of a plugin."),
     Option("epochs", "evaluator.epochs"),
+    Option("batch_size", "evaluator.batch"),
+    Option("lr", "evaluator.learning_rate", hint="0.0005 with --evaluator finetune."),
+    Option("opt", "evaluator.optimizer"),
+    Option("precision", "evaluator.precision"),
+    Option("channels_last", "evaluator.channels_last", opposite="--no-channels-last"),
     Option("pretrained", "evaluator.pretrained", hint="With --evaluator finetune."),
     Option("trial_limit", "trial_limit"),
     Option("max_params", "constraints.max_params"),
@@ -103,6 +114,12 @@ OPTIONS = (
     Option("latency_look", "latency.look"),
 )
 """In the order of the command line's help. ``--set`` sets every other key."""
+
+_PANELS = {
+    **dict.fromkeys(("data", "image_size", "data_workers"), "Data"),
+    **dict.fromkeys(("evaluator", "device", "threads", "trial_limit"), "Training"),
+    "latency": "Latency",
+}
 
 _KEYS = {option.argument: option.key for option in OPTIONS}
 
