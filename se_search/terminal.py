@@ -124,10 +124,10 @@ def show_thinning(found: Thinning, exported: Exported | None) -> None:
         say(found.caution)
         return
     if found.chosen is None:
-        say(f"No network is chosen: none is {found.criterion}.")
+        say(f"No network is chosen: there is none {found.criterion}.")
         return
     assert found.confirmed is not None  # noqa: S101  # for mypy: a chosen network is confirmed
-    say(f"Chosen: row {found.chosen}, {found.criterion}.")
+    say(f"Chosen: row {found.chosen}, the smallest network {found.criterion}.")
     say(f"On the test images its log-loss changes by {difference_in_words('log_loss', found.confirmed)}.")
     if exported is None:
         say("Next: export it with the same command and")

@@ -1,6 +1,7 @@
 """Thinning: exactly the blocks whose gates are constant become constants, at once and without training."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -173,8 +174,10 @@ def test_the_command_takes_weights_of_a_file(found, trained, tmp_path, monkeypat
     assert tuple(told["networks"][told["chosen"]]["blocks"]) == IDLE
     assert told["images"] == 200
     assert "above" not in told
-    result = invoke("thin", BACKBONE, *options, "--to", "out")
+    result = invoke("thin", BACKBONE, *options, "--limit", "0.01", "--to", "out")
     assert result.exit_code == 0, result.output
+    assert re.search(r"^\d  2 +-1.89 % +×[\d.]+ \[[\d., ]+\] +.*chosen$", result.stdout, re.MULTILINE)
+    assert "Latency against the untouched network; batch 1, 3×32×32" in result.stdout
     assert "Chosen: row" in result.stdout
     assert "Exported to out" in result.stdout
     assert invoke("thin", "out", "--data", "digits", "--limit", "0", "--row", "0").exit_code == 2
@@ -183,8 +186,8 @@ def test_the_command_takes_weights_of_a_file(found, trained, tmp_path, monkeypat
 def test_latency_is_measured_in_pairs_with_the_untouched_network(trained, data):
     few = replace(data, validation=Subset(DIGITS.validation, range(60)), test=Subset(DIGITS.test, range(20)))
     found = thin(trained, few, limit=0.02)
-    assert (found.table["latency_ratio_low"] <= found.table["latency_ratio"]).all()
-    assert (found.table["latency_ratio"] <= found.table["latency_ratio_high"]).all()
+    assert (found.table["latency_low"] <= found.table["latency_ratio"]).all()
+    assert (found.table["latency_ratio"] <= found.table["latency_high"]).all()
     assert "batch 1, 3×32×32, float32" in found.conditions
 
 

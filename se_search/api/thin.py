@@ -50,9 +50,9 @@ class Thinning:
         images: Number of validation images.
         data: Name of the data.
         table: One row for each compared network: ``blocks`` that are constant, ``parameters``, ``parameter_change`` as
-            a share, ``accuracy_change``, ``log_loss_change`` and ``latency_ratio`` against the untouched network with
-            the ends of their intervals (``…_low``, ``…_high``), whether it is on the ``front`` and whether it is
-            ``chosen``. Latencies are missing if they were not measured.
+            a share, ``accuracy_change`` and ``log_loss_change`` against the untouched network with the ends of their
+            intervals (``…_low``, ``…_high``), ``latency_ratio`` likewise with ``latency_low`` and ``latency_high`` if
+            it was measured, whether it is on the ``front`` and whether it is ``chosen``.
         blocks: One row for each block that can become constant: ``block``, its gate's ``spread`` over images and the
             ``log_loss_change`` with its interval if this block alone is constant.
         skipped: Why other blocks cannot become constant, by block.
@@ -84,9 +84,9 @@ class Thinning:
 
     @property
     def criterion(self) -> str:
-        """The rule that chooses, in words."""
+        """The rule for the chosen network, which is the smallest one, in words."""
         return (
-            f"the smallest network whose log-loss rises by less than {self.tolerance:g} for certain (upper end of the "
+            f"whose log-loss rises by less than {self.tolerance:g} for certain (upper end of the "
             f"paired interval on {self.images} images, corrected for {counted(len(self.table), 'network')})"
         )
 
@@ -98,7 +98,7 @@ class Thinning:
         """
         row = self.chosen if row is None else row
         if row is None:
-            raise ConfigurationError(f"no network is chosen: none is {self.criterion}; name a row of the table")
+            raise ConfigurationError(f"no network is chosen: there is none {self.criterion}; name a row of the table")
         if row not in self.table.index:
             raise ConfigurationError(f"row {row} does not exist: the table has rows 0 to {len(self.table) - 1}")
         return _folded(self._found, self._thinnable, self._thinnable.compared[row])
@@ -315,7 +315,7 @@ def _table(
         row |= _columns("accuracy_change", one.accuracy_change) | _columns("log_loss_change", one.log_loss_change)
         if ratios:
             ratio = ratios[index]
-            row |= _columns("latency_ratio", Estimate(ratio.median, ratio.low, ratio.high))
+            row |= {"latency_ratio": ratio.median, "latency_low": ratio.low, "latency_high": ratio.high}
         rows.append(row | {"chosen": index == chosen})
     table = pd.DataFrame(rows)
     table["front"] = _front(compared, parameters, ratios)
