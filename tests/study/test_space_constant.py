@@ -6,10 +6,13 @@ import pytest
 
 from se_search import SEConfig, create_model
 from se_search.errors import BackboneError
+from se_search.export.card import draw_configuration as card_drawing
 from se_search.network.backbones import backbone_input_size
 from se_search.network.insertion import count_parameters
 from se_search.network.overhead import count_flops
 from se_search.network.sites import find_sites
+from se_search.report.configuration import draw_configuration
+from se_search.results.record import SiteRecord
 from se_search.sampling.exact import EXACT, exact_objectives
 from se_search.study.files import load_space
 from se_search.study.space import SearchSpace
@@ -81,3 +84,11 @@ def test_a_backbone_whose_attention_cannot_become_constant_is_refused():
         space_of("block", "gcresnet33ts")
     with pytest.raises(BackboneError, match="it has none there"):
         space_of("block", "test_resnet", positions=["standard"])
+
+
+def test_drawings_and_model_cards_name_constant_attention():
+    config = SEConfig(BACKBONE, removed=OWN[1:2], constant=OWN[:1])
+    records = [SiteRecord(site.block, site.stage, site.position, site.channels) for site in OWN]
+    labels = [cell.label for stage in draw_configuration(config.to_json(), records) for cell in stage.cells]
+    assert labels == ["constant", "", "kept", "kept"]
+    assert card_drawing(config).splitlines()[:4] == ["stage 2  =", "stage 3  x", "stage 4  o", "stage 5  o"]
