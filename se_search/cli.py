@@ -548,6 +548,7 @@ def thin(
     from .export.formats import choose_formats
     from .export.timm_folder import check_target
     from .terminal import show_thinning
+    from .training.protocols import no_progress
 
     if to is not None:
         check_target(to)
@@ -566,6 +567,7 @@ def thin(
         limit=limit,
         seed=seed,
         device=device,
+        progress_bar=no_progress if as_json else progress_bar,
     )
     exported = None
     if to is not None and (row is not None or found.chosen is not None):

@@ -29,6 +29,7 @@ from ..progress import progress_bar
 from ..results.front import Judged, Measured, TrialValues, find_front
 from ..statistics import CONFIDENCE, Estimate, crossed_difference, normal_quantile
 from ..training.evaluator import Evaluation, evaluate_network
+from ..training.protocols import ProgressBar
 from ..training.recipe import TrainingRecipe
 from ..words import counted, percent
 from .networks import TrainedNetwork, find_network
@@ -184,6 +185,7 @@ def thin(  # noqa: PLR0913
     limit: float = 1.0,
     seed: int = 0,
     device: str = "cpu",
+    progress_bar: ProgressBar = progress_bar,
 ) -> Thinning:
     """Find which attention blocks of a trained network can become constants; ``se-search thin`` calls this.
 
@@ -202,6 +204,7 @@ def thin(  # noqa: PLR0913
         limit: Time limit of each measurement of latency, in seconds; 0 measures none.
         seed: Seed of the draws of images and of the order of calls.
         device: A torch device.
+        progress_bar: As :func:`se_search.progress.progress_bar`, the default.
 
     Raises:
         SeSearchError: If an argument is invalid, or no block can become constant.
@@ -226,7 +229,7 @@ def thin(  # noqa: PLR0913
     parameters = _parameters(network, compared)
     guesses = thinnable.intact.accuracy.low <= 1 / found.data.classes
     chosen = None if guesses else choose(compared, parameters, tolerance)
-    ratios = _measure(found, thinnable, device, limit, seed)
+    ratios = _measure(found, thinnable, device, limit, seed, progress_bar) if limit else []
     confirmed = None if chosen is None else _confirm(found, thinnable, compared[chosen], judged, recipe, device)
     network.cpu()
     return Thinning(
@@ -260,10 +263,10 @@ def _parameters(network: nn.Module, compared: Sequence[ConstantBlocks]) -> list[
     return [whole - sum(count_parameters(network.get_submodule(name)) for name in one.blocks) for one in compared]
 
 
-def _measure(found: TrainedNetwork, thinnable: Thinnable, device: str, limit: float, seed: int) -> list[Ratio]:
-    """Return the latency ratio of each folded network over the untouched one; empty without a time limit."""
-    if not limit:
-        return []
+def _measure(
+    found: TrainedNetwork, thinnable: Thinnable, device: str, limit: float, seed: int, progress_bar: ProgressBar
+) -> list[Ratio]:
+    """Return the latency ratio of each folded network over the untouched one."""
     deployment = Deployment(device=device, size=found.data.input_size)
     meter = LatencyMeter(found.network, deployment, TARGET, limit, seed)
     ratios = []
