@@ -81,6 +81,8 @@ def _show_decision(results: pd.DataFrame, run: RunRecord, report: bool = True) -
     if decision.figures:
         figures = ", ".join(f"{one.name} {one.text} {one.interval}" for one in decision.figures)
         say(f"Against no {run.attention}, {decision.network}: {figures}.")
+    if run.focus:
+        say(run.focus)
     if report:
         say(f"Report: {Path(run.folder) / REPORT_FILE}", to_copy=True)
     for number, step in enumerate(decision.next):

@@ -124,6 +124,11 @@ class SEConfig:
         return name_attention(one.kind for one in self.placed)
 
     @property
+    def is_local(self) -> bool:
+        """Whether a new block has local focus."""
+        return any(one.is_local for one in self.placed)
+
+    @property
     def block_count(self) -> int:
         """Number of attention blocks in the network, including the backbone's own."""
         own = find_sites(self.backbone, position="existing")

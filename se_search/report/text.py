@@ -68,6 +68,8 @@ def _decision(trials: pd.DataFrame, run: RunRecord) -> Iterator[str]:
     if decision.figures:
         yield from ("", escape_text(f"{decision.network} against no {run.attention}:"), "")
         yield from (f"- {escape_text(f'{one.name} {one.text} {one.interval}')}" for one in decision.figures)
+    if run.focus:
+        yield from ("", escape_text(run.focus))
     for step in decision.next:
         yield from ("", escape_text(f"Next: {step.reason}"))
         if step.command:

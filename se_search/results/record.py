@@ -30,6 +30,7 @@ from ..trials.pooling import pooled_trials
 from .contributions import Contributions, describe_contributions, outcomes_by_image
 from .decision import decide
 from .excitation import AnalysisPage, find_analyses
+from .focus import focus_of_trials
 from .hypervolume import hypervolume_history, hypervolume_intervals
 from .picks import Picks, pick_trials, pick_verified
 from .power import power_of_run
@@ -102,6 +103,7 @@ class RunRecord:
         power: The smallest differences that the data can tell.
         hypervolume_intervals: Ends of the hypervolumes' intervals.
         attention: The word for the kinds of attention that were searched, such as SE.
+        focus: Whether local focus helps, by verification or else the search; empty unless both kinds were tried.
         baselines: Names of the networks that verification always retrains, the one without attention first.
     """
 
@@ -139,6 +141,7 @@ class RunRecord:
     latency_pooled_over: int = 0
     attention: str = SE
     baselines: tuple[str, ...] = ()
+    focus: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for JSON, without the provenance, which the start of a run writes."""
@@ -228,6 +231,7 @@ def _read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
         latency_pooled_over=len(pooled.measurements) if pooled else 0,
         attention=space.attention,
         baselines=tuple(space.baselines()),
+        focus=(schedules[-1].focus if schedules else "") or focus_of_trials(study, table, quality),
     )
     return table, record
 

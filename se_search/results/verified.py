@@ -24,9 +24,10 @@ from ..statistics import (
 from ..study.objectives import VERIFIED_COLUMNS, Objective
 from ..study.space import SearchSpace
 from ..words import percent, percent_with_interval, upper_first
+from .focus import Focused, compare_focus
 from .front import Judged
 from .learned import which_learned
-from .table import Advantage, Gain, describe_gain
+from .table import Advantage, Gain, describe_gain, read_config
 from .trainings import Outcomes, read_outcomes, seed_to_export
 
 VERIFIED = "verified"
@@ -125,6 +126,7 @@ class Schedule:
         ranking: Sentences about these rank agreements.
         networks: Advantages of the networks with attention over the one without, the best one first.
         failures: Sentences about networks whose trainings have not all learned.
+        focus: Whether local focus helps, from :func:`~se_search.results.focus.compare_focus`; empty without both kinds.
     """
 
     epochs: int
@@ -139,6 +141,7 @@ class Schedule:
     ranking: tuple[str, ...]
     networks: tuple[Advantage, ...] = ()
     failures: tuple[str, ...] = ()
+    focus: str = ""
 
 
 def read_verified(
@@ -156,7 +159,9 @@ def read_verified(
     Raises:
         RunFolderError: If a result is damaged.
     """
-    names = {config.id: name for name, config in space.baselines().items()}
+    baselines = space.baselines()
+    names = {config.id: name for name, config in baselines.items()}
+    configured = {config.id: config for config in baselines.values()}
     without_se = next(iter(names))
     known = {row["config_id"]: row for row in trials.to_dict("records")}
     estimates = {config: row["log_loss"] for config, row in known.items() if np.isfinite(row["log_loss"])}
@@ -206,6 +211,15 @@ def read_verified(
             ranking += (
                 f"Rank agreement of {schedules[-1].epochs} and {epochs} epochs: Kendall's τ = {_interval(held)}.",
             )
+        focused = [
+            Focused(
+                one.label,
+                configured.get(one.config_id) or read_config(known[one.config_id]["config"]),
+                (losses if quality.name == "log_loss" else correct)[one.config_id],
+            )
+            for one in members
+            if one.config_id in configured or one.config_id in known
+        ]
         gain = _gain(members, correct, losses, len(seeds), space.attention)
         schedules.append(
             Schedule(
@@ -220,6 +234,7 @@ def read_verified(
                 held=held,
                 ranking=ranking,
                 networks=gain.networks,
+                focus=compare_focus(focused, quality, "test image and seed"),
                 failures=tuple(_describe_failure(one) for one in members if one.failure),
             )
         )

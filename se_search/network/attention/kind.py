@@ -115,6 +115,11 @@ class PlacedAttention(ABC):
         }
 
     @property
+    def is_local(self) -> bool:
+        """Whether what the block does at a position depends on a part of the map only."""
+        return False
+
+    @property
     def needs_grid(self) -> bool:
         """Whether the block needs the rows and columns of the positions at its site."""
         return False

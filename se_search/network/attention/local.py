@@ -88,6 +88,11 @@ class PlacedLocal(PlacedAttention):
             raise ConfigurationError(f"bias {self.bias!r} is invalid: it must be true or false")
 
     @property
+    def is_local(self) -> bool:
+        """A convolution is local."""
+        return True
+
+    @property
     def needs_grid(self) -> bool:
         """A convolution needs rows and columns."""
         return True

@@ -184,6 +184,11 @@ class PlacedSE(PlacedAttention):
         return self.extent if isinstance(self.extent, int) else None
 
     @property
+    def is_local(self) -> bool:
+        """Windows are local."""
+        return self.side is not None
+
+    @property
     def needs_grid(self) -> bool:
         """Windows need rows and columns."""
         return self.side is not None
