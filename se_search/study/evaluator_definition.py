@@ -13,6 +13,7 @@ from ..words import counted
 
 if TYPE_CHECKING:  # imports PyTorch, which reading a study does not need
     from ..data.image_data import ImageData
+    from ..training.common_start import Adaptation
     from ..training.evaluator import Evaluator
     from ..training.recipe import TrainingRecipe
     from ..training.stand_alone import Scratch
@@ -200,7 +201,98 @@ class EvaluatorDefinition(Definition):
         return f"Trained independently from random weights: the network {seen} (weights of {training})."
 
 
-class SupernetDefinition(EvaluatorDefinition):
+class AdaptDefinition(Definition):
+    """How pretrained weights are adapted to the data, once, before configurations are compared."""
+
+    epochs: Annotated[int, Field(ge=1)] = 4
+    """Epochs of the adaptation."""
+
+    learning_rate: LearningRate = 0.002
+    """Peak learning rate of the adaptation."""
+
+    freeze: Literal["backbone", "none"] = "backbone"
+    """What stays as it is: the ``"backbone"``, so that only the classifier is trained, or ``"none"``."""
+
+
+class _FromBackbone(EvaluatorDefinition):
+    """Start all configurations from one backbone, which can have pretrained weights."""
+
+    pretrained: str | None = None
+    """Initial weights of the backbone: ``"timm"``, ``"local-dir:FOLDER"``, ``"hf-hub:NAME"`` or the path of a
+    checkpoint."""
+
+    adapt: AdaptDefinition | None = None
+    """Adaptation of pretrained weights; by default only a classifier for another number of classes is trained."""
+
+    backbone_lr: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Learning rate of pretrained weights relative to that of inserted blocks."""
+
+    @property
+    def starts_from_published_weights(self) -> bool:
+        """Whether ``pretrained`` is ``"timm"``."""
+        return self.pretrained == "timm"
+
+    def check(self, folder: Path) -> None:
+        """Check that the weights of ``pretrained`` exist, unless the run folder already has a common backbone.
+
+        Raises:
+            DefinitionError: If the weights do not exist.
+        """
+        from ..training.common_start import BACKBONE_WEIGHTS
+        from ..training.pretrained import check_pretrained
+
+        if self.pretrained is not None and not (folder / BACKBONE_WEIGHTS).exists():
+            check_pretrained(self.pretrained)
+
+    @property
+    def has_common_backbone(self) -> bool:
+        """Whether the run folder has a backbone from which all configurations start."""
+        return True
+
+    @property
+    def adaptation(self) -> "Adaptation | None":
+        """The adaptation that ``adapt`` sets."""
+        from ..training.common_start import Adaptation
+
+        return None if self.adapt is None else Adaptation(**self.adapt.model_dump())
+
+    def create_trainer(
+        self, definition: "StudyDefinition", data: "ImageData", recipe: "TrainingRecipe", folder: Path
+    ) -> "Scratch":
+        """Create the trainer that starts from the common backbone in the run folder, if there is one."""
+        if not self.has_common_backbone:
+            return super().create_trainer(definition, data, recipe, folder)
+        from ..training.stand_alone import Finetune
+
+        trainer = Finetune(definition.backbone, data, recipe, definition.device, backbone_rate=self.backbone_lr)
+        trainer.load(folder)
+        return trainer
+
+    def describe_verified_weights(self, seen: str, training: str) -> str:
+        """Describe retraining from the common backbone, if there is one."""
+        if not self.has_common_backbone:
+            return super().describe_verified_weights(seen, training)
+        return (
+            f"Trained independently from {self._describe_start()}, with blocks that have no effect at "
+            f"initialisation: the network {seen} (weights of {training})."
+        )
+
+    def _describe_start(self) -> str:
+        if self.pretrained is None:
+            return "a backbone that was first trained on the same images"
+        if self.starts_from_published_weights:
+            start = "the backbone's weights that timm publishes, whose licence applies"
+        elif self.pretrained.startswith("hf-hub:"):
+            start = f"the backbone weights {self.pretrained}, whose licence applies"
+        else:
+            start = "backbone weights that the user gave, whose licence applies"
+        if self.adapt is None:
+            return f"{start} (with a new classifier if they had other classes)"
+        part = "classifier was" if self.adapt.freeze == "backbone" else "weights were"
+        return f"{start} and whose {part} first adapted to the same images for {counted(self.adapt.epochs, 'epoch')}"
+
+
+class SupernetDefinition(_FromBackbone):
     """Train one network that contains every configuration."""
 
     shares_weights = True
@@ -222,12 +314,30 @@ class SupernetDefinition(EvaluatorDefinition):
     patience: Annotated[int, Field(ge=1)] | None = None
     """Early stopping: epochs without a lower training loss; off by default."""
 
+    backbone_lr: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Learning rate of pretrained weights relative to that of inserted blocks."""
+
+    train: Literal["attention", "all"] = "all"
+    """What is trained from pretrained weights: only the inserted ``"attention"``, or ``"all"`` weights."""
+
+    @property
+    def has_common_backbone(self) -> bool:
+        """Whether there are pretrained weights."""
+        return self.pretrained is not None
+
     def create(
         self, definition: "StudyDefinition", space: "SearchSpace", data: "ImageData", recipe: "TrainingRecipe"
     ) -> "Evaluator":
         """Create the untrained supernet."""
+        from ..training.common_start import CommonStart
+        from ..training.pretrained_supernet import PretrainedSupernet
         from ..training.supernet import Supernet
 
+        if self.pretrained is not None:
+            backbone = (definition.backbone, data, recipe, definition.device, self.pretrained, self.adaptation)
+            rate = self.backbone_lr if self.train == "all" else 0.0
+            widest = space.widest_blocks()
+            return PretrainedSupernet(CommonStart(*backbone), widest, rate, self.distillation, self.patience)
         return Supernet(
             definition.backbone,
             space.widest_blocks(),
@@ -241,6 +351,13 @@ class SupernetDefinition(EvaluatorDefinition):
 
     def describe_weights(self, seen: str, data: str) -> str:
         """Describe a slice of the shared weights."""
+        if self.pretrained is not None:
+            trained = "" if self.train == "all" else ", of which only the inserted blocks were trained,"
+            return (
+                "A slice of the search's weight-sharing network, without retraining. That network started from "
+                f"{self._describe_start()}, with inserted blocks that have no effect at initialisation; it{trained} "
+                f"{seen}."
+            )
         return (
             "A slice of the search's weight-sharing network, without retraining. That network started from random "
             f"weights, not from published ones, and {seen}; normalisation statistics were re-estimated for this slice."
@@ -284,7 +401,7 @@ class ScratchDefinition(_SingleNetworks):
         return Scratch(definition.backbone, data, recipe, definition.device, self.seeds, self.halving)
 
 
-class FinetuneDefinition(_SingleNetworks):
+class FinetuneDefinition(_SingleNetworks, _FromBackbone):
     """Train every configuration from a common backbone."""
 
     shared = "backbone"
@@ -296,54 +413,22 @@ class FinetuneDefinition(_SingleNetworks):
     learning_rate: LearningRate = 0.0005
     """Peak learning rate."""
 
-    pretrained: str | None = None
-    """Initial weights of the backbone: ``"timm"``, ``"local-dir:FOLDER"`` or the path of a checkpoint."""
-
-    @property
-    def starts_from_published_weights(self) -> bool:
-        """Whether ``pretrained`` is ``"timm"``."""
-        return self.pretrained == "timm"
-
-    def check(self, folder: Path) -> None:
-        """Check that the weights of ``pretrained`` exist, unless the run folder already has a common backbone.
-
-        Raises:
-            DefinitionError: If the weights do not exist.
-        """
-        from ..training.pretrained import check_pretrained
-        from ..training.stand_alone import BACKBONE_WEIGHTS
-
-        if self.pretrained is not None and not (folder / BACKBONE_WEIGHTS).exists():
-            check_pretrained(self.pretrained)
-
     def create(
         self, definition: "StudyDefinition", space: "SearchSpace", data: "ImageData", recipe: "TrainingRecipe"
     ) -> "Evaluator":
         """Create the evaluator that trains every configuration from a common backbone."""
         from ..training.stand_alone import Finetune
 
-        return Finetune(definition.backbone, data, recipe, definition.device, self.seeds, self.halving, self.pretrained)
-
-    def create_trainer(
-        self, definition: "StudyDefinition", data: "ImageData", recipe: "TrainingRecipe", folder: Path
-    ) -> "Scratch":
-        """Create the trainer that starts from the common backbone in the run folder."""
-        from ..training.stand_alone import Finetune
-
-        trainer = Finetune(definition.backbone, data, recipe, definition.device)
-        trainer.load(folder)
-        return trainer
-
-    def describe_verified_weights(self, seen: str, training: str) -> str:
-        """Describe retraining from the common backbone."""
-        start = "a backbone that was first trained on the same images"
-        if self.starts_from_published_weights:
-            start = "the backbone's weights that timm publishes, whose licence applies"
-        elif self.pretrained is not None:
-            start = "backbone weights that the user gave, whose licence applies"
-        return (
-            f"Trained independently from {start}, with blocks that have no effect at initialisation: the network "
-            f"{seen} (weights of {training})."
+        return Finetune(
+            definition.backbone,
+            data,
+            recipe,
+            definition.device,
+            self.seeds,
+            self.halving,
+            self.pretrained,
+            self.adaptation,
+            self.backbone_lr,
         )
 
 
@@ -356,7 +441,7 @@ class OwnEvaluatorDefinition(_SingleNetworks):
     """Name of a plugin's evaluator, or :data:`FROM_PYTHON` and the name of a Python function."""
 
     pretrained: str | None = None
-    """Initial weights: ``"timm"``, ``"local-dir:FOLDER"`` or the path of a checkpoint."""
+    """Initial weights: ``"timm"``, ``"local-dir:FOLDER"``, ``"hf-hub:NAME"`` or the path of a checkpoint."""
 
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Further options of the evaluator, as plain data."""

@@ -96,7 +96,7 @@ OPTIONS = (
     Option("opt", "evaluator.optimizer"),
     Option("precision", "evaluator.precision"),
     Option("channels_last", "evaluator.channels_last", opposite="--no-channels-last"),
-    Option("pretrained", "evaluator.pretrained", hint="With --evaluator finetune."),
+    Option("pretrained", "evaluator.pretrained", hint="With --evaluator supernet or finetune."),
     Option("trial_limit", "trial_limit"),
     Option("max_params", "constraints.max_params"),
     Option("max_latency", "constraints.max_latency"),

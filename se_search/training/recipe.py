@@ -26,6 +26,7 @@ from ..files import write_atomically
 from ..memory import memory_told
 from .distributed import Share, Team
 from .protocols import ProgressBar
+from .tuning import Tuning
 
 _LEAST_IMPROVEMENT = 0.001
 
@@ -91,6 +92,7 @@ class Training:
         team: Process group for data-parallel training, with a share of each batch per rank. All ranks resume from the
             checkpoint of rank 0; the other ranks give none. Batch norms see their rank's share, and the statistics of
             rank 0 are kept.
+        tuning: Which weights learn, and how fast; all at the same rate by default.
 
     Attributes:
         history: ``loss`` (mean over steps) and ``seconds`` of each finished epoch, and ``processes`` with a ``team``.
@@ -109,6 +111,7 @@ class Training:
         device: torch.device | str,
         checkpoint: Path | None = None,
         team: Team | None = None,
+        tuning: Tuning | None = None,
     ) -> None:
         self.model = prepare_network(model, recipe, device)
         self.recipe = recipe
@@ -120,8 +123,15 @@ class Training:
         self._checkpoint = checkpoint
         self._team = team
         self._device = torch.device(device)
+        self._tuning = tuning
+        if tuning is not None:
+            tuning.freeze(self.model)
         self._optimizer = create_optimizer_v2(
-            self.model, opt=recipe.optimizer, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+            self.model,
+            opt=recipe.optimizer,
+            lr=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            param_group_fn=None if tuning is None else lambda model: tuning.groups(model, recipe.weight_decay),
         )
         self._scheduler, _ = create_scheduler_v2(
             self._optimizer,
@@ -207,6 +217,8 @@ class Training:
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)  # used by timm's mixup
         self.model.train()
+        if self._tuning is not None:
+            self._tuning.set_modes(self.model)
         seen: list[float] = []
         drawn = batches(self._images, recipe.batch, seed, recipe.workers)
         # A share can be empty if a batch is small or unreadable. All ranks still take the same number of steps.
@@ -252,7 +264,8 @@ class Training:
             images, targets = self._mixup(images[:even], targets[:even])
         values = []
         for loss in losses(images, targets):
-            loss.backward()  # type: ignore[no-untyped-call]
+            if loss.requires_grad:  # not if all weights that it depends on are frozen
+                loss.backward()  # type: ignore[no-untyped-call]
             values.append(float(loss.detach()))
         return values, len(images)
 

@@ -1,7 +1,6 @@
 """The stand-alone evaluators: each configuration is trained independently, from scratch or from a common backbone."""
 
 import copy
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,24 +13,21 @@ import torch
 from torch import nn
 
 from ..data.image_data import ImageData, sample
-from ..files import write_text
 from ..network.backbones import network_options
 from ..network.config import SEConfig
 from ..network.folding import fold_gates
 from ..network.gates import find_gates
 from ..network.insertion import create_model, insert, write_weights
 from ..network.sites import find_places
+from .common_start import BACKBONE_SUMMARY, BACKBONE_WEIGHTS, Adaptation, CommonStart
 from .distributed import Team, together
 from .evaluator import Evaluation, evaluate_network, pool_seeds
 from .mean_gates import CALIBRATION_IMAGES, mean_gates
-from .pretrained import load_pretrained
 from .protocols import ConfigurationSource, ProgressBar, no_progress
 from .recipe import Training, TrainingRecipe, classification_losses, load_weights
+from .tuning import Tuning
 
 NETWORKS = "networks"
-BACKBONE_WEIGHTS = "backbone.safetensors"
-BACKBONE_SUMMARY = "backbone.json"
-BACKBONE_CHECKPOINT = "backbone.checkpoint.pt"
 
 
 @dataclass(eq=False, repr=False)
@@ -140,17 +136,21 @@ class Finetune(Scratch):
     Every configuration therefore starts at the backbone's accuracy, unless it removes existing attention.
 
     Attributes:
-        pretrained: Weights of the backbone: ``"timm"`` for those that timm downloads, ``"local-dir:FOLDER"`` for a
-            folder saved by timm, or the path of a checkpoint. ``None`` trains the backbone on the data first, with the
-            same recipe.
+        pretrained: Weights of the backbone, as for :func:`~se_search.training.pretrained.load_pretrained`. ``None``
+            trains the backbone on the data first, with the same recipe.
+        adaptation: Adaptation of pretrained weights to the data; by default a classifier for other classes is trained.
+        backbone_rate: Learning rate of the backbone relative to that of the inserted blocks.
     """
 
     pretrained: str | None = None
+    adaptation: Adaptation | None = None
+    backbone_rate: float = 1.0
 
     shared_files = (BACKBONE_WEIGHTS, BACKBONE_SUMMARY)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._start = CommonStart(self.backbone, self.data, self.recipe, self.device, self.pretrained, self.adaptation)
         self._common: nn.Module | None = None
 
     def prepare(self, folder: Path, space: ConfigurationSource, progress_bar: ProgressBar) -> None:
@@ -159,45 +159,28 @@ class Finetune(Scratch):
         Under torchrun, the other ranks :meth:`assist`.
 
         Raises:
+            DefinitionError: If pretrained weights cannot be used.
             EvaluationError: If the training fails, or another rank does not respond.
             RunFolderError: If files in the folder are damaged.
         """
         super().prepare(folder, space, progress_bar)
-        missing = not (folder / BACKBONE_WEIGHTS).exists()
-        untrained = missing and self.pretrained is None
-        with together(self.device, untrained) as team:
-            training = self._train_backbone(progress_bar, folder / BACKBONE_CHECKPOINT, team) if untrained else None
-        if missing:
-            model = training.evaluated if training else self._initial_backbone()
-            origin = self.pretrained or f"{self.recipe.epochs} epochs on {self.data.name}"
-            summary = {"weights": origin, "epochs": training.history if training else []}
-            write_text(folder / BACKBONE_SUMMARY, json.dumps(summary, indent=2))
-            write_weights(model, folder / BACKBONE_WEIGHTS)
-            (folder / BACKBONE_CHECKPOINT).unlink(missing_ok=True)
-        self._common = self._load_backbone()
+        with together(self.device, self._start.trains(folder)) as team:
+            self._start.prepare(folder, progress_bar, team)
+        self._common = self._start.load(folder)
 
     def start(self, config: SEConfig, seed: int) -> nn.Module:
         """Return the common backbone with the SE blocks of ``config``, which have no effect yet.
 
         Attention that becomes constant has its mean gate in the common backbone.
         """
-        if self._common is None:
-            self._common = self._load_backbone()
-        torch.manual_seed(seed)
-        kept = replace(config, constant=())
-        model = insert(copy.deepcopy(self._common), kept, identity_start=True, input_size=self.data.input_size)
-        if not config.constant:
-            return model
-        places = find_places(config.backbone)
-        gates = {places[site].host: self._mean_gates[places[site].host] for site in config.constant}
-        return fold_gates(model, gates, self.data.input_size)
+        return self._insert(config, seed)[0]
 
-    @cached_property
-    def _mean_gates(self) -> dict[str, npt.NDArray[np.float64]]:
-        """The mean gates of the common backbone's own attention."""
-        model = copy.deepcopy(self._common or self._load_backbone()).to(self.device).eval()
-        images = sample(self.data.calibration, CALIBRATION_IMAGES, self.recipe.seed)
-        return mean_gates(model, find_gates(model), images, self.recipe, str(self.device))
+    def training(self, config: SEConfig, seed: int, checkpoint: Path | None = None) -> Training:
+        """Return the training of ``config`` with one seed, resumed from the checkpoint if that exists."""
+        model, inserted = self._insert(config, seed)
+        tuning = None if self.backbone_rate == 1 else Tuning(inserted, self.backbone_rate, keeps_statistics=False)
+        return Training(model, replace(self.recipe, seed=seed), self.data, self.device, checkpoint, tuning=tuning)
+
 
     def assist(self, space: ConfigurationSource, team: Team) -> None:
         """Join the training of the backbone that rank 0 runs in :meth:`prepare`; write nothing.
@@ -205,21 +188,34 @@ class Finetune(Scratch):
         Raises:
             EvaluationError: If a loss is not finite, or another rank does not respond.
         """
-        self._train_backbone(no_progress, None, team)
+        self._start.assist(team)
 
-    def _train_backbone(self, progress_bar: ProgressBar, checkpoint: Path | None, team: Team | None) -> Training:
-        training = Training(self._initial_backbone(), self.recipe, self.data, self.device, checkpoint, team)
-        training.run(classification_losses(training.model, self.recipe), progress_bar, "Training the backbone")
-        return training
+    def _insert(self, config: SEConfig, seed: int) -> tuple[nn.Module, frozenset[str]]:
+        """Return the network of ``config`` before training and the names of its inserted parameters."""
+        model = copy.deepcopy(self._backbone)
+        own = set(model.parameters())
+        torch.manual_seed(seed)
+        kept = replace(config, constant=())
+        model = insert(model, kept, identity_start=True, input_size=self.data.input_size)
+        inserted = frozenset(name for name, one in model.named_parameters() if one not in own)
+        if not config.constant:
+            return model, inserted
+        places = find_places(config.backbone)
+        gates = {places[site].host: self._mean_gates[places[site].host] for site in config.constant}
+        return fold_gates(model, gates, self.data.input_size), inserted
 
-    def _initial_backbone(self) -> nn.Module:
-        torch.manual_seed(self.recipe.seed)
-        return load_pretrained(self.backbone, self.pretrained, self.options)
+    @property
+    def _backbone(self) -> nn.Module:
+        if self._common is None:
+            self._common = self._start.load(self._folder)
+        return self._common
 
-    def _load_backbone(self) -> nn.Module:
-        model = create_model(SEConfig(self.backbone), **self.options)
-        load_weights(model, self._folder / BACKBONE_WEIGHTS, "run the search first")
-        return model
+    @cached_property
+    def _mean_gates(self) -> dict[str, npt.NDArray[np.float64]]:
+        """The mean gates of the common backbone's own attention."""
+        model = copy.deepcopy(self._backbone).to(self.device).eval()
+        images = sample(self.data.calibration, CALIBRATION_IMAGES, self.recipe.seed)
+        return mean_gates(model, find_gates(model), images, self.recipe, str(self.device))
 
 
 def rung_epochs(epochs: int, factor: int | None) -> tuple[int, ...]:

@@ -31,6 +31,7 @@ from .evaluator import Evaluation, evaluate_network
 from .mean_gates import mean_gates
 from .protocols import ConfigurationSource, ProgressBar, no_progress
 from .recipe import Losses, Training, TrainingRecipe, autocast, label_smoothing, load_weights, prepare_network
+from .tuning import Tuning
 
 WEIGHTS = "supernet.safetensors"
 SUMMARY = "supernet.json"
@@ -93,6 +94,7 @@ class Supernet:
         self._names = {site: names[elastic] for site, elastic in self._elastic.items()}
         self._statistics: dict[Any, dict[str, torch.Tensor]] = {}
         self._gates: dict[Any, dict[Site, torch.Tensor]] = {}
+        self._tuning: Tuning | None = None
 
     def select(self, config: SEConfig) -> None:
         """Switch the blocks of ``config`` on and all others off; existing attention stays unless ``config`` differs.
@@ -122,6 +124,8 @@ class Supernet:
         """
         trained = (folder / WEIGHTS).exists() and (folder / SUMMARY).exists()
         with together(self.device, not trained) as team:
+            if not trained:
+                self._prepare_start(folder, progress_bar, team)
             training = None if trained else self._train(space, progress_bar, folder / CHECKPOINT, team)
         if training is None:
             self.load(folder)
@@ -140,15 +144,21 @@ class Supernet:
         """
         self._train(space, no_progress, None, team)
 
+    def _prepare_start(self, folder: Path, progress_bar: ProgressBar, team: Team | None) -> None:
+        """Load the weights that training starts from; random ones are there already."""
+
     def _train(
         self, space: ConfigurationSource, progress_bar: ProgressBar, checkpoint: Path | None, team: Team | None
     ) -> Training:
-        training = Training(self.model, self.recipe, self.data, self.device, checkpoint, team)
+        training = Training(self.model, self.recipe, self.data, self.device, checkpoint, team, self._tuning)
         training.run(self._losses(training, space), progress_bar, "Training the supernet", self._patience)
         return training
 
+    def _smaller(self, drawn: SEConfig, step: int) -> SEConfig:
+        """Return the smaller network of a step."""
+        return SEConfig.without_attention(self.backbone) if step % _STEPS_PER_BARE == 0 else drawn
+
     def _losses(self, training: Training, space: ConfigurationSource) -> Losses:
-        bare = SEConfig.without_attention(self.backbone)
         smoothing = label_smoothing(self.recipe)
 
         def outputs(config: SEConfig, images: torch.Tensor) -> torch.Tensor:
@@ -161,7 +171,7 @@ class Supernet:
             drawn = space.draw(random.Random(int(torch.randint(2**62, ()))))
             widest = outputs(space.widen(drawn), images)
             yield F.cross_entropy(widest, targets, label_smoothing=smoothing)
-            smaller = outputs(bare if training.step % _STEPS_PER_BARE == 0 else drawn, images)
+            smaller = outputs(self._smaller(drawn, training.step), images)
             from_labels = F.cross_entropy(smaller, targets, label_smoothing=smoothing)
             from_widest = F.cross_entropy(smaller, widest.detach().softmax(1))
             yield from_labels + self._distillation * (from_widest - from_labels)
@@ -187,7 +197,7 @@ class Supernet:
         Raises:
             EvaluationError: If the network's outputs are not finite.
         """
-        self._select_recalibrated(config)
+        self._select_calibrated(config)
         for site, gate in self._constant_gates(config).items():
             shape = [1, 1, 1, 1]
             shape[LAYOUTS[site.layout]] = -1
@@ -199,7 +209,7 @@ class Supernet:
 
         Its normalisation statistics, and so its outputs, are those of :meth:`evaluate`.
         """
-        self._select_recalibrated(config)
+        self._select_calibrated(config)
         shared = {name: value.cpu() for name, value in self.model.state_dict().items()}
         elastic = tuple(f"{name}." for name in self._names.values())
         state = {name: value for name, value in shared.items() if not name.startswith(elastic)}
@@ -231,7 +241,8 @@ class Supernet:
         return sample(self.data.calibration, self._recalibration_images, self.recipe.seed)
 
     @memory_told()
-    def _select_recalibrated(self, config: SEConfig) -> None:
+    def _select_calibrated(self, config: SEConfig) -> None:
+        """Select a configuration, with the statistics to evaluate it with."""
         self.select(config)
         known = self._statistics.get(config.structure)
         if known is None:

@@ -115,7 +115,10 @@ def test_the_exported_network_with_timms_transform_has_the_accuracy_of_the_trial
         (["--data", "one"], ["class"]),
         (["--data", "digits", "--image-size", "64"], ["image_size"]),
         (["--data", "pictures", "--image-size", "4"], ["image-size", "8"]),
-        (["--pretrained", "timm"], ["--pretrained requires --evaluator finetune"]),
+        (
+            ["--evaluator", "scratch", "--pretrained", "timm"],
+            ["--pretrained requires --evaluator supernet or finetune"],
+        ),
         (["--evaluator", "finetune", "--pretrained", "nothing.pth"], ["nothing.pth", "checkpoint"]),
         (["--evaluator", "scratsh"], ["scratsh", "near names: scratch"]),
         (["--epochs", "0"], ["epochs", "0"]),

@@ -9,6 +9,7 @@ from se_search.errors import DefinitionError, naming_options
 from se_search.study.definitions import parse_share
 from se_search.study.files import load_space, load_study, parse_definition, shipped_names
 from se_search.study.safe_yaml import read_yaml, write_yaml
+from se_search.training.common_start import Adaptation
 
 SPACE = {"placement": "stage", "ratios": [4, 16], "gates": ["sigmoid"]}
 
@@ -200,8 +201,11 @@ def test_given_values_replace_the_files_and_none_replaces_nothing(tmp_path):
         ({"settings": {"evaluator.epohcs": 3}}, ["evaluator.epohcs is not", "--set evaluator.epohcs is not"]),
         ({"settings": {"latency.limit": 0}}, ["latency.limit is 0", "--set latency.limit is 0"]),
         (
-            {"pretrained": "timm"},
-            ["pretrained requires evaluator finetune$", "--pretrained requires --evaluator finetune$"],
+            {"evaluator": "scratch", "pretrained": "timm"},
+            [
+                "pretrained requires evaluator supernet or finetune$",
+                "--pretrained requires --evaluator supernet or finetune$",
+            ],
         ),
     ],
 )
@@ -252,10 +256,13 @@ def test_the_name_of_an_evaluator_replaces_the_files_name_and_nothing_else(tmp_p
         load_study("digits", evaluator="a b")
 
 
+FROM_BACKBONE = ("pretrained", "adapt", "backbone_lr")
+
+
 def test_each_evaluator_has_its_own_settings_and_learning_rate(tmp_path):
     for name, rate, own in (
-        ("supernet", 0.002, {"recalibration_images", "distillation", "patience"}),
-        ("finetune", 0.0005, {"seeds", "halving", "pretrained"}),
+        ("supernet", 0.002, {*FROM_BACKBONE, "recalibration_images", "distillation", "patience", "train"}),
+        ("finetune", 0.0005, {*FROM_BACKBONE, "seeds", "halving"}),
         ("scratch", 0.002, {"seeds", "halving"}),
         ("mine", 0.002, {"seeds", "halving", "pretrained", "options"}),
     ):
@@ -309,3 +316,9 @@ def test_a_space_written_out_is_refused_by_its_key(space, told):
 )
 def test_a_description_is_kept_only_with_its_backbone_and_data(changed, kept):
     assert bool(load_study("digits", changed).description) == kept
+
+
+def test_the_adaptation_that_is_not_set_is_the_definitions_default():
+    study = load_study("digits", pretrained="timm", settings={"evaluator.adapt.epochs": 4})
+    assert study.evaluator.adaptation == Adaptation()
+    assert load_study("digits", pretrained="timm").evaluator.adaptation is None

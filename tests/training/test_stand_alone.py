@@ -15,11 +15,12 @@ from se_search import SEConfig
 from se_search.data.load import load_data
 from se_search.errors import DefinitionError, RunFolderError
 from se_search.statistics import crossed_mean
+from se_search.training.common_start import BACKBONE_SUMMARY
 from se_search.training.evaluator import evaluate_network
 from se_search.training.pretrained import check_pretrained, load_pretrained
 from se_search.training.protocols import no_progress
 from se_search.training.recipe import TrainingRecipe
-from se_search.training.stand_alone import BACKBONE_SUMMARY, Finetune, Scratch, rung_epochs
+from se_search.training.stand_alone import Finetune, Scratch, rung_epochs
 
 BACKBONE = "test_resnet"
 DATA = load_data("digits")

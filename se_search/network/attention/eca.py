@@ -159,11 +159,12 @@ class PlacedECA(PlacedAttention):
         """Create an elastic block of this kernel size or the published one, whichever is larger."""
         from .eca_layers import ElasticECA
 
-        return ElasticECA(max(self.size, published_kernel(self.site.channels)), self.site.layout, kept)
+        size = max(self.size, published_kernel(self.site.channels))
+        return ElasticECA(size, self.site.layout, kept, self.start)
 
     def select_in(self, elastic: "ElasticECA") -> None:
         """Use the middle of the kernel."""
-        elastic.select(self.size, self.gate)
+        elastic.select(self.size, self.gate, self.start)
 
     def slice_of(self, elastic: "ElasticECA") -> "dict[str, torch.Tensor]":
         """Take the middle of the kernel."""

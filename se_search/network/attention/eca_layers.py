@@ -8,7 +8,7 @@ from torch import nn
 from ...errors import ConfigurationError
 from .gates import check_gate
 from .kind import LAYOUTS, STARTS, check_choice
-from .layers import Elastic, Gated, GateFromOne, spread, squeeze
+from .layers import Elastic, Gated, GateFromOne, create_gate, spread, squeeze
 
 
 def create_eca_block(kernel: int, gate: str = "sigmoid", layout: str = "NCHW", start: str = "paper") -> nn.Module:
@@ -57,25 +57,30 @@ class ElasticECA(Elastic, Gated):
         kernel: The largest kernel size.
         layout: One of :data:`~se_search.network.attention.grid.LAYOUTS`.
         kept: The backbone's own attention at this site.
+        start: As in :func:`create_eca_block`; gates of :meth:`select` must have the same.
     """
 
-    def __init__(self, kernel: int, layout: str = "NCHW", kept: nn.Module | None = None) -> None:
+    def __init__(self, kernel: int, layout: str = "NCHW", kept: nn.Module | None = None, start: str = "paper") -> None:
         super().__init__()
         self.channel_axis = LAYOUTS[check_choice("layout", layout, LAYOUTS)]
         self.conv = EcaModule(kernel_size=kernel).conv
+        if check_choice("start", start, STARTS) == "identity":
+            nn.init.zeros_(self.conv.weight)
         self.kept = kept
         self.active_kernel: int | None = None
         self.gate = create_act_layer("sigmoid")
 
-    def select(self, kernel: int | None, gate: str = "sigmoid") -> None:
+    def select(self, kernel: int | None, gate: str = "sigmoid", start: str = "paper") -> None:
         """Switch to a kernel size with ``gate``; ``None`` switches the block off.
+
+        With ``start="identity"``, the gate is one at zero.
 
         Raises:
             ConfigurationError: If the kernel is even or too large, or the gate is unknown.
         """
         if kernel is not None:
             self._middle(kernel)
-        self.gate = create_act_layer(check_gate(gate))
+        self.gate = create_gate(gate, start)
         self.active_kernel = kernel
         self.keeps = False
 

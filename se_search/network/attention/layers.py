@@ -3,11 +3,13 @@
 from typing import Any
 
 import torch
+from timm.layers import create_act_layer
 from torch import nn
 
 from ...errors import ConfigurationError
-from .gates import GATES
+from .gates import GATES, check_gate
 from .grid import Grid, grid_of
+from .kind import STARTS, check_choice
 
 
 class Gated:
@@ -34,6 +36,16 @@ class GateFromOne(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the gate's values for ``x`` of any shape."""
         return self.gate(x + self.shift) * self.factor
+
+
+def create_gate(name: str, start: str = "paper") -> nn.Module:
+    """Create a gate; with ``start="identity"`` it is one at zero.
+
+    Raises:
+        ConfigurationError: If the gate or the start is unknown.
+    """
+    gate: nn.Module = create_act_layer(check_gate(name))
+    return GateFromOne(gate, name) if check_choice("start", start, STARTS) == "identity" else gate
 
 
 class Elastic(nn.Module):

@@ -277,11 +277,11 @@ class PlacedSE(PlacedAttention):
         """Create an elastic block of this hidden width."""
         from .se_layers import ElasticSE
 
-        return ElasticSE(self.site.channels, self.hidden, self.bias, self.site.layout, kept, self.site.grid)
+        return ElasticSE(self.site.channels, self.hidden, self.bias, self.site.layout, kept, self.site.grid, self.start)
 
     def select_in(self, elastic: "ElasticSE") -> None:
         """Use the leading hidden units."""
-        elastic.select(self.hidden, self.gate, self.squeeze, self.side)
+        elastic.select(self.hidden, self.gate, self.squeeze, self.side, self.start)
 
     def slice_of(self, elastic: "ElasticSE") -> "dict[str, torch.Tensor]":
         """Take the leading hidden units."""

@@ -9,7 +9,7 @@ from ...errors import ConfigurationError
 from .gates import check_gate
 from .grid import LAYOUTS, Grid
 from .kind import STARTS, check_choice
-from .layers import Elastic, Gated, GateFromOne
+from .layers import Elastic, Gated, GateFromOne, create_gate
 from .se import check_ratio, check_squeeze, hidden_channels
 from .windows import Scope
 
@@ -52,10 +52,14 @@ def create_se_block(
         block.layout, block.scope = check_choice("layout", layout, LAYOUTS), scope or Scope()
     if check_choice("start", start, STARTS) == "identity":
         block.gate = GateFromOne(block.gate, gate)
-        nn.init.normal_(block.fc2.weight, std=_NEXT_TO_ZERO)
-        if block.fc2.bias is not None:
-            nn.init.zeros_(block.fc2.bias)
+        _start_at_zero(block.fc2)
     return block
+
+
+def _start_at_zero(layer: nn.Conv2d) -> None:
+    nn.init.normal_(layer.weight, std=_NEXT_TO_ZERO)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 def _initialise(*layers: nn.Conv2d) -> None:
@@ -97,6 +101,7 @@ class ElasticSE(Elastic, Gated):
         layout: One of :data:`~se_search.network.attention.grid.LAYOUTS`.
         kept: The backbone's own attention at this site.
         grid: Rows and columns of the tokens, for windows.
+        start: As in :func:`create_se_block`; gates of :meth:`select` must have the same.
     """
 
     def __init__(
@@ -107,6 +112,7 @@ class ElasticSE(Elastic, Gated):
         layout: str = "NCHW",
         kept: nn.Module | None = None,
         grid: Grid | None = None,
+        start: str = "paper",
     ) -> None:
         super().__init__()
         self.layout = check_choice("layout", layout, LAYOUTS)
@@ -116,6 +122,8 @@ class ElasticSE(Elastic, Gated):
         self.fc1 = widest.fc1
         self.fc2 = widest.fc2
         _initialise(self.fc1, self.fc2)
+        if check_choice("start", start, STARTS) == "identity":
+            _start_at_zero(self.fc2)
         self.kept = kept
         self.active_hidden: int | None = None
         self.gate = create_act_layer("sigmoid")
@@ -126,9 +134,16 @@ class ElasticSE(Elastic, Gated):
         return LAYOUTS[self.layout]
 
     def select(
-        self, hidden: int | None, gate: str = "sigmoid", squeeze: str = "avg", extent: int | None = None
+        self,
+        hidden: int | None,
+        gate: str = "sigmoid",
+        squeeze: str = "avg",
+        extent: int | None = None,
+        start: str = "paper",
     ) -> None:
         """Switch to the first ``hidden`` units with a gate, squeeze and extent; ``None`` switches the block off.
+
+        With ``start="identity"``, the gate is one at zero.
 
         Raises:
             ConfigurationError: If the block has fewer hidden units, or the gate or squeeze is unknown.
@@ -138,7 +153,7 @@ class ElasticSE(Elastic, Gated):
                 f"hidden width {hidden} is invalid: the elastic block has {self.fc1.out_channels} hidden units"
             )
         check_squeeze(squeeze)
-        self.gate = create_act_layer(check_gate(gate))
+        self.gate = create_gate(gate, start)
         self.scope = Scope(squeeze, extent, self.grid)
         self.active_hidden = hidden
         self.keeps = False
