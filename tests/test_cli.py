@@ -439,6 +439,8 @@ def test_shipped_spaces_and_studies_are_listed():
         "digits-distant",
         "digits-local",
         "extent",
+        "imagenet-pretrained",
+        "own-images-pretrained",
     ]
 
 

@@ -22,9 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import timm
 import yaml
 from conftest import TINY_STUDY
 from markdown_it import MarkdownIt
+from safetensors.torch import save_file
 from typer.main import get_command
 
 import se_search
@@ -48,8 +50,16 @@ LONG = {
 }
 RUN_IN_DOCS = "runs/resnet50-digits"
 
-# Options of commands that get another value: a small network, few configurations, a trial that the tiny run has.
-IN_COMMANDS = {"--backbone": "test_resnet", "--budget": "3", "--trial": "3", "--members": "1"}
+# Options of commands that get another value: a small network, few configurations, a trial that the tiny run has,
+# embedded data, weights in a file.
+IN_COMMANDS = {
+    "--backbone": "test_resnet",
+    "--budget": "3",
+    "--trial": "3",
+    "--members": "1",
+    "--data": "digits",
+    "--pretrained": "weights.safetensors",
+}
 
 IN_PYTHON = {
     # A small network, one epoch, few configurations.
@@ -261,6 +271,8 @@ def test_a_page_does_what_it_says(page, finished_run, monkeypatch):
     shutil.copytree(finished_run / "run", finished_run / RUN_IN_DOCS)
     installed = finished_run / "installed"
     monkeypatch.setenv("PYTHONPATH", str(installed), prepend=os.pathsep)
+    weights = timm.create_model("test_resnet", num_classes=10).state_dict()
+    save_file(weights, finished_run / "weights.safetensors")
     blocks = blocks_of(page)
     definitions = [definition_of(block) for block in blocks if block.language == "yaml"]
 

@@ -181,7 +181,6 @@ class Finetune(Scratch):
         tuning = None if self.backbone_rate == 1 else Tuning(inserted, self.backbone_rate, keeps_statistics=False)
         return Training(model, replace(self.recipe, seed=seed), self.data, self.device, checkpoint, tuning=tuning)
 
-
     def assist(self, space: ConfigurationSource, team: Team) -> None:
         """Join the training of the backbone that rank 0 runs in :meth:`prepare`; write nothing.
 

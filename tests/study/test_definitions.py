@@ -35,7 +35,8 @@ def test_the_shipped_files_are_whole():
         "stages",
         "thin",
     )
-    assert shipped_names("studies") == ("digits", "digits-context", "digits-distant", "digits-local", "extent")
+    embedded = ("digits", "digits-context", "digits-distant", "digits-local", "extent")
+    assert shipped_names("studies") == (*embedded, "imagenet-pretrained", "own-images-pretrained")
     for name in shipped_names("search_spaces"):
         # The paper's table of reduction ratios; its other ablations are at r=16.
         ablations = ("extent", "gate", "position", "squeeze", "stage")

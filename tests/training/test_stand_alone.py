@@ -1,8 +1,10 @@
 """The evaluators scratch and finetune, which train each configuration independently."""
 
 import json
+import re
 from dataclasses import replace
 
+import huggingface_hub
 import numpy as np
 import pytest
 import timm
@@ -17,7 +19,7 @@ from se_search.errors import DefinitionError, RunFolderError
 from se_search.statistics import crossed_mean
 from se_search.training.common_start import BACKBONE_SUMMARY
 from se_search.training.evaluator import evaluate_network
-from se_search.training.pretrained import check_pretrained, load_pretrained
+from se_search.training.pretrained import check_pretrained, load_pretrained, pretrained_classes
 from se_search.training.protocols import no_progress
 from se_search.training.recipe import TrainingRecipe
 from se_search.training.stand_alone import Finetune, Scratch, rung_epochs
@@ -204,7 +206,7 @@ class Payload:
 def test_a_checkpoint_never_runs_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {"x": Payload()}}, tmp_path / "evil.pth")
-    with pytest.raises(DefinitionError, match="cannot be loaded into test_resnet"):
+    with pytest.raises(DefinitionError, match=r"loaded into test_resnet: it contains Python objects.*run code"):
         prepared(tmp_path / "run", str(tmp_path / "evil.pth"))
     assert not (tmp_path / "executed").exists()
 
@@ -214,6 +216,44 @@ def test_weights_that_are_not_there_are_refused(tmp_path, given, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DefinitionError, match=r"^pretrained '.*' does not exist: use timm"):
         check_pretrained(given)
+
+
+def test_weights_that_do_not_fit_are_refused_in_one_sentence(tmp_path):
+    torch.manual_seed(0)
+    other, state = (timm.create_model(name, num_classes=10).state_dict() for name in ("test_vit", BACKBONE))
+    own = [name for name in state if not name.startswith("fc.")]
+    changed = "layer1.0.conv1.weight"
+    shapes = rf"\(1, 2, 3, 3\) instead of {re.escape(str(tuple(state[changed].shape)))}"
+    cases = {
+        "other": (other, rf"{len(own)} of the {len(own)} tensors .* are missing in it, the first is {own[0]}"),
+        "wide": (state | {changed: torch.zeros(1, 2, 3, 3)}, rf"1 of its tensors .* {changed} with {shapes}"),
+        "nan": (state | {"bn1.bias": state["bn1.bias"] * torch.nan}, r"has NaN or infinite values in bn1\.bias: .*"),
+    }
+    for name, (weights, told) in cases.items():
+        save_file(weights, tmp_path / f"{name}.safetensors")
+        with pytest.raises(DefinitionError, match=rf"^pretrained \S+{name}\.safetensors .*{told}$"):
+            load_pretrained(BACKBONE, str(tmp_path / f"{name}.safetensors"), {"num_classes": 10})
+
+
+def test_weights_of_the_hub_are_taken_from_its_cache_without_a_network(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    published = timm.create_model(BACKBONE, num_classes=7)
+    repository = tmp_path / "models--me--network"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    save_for_hf(published, snapshot, model_config={"num_classes": 7}, safe_serialization=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    check_pretrained("hf-hub:me/network")
+    assert pretrained_classes(BACKBONE, "hf-hub:me/network") == 7
+    loaded = load_pretrained(BACKBONE, "hf-hub:me/network", {"num_classes": 10}).state_dict()
+    before = published.state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in loaded.items() if not name.startswith("fc."))
+    with pytest.raises(DefinitionError, match=r"^pretrained hf-hub:me/other cannot be loaded into test_resnet: "):
+        pretrained_classes(BACKBONE, "hf-hub:me/other")
+    with pytest.raises(DefinitionError, match="holds a test_resnet, not a test_vit"):
+        load_pretrained("test_vit", "hf-hub:me/network", {"num_classes": 10})
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path):
