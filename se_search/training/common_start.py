@@ -1,5 +1,6 @@
 """The backbone from which all configurations start: trained or adapted once, and kept in the run folder."""
 
+import functools
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -80,7 +81,7 @@ class CommonStart:
     def _adapts(self) -> bool:
         return self.adaptation is not None or self._classes_given != self.data.classes
 
-    @property
+    @functools.cached_property
     def _classes_given(self) -> int | None:
         return None if self.weights is None else pretrained_classes(self.backbone, self.weights)
 
@@ -102,7 +103,7 @@ class CommonStart:
         torch.manual_seed(self.recipe.seed)
         model, history = load_pretrained(self.backbone, self.weights, self.options), []
         if trains:
-            training = self._train(model, progress_bar, folder / BACKBONE_CHECKPOINT, team)
+            training = self._train(model, self._title(), progress_bar, folder / BACKBONE_CHECKPOINT, team)
             model, history = training.evaluated, training.history
         write_text(folder / BACKBONE_SUMMARY, json.dumps(self._summary(trains) | {"epochs": history}, indent=2))
         write_weights(model, folder / BACKBONE_WEIGHTS)
@@ -115,7 +116,7 @@ class CommonStart:
             EvaluationError: If a loss is not finite, or another rank does not respond.
         """
         if team.broadcast(False):
-            self._train(create_model(SEConfig(self.backbone), **self.options), no_progress, None, team)
+            self._train(create_model(SEConfig(self.backbone), **self.options), "", no_progress, None, team)
 
     def load(self, folder: Path) -> nn.Module:
         """Return the backbone of a run folder.
@@ -127,21 +128,29 @@ class CommonStart:
         load_weights(model, folder / BACKBONE_WEIGHTS, "run the search first")
         return model
 
+    def _title(self) -> str:
+        """Return the title of the training's progress bar."""
+        if self.weights is None:
+            return "Training the backbone"
+        part = "classifier" if self._adaptation.freeze == "backbone" else "backbone"
+        given, here = self._classes_given, self.data.classes
+        return f"Adapting the {part}" + ("" if given in (None, here) else f" ({given} classes to {here})")
+
     def _train(
-        self, model: nn.Module, progress_bar: ProgressBar, checkpoint: Path | None, team: Team | None
+        self, model: nn.Module, title: str, progress_bar: ProgressBar, checkpoint: Path | None, team: Team | None
     ) -> Training:
-        recipe, tuning, title = self.recipe, None, "Training the backbone"
+        recipe, tuning = self.recipe, None
         if self.weights is not None:
-            how = self.adaptation or Adaptation()
+            how = self._adaptation
             recipe = replace(recipe, epochs=how.epochs, learning_rate=how.learning_rate)
             tuning = Tuning(self._head(model)) if how.freeze == "backbone" else None
-            title = f"Adapting the {'backbone' if tuning is None else 'classifier'}"
-            classes = self._classes_given if checkpoint is not None else None
-            if classes not in (None, self.data.classes):
-                title += f" ({classes} classes to {self.data.classes})"
         training = Training(model, recipe, self.data, self.device, checkpoint, team, tuning)
         training.run(classification_losses(training.model, recipe), progress_bar, title)
         return training
+
+    @property
+    def _adaptation(self) -> Adaptation:
+        return self.adaptation or Adaptation()
 
     def _head(self, model: nn.Module) -> frozenset[str]:
         heads = tuple(f"{name}." for name in classifier_names(self.backbone))
@@ -156,4 +165,4 @@ class CommonStart:
     def _summary(self, trained: bool) -> dict[str, Any]:
         if self.weights is None:
             return {"weights": f"{self.recipe.epochs} epochs on {self.data.name}"}
-        return {"weights": self.weights, "adaptation": asdict(self.adaptation or Adaptation()) if trained else None}
+        return {"weights": self.weights, "adaptation": asdict(self._adaptation) if trained else None}

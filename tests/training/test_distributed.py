@@ -19,7 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
@@ -28,8 +30,10 @@ from se_search.data.image_data import ImageData, ImageStream, Unreadable, Unread
 from se_search.data.load import load_data
 from se_search.errors import DataError, DefinitionError, EvaluationError
 from se_search.training import distributed
+from se_search.training.common_start import Adaptation, CommonStart
 from se_search.training.distributed import Share, Team, take_part, together, use_own_device
 from se_search.training.evaluator import evaluate_network
+from se_search.training.pretrained_supernet import PretrainedSupernet
 from se_search.training.protocols import no_progress
 from se_search.training.recipe import Training, TrainingRecipe, classification_losses
 from se_search.training.stand_alone import Finetune, Scratch
@@ -374,6 +378,28 @@ def test_two_processes_train_the_backbone_of_finetune_once_and_the_second_one_en
         summary = tmp_path / "backbone.json"
         assert [epoch["processes"] for epoch in json.loads(summary.read_text())["epochs"]] == [2, 2]
         assert {file.name for file in tmp_path.iterdir()} == {summary.name, "backbone.safetensors", "networks"}
+
+
+def _prepare_from_weights(folder):
+    recipe = TrainingRecipe(epochs=1, batch=64, learning_rate=1e-30)
+    start = CommonStart(BACKBONE, DATA, recipe, weights=f"{folder}.safetensors", adaptation=Adaptation(1, 0.01))
+    evaluator = PretrainedSupernet(start, [PlacedSE(site, 2) for site in SITES])
+    take_part(evaluator, Blocks(), DATA, "cpu")
+    evaluator.prepare(folder, Blocks(), no_progress)
+    bare = evaluate_network(start.load(folder).eval(), DATA.validation)
+    return max(abs(bare.losses - evaluator.evaluate(Blocks().largest()).losses).flatten().tolist())
+
+
+def test_two_processes_adapt_a_backbone_and_train_the_supernet_from_it(processes, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    save_file(timm.create_model(BACKBONE, num_classes=7).state_dict(), f"{folder}.safetensors")
+    (difference, second), ends = in_two(processes, _prepare_from_weights, folder)
+    assert difference < 1e-5
+    assert second is None
+    assert ends == [0, 0]
+    for name in ("backbone.json", "supernet.json"):
+        assert [epoch["processes"] for epoch in json.loads((folder / name).read_text())["epochs"]] == [2]
 
 
 @pytest.fixture
