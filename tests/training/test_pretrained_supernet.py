@@ -3,12 +3,14 @@
 import json
 import random
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils.data import TensorDataset
 
 from se_search import PlacedSE, SEConfig, find_sites
 from se_search.data.load import load_data
@@ -30,7 +32,8 @@ from se_search.training.supernet import WEIGHTS
 from se_search.training.tuning import Tuning
 
 BACKBONE = "test_resnet"
-DATA = load_data("digits")
+DIGITS = load_data("digits")
+DATA = replace(DIGITS, train=TensorDataset(*(part[:256] for part in DIGITS.train.tensors)))  # four steps an epoch
 IMAGES = DATA.validation.tensors[0]
 SITES = find_sites(BACKBONE, position="standard")
 WIDEST = tuple(PlacedSE(site, 2) for site in SITES)
@@ -133,7 +136,7 @@ def test_an_interrupted_adaptation_ends_as_an_uninterrupted_one(tmp_path):
         def advance(step=1, line=None):
             nonlocal steps
             steps += step
-            if steps == 20:  # an epoch has 16
+            if steps == 6:
                 raise Killed
 
         yield advance
@@ -143,7 +146,7 @@ def test_an_interrupted_adaptation_ends_as_an_uninterrupted_one(tmp_path):
     assert (tmp_path / "parts" / BACKBONE_CHECKPOINT).exists()
     start_of(file, adaptation=Adaptation(2, 0.003)).prepare(tmp_path / "parts", interrupting)
     title = "Adapting the classifier (7 classes to 10)"
-    assert begun == [(title, 32, 0), (title, 32, 16)]
+    assert begun == [(title, 8, 0), (title, 8, 4)]
     whole, parts = (load_file(tmp_path / name / BACKBONE_WEIGHTS) for name in ("whole", "parts"))
     assert all(torch.equal(value, parts[name]) for name, value in whole.items())
     assert not (tmp_path / "parts" / BACKBONE_CHECKPOINT).exists()
