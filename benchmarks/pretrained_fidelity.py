@@ -65,14 +65,14 @@ class Regime:
 REGIMES = {
     "thinning": Regime(
         "mobilenetv3_small_050",
-        "digits-distant",
-        TrainingRecipe(8, 64, 0.004),
+        "digits",
+        TrainingRecipe(10, 64, 0.004),
         TrainingRecipe(1, 64, 0.001),
         1.0,
         "existing",
     ),
     "insertion": Regime(
-        "test_resnet", "digits-distant", TrainingRecipe(4, 64, 0.004), TrainingRecipe(3, 64, 0.004), 0.1, "post"
+        "test_resnet", "digits-context", TrainingRecipe(4, 64, 0.004), TrainingRecipe(6, 64, 0.004), 0.1, "post"
     ),
     "images": Regime(
         "tf_efficientnet_lite0", "", TrainingRecipe(1, 64, 0.002), TrainingRecipe(2, 64, 0.0005), 0.1, "3x3"
