@@ -217,6 +217,9 @@ class AdaptDefinition(Definition):
 class _FromBackbone(EvaluatorDefinition):
     """Start all configurations from one backbone, which can have pretrained weights."""
 
+    usual_backbone_rate: ClassVar[float]
+    """Learning rate of pretrained weights relative to that of inserted blocks, if the user gives none."""
+
     pretrained: str | None = None
     """Initial weights of the backbone: ``"timm"``, ``"local-dir:FOLDER"``, ``"hf-hub:NAME"`` or the path of a
     checkpoint."""
@@ -224,8 +227,14 @@ class _FromBackbone(EvaluatorDefinition):
     adapt: AdaptDefinition | None = None
     """Adaptation of pretrained weights; by default only a classifier for another number of classes is trained."""
 
-    backbone_lr: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Learning rate of pretrained weights relative to that of inserted blocks."""
+    backbone_lr: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Learning rate of pretrained weights relative to that of inserted blocks; by default 0.1 for the supernet and 1
+    for finetune."""
+
+    @property
+    def backbone_rate(self) -> float:
+        """``backbone_lr``, or the evaluator's own."""
+        return self.usual_backbone_rate if self.backbone_lr is None else self.backbone_lr
 
     @property
     def starts_from_published_weights(self) -> bool:
@@ -264,7 +273,7 @@ class _FromBackbone(EvaluatorDefinition):
             return super().create_trainer(definition, data, recipe, folder)
         from ..training.stand_alone import Finetune
 
-        trainer = Finetune(definition.backbone, data, recipe, definition.device, backbone_rate=self.backbone_lr)
+        trainer = Finetune(definition.backbone, data, recipe, definition.device, backbone_rate=self.backbone_rate)
         trainer.load(folder)
         return trainer
 
@@ -297,6 +306,7 @@ class SupernetDefinition(_FromBackbone):
 
     shares_weights = True
     shared = "supernet"
+    usual_backbone_rate = 0.1
     estimates_by = "weight sharing ({epochs} of the shared network)"
 
     name: Literal["supernet"] = "supernet"
@@ -313,9 +323,6 @@ class SupernetDefinition(_FromBackbone):
 
     patience: Annotated[int, Field(ge=1)] | None = None
     """Early stopping: epochs without a lower training loss; off by default."""
-
-    backbone_lr: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Learning rate of pretrained weights relative to that of inserted blocks."""
 
     train: Literal["attention", "all"] = "all"
     """What is trained from pretrained weights: only the inserted ``"attention"``, or ``"all"`` weights."""
@@ -335,7 +342,7 @@ class SupernetDefinition(_FromBackbone):
 
         if self.pretrained is not None:
             backbone = (definition.backbone, data, recipe, definition.device, self.pretrained, self.adaptation)
-            rate = self.backbone_lr if self.train == "all" else 0.0
+            rate = self.backbone_rate if self.train == "all" else 0.0
             widest = space.widest_blocks()
             return PretrainedSupernet(CommonStart(*backbone), widest, rate, self.distillation, self.patience)
         return Supernet(
@@ -405,6 +412,7 @@ class FinetuneDefinition(_SingleNetworks, _FromBackbone):
     """Train every configuration from a common backbone."""
 
     shared = "backbone"
+    usual_backbone_rate = 1.0
     estimates_by = "finetuning each network ({epochs} from a common backbone)"
 
     name: Literal["finetune"] = "finetune"
@@ -428,7 +436,7 @@ class FinetuneDefinition(_SingleNetworks, _FromBackbone):
             self.halving,
             self.pretrained,
             self.adaptation,
-            self.backbone_lr,
+            self.backbone_rate,
         )
 
 

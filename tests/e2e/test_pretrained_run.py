@@ -28,7 +28,11 @@ def run(tmp_path_factory):
     """A run whose supernet stays at the adapted backbone."""
     folder = tmp_path_factory.mktemp("pretrained")
     torch.manual_seed(1)
-    save_file(timm.create_model("test_resnet", num_classes=7).state_dict(), folder / "weights.safetensors")
+    state = timm.create_model("test_resnet", num_classes=7).state_dict()
+    for value in state.values():
+        if value.dim() == 1:
+            value.uniform_(0.5, 1.5)  # timm's last norm of each block is zero, which hides the block
+    save_file(state, folder / "weights.safetensors")
     return search(**STUDY, pretrained=str(folder / "weights.safetensors"), out=folder / "run")
 
 
@@ -36,9 +40,9 @@ def test_every_trial_has_the_adapted_backbones_values(run):
     backbone = timm.create_model("test_resnet", num_classes=10)
     backbone.load_state_dict(load_file(run.folder / "backbone.safetensors"))
     expected = evaluate_network(backbone.eval(), load_data("digits").validation)
-    assert len(run.trials) == 3
-    assert run.trials["accuracy"].tolist() == [expected.accuracy.value] * 3
-    assert run.trials["log_loss"].tolist() == pytest.approx([expected.log_loss.value] * 3, abs=1e-5)
+    assert run.trials["parameter_overhead"].max() > 0
+    assert set(run.trials["accuracy"]) == {expected.accuracy.value}
+    assert run.trials["log_loss"].to_numpy() == pytest.approx(expected.log_loss.value, abs=1e-5)
 
 
 def test_it_resumes_without_the_weights_and_not_with_others(run, tmp_path):
@@ -64,7 +68,7 @@ def test_verification_starts_from_the_adapted_backbone_and_the_card_says_so(run,
     )
     run.export(trial=0, to=tmp_path / "verified")
     assert start in (tmp_path / "verified" / "README.md").read_text()
-    run.export(trial=0, to=tmp_path / "slice", verified=False)
+    run.export(trial=1, to=tmp_path / "slice", verified=False)
     card = (tmp_path / "slice" / "README.md").read_text()
     assert start in card
     assert "random weights" not in card
