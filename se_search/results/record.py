@@ -283,9 +283,11 @@ def _reference(
 
 
 def _timings(folder: Path, definition: StudyDefinition, table: pd.DataFrame) -> dict[str, float]:
-    shared = definition.evaluator.shared
-    epochs = read_json(folder / f"{shared}.json").get("epochs", []) if shared else []
-    spent = {shared: float(sum(epoch["seconds"] for epoch in epochs))} if epochs else {}
+    spent = {}
+    for shared in dict.fromkeys(("backbone", definition.evaluator.shared)):  # a supernet can start from a backbone
+        epochs = read_json(folder / f"{shared}.json").get("epochs", []) if shared else []
+        if epochs:
+            spent[shared] = float(sum(epoch["seconds"] for epoch in epochs))
     return spent | {"trials": float(table["seconds"].sum())}
 
 

@@ -74,6 +74,9 @@ def test_verification_starts_from_the_adapted_backbone_and_the_card_says_so(run,
     assert "random weights" not in card
     summary = json.loads((run.folder / "backbone.json").read_text())
     assert summary["adaptation"] == {"epochs": 1, "learning_rate": 0.01, "freeze": "backbone"}
+    timings = json.loads((run.folder / "run.json").read_text())["timings"]
+    assert timings.keys() == {"backbone", "supernet", "trials"}
+    assert timings["backbone"] == pytest.approx(sum(epoch["seconds"] for epoch in summary["epochs"]))
     exported = timm.create_model(f"local-dir:{tmp_path / 'slice'}", pretrained=True).eval()
     backbone = timm.create_model("test_resnet", num_classes=10)
     backbone.load_state_dict(load_file(run.folder / "backbone.safetensors"))
