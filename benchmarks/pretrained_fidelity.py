@@ -104,17 +104,10 @@ class Configurations:
 
 
 def list_configurations(regime: Regime, most: int) -> Configurations:
-    """Return all subsets of the blocks, grouped by stage if there are more than ``most``, or that many of them."""
+    """Return all subsets of the blocks, or ``most`` of them: none, all, and others at random."""
     sites = find_sites(regime.backbone, position=regime.position)
     removes = regime.position == "existing"
-    groups = [[site] for site in sites]
-    if 2 ** len(groups) > most:
-        stages = sorted({site.stage for site in sites})
-        groups = [[site for site in sites if site.stage == stage] for stage in stages]
-    subsets = [
-        [site for bit, group in enumerate(groups) if number >> bit & 1 for site in group]
-        for number in range(2 ** len(groups))
-    ]
+    subsets = [[site for bit, site in enumerate(sites) if number >> bit & 1] for number in range(2 ** len(sites))]
     chosen = [subsets[0], subsets[-1], *random.Random(0).sample(subsets[1:-1], min(most, len(subsets)) - 2)]
     configs = tuple(
         SEConfig(regime.backbone, removed=tuple(subset))
