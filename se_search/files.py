@@ -3,11 +3,12 @@
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .errors import RunFolderError
 
@@ -15,14 +16,35 @@ _MOST_BYTES = 2**24
 _UNFINISHED = ".unfinished"
 
 
+class NotARegularFileError(ValueError):
+    """A folder, a pipe or a device stands in place of a file."""
+
+    def __init__(self) -> None:
+        super().__init__("it is not a regular file")
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading, without waiting for a pipe.
+
+    Raises:
+        OSError: If it cannot be opened.
+        NotARegularFileError: If it is something else.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise NotARegularFileError
+    return os.fdopen(handle, "rb")
+
+
 def read_text(path: Path, most_bytes: int = _MOST_BYTES) -> str:
     """Read UTF-8 text of at most ``most_bytes``, 16 MiB by default.
 
     Raises:
         OSError: If it cannot be read.
-        ValueError: If it is larger, or not UTF-8.
+        ValueError: If it is not a regular file, is larger, or is not UTF-8.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
         raise ValueError(f"it has more than {most_bytes:,} bytes")
@@ -32,7 +54,7 @@ def read_text(path: Path, most_bytes: int = _MOST_BYTES) -> str:
 def digest_of(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while part := file.read(2**20):
             digest.update(part)
     return digest.hexdigest()
@@ -98,9 +120,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object; empty if the file is missing or damaged."""
+    """Read a JSON object; empty if the file is missing or damaged.
+
+    Raises:
+        RunFolderError: If it is not a regular file.
+    """
     try:
         content = json.loads(read_text(file))
+    except NotARegularFileError as error:
+        raise RunFolderError(f"{file} is not a regular file: remove it") from error
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -165,7 +165,7 @@ def write_comparison(comparison: Comparison, to: str | os.PathLike[str] = "compa
     """
     file = Path(to)
     with refusing_unwritable(file, ": choose another with --to"):
-        if file.exists() and MARK not in file.read_text(encoding="utf-8", errors="replace"):
+        if file.exists() and not (file.is_file() and MARK in file.read_text(encoding="utf-8", errors="replace")):
             raise RunFolderError(f"{file} exists and is not a comparison of runs: choose another file with --to")
         write_text(file, render_comparison(comparison))
     return file

@@ -22,7 +22,7 @@ from torch import nn
 
 from ..data.image_data import ImageData, ImageSet, batches
 from ..errors import DivergenceError, RunFolderError
-from ..files import write_atomically
+from ..files import open_regular, write_atomically
 from ..memory import memory_told
 from .distributed import Share, Team
 from .protocols import ProgressBar
@@ -304,7 +304,8 @@ class Training:
 
     def _load(self, checkpoint: Path) -> None:
         try:
-            self._set_state(torch.load(checkpoint, map_location=self._device, weights_only=True))
+            with open_regular(checkpoint) as file:
+                self._set_state(torch.load(file, map_location=self._device, weights_only=True))
         except Exception as error:  # torch.load and load_state_dict raise many exception types for a damaged file
             raise RunFolderError(
                 f"{checkpoint} is damaged ({type(error).__name__}): delete it to train again"

@@ -122,7 +122,7 @@ class Supernet:
             EvaluationError: If the training loss is not finite, or another rank does not respond.
             RunFolderError: If files in the folder are damaged.
         """
-        trained = (folder / WEIGHTS).exists() and (folder / SUMMARY).exists()
+        trained = (folder / WEIGHTS).is_file() and (folder / SUMMARY).is_file()
         with together(self.device, not trained) as team:
             if not trained:
                 self._prepare_start(folder, progress_bar, team)
