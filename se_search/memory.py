@@ -1,11 +1,26 @@
 """Convert out-of-memory errors to EvaluationError."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 from .errors import EvaluationError
+
+_PHRASES = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "could not create a primitive",
+    "could not create a memory object",
+    "cublas_status_alloc_failed",
+    "not enough memory",
+    "out of memory",
+    "can't start new thread",
+)
+"""In messages of PyTorch's ``RuntimeError`` where memory runs out, in lower case."""
+
+_ANOTHER_CAUSE = "could not create a primitive descriptor"  # the operation is not supported
 
 
 @contextmanager
@@ -17,7 +32,18 @@ def memory_told() -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not _is_memory(error):
+            raise
         # The rest of PyTorch's message lists other processes and settings of its allocator.
         reason = ". ".join(str(error).split(". ")[:3]) or "the machine has no more"
         raise EvaluationError(f"out of memory ({reason}): use a smaller batch or smaller images") from error
+
+
+def _is_memory(error: MemoryError | OSError | RuntimeError) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return _ANOTHER_CAUSE not in text and any(phrase in text for phrase in _PHRASES)

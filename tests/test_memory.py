@@ -1,5 +1,7 @@
 """What does not fit into the memory is told in a sentence."""
 
+import errno
+
 import pytest
 import torch
 
@@ -23,6 +25,13 @@ OF_PYTORCH = (
             "11.25 MiB is free",
         ),
         (MemoryError(), "the machine has no more"),
+        # What PyTorch 2.15 says on a CPU under ulimit -v.
+        (RuntimeError("could not create a primitive"), "could not create a primitive"),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory",
+        ),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "[Errno 12] Cannot allocate memory"),
     ],
 )
 def test_a_function_that_finds_no_memory_says_so_in_a_sentence(error, reason):
@@ -35,6 +44,20 @@ def test_a_function_that_finds_no_memory_says_so_in_a_sentence(error, reason):
     assert str(refusal.value) == f"out of memory ({reason}): use a smaller batch or smaller images"
 
 
-def test_other_errors_pass():
-    with pytest.raises(RuntimeError, match="shapes"), memory_told():
-        raise RuntimeError("shapes differ")
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("shapes differ"),
+        RuntimeError("could not create a primitive descriptor for a matmul primitive"),
+        OSError(errno.ENOSPC, "No space left on device"),
+    ],
+)
+def test_other_errors_pass(error):
+    with pytest.raises(type(error)) as passed, memory_told():
+        raise error
+    assert passed.value is error
+
+
+def test_what_pytorch_itself_raises_is_recognised():
+    with pytest.raises(EvaluationError, match="out of memory"), memory_told():
+        torch.empty(2**50)
