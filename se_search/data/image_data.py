@@ -2,6 +2,8 @@
 
 import itertools
 import random
+import signal
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
@@ -133,13 +135,34 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         noted = _noted(self.images)
-        for samples, unreadable in self._loader():
+        for samples, unreadable in self._drawn():
             if unreadable:
                 if noted is None:
                     raise DataError(f"{unreadable[0]} cannot be read")
                 noted.add(unreadable)
             if samples is not None:
                 yield samples[0], samples[1]
+
+    def _drawn(self) -> Iterator[Any]:
+        """Yield what the loader collates; if one of its processes dies, load the rest again, once."""
+        done, died = 0, False
+        while True:
+            try:
+                with _loader_deaths_where_batches_are_drawn():
+                    loader = iter(self._loader())
+                for batch in itertools.islice(loader, done, None):
+                    done += 1
+                    yield batch
+                return
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader worker"):
+                    raise
+                if died:
+                    raise DataError(
+                        "two processes that load images were killed or crashed: free memory or lower data_workers, and "
+                        "run the same command again"
+                    ) from error
+                died = True
 
     def _loader(self) -> DataLoader[Any]:
         seed = self.shuffle_seed or 0
@@ -235,6 +258,23 @@ class _SeededStream(IterableDataset[Any]):
             if drawn is None:
                 return
             yield drawn
+
+
+@contextmanager
+def _loader_deaths_where_batches_are_drawn() -> Iterator[None]:
+    """Keep the signal handler that PyTorch installs with its loader from raising an error at any point of the program.
+
+    The loader itself finds a dead process while it waits for a batch.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        if before is not None:  # a handler of a program in C, which Python cannot set again
+            signal.signal(signal.SIGCHLD, before)
 
 
 @contextmanager

@@ -1,12 +1,15 @@
 """Batches and samples of images in memory; test_image_files covers files."""
 
 import itertools
+import os
 import random
+import signal
+import time
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from se_search.data.image_data import ImageData, Unreadable, UnreadableImages, batches, sample
 from se_search.errors import DataError
@@ -138,3 +141,41 @@ def test_a_sample_of_more_than_there_are_is_all():
     images = numbered(5)
     assert sample(images, 5, 1) is images
     assert sample(images, 6, 1) is images
+
+
+class Deadly(Dataset):
+    """Images numbered from 0; reading one of ``deadly`` kills the process, for as long as ``marker`` has lines."""
+
+    def __init__(self, marker, deadly):
+        self.marker, self.deadly = marker, deadly
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        if index == self.deadly and (lives := self.marker.read_text()):
+            self.marker.write_text(lives[1:])
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.full((1,), float(index)), index
+
+
+def test_a_process_that_dies_is_replaced_once_and_no_batch_is_lost(tmp_path):
+    (tmp_path / "marker").write_text("x")
+    drawn = labels_of(batches(Deadly(tmp_path / "marker", 7), 2, shuffle_seed=3, workers=2))
+    (tmp_path / "marker").write_text("")
+    assert drawn == labels_of(batches(Deadly(tmp_path / "marker", 7), 2, shuffle_seed=3, workers=2))
+
+
+def test_processes_that_die_again_are_told_in_a_sentence(tmp_path):
+    (tmp_path / "marker").write_text("xx")
+    with pytest.raises(DataError, match="two processes that load images were killed or crashed: free memory or lower"):
+        labels_of(batches(Deadly(tmp_path / "marker", 1), 2, workers=1))
+
+
+def test_a_process_that_dies_raises_nothing_elsewhere(tmp_path):
+    """PyTorch's signal handler raises an error at any point of the program, here in the sleep."""
+    (tmp_path / "marker").write_text("x")
+    drawing = iter(batches(Deadly(tmp_path / "marker", 4), 2, workers=1))
+    assert next(drawing)[1].tolist() == [0, 1]
+    time.sleep(0.5)
+    assert [labels.tolist() for _, labels in drawing] == [[2, 3], [4, 5], [6, 7], [8, 9], [10, 11]]
