@@ -21,6 +21,7 @@ from ..data.image_data import ImageData
 from ..data.load import EMBEDDED
 from ..devices import is_there
 from ..errors import RunFolderError
+from ..memory import memory_told
 from ..network.config import SEConfig
 from ..progress import progress_bar, say
 from ..results.power import power_of_run
@@ -35,11 +36,12 @@ from ..trials.evaluators import (
     use_device,
     warn_if_busy,
 )
-from ..trials.folder import STUDY_FILE, check_folder, open_folder, read_definition
+from ..trials.folder import STORAGE_FILE, STUDY_FILE, check_folder, open_folder, read_definition
 from ..trials.latency import StudyLatency, latency_size, resolve_latency
 from ..trials.notes import describe_data, note_data, note_ended, note_unreadable
 from ..trials.priors import check_priors, priors_from_excitation
 from ..trials.provenance import record_start
+from ..trials.search_study import is_locked
 from ..trials.trials import Measure, Trials
 from .trial_loop import StudyLoop
 
@@ -124,7 +126,8 @@ def run_search(
         for sentence in power_of_run(definition, study, folder, counts).sentences:
             say(sentence)
         try:
-            used.prepare(folder, space, progress_bar)
+            with memory_told():
+                used.prepare(folder, space, progress_bar)
             further = {}
             if definition.priors == "excitation":
                 further = priors_from_excitation(folder, definition, space, data, used, render)
@@ -171,6 +174,8 @@ def _reporting_unwritable(folder: Path) -> Iterator[None]:
     except (SQLAlchemyError, StorageInternalError) as error:
         cause = error.__cause__ if isinstance(error, StorageInternalError) else error
         reason = str(getattr(cause, "orig", None) or cause or error)
+        if is_locked(error):
+            reason = f"{STORAGE_FILE} is locked by another process"
     except OSError as error:
         if error.errno not in _UNWRITABLE:
             raise

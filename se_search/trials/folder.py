@@ -1,5 +1,6 @@
 """The run folder: its study file and storage, locked by one process at a time."""
 
+import shlex
 import sqlite3
 import warnings
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import DefinitionError, RunFolderError
@@ -19,7 +21,7 @@ from ..study.definitions import StudyDefinition
 from ..study.files import load_study
 from ..study.safe_yaml import write_yaml
 from .notes import FOREIGN
-from .search_study import STUDY_NAME, SearchStudy, storage_url
+from .search_study import LOCK_LIMIT, STUDY_NAME, SearchStudy, is_locked, storage_url
 
 STUDY_FILE = "study.yaml"
 STORAGE_FILE = "study.db"
@@ -140,24 +142,61 @@ def load_trials(folder: Path) -> SearchStudy:
         study = SearchStudy(file)
         study.get_trials(deepcopy=False)
     except (SQLAlchemyError, RuntimeError, *FOREIGN) as error:
-        raise RunFolderError(_damaged(file)) from error
+        another = ""
+        with suppress(SQLAlchemyError, RuntimeError, *FOREIGN):
+            another = _another_version(file)
+        raise (RunFolderError(another) if another else _unusable(file, error)) from error
     return study
 
 
 def _check_storage(file: Path) -> None:
     """Check that a file is an intact database of a run. Optuna would write its tables into an empty or foreign one."""
+    for beside in ("", "-journal", "-wal", "-shm"):
+        one = file.with_name(file.name + beside)
+        if one.exists() and not one.is_file():
+            raise RunFolderError(f"{one} is not a regular file: remove it")
     try:
-        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True)) as connection:
+        uri = f"{file.absolute().as_uri()}?mode=rw"
+        with closing(sqlite3.connect(uri, uri=True, timeout=LOCK_LIMIT)) as connection:
             intact = connection.execute("PRAGMA quick_check").fetchone() == ("ok",)
             names = connection.execute("SELECT study_name FROM studies").fetchall()
+            numbers = connection.execute("SELECT number FROM trials ORDER BY number").fetchall()
     except sqlite3.Error as error:
-        raise RunFolderError(_damaged(file)) from error
+        raise _unusable(file, error) from error
     if not intact or names != [(STUDY_NAME,)]:
-        raise RunFolderError(_damaged(file))
+        raise _unusable(file)
+    wrong = [place for place, (number,) in enumerate(numbers) if number != place]
+    if wrong:  # Optuna gives the numbers of deleted trials again
+        raise RunFolderError(
+            f"{file} is inconsistent: trial {wrong[0]} is missing, or its number is used twice, because trials were "
+            f"deleted from it; {_REMEDY}"
+        )
 
 
-def _damaged(file: Path) -> str:
-    return f"{file} is damaged: restore it from a copy, or choose another folder with --out"
+def _another_version(file: Path) -> str:
+    """Say which version of Optuna wrote a database and what opens it; empty if it was this one's."""
+    storage = RDBStorage(storage_url(file), skip_compatibility_check=True, skip_table_creation=True)
+    try:
+        found, known = storage.get_current_version(), storage.get_all_versions()
+        with storage.engine.connect() as connection:
+            written = connection.execute(text("SELECT library_version FROM version_info")).scalar_one()
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+    if found == storage.get_head_version():
+        return ""
+    url = shlex.quote(f"sqlite:///{file.absolute()}")
+    remedy = f"optuna storage upgrade --storage {url}" if found in known else "pip install --upgrade optuna"
+    return f"{file} was written by Optuna {written}, and Optuna {optuna.__version__} cannot read it: run {remedy}"
+
+
+def _unusable(file: Path, error: BaseException | None = None) -> RunFolderError:
+    if is_locked(error):
+        return RunFolderError(f"{file} is locked by another process: end it, and run the same command again")
+    return RunFolderError(f"{file} is damaged: {_REMEDY}")
+
+
+_REMEDY = "restore it from a copy, or choose another folder with --out"
 
 
 def _create_storage(file: Path, definition: StudyDefinition) -> None:

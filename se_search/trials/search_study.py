@@ -2,6 +2,7 @@
 
 import functools
 import json
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,9 @@ from sqlalchemy.engine import URL
 
 STUDY_NAME = "se-search"
 
+LOCK_LIMIT = 30.0
+"""Seconds for which reading and writing wait while another process holds a lock on the database."""
+
 
 class SearchStudy(optuna.Study):
     """The Optuna study in a database file, which can group writes into one transaction.
@@ -22,7 +26,7 @@ class SearchStudy(optuna.Study):
     """
 
     def __init__(self, file: Path) -> None:
-        storage = RDBStorage(storage_url(file))
+        storage = RDBStorage(storage_url(file), skip_table_creation=True)
         self._engine = storage.engine
         self._sessions: orm.scoped_session[Any] = orm.scoped_session(orm.sessionmaker(self._engine, class_=_Session))
         storage.scoped_session = self._sessions  # Optuna's storage writes through it
@@ -86,4 +90,17 @@ _SET_USER_ATTRIBUTE = text(
 def storage_url(file: Path) -> str:
     """Return the URL of a database file."""
     # A path can contain ? and {}, which SQLAlchemy 2.0 and Optuna would interpret. A URI quotes them.
-    return URL.create("sqlite", database=file.absolute().as_uri(), query={"uri": "true"}).render_as_string()
+    query = {"uri": "true", "timeout": str(LOCK_LIMIT)}
+    return URL.create("sqlite", database=file.absolute().as_uri(), query=query).render_as_string()
+
+
+def is_locked(error: BaseException | None) -> bool:
+    """Whether an error says that another process holds a lock on the database."""
+    while error is not None:
+        if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorname", str(error)) in _LOCKED:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+_LOCKED = ("SQLITE_BUSY", "SQLITE_LOCKED", "database is locked", "database table is locked")  # names since Python 3.11

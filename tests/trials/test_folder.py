@@ -3,14 +3,17 @@
 import multiprocessing
 import os
 import sqlite3
+import threading
 from contextlib import closing
 
+import optuna
 import pytest
 import yaml
 from optuna.trial import TrialState
 
 from se_search.errors import RunFolderError
 from se_search.study.files import load_study
+from se_search.trials import folder as folder_module
 from se_search.trials.folder import load_trials, open_folder, read_definition
 
 STUDY = load_study("digits", backbone="resnet10t", budget=5)
@@ -199,6 +202,67 @@ def test_damaged_trials_are_refused_before_anything_is_written(tmp_path):
     assert read_definition(tmp_path / "run").budget == STUDY.budget
 
 
+@pytest.fixture
+def sound(tmp_path):
+    """A run folder with three finished trials."""
+    with open_folder(tmp_path / "run", STUDY) as study:
+        for _ in range(3):
+            study.tell(study.ask(), [0.5] * len(STUDY.objectives))
+    return tmp_path / "run"
+
+
+def test_a_locked_storage_is_waited_for_and_then_told_as_such(sound, monkeypatch):
+    monkeypatch.setattr(folder_module, "LOCK_LIMIT", 0.2)
+    with closing(sqlite3.connect(sound / "study.db")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(RunFolderError, match=r"study\.db is locked by another process: end it"):
+            load_trials(sound)
+    assert len(load_trials(sound).trials) == 3
+
+
+def test_a_lock_that_ends_in_time_is_no_error(sound):
+    other = sqlite3.connect(sound / "study.db", check_same_thread=False)
+    other.execute("BEGIN EXCLUSIVE")
+    ending = threading.Timer(0.5, other.close)
+    ending.start()
+    assert len(load_trials(sound).trials) == 3
+    ending.join()
+
+
+@pytest.mark.parametrize(
+    ("revision", "remedy"),
+    [("v3.0.0.a", "run optuna storage upgrade --storage sqlite:///"), ("v9.9.9.a", "run pip install --upgrade optuna")],
+)
+def test_a_storage_of_another_optuna_names_the_versions_and_the_command(sound, revision, remedy):
+    with closing(sqlite3.connect(sound / "study.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+        connection.execute("UPDATE version_info SET library_version = '1.2.3'")
+    written = (sound / "study.db").read_bytes()
+    with pytest.raises(RunFolderError, match=f"written by Optuna 1.2.3, and Optuna {optuna.__version__} .*{remedy}"):
+        load_trials(sound)
+    assert (sound / "study.db").read_bytes() == written
+
+
+@pytest.mark.parametrize(
+    ("change", "number"),
+    [("DELETE FROM trials WHERE number = 1", 1), ("UPDATE trials SET number = 1 WHERE number = 2", 2)],
+)
+def test_trials_that_were_deleted_are_told_as_such(sound, change, number):
+    with closing(sqlite3.connect(sound / "study.db")) as connection, connection:
+        connection.execute(change)
+    with pytest.raises(
+        RunFolderError, match=f"is inconsistent: trial {number} is missing, or its number is used twice"
+    ):
+        load_trials(sound)
+
+
+@pytest.mark.parametrize("name", ["study.db-journal", "study.db-wal"])
+def test_a_pipe_beside_the_storage_is_refused_and_not_waited_for(sound, name):
+    os.mkfifo(sound / name)
+    with pytest.raises(RunFolderError, match=f"{name} is not a regular file"):
+        load_trials(sound)
+
+
 def _die_within_a_trial(folder):
     with open_folder(folder, STUDY) as study:
         with study.at_once() as note:
@@ -221,6 +285,4 @@ def _try_to_open(folder):
 
 
 def _trial():
-    import optuna
-
     return optuna.trial.create_trial(values=[0.5] * len(STUDY.objectives))
