@@ -52,6 +52,10 @@ class ExportError(SeSearchError):
     """A network cannot be written in a format, or an exported one cannot be read."""
 
 
+class OutputError(SeSearchError):
+    """Standard output cannot be written, such as on a full device."""
+
+
 class RunFolderError(SeSearchError):
     """A run folder is unwritable, damaged, in use or belongs to another study."""
 

@@ -13,6 +13,7 @@ from rich.table import Column, Table
 
 from .api import Excitation
 from .api.thin import Thinning
+from .errors import printable
 from .export.timm_folder import Exported
 from .latency.meter import remarks
 from .network.attention.grid import Grid
@@ -271,7 +272,7 @@ def _print_table(shown: pd.DataFrame) -> None:
         headings = (Column(heading, overflow="fold") for heading in shown.columns)
         table = Table(*headings, box=None, pad_edge=False, padding=(0, gap, 0, 0))
         for row in shown.itertuples(index=False):
-            table.add_row(*map(escape, row))
+            table.add_row(*(escape(printable(text)) for text in row))
         return table
 
     table = table_of(shown, 2)

@@ -85,3 +85,35 @@ def test_the_command_that_loads_an_export_is_one_for_a_shell(console_of, folder)
     assert done.stdout == f"local-dir:{folder}"
     if folder == "exported":
         assert line == "  python -c \"import timm; timm.create_model('local-dir:exported', pretrained=True)\""
+
+
+ESCAPES = "a\x1b]0;title\x07\x1b[2J\r\u202eb"
+SHOWN = r"a\x1b]0;title\x07\x1b[2J\r\u202eb"
+
+
+def test_escapes_are_shown_as_text(console_of, capsys):
+    shown = console_of(200)
+    progress.say(ESCAPES)
+    terminal._print_table(pd.DataFrame({"block": [ESCAPES], "": [ESCAPES]}))
+    with progress.progress_bar(ESCAPES, 2):
+        pass
+    progress.complain(ESCAPES)
+    lines = shown.getvalue().splitlines()
+    assert lines[0] == SHOWN
+    assert lines[2].split() == [SHOWN, SHOWN]
+    assert SHOWN in "".join(lines[3:])
+    assert "title\x07" not in shown.getvalue()
+    assert capsys.readouterr().err == f"{SHOWN}\n"
+
+
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("arguments", [["--version"], ["studies"]])
+def test_output_to_a_full_device_ends_in_one_sentence(arguments):
+    with FULL.open("w") as full:
+        command = [sys.executable, "-m", "se_search", *arguments]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.stderr == "Error: the output cannot be written (No space left on device)\n"
+    assert done.returncode == 2

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cluster.executor import Executor, Outcome, Task
-from ..errors import ClusterError, EvaluationError, RunFolderError
+from ..errors import ClusterError, EvaluationError, OutputError, RunFolderError
 from ..files import write_atomically
 from ..network.config import SEConfig
 from ..progress import progress_bar, say
@@ -119,7 +119,7 @@ class StudyLoop:
             proposal, task = self._running.pop(future)
             try:
                 line = self._note(proposal, task, future.result())
-            except (ClusterError, RunFolderError):
+            except (ClusterError, OutputError, RunFolderError):
                 raise
             except Exception as error:  # an error in one trial must not end the search
                 self._fail(proposal, error)
