@@ -5,8 +5,11 @@ import importlib
 import inspect
 import io
 import json
+import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec
 
@@ -15,9 +18,10 @@ from typer.core import TyperCommand
 
 from . import __version__
 from .deployment.deployment import RUNTIMES
-from .errors import DefinitionError, SeSearchError, naming_options
+from .errors import DefinitionError, SeSearchError, naming_options, printable
 from .export.formats import FORMATS
-from .progress import console, progress_bar, say
+from .progress import complain, console, progress_bar, say
+from .safe_path import safe_path
 from .study.options import OPTIONS, read_settings, shows_parameters
 
 P = ParamSpec("P")
@@ -44,7 +48,29 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a log in another encoding must not end a search
-    app(prog_name="se-search")
+    shown = warnings.formatwarning
+    warnings.formatwarning = lambda *about, **more: _in_lines(shown(*about, **more))
+    try:
+        with safe_path():
+            app(prog_name="se-search")
+    except OSError as error:  # of Typer's own output, such as --help
+        complain(f"Error: the output cannot be written ({error.strerror or error})")
+        sys.exit(2)
+    finally:
+        _close_output()
+
+
+def _in_lines(text: str) -> str:
+    return "".join(f"{printable(line)}\n" for line in text.splitlines())
+
+
+def _close_output() -> None:
+    """Write what is left of the output; if that fails, discard it, or Python would print a traceback at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError, ValueError):  # not a file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Grouped(TyperCommand):
@@ -80,15 +106,15 @@ def _command(loads: str = ".terminal", hint: str = "") -> Callable[[Callable[P, 
                 with naming_options():
                     function(*args, **kwargs)
             except SeSearchError as error:
-                typer.echo(f"Error: {error}", err=True)
+                complain(f"Error: {error}")
                 raise typer.Exit(2) from error
             except OSError as error:
                 if error.filename is None:
                     raise
-                typer.echo(f"Error: {str(error.filename)[:200]!r} cannot be used: {error.strerror}", err=True)
+                complain(f"Error: {str(error.filename)[:200]!r} cannot be used: {error.strerror}")
                 raise typer.Exit(2) from error
             except KeyboardInterrupt as error:
-                typer.echo(f"Stopped.{hint}", err=True)
+                complain(f"Stopped.{hint}")
                 raise typer.Exit(130) from error
 
         return command
@@ -279,7 +305,7 @@ def _report_as_before(
         raise DefinitionError("--every requires --live: it is the interval between reports")
     if live and not html:
         raise DefinitionError("--live writes only the HTML report: remove --live or --format")
-    typer.echo(f"Deprecated: use se-search {'compare' if several else 'watch'} instead.", err=True)
+    complain(f"Deprecated: use se-search {'compare' if several else 'watch'} instead.")
     if several:
         _compare(folders, to or _COMPARISON)
     else:
@@ -606,7 +632,8 @@ def power(
 
     found = power_of(data, backbone, seeds=seeds, budget=budget, images=images)
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2))
+        for line in json.dumps(found.to_json(), indent=2).splitlines():
+            say(line, to_copy=True)
         return
     for sentence in found.sentences:
         say(sentence)
@@ -749,9 +776,9 @@ def spaces() -> None:
     for one in api.spaces():
         name = f"{one.name} (of package {one.package})" if one.package else one.name
         if one.definition is None:
-            typer.echo(f"{name}: cannot be used: {one.problem}")
+            say(f"{name}: cannot be used: {one.problem}")
             continue
-        typer.echo(f"{name}: {one.definition.description}")
+        say(f"{name}: {one.definition.description}")
         kinds = one.definition.kinds
         choices = {
             "positions": one.definition.positions,
@@ -762,7 +789,7 @@ def spaces() -> None:
                 if isinstance(values, tuple)
             },
         }
-        typer.echo("  " + "; ".join(f"{key} {', '.join(map(str, values))}" for key, values in choices.items()))
+        say("  " + "; ".join(f"{key} {', '.join(map(str, values))}" for key, values in choices.items()))
 
 
 @_command()
@@ -777,7 +804,5 @@ def studies() -> None:
     from . import api
 
     for name, study in api.studies().items():
-        typer.echo(f"{name}: {study.description}")
-        typer.echo(
-            f"  backbone {study.backbone}; data {study.data}; budget {study.budget}; {', '.join(study.objectives)}"
-        )
+        say(f"{name}: {study.description}")
+        say(f"  backbone {study.backbone}; data {study.data}; budget {study.budget}; {', '.join(study.objectives)}")

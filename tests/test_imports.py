@@ -21,6 +21,7 @@ ORDER = [
     "memory",
     "devices",
     "time_limit",
+    "safe_path",
     "statistics",
     "paired_power",
     "definition",

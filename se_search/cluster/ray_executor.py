@@ -31,6 +31,7 @@ from ray.exceptions import GetTimeoutError, NodeDiedError, OutOfMemoryError, Ray
 
 from ..errors import ClusterError, EvaluationError, as_given, first_reason
 from ..progress import console, say
+from ..safe_path import safe_path
 from ..trials.trials import MOST_ATTEMPTS
 from .evaluate import Job, do_elsewhere, prepare_elsewhere
 from .executor import ClusterOptions, Outcome, Task
@@ -275,7 +276,8 @@ def _connect(options: ClusterOptions, folder: str, shared: int) -> None:
     directory = Path.cwd()
     os.chdir(folder)
     try:
-        ray.init(**arguments, log_to_driver=False, logging_level="ERROR")
+        with safe_path():
+            ray.init(**arguments, log_to_driver=False, logging_level="ERROR")
     except Exception as error:
         raise ClusterError(f"Ray does not start: {first_reason(error)}") from error
     finally:

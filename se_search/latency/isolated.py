@@ -12,6 +12,7 @@ from torch import nn
 from ..deployment.deployment import Deployment
 from ..deployment.prepare import describe
 from ..errors import EvaluationError
+from ..safe_path import safe_path
 from .meter import LatencyConditions, LatencyMeter, Ratio
 
 P = ParamSpec("P")
@@ -55,9 +56,10 @@ class IsolatedMeter:
             raise
 
     def _call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        if self._executor is None:
-            self._executor = ProcessPoolExecutor(1)
-        called = self._executor.submit(function, *args, **kwargs)
+        with safe_path():
+            if self._executor is None:
+                self._executor = ProcessPoolExecutor(1)
+            called = self._executor.submit(function, *args, **kwargs)
         try:
             return called.result()
         except BrokenProcessPool as error:
