@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..results.decision import Decision, decide
 from ..results.record import RunRecord
-from ..results.table import front_of, read_config
+from ..results.table import front_of, read_config, to_csv
 from ..results.verified import Member, Schedule
 from ..study.objectives import OBJECTIVES
 from ..trials.notes import PREDICTED
@@ -170,7 +170,7 @@ def _states(row: dict[Any, Any]) -> list[str]:
 def _csv(front: pd.DataFrame, name: str) -> dict[str, Any]:
     """Return the rows of ``pareto.csv`` by trial, so that the page can offer a download of those it shows."""
     lines = {
-        int(number): front.loc[[index]].to_csv(index=False, header=False).rstrip("\r\n")
+        int(number): to_csv(front.loc[[index]], header=False).rstrip("\r\n")
         for index, number in front["number"].items()
     }
-    return {"name": name, "header": front.iloc[:0].to_csv(index=False).rstrip("\r\n"), "lines": lines}
+    return {"name": name, "header": to_csv(front.iloc[:0]).rstrip("\r\n"), "lines": lines}

@@ -263,3 +263,19 @@ def _difference(
 ) -> Estimate:
     one, other = (unpack(trial.user_attrs[quality.outcomes]) for trial in (first, second))
     return crossed_difference(one, other, confidence)
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def to_csv(table: pd.DataFrame, header: bool = True) -> str:
+    """Return a table as CSV in which no text is a formula for a spreadsheet: an apostrophe precedes such a text.
+
+    Texts can come from somebody else's run folder, and a spreadsheet would execute them.
+    """
+
+    def safe(cell: Any) -> Any:
+        return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+
+    texts = table.select_dtypes(exclude=["number", "bool", "datetime"])
+    return table.assign(**{str(name): texts[name].map(safe) for name in texts}).to_csv(index=False, header=header)

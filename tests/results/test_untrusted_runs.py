@@ -3,6 +3,7 @@
 import json
 import pickle
 import random
+import shutil
 import sqlite3
 import zlib
 from base64 import b64encode
@@ -11,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from test_cli import assert_refused, contents, invoke
@@ -156,6 +158,113 @@ def test_epochs_that_no_search_writes_are_refused(finished_run, monkeypatch):
 def test_a_packed_array_of_the_largest_size_comes_back():
     values = np.random.default_rng(0).random((2, 50_000)) < 0.5
     assert (unpack(pack(values)) == values).all()
+
+
+ESCAPES = "\x1b]0;title\x07\x1b[2J\r\u202e\x9b31m"
+
+
+def with_escapes(value, keep=()):
+    """The same JSON with escapes before each text that is not a key, a name of ``keep`` or part of one."""
+    if isinstance(value, dict):
+        return {key: one if key in keep else with_escapes(one, keep) for key, one in value.items()}
+    if isinstance(value, list):
+        return [with_escapes(one, keep) for one in value]
+    return ESCAPES + value if isinstance(value, str) else value
+
+
+def change_texts(database, table, change):
+    """Replace the JSON of user attributes by what ``change`` makes of their key and value; ``None`` keeps it."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        rows = connection.execute(f"SELECT rowid, key, value_json FROM {table}").fetchall()
+        for row, key, text in rows:
+            value = change(key, json.loads(text))
+            if value is not None:
+                connection.execute(f"UPDATE {table} SET value_json = ? WHERE rowid = ?", (json.dumps(value), row))
+
+
+def assert_printable(result):
+    for output in (result.stdout_bytes, result.stderr_bytes):
+        unprintable = {one for one in output.decode() if not one.isprintable()} - {"\n"}
+        assert not unprintable, output
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("readable", [True, False], ids=["texts that are shown", "every text"])
+def test_escapes_in_the_texts_of_a_run_folder_reach_no_terminal(finished_run, monkeypatch, readable):
+    """The first case leaves what commands understand, so that they get to the rest."""
+    monkeypatch.chdir(finished_run)
+    database = "run/study.db"
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute(
+            "INSERT INTO trial_user_attributes (trial_id, key, value_json) "
+            "SELECT trial_id, 'error', '\"x\"' FROM trials"
+        )
+        connection.execute("UPDATE trials SET state = 'FAIL' WHERE number = 5")
+
+    def of_trial(key, value):
+        if key in ("name", "error"):
+            return ESCAPES + str(value)
+        if key == "latency_conditions":
+            return with_escapes(value, ("runtime", "device", "dtype", "memory_format") if readable else ())
+        return None if readable or not isinstance(value, str) else ESCAPES + value
+
+    def of_study(key, value):
+        return (None if key == "data" else value) if readable else with_escapes(value)
+
+    change_texts(database, "trial_user_attributes", of_trial)
+    change_texts(database, "study_user_attributes", of_study)
+    with closing(sqlite3.connect(database)) as connection, connection:
+        text = json.dumps([f"{ESCAPES}.png"])
+        study = connection.execute("SELECT study_id FROM studies").fetchone()[0]
+        connection.execute(
+            "INSERT OR REPLACE INTO study_user_attributes (study_id, key, value_json) "
+            "VALUES (?, 'unreadable_images', ?)",
+            (study, text),
+        )
+    for file in ("run.json", "supernet.json"):
+        Path("run", file).write_text(json.dumps(with_escapes(json.loads(Path("run", file).read_text()))))
+    definition = Path("run", "study.yaml").read_text()
+    Path("run", "study.yaml").write_text(
+        f"{definition}\n".replace("description: ''", f"description: {json.dumps(ESCAPES)}")
+    )
+    shutil.copytree("run", "other")
+    shown = ""
+    for arguments in (
+        ("report", "run"),
+        ("report", "run", "--format", "md", "--format", "csv"),
+        ("compare", "run", "other"),
+        ("export", "run", "--to", "exported"),
+        ("run", "--study", "tiny.yaml", "--out", "run"),
+        ("excitation", "run", "--trial", "99"),
+    ):
+        result = invoke(*arguments)
+        assert_printable(result)
+        shown += result.stdout + result.stderr
+    assert r"\x1b]0;title\x07" in shown or not readable
+
+
+@pytest.mark.slow
+def test_escapes_reach_no_terminal_from_verification_and_from_exported_folders(finished_run, monkeypatch):
+    monkeypatch.chdir(finished_run)
+    change_texts("run/study.db", "trial_user_attributes", lambda key, value: ESCAPES + value if key == "name" else None)
+    assert_printable(invoke("verify", "run", "--members", "1", "--seeds", "1", "--epochs", "1"))
+    assert_printable(invoke("export", "run", "--to", "exported"))
+    config = json.loads(Path("exported", "config.json").read_text())
+    keep = ("architecture", "model_args", "weights_sha256", "input_size", "interpolation", "crop_mode")
+    Path("exported", "config.json").write_text(json.dumps(with_escapes(config, keep)))
+    assert_printable(invoke("excitation", "exported", "--data", "digits", "--images", "64", "--to", "analysis"))
+
+
+def test_a_text_that_a_spreadsheet_would_execute_is_marked_as_text(finished_run, monkeypatch):
+    monkeypatch.chdir(finished_run)
+    formula = '=HYPERLINK("http://localhost")'
+    change_texts("run/study.db", "trial_user_attributes", lambda key, value: formula if key == "name" else None)
+    assert invoke("report", "run").exit_code == 0
+    for file in ("trials.csv", "pareto.csv"):
+        table = pd.read_csv(Path("run", file))
+        assert set(table["name"].dropna()) <= {f"'{formula}"}
+        assert (table["accuracy"] > 0).any()
+    assert formula not in pd.read_csv("run/trials.csv").to_numpy().tolist()
 
 
 TABLES = ("studies", "study_directions", "study_system_attributes", "study_user_attributes", "trials")
