@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec
@@ -18,7 +18,7 @@ from typer.core import TyperCommand
 
 from . import __version__
 from .deployment.deployment import RUNTIMES
-from .errors import DefinitionError, SeSearchError, naming_options, printable
+from .errors import DefinitionError, SeSearchError, as_given, naming_options, printable
 from .export.formats import FORMATS
 from .progress import complain, console, progress_bar, say
 from .safe_path import safe_path
@@ -40,6 +40,10 @@ app = typer.Typer(
 )
 
 Backbone = Annotated[str, typer.Argument(metavar="BACKBONE", help="Name of a timm architecture.")]
+ImagesNow = Annotated[
+    str | None,
+    typer.Option(help="Folder where the run's images are now.  [default: where they were when the run started]"),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Run folder.")]
 
 
@@ -104,6 +108,7 @@ def _command(loads: str = ".terminal", hint: str = "") -> Callable[[Callable[P, 
                 with console.status("Loading PyTorch and timm"):
                     importlib.import_module(loads, __package__)
                 with naming_options():
+                    _check_text(kwargs)
                     function(*args, **kwargs)
             except SeSearchError as error:
                 complain(f"Error: {error}")
@@ -120,6 +125,16 @@ def _command(loads: str = ".terminal", hint: str = "") -> Callable[[Callable[P, 
         return command
 
     return decorate
+
+
+def _check_text(options: Mapping[str, Any]) -> None:
+    """Check that all values can be written to a file of text, such as the names of folders."""
+    for name, value in options.items():
+        for one in value if isinstance(value, list) else [value]:
+            try:
+                str(one).encode()
+            except UnicodeEncodeError as error:
+                raise DefinitionError(f"{as_given(name)} {str(one)!r} is not UTF-8: rename it") from error
 
 
 def _show_version(value: bool) -> None:
@@ -242,6 +257,7 @@ def verify(
     ] = "front",
     seeds: Annotated[int, typer.Option(help="Number of training seeds of each network.")] = 3,
     epochs: Annotated[int | None, typer.Option(help="Epochs of each training.  [default: the study's]")] = None,
+    data: ImagesNow = None,
 ) -> None:
     """Retrain front members independently with several seeds. The same command resumes.
 
@@ -258,7 +274,7 @@ def verify(
     from .terminal import show_verified
 
     found = load_run(folder)
-    found.verify(members, seeds, epochs)
+    found.verify(members, seeds, epochs, data)
     show_verified(found.folder)
 
 
@@ -407,6 +423,7 @@ def export(
             metavar="REPOSITORY", help="Also upload the folder, with the token of HF_TOKEN or `hf auth login`."
         ),
     ] = None,
+    data: ImagesNow = None,
     **flags: bool,
 ) -> None:
     """Export a network as a folder that timm loads, with a model card.
@@ -438,6 +455,7 @@ def export(
         optimized=optimized,
         formats=formats or (),
         push_to_hub=push_to_hub,
+        data=data,
         **flags,
     )
     show_exported(exported, plain)
@@ -599,7 +617,8 @@ def thin(
     if to is not None and (row is not None or found.chosen is not None):
         exported = found.export(to, row, formats or ())
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2))
+        for line in json.dumps(found.to_json(), indent=2).splitlines():
+            say(line, to_copy=True)
         return
     show_thinning(found, exported)
 

@@ -451,3 +451,8 @@ def test_version():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example(command):
     assert f"Example:\n    se-search {command}" in invoke(command, "--help").output
+
+
+@pytest.mark.parametrize("arguments", [("report", "run\udcff"), ("export", "run", "--to", "to\udcff")])
+def test_names_that_are_not_utf8_are_refused_at_the_start(arguments):
+    assert_refused(invoke(*arguments), r"\udcff' is not UTF-8: rename it")

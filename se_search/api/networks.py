@@ -1,6 +1,7 @@
 """Trained networks that commands work on: a trial, an exported folder, a timm architecture or a given network."""
 
 import os
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +10,7 @@ import timm
 from torch import nn
 
 from ..data.image_data import ImageData
-from ..data.load import EMBEDDED, load_data
+from ..data.load import EMBEDDED, is_folder_name, load_data
 from ..errors import ConfigurationError, DataError, as_given, did_you_mean
 from ..export.loading import load_exported
 from ..network.backbones import default_input_size, network_options
@@ -17,8 +18,10 @@ from ..network.config import SEConfig
 from ..results.excitation import analysis_folder
 from ..training.pretrained import check_pretrained, load_pretrained
 from ..training.recipe import TrainingRecipe
-from ..trials.evaluators import training_recipe
-from ..trials.folder import EXCITATION, STUDY_FILE, read_definition
+from ..trials.evaluators import study_data, training_recipe
+from ..trials.folder import EXCITATION, STUDY_FILE, load_trials, read_definition
+from ..trials.images import located
+from ..trials.notes import compare_data, describe_data
 from ..words import by
 from .run import Run, load_run
 
@@ -109,10 +112,11 @@ def _architecture(name: str, data: str | ImageData | None, pretrained: str | Non
 
 def _member(run: Run, data: str | ImageData | None, pick: str, trial: int | None, verified: bool) -> TrainedNetwork:
     number, _ = run.config(pick, trial)
-    network, images = run.load(trial=number, verified=verified)
+    moved = data if isinstance(data, str) and _are_same(run, data) else None
+    network, images = run.load(trial=number, verified=verified, data=moved)
     definition = read_definition(run.folder)
     name, folder = run.folder.resolve().name, analysis_folder(run.folder, number, verified)
-    own = data is None or data == definition.data
+    own = data is None or data == definition.data or moved is not None
     if not own:
         images = _images(data, definition.backbone, definition.image_size)
         folder = Path(EXCITATION) / f"{name}-{folder.name}-{Path(images.name).resolve().name}"
@@ -126,6 +130,16 @@ def _member(run: Run, data: str | ImageData | None, pick: str, trial: int | None
         definition.backbone,
         training_recipe(definition),
     )
+
+
+def _are_same(run: Run, data: str) -> bool:
+    """Whether a folder holds the images of a run."""
+    definition = read_definition(run.folder)
+    if not (is_folder_name(data) and is_folder_name(definition.data)):
+        return False
+    with closing(load_trials(run.folder)) as study:
+        known = study.user_attrs.get("data")
+    return not compare_data(known, describe_data(study_data(located(definition, data))))
 
 
 def _images(data: str | ImageData | None, backbone: str, size: int | None) -> ImageData:

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import PurePath
 from typing import Any
 
 from timm.models import get_pretrained_cfg_value
 
-from ..data.image_files import PREFIXES
+from ..data.load import published_name
 from ..export.card import Metric, Origin, Result
 from ..report.measures import interval_of, with_interval, write_value
 from ..results.record import DataRecord, RunRecord
@@ -17,16 +16,6 @@ from ..study.evaluator_definition import EvaluatorDefinition
 from ..study.objectives import OBJECTIVES
 from ..trials.notes import PREDICTED
 from ..words import by, counted
-
-
-def published_name(data: str) -> str:
-    """Return the name of a study's data without local paths, because cards are public.
-
-    ``"/home/me/pets"`` becomes ``"pets"``, ``"wds//home/me/pets"`` ``"wds/pets"``; ``"hfds/me/pets"`` is unchanged.
-    """
-    prefix = next((prefix for prefix in PREFIXES if data.startswith(prefix)), "")
-    path = PurePath(data.removeprefix(prefix))
-    return prefix + path.name if path.is_absolute() else data
 
 
 def origin_of_trial(trial: Mapping[Any, Any], run: RunRecord, weights: VerifiedWeights | None = None) -> Origin:

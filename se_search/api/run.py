@@ -13,6 +13,7 @@ from rich.status import Status
 from torch import nn
 
 from ..data.image_data import ImageData
+from ..data.load import published_name
 from ..driver.loop import load_network
 from ..driver.verification import load_verified, run_verification
 from ..errors import DefinitionError, RunFolderError
@@ -33,7 +34,7 @@ from ..results.verified import VerifiedWeights, find_weights
 from ..trials.evaluators import EvaluatorFactory
 from ..trials.folder import PARETO_FILE, REPORT_FILE, TRIALS_FILE, read_definition
 from ..words import counted
-from .origin import origin_of_trial, published_name
+from .origin import origin_of_trial
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Run:
         return {str(name): value for name, value in row.items()}, run
 
     def load(
-        self, pick: str = "knee", trial: int | None = None, verified: bool | None = None
+        self, pick: str = "knee", trial: int | None = None, verified: bool | None = None, data: str | None = None
     ) -> tuple[nn.Module, ImageData]:
         """Load the network of a trial with trained weights, and the run's images.
 
@@ -131,15 +132,16 @@ class Run:
             verified: ``True`` for the weights of the longest verification, of the training that is best on the
                 validation images; ``False`` for those that the search evaluated; by default the verified ones if the
                 trial has been verified.
+            data: The folder where the run's images are now, if they have moved.
 
         Returns:
             The network in evaluation mode and its images.
 
         Raises:
-            RunFolderError: If there is no such trial, or its weights are missing or damaged.
+            RunFolderError: If there is no such trial, its weights are missing or damaged, or the images are others.
         """
         row, run = self._find(pick, trial)
-        return self._load(row, self._verified(row, run, verified))
+        return self._load(row, self._verified(row, run, verified), data)
 
     def _verified(self, row: Mapping[str, Any], run: RunRecord, wanted: bool | None) -> VerifiedWeights | None:
         found = None if wanted is False else find_weights(run.verified, row["config_id"])
@@ -157,13 +159,15 @@ class Run:
             )
         return found
 
-    def _load(self, row: Mapping[str, Any], weights: VerifiedWeights | None) -> tuple[nn.Module, ImageData]:
+    def _load(
+        self, row: Mapping[str, Any], weights: VerifiedWeights | None, images: str | None
+    ) -> tuple[nn.Module, ImageData]:
         config = SEConfig.from_json(row["config"])
         if weights is None:
-            return load_network(self.folder, config, self.evaluator)
-        return load_verified(self.folder, config, weights.epochs, weights.member.exported)
+            return load_network(self.folder, config, self.evaluator, images)
+        return load_verified(self.folder, config, weights.epochs, weights.member.exported, images)
 
-    def export(
+    def export(  # noqa: PLR0913
         self,
         pick: str = "knee",
         trial: int | None = None,
@@ -174,6 +178,7 @@ class Run:
         plain: bool = False,
         optimized: bool = False,
         push_to_hub: str | None = None,
+        data: str | None = None,
         **flags: bool,
     ) -> Exported:
         """Export the network of a trial as a timm folder.
@@ -187,6 +192,7 @@ class Run:
             plain: Name timm's own architecture of the same network, so that the export loads without se_search.
             optimized: As in :func:`se_search.export_timm`.
             push_to_hub: Also upload the folder to this repository, ``OWNER/NAME``.
+            data: The folder where the run's images are now, if they have moved.
             **flags: As in :func:`se_search.export_timm`.
 
         Returns:
@@ -200,22 +206,22 @@ class Run:
         check_target(Path(to))
         choose_formats(formats, flags, optimized)  # fail before weights are loaded
         weights = self._verified(row, run, verified)
-        model, data = self._load(row, weights)
+        model, images = self._load(row, weights, data)
         origin = origin_of_trial(row, run, weights)
         exported = export_timm(
             model,
             to,
-            input_size=data.input_size,
-            mean=data.mean,
-            std=data.std,
-            interpolation=data.interpolation,
-            crop_pct=data.crop_pct,
-            crop_mode=data.crop_mode,
+            input_size=images.input_size,
+            mean=images.mean,
+            std=images.std,
+            interpolation=images.interpolation,
+            crop_pct=images.crop_pct,
+            crop_mode=images.crop_mode,
             description=(
                 f"{run.backbone} with {counted(row['se_blocks'], f'{run.attention} block')}, trial {row['number']} of "
-                f"an se-search run on {published_name(data.name)}. {origin.weights}"
+                f"an se-search run on {published_name(images.name)}. {origin.weights}"
             ),
-            label_names=data.label_names,
+            label_names=images.label_names,
             origin=origin,
             formats=formats,
             plain=plain,
@@ -230,7 +236,9 @@ class Run:
         decision = self.decision
         return f"{decision.title}. {decision.headline}."
 
-    def verify(self, members: str | int = "front", seeds: int = 3, epochs: int | None = None) -> pd.DataFrame:
+    def verify(
+        self, members: str | int = "front", seeds: int = 3, epochs: int | None = None, data: str | None = None
+    ) -> pd.DataFrame:
         """Retrain front members and evaluate them on the test images; ``se-search verify`` calls this.
 
         The network without attention and the published uniform ones are always among the networks. Earlier results of
@@ -242,6 +250,7 @@ class Run:
                 first.
             seeds: Number of trainings of each network.
             epochs: Epochs of each training; the study's by default.
+            data: The folder where the run's images are now, if they have moved.
 
         Returns:
             The verified trials with their verified values.
@@ -249,7 +258,7 @@ class Run:
         Raises:
             RunFolderError: If there is nothing to verify or the folder is in use.
         """
-        run_verification(self.folder, str(members), seeds, epochs)
+        run_verification(self.folder, str(members), seeds, epochs, data)
         with _writing():
             trials, run = self._write_results()
             write_report(self.folder / REPORT_FILE, render_report(trials, run))

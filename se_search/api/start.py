@@ -15,6 +15,7 @@ from ..study.files import load_study, shipped_names
 from ..study.objectives import OBJECTIVES
 from ..study.options import python_parameters, shows_parameters
 from ..trials.evaluators import EvaluatorFactory
+from ..trials.images import check_text, with_absolute_paths
 from ..trials.trials import Measure
 from .run import Run
 
@@ -76,10 +77,11 @@ def search(  # noqa: PLR0913
         arguments |= {"custom_objectives": directions}
     listed = None if objectives is None else list(objectives)
     arguments |= {"backbone": backbone, "budget": budget, "evaluator": evaluator, "objectives": listed}
-    definition = load_study(name, settings, **arguments)
+    definition = with_absolute_paths(load_study(name, settings, **arguments))
     named = arguments.get("data")
     ending = Path(name).stem if named is None else Path(named).resolve().name
     folder = Path(out) if out is not None else Path("runs") / f"{definition.backbone}-{ending}"
+    check_text(folder, "out")
     cluster = ClusterOptions(workers, ray, gpus_per_trial, latency_node)
     run_search(definition, folder, create, measures, render_excitation, cluster)
     run = Run(folder, create)

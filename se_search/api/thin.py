@@ -12,6 +12,7 @@ import timm
 from torch import nn
 
 from ..data.image_data import ImageData, ImageSet, sample
+from ..data.load import published_name
 from ..deployment.deployment import Deployment
 from ..devices import check_device
 from ..errors import ConfigurationError, as_given
@@ -33,7 +34,6 @@ from ..training.protocols import ProgressBar
 from ..training.recipe import TrainingRecipe
 from ..words import counted, percent
 from .networks import TrainedNetwork, find_network
-from .origin import published_name
 from .run import Run
 
 _AT_CHANCE = (

@@ -21,7 +21,7 @@ from ..training.evaluator import Evaluator
 from ..training.protocols import no_progress
 from ..trials.evaluators import EvaluatorFactory, find_evaluator, study_data, use_device
 from ..trials.latency import StudyLatency
-from ..trials.notes import describe_data
+from ..trials.notes import compare_data, describe_data
 from ..trials.trials import Measure, evaluate_quality, measure_custom_objectives
 from .executor import Outcome, Task
 
@@ -111,9 +111,8 @@ def _prepare_latency(job: Job) -> Callable[[Task], Outcome]:
 
 def _prepare_evaluation(job: Job) -> Callable[[Task], Outcome]:
     definition, space, data = _prepare_process(job, evaluates=True)
-    for key, value in describe_data(data).items():
-        if job.data[key] != value:
-            raise DataError(f"the images here differ: {key} is {value} here and {job.data[key]} in the search")
+    if difference := compare_data(job.data, describe_data(data)):
+        raise DataError(f"the images here differ from those of the search: {difference}")
     evaluator = (job.evaluator or find_evaluator(definition.evaluator.name))(definition, space, data)
     scratch = TemporaryDirectory(prefix="se-search-", dir=job.scratch)
     folder = Path(scratch.name)

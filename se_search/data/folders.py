@@ -1,10 +1,13 @@
 """Splits of a folder of images and their numbers, without reading images and without PyTorch."""
 
 import itertools
+import math
 import os
 from collections import Counter
-from dataclasses import asdict, astuple, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from ..errors import DataError, first_reason
 from ..words import some_of
@@ -26,21 +29,33 @@ EXTENSIONS = (".png", ".jpg", ".jpeg")
 class Splits:
     """Names of the splits of a folder or dataset; ``None`` looks for one of the usual name.
 
-    Configurations are compared on the validation split; the test split is for verification.
+    Configurations are compared on the validation split; the test split is for verification. A missing one is cut from
+    the training images by their ``"contents"``, or as up to version 0.1.0 by their ``"order"``.
     """
 
     train: str | None = None
     validation: str | None = None
     test: str | None = None
+    cut: Literal["contents", "order"] = "contents"
+
+    @property
+    def names(self) -> dict[str, str | None]:
+        """The name of the split for each part."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
 USUAL_SPLITS = Splits()
 """Splits of the usual names; missing ones are cut from the training images."""
 
 
-def cut_size(images: int, classes: int) -> int:
-    """Return the number of images that are cut from ``images`` training images for a missing split."""
-    return max(min(round(CUT_SHARE * images), CUT_LIMIT), classes)
+def cut_sizes(images: Mapping[Any, int]) -> dict[Any, int]:
+    """Return the number of images of each class that are cut for a missing split, from those of the training images.
+
+    They are a fifth of the class, rounded, or a smaller share if a fifth of all images is more than the limit; at least
+    one.
+    """
+    share = min(CUT_SHARE, CUT_LIMIT / sum(images.values()))
+    return {name: max(1, math.floor(share * count + 0.5)) for name, count in images.items()}
 
 
 def split_folders(name: str, folder: Path, splits: Splits) -> dict[str, Path]:
@@ -55,7 +70,7 @@ def split_folders(name: str, folder: Path, splits: Splits) -> dict[str, Path]:
         raise DataError(f"data {name!r} cannot be read: {first_reason(error)}") from error
     check_different(name, splits)
     found = {}
-    for part, given in asdict(splits).items():
+    for part, given in splits.names.items():
         if given is not None and not (folder / given).is_dir():
             there = f"are {some_of(present)}" if present else "are no folders"
             raise DataError(f"data {name!r} have no folder {given!r} for the {part} split: there {there}")
@@ -65,7 +80,7 @@ def split_folders(name: str, folder: Path, splits: Splits) -> dict[str, Path]:
             else [
                 one
                 for one in SPLIT_NAMES[part]
-                if one in present.difference(astuple(splits))
+                if one in present.difference(splits.names.values())
                 and any(entry.is_dir() for entry in os.scandir(folder / one))
             ]
         )
@@ -106,7 +121,7 @@ def check_different(name: str, splits: Splits) -> None:
     Raises:
         DataError: If one is.
     """
-    given = [split for split in astuple(splits) if split is not None]
+    given = [split for split in splits.names.values() if split is not None]
     if twice := [split for split, count in Counter(given).items() if count > 1]:
         raise DataError(f"data {name!r} have the split {twice[0]!r} named for two parts: parts must not share images")
 
@@ -123,6 +138,8 @@ class ImageCounts:
 def count_folder(name: str, folder: Path, splits: Splits = USUAL_SPLITS) -> ImageCounts:
     """Return the numbers of images that a search on a folder would have, from the names of the files.
 
+    Copies of an image fall into the same part, so that the numbers of a search can differ by copies.
+
     Args:
         name: Name of the data in messages.
         folder: Class folders, or folders such as ``train`` that contain class folders.
@@ -136,7 +153,7 @@ def count_folder(name: str, folder: Path, splits: Splits = USUAL_SPLITS) -> Imag
     train = found["train"]
     for part in ("test", "validation"):
         if part not in counts:
-            counts[part] = cut_size(train.total(), len(train))
+            counts[part] = sum(cut_sizes(train).values())
             counts["train"] -= counts[part]
     if counts["train"] < 1:
         raise DataError(f"data {name!r} have too few images to cut validation or test images from them")

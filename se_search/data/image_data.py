@@ -5,7 +5,7 @@ import random
 import signal
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
@@ -98,6 +98,7 @@ class ImageData:
         label_names: Names of the classes, where they are known.
         crop_pct: Share of the resized image's side that the crop keeps in evaluation.
         crop_mode: How the crop is placed, in timm's words.
+        fingerprint: Plain data of the fingerprint of an image folder; ``None`` for other data.
     """
 
     name: str
@@ -113,6 +114,7 @@ class ImageData:
     label_names: tuple[str, ...] | None = None
     crop_pct: float = 1.0
     crop_mode: str = "center"
+    fingerprint: Mapping[str, Any] | None = None
 
     @property
     def unreadable(self) -> tuple[str, ...]:

@@ -1,21 +1,34 @@
 """Find, check and split the images of a user's folders and of timm's datasets."""
 
 import importlib.util
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, astuple
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.model_selection import train_test_split
 from timm.data import create_dataset, create_transform, get_img_extensions, resolve_model_data_config
+from timm.utils.misc import natural_key
 
 from ..errors import DataError, first_reason
 from ..network.backbones import create_on_meta
 from ..words import some_of
-from .folders import SPLIT_NAMES, USUAL_SPLITS, Splits, check_different, check_links, cut_size, split_folders
+from .fingerprint import fingerprint_of
+from .folders import (
+    CUT_LIMIT,
+    CUT_SHARE,
+    SPLIT_NAMES,
+    USUAL_SPLITS,
+    Splits,
+    check_different,
+    check_links,
+    cut_sizes,
+    split_folders,
+)
 from .image_data import ImageData, ImageSet, UnreadableImages
 from .image_sources import (
     FolderSource,
@@ -50,7 +63,9 @@ def load_folder(name: str, folder: Path, backbone: str, image_size: int | None, 
     """
     found = split_folders(name, folder, splits)
     sources = {part: _read_folder(name, folder, path) for part, path in found.items()}
-    return _indexed_data(name, sources, backbone, image_size)
+    data = _indexed_data(name, sources, backbone, image_size, splits)
+    files = (file for source in sources.values() for file in source.files())
+    return replace(data, fingerprint=fingerprint_of(files).to_dict())
 
 
 def load_timm_dataset(name: str, root: Path | None, backbone: str, image_size: int | None, splits: Splits) -> ImageData:
@@ -69,9 +84,9 @@ def load_timm_dataset(name: str, root: Path | None, backbone: str, image_size: i
         what = f'"se-search[{_EXTRAS[prefix]}]"' if prefix in _EXTRAS else " ".join(missing)
         raise DataError(f"data {name!r} need the package {missing[0]}: pip install {what}")
     if prefix == "torch":
-        return _indexed_data(name, _torch_sources(name, rest, root, splits), backbone, image_size)
+        return _indexed_data(name, _torch_sources(name, rest, root, splits), backbone, image_size, splits)
     if prefix == "hfds":
-        return _indexed_data(name, _hfds_sources(name, rest, root, splits), backbone, image_size)
+        return _indexed_data(name, _hfds_sources(name, rest, root, splits), backbone, image_size, splits)
     return _streamed_data(name, rest, root, backbone, image_size, splits)
 
 
@@ -90,14 +105,32 @@ def _read_folder(name: str, folder: Path, path: Path) -> FolderSource:
         raise DataError(
             f"data {name!r} have the image {printable_name(stray)!r} outside of any class's folder: move it into one"
         )
+    _order_totally(reader)
     split = "" if path == folder else os.path.relpath(path, folder)
     return FolderSource(split, dataset, [label for _, label in reader.samples])
+
+
+def _order_totally(reader: Any) -> None:
+    """Order classes and files as timm does, and by their bytes where timm's order depends on the process.
+
+    timm ignores case and leading zeros, so that the order of ``Cat`` and ``cat`` would be random.
+    """
+
+    def place(name: str) -> tuple[list[Any], bytes]:
+        return natural_key(name), os.fsencode(name)
+
+    names = {index: name for name, index in reader.class_to_idx.items()}
+    classes = {name: index for index, name in enumerate(sorted(reader.class_to_idx, key=place))}
+    reader.samples = sorted(
+        ((file, classes[names[label]]) for file, label in reader.samples), key=lambda one: place(one[0])
+    )
+    reader.class_to_idx = classes
 
 
 def _torch_sources(name: str, rest: str, root: Path | None, splits: Splits) -> dict[str, Source]:
     if rest.lower() in ("image_folder", "folder"):
         raise DataError(f"data {name!r} are a folder of images: give the folder's path in place of this name")
-    if splits != USUAL_SPLITS:
+    if splits.names != USUAL_SPLITS.names:
         raise DataError(f"data {name!r} have fixed training and test splits: leave splits out")
     place = (root or TORCH_ROOT).expanduser()
     sources: dict[str, Source] = {}
@@ -119,8 +152,8 @@ def _hfds_sources(name: str, rest: str, root: Path | None, splits: Splits) -> di
     sources: dict[str, Source] = {}
     try:
         present = datasets.get_dataset_split_names(rest)
-        for part, given in asdict(splits).items():
-            usual = [one for one in SPLIT_NAMES[part] if one in present and one not in astuple(splits)]
+        for part, given in splits.names.items():
+            usual = [one for one in SPLIT_NAMES[part] if one in present and one not in splits.names.values()]
             if given is None and not usual:
                 continue
             split = given or usual[0]
@@ -135,7 +168,9 @@ def _hfds_sources(name: str, rest: str, root: Path | None, splits: Splits) -> di
     return sources
 
 
-def _indexed_data(name: str, sources: Mapping[str, Source], backbone: str, image_size: int | None) -> ImageData:
+def _indexed_data(
+    name: str, sources: Mapping[str, Source], backbone: str, image_size: int | None, splits: Splits
+) -> ImageData:
     for source in sources.values():
         _check_labels(name, source)
         _check_same_classes(name, sources["train"], source)
@@ -145,8 +180,8 @@ def _indexed_data(name: str, sources: Mapping[str, Source], backbone: str, image
         raise DataError(f"data {name!r} have training images of one class only, {only!r}: at least two are needed")
     indices = {part: list(range(len(source.labels))) for part, source in sources.items()}
     absent = [part for part in ("test", "validation") if part not in sources]
-    for part in absent:
-        indices["train"], indices[part] = _cut(name, train, indices["train"], len(absent))
+    if absent:
+        indices |= _CUTS[splits.cut](name, train, absent)
 
     def images(part: str, transform: Transform, unreadable: UnreadableImages) -> ImageSet:
         return ImageFiles(sources.get(part, train), indices[part], transform, unreadable)
@@ -164,7 +199,7 @@ def _streamed_data(
             f"data {name!r} are a stream, which cannot be split: name the validation and the test split in splits"
         )
     names = {"train": splits.train or "train", "validation": splits.validation, "test": splits.test}
-    check_different(name, Splits(**names))
+    check_different(name, Splits(names["train"], names["validation"], names["test"]))
     place = str(root) if root else None
     if name.startswith("wds/"):
         folder = (root or Path(rest)).expanduser()
@@ -219,8 +254,9 @@ def _image_data(
     settings = resolve_model_data_config(create_on_meta(backbone))
     if image_size is not None:
         settings["input_size"] = (settings["input_size"][0], image_size, image_size)
-    augment = create_transform(**settings, is_training=True)
-    prepare = create_transform(**settings, is_training=False)
+    side = math.ceil(max(settings["input_size"][1:]) / settings["crop_pct"])
+    augment = Transform(create_transform(**settings, is_training=True), side)
+    prepare = Transform(create_transform(**settings, is_training=False), side)
     noted = {part: UnreadableImages("training" if part == "train" else part, total) for part, total in totals.items()}
     return ImageData(
         name=name,
@@ -239,9 +275,61 @@ def _image_data(
     )
 
 
-def _cut(name: str, source: Source, indices: Sequence[int], parts: int) -> tuple[list[int], list[int]]:
-    """Cut one of ``parts`` parts from the training images, stratified by class; return the rest and the part."""
+def _cut_by_contents(name: str, source: Source, absent: Sequence[str]) -> dict[str, list[int]]:
+    """Cut absent parts from the training images; return the indices of these parts and of the rest.
+
+    Of each class the images with the lowest keys are the first part and those with the highest the second, so that
+    names and order do not matter, and an added image moves at most one other of its class into or out of each. Images
+    with the same key, such as copies, fall into the same part, whatever their classes.
+    """
     labels = np.asarray(source.labels)
+    sizes = cut_sizes(_check_enough(name, source, len(absent)))
+    keys = [source.key(index) for index in range(len(labels))]
+    part_of: dict[bytes, str] = {}
+    for label, size in sorted(sizes.items()):
+        members = Counter(keys[index] for index in np.flatnonzero(labels == label))
+        left = dict.fromkeys(absent, size)
+        for key in members.keys() & part_of.keys():
+            if part_of[key] in left:
+                left[part_of[key]] -= members[key]
+        ordered = sorted(members.keys() - part_of.keys())
+        for part, keys_in_turn in zip(absent, (ordered, ordered[::-1]), strict=False):
+            for key in keys_in_turn:
+                if left[part] > 0 and key not in part_of:
+                    part_of[key] = part
+                    left[part] -= members[key]
+        for key in ordered:
+            part_of.setdefault(key, "train")
+    found: dict[str, list[int]] = {part: [] for part in ("train", *absent)}
+    for index, key in enumerate(keys):
+        found[part_of[key]].append(index)
+    for part, indices in found.items():
+        if lacking := set(source.labels) - {source.labels[index] for index in indices}:
+            raise DataError(
+                f"data {name!r} have too few different images of the class {_class_name(source, min(lacking))!r} for a "
+                f"{part} part: copies of an image stay in one part"
+            )
+    return found
+
+
+def _cut_by_order(name: str, source: Source, absent: Sequence[str]) -> dict[str, list[int]]:
+    """Cut absent parts at random, stratified by class, as up to version 0.1.0: the order of the names matters."""
+    labels = np.asarray(source.labels)
+    counts = _check_enough(name, source, len(absent))
+    size = max(min(round(CUT_SHARE * len(labels)), CUT_LIMIT), len(counts))
+    found: dict[str, list[int]] = {}
+    rest = list(range(len(labels)))
+    for part in absent:
+        rest, cut = train_test_split(rest, test_size=size, stratify=labels[rest], random_state=_CUT_SEED)
+        rest, found[part] = sorted(rest), sorted(cut)
+    return found | {"train": rest}
+
+
+_CUTS = {"contents": _cut_by_contents, "order": _cut_by_order}
+
+
+def _check_enough(name: str, source: Source, parts: int) -> Counter[int]:
+    """Return the number of images of each class, of which ``parts`` parts can be cut."""
     counts = Counter(source.labels)
     rarest, count = min(counts.items(), key=lambda one: one[1])
     if count <= parts:
@@ -249,9 +337,7 @@ def _cut(name: str, source: Source, indices: Sequence[int], parts: int) -> tuple
             f"data {name!r} have {count} training images of the class {_class_name(source, rarest)!r}: at least "
             f"{parts + 1} are needed to cut validation or test images from them"
         )
-    size = cut_size(len(labels), len(counts))
-    rest, cut = train_test_split(indices, test_size=size, stratify=labels[indices], random_state=_CUT_SEED)
-    return sorted(rest), sorted(cut)
+    return counts
 
 
 def _check_labels(name: str, source: Source) -> None:

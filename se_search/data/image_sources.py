@@ -1,5 +1,6 @@
 """Images of folders, datasets and streams, read lazily."""
 
+import hashlib
 import os
 import warnings
 from abc import ABC, abstractmethod
@@ -14,12 +15,35 @@ from timm.data import create_dataset
 from torch.utils.data import Dataset
 
 from ..errors import DataError, first_reason, printable
+from .fingerprint import ImageFile, content_key
 from .image_data import ImageStream, Unreadable, UnreadableImages
 
 # Some of PIL's other formats run programs.
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
-Transform = Callable[[Image.Image], torch.Tensor]
+MOST_RESIZED = 2**26
+"""Maximum number of pixels of an image that is resized as a whole, before a square is cut out of it."""
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Makes the input of a network from an image.
+
+    Attributes:
+        apply: The transform.
+        side: Pixels of the shorter side of the resized image.
+    """
+
+    apply: Callable[[Image.Image], torch.Tensor]
+    side: int
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """Transform an image."""
+        return self.apply(image)
+
+    def fits(self, image: Image.Image) -> bool:
+        """Whether the resized image has at most :data:`MOST_RESIZED` pixels."""
+        return self.side**2 * max(image.size) <= MOST_RESIZED * min(image.size)
 
 
 @dataclass(eq=False)
@@ -42,6 +66,8 @@ class ImageFiles(Dataset[Any]):
             raise
         except Exception:  # PIL's readers raise many kinds for damaged files
             return Unreadable(self.source.name(place))
+        if not self.transform.fits(image):
+            return Unreadable(f"{self.source.name(place)} (too long for its width)")
         return self.transform(image), self.source.labels[place]
 
 
@@ -83,7 +109,10 @@ class StreamedImages(ImageStream):
                     f"data {self.name!r} have the label {label} in the split {self.split!r}, beyond their "
                     f"{self.classes} classes: name all classes in an _info.json"
                 )
-            yield self.transform(image), int(label)
+            if self.transform.fits(image):
+                yield self.transform(image), int(label)
+            else:
+                yield Unreadable(f"image {given} of {self.split} (too long for its width)")
         for place in range(given, len(self)):
             yield Unreadable(f"image {place + 1} of {self.split} ({reason})")
 
@@ -108,6 +137,10 @@ class Source(ABC):
     def name(self, index: int) -> str:
         """Return the location of an image, for messages."""
         return f"{self.split}[{index}]"
+
+    def key(self, index: int) -> bytes:
+        """Return a hash that decides into which part an image is cut: here of its place in the dataset."""
+        return hashlib.sha256(self.name(index).encode()).digest()
 
 
 class TimmSource(Source):
@@ -142,6 +175,16 @@ class FolderSource(TimmSource):
     def name(self, index: int) -> str:
         """Return the location of an image, for messages."""
         return printable_name(os.path.join(self.split, self._reader.filename(index)))
+
+    def key(self, index: int) -> bytes:
+        """Return a hash of the contents of an image, which its copies share."""
+        return content_key(self._reader.samples[index][0])
+
+    def files(self) -> Iterator[ImageFile]:
+        """Yield the image files."""
+        for index, (path, label) in enumerate(self._reader.samples):
+            group = os.path.join(self.split, self.classes[label])
+            yield ImageFile(os.path.join(self.split, self._reader.filename(index)), group, path)
 
 
 class TorchSource(Source):

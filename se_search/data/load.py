@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from ..errors import DataError, did_you_mean
 from .digits import load_context_digits, load_distant_digits, load_easy_digits, load_hard_digits, load_local_digits
@@ -67,7 +67,7 @@ def load_data(
         BackboneError: If timm does not know the backbone.
     """
     if name in EMBEDDED:
-        if (image_size, splits, root) != (None, USUAL_SPLITS, None):
+        if (image_size, splits.names, root) != (None, USUAL_SPLITS.names, None):
             raise DataError(f"data {name!r} are embedded: leave image_size, splits and data_root out")
         return EMBEDDED[name].load()
     folder = Path(os.path.expanduser(name))  # like isdir, it does not raise for names that nothing can have
@@ -82,3 +82,27 @@ def load_data(
     if os.path.isdir(folder):
         return load_folder(name, folder, backbone, image_size, splits)
     return load_timm_dataset(name, root, backbone, image_size, splits)
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether a name of data is the path of a folder of images, which may be missing."""
+    return name not in EMBEDDED and not name.startswith(PREFIXES)
+
+
+def absolute_name(name: str) -> str:
+    """Return a name of data with absolute paths of folders, so that it means the same in another directory."""
+    if is_folder_name(name):
+        path = os.path.expanduser(name)
+        return os.path.abspath(path) if os.path.isdir(path) else name
+    prefix, _, rest = name.partition("/")
+    return f"wds/{os.path.abspath(os.path.expanduser(rest))}" if prefix == "wds" and rest else name
+
+
+def published_name(data: str) -> str:
+    """Return a name of data without local paths, for what is shown to others.
+
+    ``"/home/me/pets"`` becomes ``"pets"``, ``"wds//home/me/pets"`` ``"wds/pets"``; ``"hfds/me/pets"`` is unchanged.
+    """
+    prefix = next((prefix for prefix in PREFIXES if data.startswith(prefix)), "")
+    path = PurePath(data.removeprefix(prefix))
+    return prefix + path.name if path.is_absolute() else data

@@ -28,15 +28,9 @@ from ..results.power import power_of_run
 from ..study.definitions import StudyDefinition
 from ..study.space import SearchSpace
 from ..training.distributed import take_part
-from ..trials.evaluators import (
-    EvaluatorFactory,
-    choose_device,
-    find_evaluator,
-    study_data,
-    use_device,
-    warn_if_busy,
-)
+from ..trials.evaluators import EvaluatorFactory, choose_device, find_evaluator, use_device, warn_if_busy
 from ..trials.folder import STORAGE_FILE, STUDY_FILE, check_folder, open_folder, read_definition
+from ..trials.images import located, run_data
 from ..trials.latency import StudyLatency, latency_size, resolve_latency
 from ..trials.notes import describe_data, note_data, note_ended, note_unreadable
 from ..trials.priors import check_priors, priors_from_excitation
@@ -79,7 +73,7 @@ def run_search(
         _check_given(str(folder), there, evaluator, measures)
         if definition.threads is None:  # the default depends on the process, so it must not prevent resuming
             definition = definition.model_copy(update={"threads": there.threads})
-        definition = _without_later_keys(definition, there)
+        definition = _with_cut(_without_later_keys(definition, there), there)
     definition = choose_device(definition, there)
     _check_given("the study", definition, evaluator, measures)
     check_priors(definition)
@@ -88,14 +82,14 @@ def run_search(
     definition = definition.model_copy(update={"threads": torch.get_num_threads()})
     definition = resolve_latency(definition, there)
     space = SearchSpace(definition.backbone, definition.resolved_space)
-    data = study_data(definition)
+    check_folder(folder, definition, there)
+    data = run_data(folder, definition)
     for size in (data.input_size, latency_size(definition, data.input_size)):
         space.check_images(size)
     used = (evaluator or find_evaluator(definition.evaluator.name))(definition, space, data)
     # The other processes of torchrun end here: only the first one writes to the folder.
     take_part(used, space, data, definition.device)
     warn_if_busy()
-    check_folder(folder, definition, there)
     definition.evaluator.check(folder)
     # This runs the backbone in its runtime, so that an unsupported one is rejected before hours of training.
     latency = StudyLatency(definition, space, data.input_size, data.classes)
@@ -159,6 +153,14 @@ def _without_later_keys(definition: StudyDefinition, there: StudyDefinition) -> 
     return definition.model_copy(update={"space": space})
 
 
+def _with_cut(definition: StudyDefinition, there: StudyDefinition) -> StudyDefinition:
+    """Return the study with the cut of a run folder, unless it names one."""
+    if "cut" in definition.splits.model_fields_set:
+        return definition
+    splits = definition.splits.model_copy(update={"cut": there.splits.cut})
+    return definition.model_copy(update={"splits": splits})
+
+
 def _say_scope(definition: StudyDefinition) -> None:
     """Say what a search on an embedded task can tell, and the command for the user's images."""
     if definition.data in EMBEDDED:
@@ -189,7 +191,7 @@ def _reporting_unwritable(folder: Path) -> Iterator[None]:
 
 
 def load_network(
-    folder: Path, config: SEConfig, evaluator: EvaluatorFactory | None = None
+    folder: Path, config: SEConfig, evaluator: EvaluatorFactory | None = None, images: str | None = None
 ) -> tuple[nn.Module, ImageData]:
     """Load the network of ``config`` with the evaluated weights, and the data that it was trained on.
 
@@ -197,15 +199,17 @@ def load_network(
         folder: A run folder.
         config: A configuration of its space.
         evaluator: Creates the run's evaluator if it was given from Python.
+        images: The folder where the run's images are now; that in the study by default.
 
     Raises:
-        RunFolderError: If the evaluator's files are missing or damaged, or the evaluator is not given.
+        RunFolderError: If the evaluator's files are missing or damaged, the evaluator is not given, or the images are
+            others.
     """
-    definition = read_definition(folder)
+    definition = located(read_definition(folder), images)
     if evaluator is None:
         _check_evaluator_given(str(folder), definition)
         evaluator = find_evaluator(definition.evaluator.name)
-    data = study_data(definition)
+    data = run_data(folder, definition)
     if not is_there(definition.device):  # a network trained on a GPU can be used without one
         definition = definition.model_copy(update={"device": "cpu"})
     used = evaluator(definition, SearchSpace(definition.backbone, definition.resolved_space), data)

@@ -25,13 +25,16 @@ from ..study.space import SearchSpace
 from ..training.evaluator import evaluate_network
 from ..training.recipe import load_weights
 from ..training.stand_alone import Scratch
-from ..trials.evaluators import study_data, training_recipe, use_device, warn_if_busy
+from ..trials.evaluators import training_recipe, use_device, warn_if_busy
 from ..trials.folder import load_trials, open_folder, read_definition
+from ..trials.images import located, run_data
 from ..trials.notes import note_data, note_unreadable, pack, pack_losses, quality_of, with_measured_latency
 from ..words import counted, percent
 
 
-def run_verification(folder: Path, members: str = "front", seeds: int = 3, epochs: int | None = None) -> None:
+def run_verification(
+    folder: Path, members: str = "front", seeds: int = 3, epochs: int | None = None, images: str | None = None
+) -> None:
     """Retrain members of a run's front, the bare backbone and published uniform networks independently.
 
     For each seed, all see the same batches in the same order and start from the same weights of the backbone. They are
@@ -46,12 +49,14 @@ def run_verification(folder: Path, members: str = "front", seeds: int = 3, epoch
             then the best of the front, then the best of the others.
         seeds: Number of training seeds of each network.
         epochs: Epochs of each training; the study's by default.
+        images: The folder where the run's images are now; that in the study by default.
 
     Raises:
-        RunFolderError: If the folder is not a run folder, is in use, or has nothing to verify.
+        RunFolderError: If the folder is not a run folder, is in use, has nothing to verify, or has other images.
         SeSearchError: If another argument is invalid.
     """
-    definition = read_definition(folder)
+    there = read_definition(folder)
+    definition = located(there, images)
     for option, value in (("seeds", seeds), ("epochs", epochs)):
         if value is not None and value < 1:
             raise DefinitionError(f"{as_given(option)} is {value}: it must be at least 1")
@@ -65,11 +70,11 @@ def run_verification(folder: Path, members: str = "front", seeds: int = 3, epoch
         networks[config.structure] = (known[0] if known else name, config)
     use_device(definition)
     warn_if_busy()
-    data = study_data(definition)
+    data = run_data(folder, definition)
     trainer = definition.evaluator.create_trainer(definition, data, training_recipe(definition, epochs), folder)
     recipe = trainer.recipe
     plan = [(*network, recipe.seed + number) for number in range(seeds) for network in networks.values()]
-    with open_folder(folder, definition, existing=definition) as study:
+    with open_folder(folder, definition, existing=there) as study:
         note_data(folder, study, data)
         (folder / VERIFICATION).mkdir(exist_ok=True)
         left = [one for one in plan if not result_file(folder, one[1], recipe.epochs, one[2]).exists()]
@@ -95,7 +100,9 @@ def run_verification(folder: Path, members: str = "front", seeds: int = 3, epoch
             note_unreadable(study, data.unreadable)
 
 
-def load_verified(folder: Path, config: SEConfig, epochs: int, training: Retraining) -> tuple[nn.Module, ImageData]:
+def load_verified(
+    folder: Path, config: SEConfig, epochs: int, training: Retraining, images: str | None = None
+) -> tuple[nn.Module, ImageData]:
     """Load the network of ``config`` as verification trained it, and the data.
 
     Args:
@@ -103,12 +110,13 @@ def load_verified(folder: Path, config: SEConfig, epochs: int, training: Retrain
         config: A configuration that was verified.
         epochs: Epochs of that verification.
         training: The training whose weights were kept.
+        images: The folder where the run's images are now; that in the study by default.
 
     Raises:
-        RunFolderError: If its weights are missing or damaged.
+        RunFolderError: If its weights are missing or damaged, or the images are others.
     """
-    definition = read_definition(folder)
-    data = study_data(definition)
+    definition = located(read_definition(folder), images)
+    data = run_data(folder, definition)
     trainer = definition.evaluator.create_trainer(definition, data, training_recipe(definition, epochs), folder)
     network = trainer.start(config, training.seed)
     named = None if training.validation is None else training.seed

@@ -6,7 +6,7 @@ The coverage of the intervals is tested on simulated networks of known accuracy 
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ import optuna
 import pandas as pd
 from optuna.study import StudyDirection
 
+from ..data.fingerprint import describe_difference
+from ..data.load import absolute_name
 from ..errors import RunFolderError
 from ..statistics import CONFIDENCE, Estimate, confidence_of_each, crossed_difference, normal_quantile
 from ..study.definitions import StudyDefinition
@@ -111,8 +113,7 @@ def compare_runs(runs: Sequence[str | os.PathLike[str]]) -> Comparison:
     goals = [", ".join(sorted(f"{goal.direction} {goal.name}" for goal in one.goals)) for one in definitions]
     _check_equal("their objectives", folders, goals)
     sources = [_read(folder, definition) for folder, definition in zip(folders, definitions, strict=True)]
-    data = [f"{one.run.data.name}, {one.run.data.classes} classes" for one in sources]
-    _check_equal("their data", folders, data)
+    _check_data(folders, sources)
     worst = {
         goal.name: goal.sign * min(goal.sign * one.run.hypervolume_reference[goal.name] for one in sources)
         for goal in definitions[0].goals
@@ -267,9 +268,21 @@ def _check_equal(what: str, folders: Sequence[Path], given: Sequence[str]) -> No
             raise RunFolderError(f"{folders[0]} and {folder} cannot be compared: {what} differ ({given[0]}; {one})")
 
 
+def _check_data(folders: Sequence[Path], sources: Sequence[_Source]) -> None:
+    """Check that runs have the same data. Folders with the same fingerprint are, wherever they lie."""
+    known = sources[0].run.data.fingerprint
+    for folder, source in zip(folders, sources, strict=True):
+        found = source.run.data.fingerprint
+        if known is not None and found is not None and (difference := describe_difference(known, found)):
+            raise RunFolderError(f"{folders[0]} and {folder} cannot be compared: their data differ ({difference})")
+    if known is None or any(one.run.data.fingerprint is None for one in sources):
+        names = [f"{absolute_name(one.definition.data)}, {one.run.data.classes} classes" for one in sources]
+        _check_equal("their data", folders, names)
+
+
 def _same_images(first: _Source, other: _Source) -> bool:
-    given = [(one.definition.data, one.definition.splits) for one in (first, other)]
-    return given[0] == given[1] and first.run.data == other.run.data
+    given = [one.definition.splits for one in (first, other)]
+    return given[0] == given[1] and replace(first.run.data, name="") == replace(other.run.data, name="")
 
 
 def _cautions(compared: Sequence[ComparedRun], paired: bool) -> Iterator[str]:

@@ -11,6 +11,7 @@ import pandas as pd
 from pydantic import BaseModel
 
 from ..data.folders import ImageCounts
+from ..data.load import published_name
 from ..errors import RunFolderError, SeSearchError
 from ..evidence.power import Power
 from ..files import read_json, write_text
@@ -34,7 +35,7 @@ from .focus import focus_of_trials
 from .hypervolume import hypervolume_history, hypervolume_intervals
 from .picks import Picks, pick_trials, pick_verified
 from .power import power_of_run
-from .table import SE, Gain, cautions, front_of, gain_over_none, trials_table
+from .table import SE, Gain, cautions, front_of, gain_over_none, to_csv, trials_table
 from .verified import Schedule, add_verified, read_verified
 
 
@@ -46,6 +47,7 @@ class DataRecord:
         name: Name of the data; ``train``, ``validation``, ``test`` and ``classes`` are numbers.
         size: ``(channels, height, width)`` of an image.
         unreadable: Files that could not be read and were skipped.
+        fingerprint: Digests of an image folder, from ``se_search.data.fingerprint``; ``None`` for other data.
     """
 
     name: str
@@ -55,6 +57,7 @@ class DataRecord:
     classes: int
     size: tuple[int, ...]
     unreadable: tuple[str, ...] = ()
+    fingerprint: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,7 @@ def _read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
     if "data" not in noted:
         raise RunFolderError(f"{folder} has no trials yet: run the search first")
     data = DataRecord(
-        **noted["data"] | {"size": tuple(noted["data"]["size"])},
+        **noted["data"] | {"size": tuple(noted["data"]["size"]), "name": published_name(noted["data"]["name"])},
         unreadable=tuple(map(str, noted.get("unreadable_images", []))),
     )
     quality = quality_of(study)
@@ -243,8 +246,8 @@ def write_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
         RunFolderError: As for :func:`read_results`.
     """
     table, run = read_results(folder)
-    write_text(folder / TRIALS_FILE, table.to_csv(index=False))
-    write_text(folder / PARETO_FILE, front_of(table).to_csv(index=False))
+    write_text(folder / TRIALS_FILE, to_csv(table))
+    write_text(folder / PARETO_FILE, to_csv(front_of(table)))
     content = _plain(read_json(folder / RUN_FILE)) | run.to_json() | {"decision": _plain(decide(table, run))}
     write_text(folder / RUN_FILE, json.dumps(content, indent=2, allow_nan=False))
     return table, run

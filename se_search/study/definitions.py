@@ -108,6 +108,10 @@ class SplitsDefinition(Definition):
     test: str | None = None
     """Test split, which only verification uses."""
 
+    cut: Literal["contents", "order"] = "contents"
+    """What decides which training images are cut for a missing split: their ``"contents"``, or the ``"order"`` of their
+    names, as up to version 0.1.0."""
+
 
 def _size(value: Any) -> Any:
     # Version 0.1.0 wrote null for the data's size; the command line passes numbers as text.

@@ -15,6 +15,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
+from ..data.load import absolute_name, is_folder_name
 from ..errors import DefinitionError, RunFolderError
 from ..files import remove_unfinished, write_atomically, write_text
 from ..study.definitions import StudyDefinition
@@ -48,9 +49,13 @@ def read_definition(folder: Path) -> StudyDefinition:
     if not file.is_file():
         raise RunFolderError(f"{folder} is not a run folder: it has no {STUDY_FILE}")
     try:
-        return load_study(str(file))
+        definition = load_study(str(file))
     except DefinitionError as error:
         raise RunFolderError(f"{file} is damaged: {error}") from error
+    if "cut" in definition.splits.model_fields_set:
+        return definition
+    # Version 0.1.0 had no such key.
+    return definition.model_copy(update={"splits": definition.splits.model_copy(update={"cut": "order"})})
 
 
 def check_folder(folder: Path, definition: StudyDefinition, existing: StudyDefinition | None = None) -> None:
@@ -73,7 +78,7 @@ def check_folder(folder: Path, definition: StudyDefinition, existing: StudyDefin
     differences = "; ".join(
         f"{key} is {before.get(key)!r} there and {now.get(key)!r} here"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
+        if before.get(key) != now.get(key) and not (key == "data" and _may_have_moved(before[key], now[key]))
     )
     if differences:
         raise RunFolderError(f"{folder} belongs to another study: {differences}; choose another folder with --out")
@@ -209,6 +214,11 @@ def _create_storage(file: Path, definition: StudyDefinition) -> None:
     storage.engine.dispose()
 
 
+def _may_have_moved(before: str, now: str) -> bool:
+    """Whether two names of data are folders of images: their fingerprints decide then, see ``trials/images.py``."""
+    return is_folder_name(before) and is_folder_name(now)
+
+
 def _identity(definition: StudyDefinition) -> dict[str, Any]:
     """Return the settings that a run folder is bound to, by dotted key."""
     flat: dict[str, Any] = {}
@@ -217,4 +227,4 @@ def _identity(definition: StudyDefinition) -> dict[str, Any]:
             flat |= {f"{key}.{name}": setting for name, setting in value.items() if name not in _MAY_CHANGE}
         else:
             flat[key] = value
-    return flat
+    return flat | {"data": absolute_name(definition.data)}

@@ -5,7 +5,7 @@ import io
 import math
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
+from ..data.fingerprint import describe_difference
 from ..data.image_data import ImageData
+from ..data.load import absolute_name
 from ..errors import RunFolderError
 from ..latency.meter import LatencyConditions
 from ..study.definitions import StudyDefinition
@@ -171,14 +173,42 @@ def note_data(folder: Path, study: optuna.Study, data: ImageData) -> None:
     Raises:
         RunFolderError: If the data have changed.
     """
-    before, now = study.user_attrs.get("data"), describe_data(data)
-    if before is not None and before != now:
-        key = next(key for key in now if before.get(key) != now[key])
+    check_data(folder, study, data)
+    study.set_user_attr("data", describe_data(data))
+
+
+def check_data(folder: Path, study: optuna.Study, data: ImageData) -> None:
+    """Check that images are those of a run.
+
+    Raises:
+        RunFolderError: If they are others.
+    """
+    before = study.user_attrs.get("data")
+    difference = "" if before is None else compare_data(before, describe_data(data))
+    if difference:
         raise RunFolderError(
-            f"{folder} was started with other images: {key} was {before.get(key)} and is {now[key]} now; "
-            "restore them, or choose another folder with --out"
+            f"{folder} was started with other images: {difference}; restore them, or choose another folder with --out"
         )
-    study.set_user_attr("data", now)
+
+
+def compare_data(before: Any, now: Mapping[str, Any]) -> str:
+    """Say what differs between two descriptions of data, from :func:`describe_data`; empty if they are the same.
+
+    Folders with the same fingerprint are the same, wherever they lie.
+    """
+    if not isinstance(before, dict):
+        return "their description is damaged"
+    known, found = before.get("fingerprint"), now.get("fingerprint")
+    if isinstance(known, dict) and isinstance(found, dict):
+        difference = describe_difference(known, found)
+        if difference:
+            return difference
+    elif absolute_name(str(before.get("name"))) != absolute_name(now["name"]):
+        return f"name was {before.get('name')} and is {now['name']} now"
+    for key in now.keys() - {"name", "fingerprint"}:
+        if before.get(key) != now[key]:
+            return f"{key} was {before.get(key)} and is {now[key]} now"
+    return ""
 
 
 def note_unreadable(study: optuna.Study, images: Iterable[str]) -> None:
@@ -193,7 +223,7 @@ def note_ended(study: optuna.Study, definition: StudyDefinition) -> None:
 
 
 def describe_data(data: ImageData) -> dict[str, Any]:
-    """Return the name, numbers of images, number of classes and input size of a run's data."""
+    """Return the name, numbers of images, number of classes, input size and fingerprint of a run's data."""
     return {
         "name": data.name,
         "train": len(data.train),
@@ -201,4 +231,5 @@ def describe_data(data: ImageData) -> dict[str, Any]:
         "test": len(data.test),
         "classes": data.classes,
         "size": list(data.input_size),
+        "fingerprint": None if data.fingerprint is None else dict(data.fingerprint),
     }

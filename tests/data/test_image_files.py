@@ -370,7 +370,7 @@ def write_mnist(root, train: int = 60, test: int = 12) -> None:
 def test_a_torch_dataset_has_its_own_test_images_and_the_rest_is_cut(tmp_path):
     write_mnist(tmp_path)
     data = load_data("torch/mnist", BACKBONE, 32, root=tmp_path)
-    assert [len(part) for part in (data.train, data.validation, data.test)] == [48, 12, 12]
+    assert [len(part) for part in (data.train, data.validation, data.test)] == [50, 10, 12]
     assert (data.classes, data.label_names[3]) == (10, "3 - three")
     pixels = np.random.default_rng(1).integers(0, 256, (12, 28, 28), dtype=np.uint8)
     config = resolve_model_data_config(timm.create_model(BACKBONE)) | {"input_size": (3, 32, 32)}

@@ -105,3 +105,14 @@ def test_names_with_control_characters_are_written_out(folder):
     data = load(folder)
     assert data.label_names == ("a", "b\\x1b[31m\\n<script>")
     assert unreadable_of(folder) == ("val/a/x\\n\\x07.png",)
+
+
+@pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1)])
+def test_an_image_that_would_be_resized_to_gigabytes_is_left_out(folder, size):
+    Image.new("RGB", size).save(folder / "val" / "a" / "long.png")
+    assert unreadable_of(folder) == ("val/a/long.png (too long for its width)",)
+
+
+def test_a_long_image_within_the_limit_is_read(folder):
+    Image.new("RGB", (1, 400)).save(folder / "val" / "a" / "long.png")
+    assert unreadable_of(folder) == ()
