@@ -126,8 +126,9 @@ def _without_pools(counts: Mapping[Any, int]) -> int:
 
 def _count_by_module(model: nn.Module, input_size: tuple[int, int, int] | None) -> dict[str, dict[Any, int]]:
     counter = FlopCounterMode(display=False, custom_mapping=_ELEMENTWISE)
+    copied = copy_on_meta(model).requires_grad_(False)  # the counter fails on a parameter that is a module's input
     with torch.no_grad(), counter:
-        copy_on_meta(model)(torch.empty(1, *(input_size or default_input_size(model)), device="meta"))
+        copied(torch.empty(1, *(input_size or default_input_size(model)), device="meta"))
     return counter.get_flop_counts()
 
 
@@ -140,8 +141,8 @@ def added_flops(config: SEConfig, input_size: tuple[int, int, int] | None = None
         BackboneError: If timm does not know the backbone.
         ConfigurationError: If a site does not exist in it.
     """
-    positions = {site.position for site in config.sites}
-    known = {site: one for name in positions for site, one in _site_flops(config.backbone, input_size, name).items()}
+    sides = {site.position == "existing" for site in config.sites}
+    known = {site: one for side in sides for site, one in site_costs(config.backbone, input_size, side).items()}
     for site in config.sites:
         check_site(site, config.backbone, known)
     added = sum(placed.on_grid(known[placed.site].grid).flops(known[placed.site].elements) for placed in config.placed)
@@ -154,8 +155,14 @@ def flops_overhead(config: SEConfig, input_size: tuple[int, int, int] | None = N
 
 
 @dataclass(frozen=True)
-class _SiteCosts:
-    """Elements that a block scales at a site, their grid, and the multiply-additions of existing attention there."""
+class SiteCosts:
+    """What the cost of a block at a site depends on.
+
+    Attributes:
+        elements: Elements that the block scales.
+        grid: Their grid; ``None`` if it is unknown.
+        attention: Multiply-additions of the backbone's own attention there.
+    """
 
     elements: int
     grid: Grid | None
@@ -163,14 +170,28 @@ class _SiteCosts:
 
 
 @functools.lru_cache(maxsize=64)
-def _site_flops(backbone: str, input_size: tuple[int, int, int] | None, position: str) -> dict[Site, _SiteCosts]:
+def site_costs(
+    backbone: str, input_size: tuple[int, int, int] | None = None, existing: bool = False
+) -> dict[Site, SiteCosts]:
+    """Return the costs at each free site of a backbone, or at each ``existing`` one.
+
+    Args:
+        backbone: A timm architecture name.
+        input_size: ``(channels, height, width)``; timm's input size by default.
+        existing: Whether to return the sites of the backbone's own attention, else all others.
+
+    Raises:
+        BackboneError: If timm does not know the backbone.
+    """
     options = network_options(backbone, input_size) if input_size else {}
     model = create_on_meta(backbone, **options)
     places = {
-        site: place for site, place in find_places_once(model, backbone, options).items() if site.position == position
+        site: place
+        for site, place in find_places_once(model, backbone, options).items()
+        if (place.side == "existing") == existing
     }
     attention = dict.fromkeys(places, 0)
-    if position == "existing":
+    if existing and places:
         counts, root = _count_by_module(model, input_size), type(model).__name__
         attention = {site: _without_pools(counts[f"{root}.{place.host}"]) // 2 for site, place in places.items()}
     recorders = {site: _Recorder() for site in places}
@@ -179,7 +200,7 @@ def _site_flops(backbone: str, input_size: tuple[int, int, int] | None, position
     with torch.no_grad():
         model(torch.zeros(1, *(input_size or default_input_size(model)), device="meta"))
     return {
-        site: _SiteCosts(math.prod(shape), _grid_at(site, shape), attention[site])
+        site: SiteCosts(math.prod(shape), _grid_at(site, shape), attention[site])
         for site, shape in ((site, recorder.shape) for site, recorder in recorders.items())
     }
 
