@@ -1,8 +1,12 @@
 """How Sphinx builds the documentation: ``make docs``."""
 
+from pathlib import Path
 from typing import Any
 
 import se_search
+from se_search.evidence.known import points
+from se_search.evidence.published import published_pairs
+from se_search.report.published import published_gains
 
 project = "se-search"
 author = "se-search maintainers"
@@ -44,7 +48,40 @@ def _find_by_last_name(app: Any, env: Any, node: Any, text: Any) -> Any:
     return env.get_domain("py").resolve_xref(env, node["refdoc"], app.builder, node["reftype"], target, node, text)
 
 
+def _add_published_results(app: Any, docname: str, source: list[str]) -> None:
+    # The table of evidence.md is that of the package.
+    if docname != "evidence":
+        return
+    lines = [
+        "| without | with | recipe | pixels | without | with | difference | what else differs | source |",
+        "|---" * 9 + "|",
+    ]
+    for pair in published_pairs():
+        low, high = map(points, pair.interval)
+        cells = (
+            pair.without,
+            f"{pair.with_attention} ({pair.varies or pair.attention})",
+            pair.recipe if pair.dataset == "ImageNet-1k" else f"{pair.recipe}, {pair.dataset}",
+            pair.image_size,
+            f"{pair.top1_without:.{pair.decimals}f}",
+            f"{pair.top1_with:.{pair.decimals}f}",
+            f"{points(pair.gain)} [{low}, {high}]",
+            pair.what_else_differs,
+            pair.source,
+        )
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    source[0] = source[0].replace("<!-- published results -->", "\n".join(lines))
+
+
+def _write_figure(app: Any, error: Exception | None) -> None:
+    # The figure of evidence.md, which needs no network.
+    if error is None and app.builder.format == "html":
+        published_gains(se_search.published_results()).write_html(Path(app.outdir, "published-gains.html"))
+
+
 def setup(app: Any) -> None:
-    """Connect the two functions above."""
+    """Connect the functions above."""
+    app.connect("source-read", _add_published_results)
+    app.connect("build-finished", _write_figure)
     app.connect("autodoc-process-docstring", _keep_colon, priority=400)
     app.connect("missing-reference", _find_by_last_name)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .deployment.inference import optimize_for_inference as optimize_for_inference
     from .errors import SeSearchError as SeSearchError
     from .evidence.power import Power as Power, power as power
+    from .evidence.published import published_results as published_results
     from .export.loading import load_exported as load_exported
     from .export.timm_folder import export_timm as export_timm
     from .latency.meter import Ratio as Ratio, measure_latency as measure_latency
@@ -58,6 +59,7 @@ _HOMES = {
     "compare_latency": ".api.latency",
     "compare_runs": ".results.comparison",
     "create_model": ".network.insertion",
+    "published_results": ".evidence.published",
     "export_timm": ".export.timm_folder",
     "find_sites": ".network.sites",
     "insert": ".network.insertion",

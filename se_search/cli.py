@@ -658,6 +658,40 @@ def power(
         say(sentence)
 
 
+@_command(".evidence.text")
+def evidence(
+    backbone: Annotated[
+        str | None, typer.Argument(metavar="[BACKBONE]", help="Name of a timm architecture.  [default: all families]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """List published results with and without SE, for a backbone, its family or the nearest networks.
+
+    Nothing is trained or downloaded. Accuracies are from the tables of the SENet paper, timm and other repositories.
+
+    \b
+    Example:
+      se-search evidence
+      se-search evidence resnet50
+      se-search evidence regnety_032 --json
+    """
+    from .evidence.known import evidence as evidence_for
+    from .evidence.published import published_pairs
+    from .evidence.text import show_evidence, show_families
+
+    if backbone is None:
+        if as_json:
+            typer.echo(json.dumps([pair.to_json() for pair in published_pairs()], indent=2))
+        else:
+            show_families()
+        return
+    found = evidence_for(backbone)
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2))
+    else:
+        show_evidence(found)
+
+
 @_command()
 def sites(
     backbone: Backbone,

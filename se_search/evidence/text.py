@@ -1,0 +1,89 @@
+"""Published results on the terminal, without PyTorch."""
+
+from collections.abc import Iterable
+
+from rich.markup import escape
+from rich.table import Table
+
+from ..progress import console, say
+from .known import Evidence, points
+from .published import PublishedPair, family_of, gains_of, se_pairs
+
+_MOST_DECIMALS = 2  # an interval is about half a point wide on each side
+
+
+def show_evidence(found: Evidence) -> None:
+    """Show what is published about SE in a backbone."""
+    for title, pairs in (
+        (f"{found.backbone}:", found.own),
+        ("Others of its family:" if found.own else "Its family:", found.family),
+        ("Networks of the nearest sizes:", found.nearest),
+    ):
+        if pairs:
+            say(title)
+            console.print(_results(pairs))
+            say("")
+    if found.ablations:
+        say("The SENet paper's ablations of it, with longer training:")
+        console.print(_ablations(found.ablations))
+        say("")
+    for sentence in found.sentences:
+        say(sentence)
+
+
+def show_families() -> None:
+    """Show the published gains of each family."""
+    by_family: dict[str, list[PublishedPair]] = {}
+    for pair in se_pairs():
+        by_family.setdefault(family_of(pair.without), []).append(pair)
+    table = _table("family", "", right=("results", "smallest", "largest"))
+    for family, pairs in by_family.items():
+        gains = gains_of(pairs, family)
+        differ = "other parts differ too" if gains.others_differ else ""
+        table.add_row(family, differ, str(gains.count), points(gains.low), points(gains.high))
+    console.print(table)
+    say(
+        "Published gains of SE in points of ImageNet top-1 accuracy, one checkpoint each; of a family's results those "
+        "in which only the attention differs, if there are any. `se-search evidence BACKBONE` lists results."
+    )
+
+
+def _table(*left: str, right: Iterable[str]) -> Table:
+    table = Table(*left, box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in right:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _results(pairs: Iterable[PublishedPair]) -> Table:
+    table = _table("network", "recipe", "", right=("pixels", "without", "with", "points", "95 %"))
+    table.add_column("what else differs; source")
+    for pair in pairs:
+        values = _values(pair)
+        notes = "; ".join(filter(None, (pair.what_else_differs, pair.source)))
+        cells = (
+            pair.with_attention.partition(".")[0],
+            pair.recipe,
+            pair.attention,
+            str(pair.image_size),
+            *values,
+            notes,
+        )
+        table.add_row(*map(escape, cells))
+    return table
+
+
+def _ablations(pairs: Iterable[PublishedPair]) -> Table:
+    table = _table("ablation", "value", right=("without", "with", "points", "95 %"))
+    table.add_column("source")
+    for pair in pairs:
+        table.add_row(*map(escape, (pair.varies, pair.with_attention, *_values(pair), pair.source)))
+    return table
+
+
+def _values(pair: PublishedPair) -> tuple[str, ...]:
+    """Return both accuracies, their difference and its interval, with no more decimals than the source has."""
+    decimals = min(pair.decimals, _MOST_DECIMALS)
+    low, high = (points(end, decimals) for end in pair.interval)
+    top1 = (f"{one:.{decimals}f}" for one in (pair.top1_without, pair.top1_with))
+    return *top1, points(pair.gain, decimals), f"[{low}, {high}]"
