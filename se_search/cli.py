@@ -794,17 +794,21 @@ def latency(
 @_command()
 def reproduce(
     what: Annotated[
-        Literal["params"], typer.Argument(metavar="WHAT", help="params: the paper's tables of parameters and FLOPs.")
-    ],
+        Literal["all", "params"],
+        typer.Argument(metavar="[WHAT]", help="all: every table; params: the tables of parameters and FLOPs."),
+    ] = "all",
 ) -> None:
-    """Compare the SENet paper's parameters and FLOPs with those counted on timm's networks.
+    """Show the SENet paper's tables: its errors, its costs beside those counted on timm's networks, and its ablations.
+
+    Each ablation has the command that runs it on images of yours. Nothing is trained.
 
     \b
     Example:
+      se-search reproduce
       se-search reproduce params
     """
-    from .network.paper import count_figure, published_figures
-    from .terminal import show_paper
+    from .evidence.paper import count_figure, published_figures
+    from .terminal import show_paper, show_paper_costs
 
     figures = list(published_figures())
     with progress_bar("Counting", len(figures)) as advance:
@@ -812,7 +816,10 @@ def reproduce(
         for figure in figures:
             counted.append(count_figure(figure))
             advance()
-    show_paper(counted)
+    if what == "all":
+        show_paper(counted)
+        say("")
+    show_paper_costs(counted)
 
 
 @_command()
