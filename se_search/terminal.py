@@ -86,6 +86,7 @@ def _show_decision(results: pd.DataFrame, run: RunRecord, report: bool = True) -
         say(f"Against no {run.attention}, {decision.network}: {figures}.")
     if run.focus:
         say(run.focus)
+    say(decision.known)
     if report:
         say(f"Report: {Path(run.folder) / REPORT_FILE}", to_copy=True)
     for number, step in enumerate(decision.next):

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..words import counted, percent
 from .atlas import RATIOS, ArchitectureCosts, known_costs
-from .published import QUANTILE, PublishedPair, family_of, related_pairs, se_pairs
+from .published import QUANTILE, PublishedPair, check_known, family_of, gains_of, related_pairs, se_pairs
 
 _FEWEST_SIZES = 5
 _NEAREST = 5
@@ -93,6 +93,7 @@ def evidence(backbone: str) -> Evidence:
     Raises:
         BackboneError: If timm does not have it.
     """
+    check_known(backbone)
     own, family = related_pairs(backbone)
     family = tuple(pair for pair in family if not pair.varies and pair.dataset == "ImageNet-1k")
     ablations = tuple(pair for pair in own if pair.varies)
@@ -163,15 +164,22 @@ def _sentences(
 
 
 def known_in_brief(backbone: str) -> str:
-    """Return one sentence about the published gains of SE that are nearest to a backbone."""
+    """Return one sentence about the published gains of SE that are nearest to a backbone, which may be unknown."""
     own, family = related_pairs(backbone)
     name = family_of(backbone)
     for networks, pairs in ((backbone, own), (f"{name} networks", family)):
         with_se = [pair for pair in pairs if pair in se_pairs()]
         if with_se:
-            return f"SE in {networks}: {_range(with_se)}."
-    none = f"No result with and without SE is published for {name} networks"
-    return f"{none}; SE in networks of all kinds: {_range(se_pairs())}."
+            return f"Published for SE in {networks}: {_in_brief(with_se)}."
+    return f"Nothing is published for SE in {name} networks; in networks of all kinds: {_in_brief(se_pairs())}."
+
+
+def _in_brief(pairs: Sequence[PublishedPair]) -> str:
+    gains = gains_of(pairs, "")
+    span = points(gains.low) if gains.count == 1 else f"{points(gains.low)} to {points(gains.high)}"
+    others = "; other parts differ too" if gains.others_differ else ""
+    results = counted(gains.count, "result")
+    return f"{span} points of ImageNet top-1 accuracy ({results}, one checkpoint each{others})"
 
 
 def _range(pairs: Sequence[PublishedPair]) -> str:

@@ -17,7 +17,7 @@ from ..paired_power import (
     smallest_log_loss_difference,
 )
 from ..words import counted, percent
-from .published import PublishedGains, published_architectures, published_gains
+from .published import PublishedGains, check_known, published_gains
 
 MEMBERS = 5
 """Assumed number of networks that a verification compares with the one without SE."""
@@ -152,10 +152,8 @@ def power(
     for option, value, least in (("seeds", seeds, 1), ("budget", budget, 2), ("images", images, 2)):
         if value is not None and value < least:
             raise DefinitionError(f"{as_given(option)} is {value}: it must be at least {least}")
-    if backbone is not None and backbone not in published_architectures():
-        from ..network.backbones import check_backbone  # loads PyTorch
-
-        check_backbone(backbone)
+    if backbone is not None:
+        check_known(backbone)
     counts = count_images(data, backbone) if images is None else ImageCounts(0, images, images)
     return describe_power(counts, backbone, Plan(budget, 1, seeds))
 

@@ -183,11 +183,6 @@ def se_pairs() -> tuple[PublishedPair, ...]:
     )
 
 
-def published_architectures() -> frozenset[str]:
-    """Return timm's names of the networks in all pairs, without tags of pretrained weights."""
-    return frozenset(name.partition(".")[0] for pair in published_pairs() for name in (pair.without, pair.with_se))
-
-
 def published_gains(backbone: str | None = None) -> PublishedGains:
     """Return the range of gains in the backbone's family, or in all if none is published for it.
 
@@ -239,6 +234,8 @@ def published_results(backbone: str | None = None) -> "pd.DataFrame":
     """
     import pandas as pd
 
+    if backbone:
+        check_known(backbone)
     own, family = related_pairs(backbone) if backbone else ((), published_pairs())
     rows = [
         asdict(pair)
@@ -249,18 +246,23 @@ def published_results(backbone: str | None = None) -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 
-def related_pairs(backbone: str) -> tuple[tuple[PublishedPair, ...], tuple[PublishedPair, ...]]:
-    """Return the pairs of an architecture, then the others of its family.
+def check_known(backbone: str) -> None:
+    """Check that timm has an architecture; PyTorch is loaded only for a name that no table has.
 
     Raises:
-        BackboneError: If timm does not have the architecture. PyTorch is loaded only for a name that no table has.
+        BackboneError: If it does not.
     """
-    name, family = backbone.partition(".")[0], family_of(backbone)
-    own = tuple(pair for pair in published_pairs() if name in pair.names)
-    if not own and name not in atlas().names:
+    published = {name for pair in published_pairs() for name in pair.names}
+    if backbone.partition(".")[0] not in atlas().names | published:
         from ..network.backbones import check_backbone
 
         check_backbone(backbone)
+
+
+def related_pairs(backbone: str) -> tuple[tuple[PublishedPair, ...], tuple[PublishedPair, ...]]:
+    """Return the pairs of an architecture, then the others of its family."""
+    name, family = backbone.partition(".")[0], family_of(backbone)
+    own = tuple(pair for pair in published_pairs() if name in pair.names)
     return own, tuple(pair for pair in published_pairs() if family in pair.families and pair not in own)
 
 

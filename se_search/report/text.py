@@ -74,6 +74,7 @@ def _decision(trials: pd.DataFrame, run: RunRecord) -> Iterator[str]:
         yield from ("", escape_text(f"Next: {step.reason}"))
         if step.command:
             yield from ("", f"    {one_line(step.command)}")
+    yield from ("", escape_text(decision.known))
 
 
 def _table(shown: pd.DataFrame) -> Iterator[str]:

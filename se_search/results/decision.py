@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
+from ..evidence.known import known_in_brief
 from ..statistics import Estimate, Interval, difference_in_words
 from ..study.objectives import OBJECTIVES
 from ..trials.folder import STUDY_FILE
@@ -77,6 +78,7 @@ class Decision:
         verified: Whether the accuracy is that of verification, not the search's estimate.
         figures: Accuracy, parameters and latency against the network without attention, with 95 % intervals.
         next: What to do next, the most useful first.
+        known: What is published about SE in the backbone, in one sentence.
     """
 
     verdict: Verdict
@@ -88,6 +90,7 @@ class Decision:
     verified: bool
     figures: tuple[Figure, ...]
     next: tuple[Step, ...]
+    known: str
 
 
 def decide(trials: pd.DataFrame, run: "RunRecord") -> Decision:
@@ -101,6 +104,7 @@ def decide(trials: pd.DataFrame, run: "RunRecord") -> Decision:
         trials: All trials, in the columns of ``trials.csv``.
         run: The description of the run.
     """
+    known = known_in_brief(run.backbone)
     verified = bool(run.verified and run.verified[-1].networks)
     networks = run.verified[-1].networks if verified else run.gain.networks if run.gain else ()
     if _baseline_diverged(run):
@@ -109,9 +113,8 @@ def decide(trials: pd.DataFrame, run: "RunRecord") -> Decision:
     networks = tuple(one for one in networks if one.number not in beyond)
     if not networks or not run.picks:
         steps = tuple(_after_nothing(trials, run))
-        return Decision(
-            "no result yet", _TITLES["no result yet"], _missing(trials, run), "", None, "", verified, (), steps
-        )
+        headline = _missing(trials, run)
+        return Decision("no result yet", _TITLES["no result yet"], headline, "", None, "", verified, (), steps, known)
     subject = _subject(networks, run.picks)
     verdict = _verdict(subject, verified)
     row, failure = _row_of(trials, subject), _failure(run, subject)
@@ -125,6 +128,7 @@ def decide(trials: pd.DataFrame, run: "RunRecord") -> Decision:
         verified,
         (_accuracy(subject), *_costs(row, trials, run)),
         tuple(_next(trials, run, subject, verdict)),
+        known,
     )
 
 

@@ -14,6 +14,7 @@ from made_up_results import named_objectives, sites_of
 from se_search.network.overhead import backbone_parameters, formula_by_stage
 from se_search.report.configuration import draw_configuration
 from se_search.report.page import render_report
+from se_search.results.decision import decide
 from se_search.results.picks import Picks, pick_trials
 from se_search.results.record import read_results
 from se_search.results.table import Advantage, cautions
@@ -596,6 +597,7 @@ def test_the_first_screen_has_the_verdict_three_figures_the_drawing_and_the_next
         ["parameters", f"{row['parameter_overhead'] * 100:+.2f} %", f"({row['counted_parameters']:+,})"],
         ["latency", f"×{row['latency_ratio']:.3f}", f"[{row['latency_low']:.3f}, {row['latency_high']:.3f}]"],
     ]
+    assert page.locator(".known p").inner_text() == f"{decide(trials, run).known} On other data it can be more or less."
     assert page.locator(".decided .drawing i.on").count() == row["se_blocks"]
     assert "Verified accuracy 90.00 % [85.00, 95.00]" in page.locator(".decided").inner_text()
     page.locator(".next .copy").nth(1).click()  # the first one trains more seeds

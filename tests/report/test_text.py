@@ -51,6 +51,7 @@ def test_the_front_is_a_table_with_the_values_of_the_front(results):
     paragraphs = texts(tokens, "paragraph")
     assert "6 of 6 configurations evaluated on digits; the search is finished." in paragraphs
     assert all(caution in paragraphs for caution in run.cautions)
+    assert decide(trials, run).known in paragraphs
     assert any(text.startswith("Versions: python 3.") for text in paragraphs)
 
 
