@@ -755,6 +755,14 @@ def latency(
         ),
     ] = 0.005,
     limit: Annotated[float, typer.Option(help="Time limit of a measurement (s).")] = 5.0,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Measure what determines the latencies of all of --space, into this file; run --latency-from on "
+            "another machine predicts from it.",
+        ),
+    ] = None,
 ) -> None:
     """Measure the latency of networks with attention, relative to the bare backbone, on this machine.
 
@@ -768,8 +776,9 @@ def latency(
         --threads 1
       se-search latency resnet18 --config my_config.json --batch 8 \\
         --memory-format channels_last
+      se-search latency resnet18 --model phone.json
     """
-    from .api.latency import compare_latency, input_size
+    from .api.latency import compare_latency, input_size, measure_latency_model
     from .deployment.deployment import Deployment
     from .terminal import show_latency
 
@@ -787,6 +796,14 @@ def latency(
         )
         for one in runtime or ("eager",)
     ]
+    if model is not None:
+        if config or len(deployments) > 1:
+            raise DefinitionError("--model measures a space with one runtime: omit --config and further runtimes")
+        conditions = measure_latency_model(
+            backbone, model, space, deployment=deployments[0], target=target, limit=limit
+        )
+        say(f"Latency model: {model}, measured with {conditions.description}", to_copy=True)
+        return
     measured = compare_latency(backbone, config or (), space, deployments=deployments, target=target, limit=limit)
     show_latency(measured, target, limit)
 

@@ -10,7 +10,7 @@ from ..deployment.deployment import Deployment
 from ..deployment.prepare import check
 from ..errors import ConfigurationError
 from ..files import read_text
-from ..latency.meter import LatencyMeter
+from ..latency.meter import LatencyConditions, LatencyMeter, Ratio
 from ..latency.stopping import LIMIT, TARGET
 from ..network.backbones import create_on_meta, default_input_size, network_options
 from ..network.config import SEConfig
@@ -19,6 +19,7 @@ from ..network.overhead import flops_overhead, parameter_share
 from ..progress import progress_bar
 from ..study.files import load_space
 from ..study.space import SearchSpace
+from ..trials.latency import configurations_to_measure, measure_for_model
 
 
 def compare_latency(
@@ -71,6 +72,49 @@ def compare_latency(
                 rows.append(row | ratio.to_columns())
                 advance()
     return pd.DataFrame(rows)
+
+
+def measure_latency_model(
+    backbone: str,
+    file: str | os.PathLike[str],
+    space: str = "stages",
+    *,
+    deployment: Deployment | None = None,
+    target: float = TARGET,
+    limit: float = LIMIT,
+    seed: int = 0,
+) -> LatencyConditions:
+    """Measure what determines the latencies of a space on this device, for a search on another one.
+
+    ``se-search latency BACKBONE --model FILE`` calls this; ``latency_from`` of :func:`se_search.search` reads the file.
+    Measurements that the file has are not made again.
+
+    Args:
+        backbone: A timm architecture name.
+        file: The file to write.
+        space: Name of a space or path of a space file: that of the search.
+        deployment: How the networks run; by default as for :func:`compare_latency`.
+        target: Half-width of the interval at which a measurement stops, as a share of the ratio.
+        limit: Time limit of a measurement in seconds.
+        seed: Seed of the configurations and of the order of calls.
+
+    Returns:
+        The conditions of the measurements, which name the device.
+
+    Raises:
+        SeSearchError: If an argument is invalid, or the file is damaged or of another device or space.
+    """
+    deployment = deployment or Deployment(size=input_size(backbone))
+    options = network_options(backbone, deployment.size)
+    check(deployment)
+    wanted = configurations_to_measure(SearchSpace(backbone, load_space(space)), seed)
+    meter = LatencyMeter(create_model(SEConfig(backbone), **options), deployment, target, limit, seed)
+
+    def measure(config: SEConfig) -> Ratio:
+        return meter.measure(create_model(config, **options))
+
+    measure_for_model(Path(file), wanted, meter.conditions, measure)
+    return meter.conditions
 
 
 def input_size(backbone: str, side: int | None = None) -> tuple[int, int, int]:

@@ -1,15 +1,21 @@
 """The terms whose costs add up to the latency of a configuration, and measured latencies as JSON."""
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter
 
 from ..errors import ConfigurationError
 from ..network.config import SEConfig
 from ..network.sites import Site
 from .meter import LatencyConditions, Ratio
+
+_RATIO = TypeAdapter(Ratio)
+_MOST_ROUNDS = 10**9
 
 
 class SiteGroup(NamedTuple):
@@ -58,15 +64,28 @@ def measurements_from_json(text: str) -> list[MeasuredLatency]:
     """Read the JSON of :func:`measurements_to_json`.
 
     Raises:
-        ConfigurationError: If ``text`` is not such JSON.
+        ConfigurationError: If ``text`` is not such JSON, or a value in it is impossible.
     """
     try:
         return [
-            MeasuredLatency(
-                SEConfig.from_dict(one["config"]),
-                Ratio(**one["ratio"] | {"conditions": LatencyConditions.from_dict(one["ratio"]["conditions"])}),
-            )
-            for one in json.loads(text)
+            MeasuredLatency(SEConfig.from_dict(one["config"]), _read_ratio(one["ratio"])) for one in json.loads(text)
         ]
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"these are not measured latencies: {type(error).__name__} {error}") from error
+
+
+def _read_ratio(plain: dict[str, Any]) -> Ratio:
+    LatencyConditions.from_dict(plain["conditions"])  # which no key may miss
+    return checked_ratio(_RATIO.validate_python(plain))
+
+
+def checked_ratio(ratio: Ratio) -> Ratio:
+    """Return a measurement that was read from a file.
+
+    Raises:
+        ValueError: If a value in it is impossible.
+    """
+    low, median, high = ratio.low, ratio.median, ratio.high
+    if not (0 < low <= median <= high < math.inf and 1 < ratio.rounds < _MOST_ROUNDS):
+        raise ValueError(f"a latency of {median} [{low}, {high}] in {ratio.rounds} rounds is impossible")
+    return ratio

@@ -107,6 +107,7 @@ class RunRecord:
         hypervolume_intervals: Ends of the hypervolumes' intervals.
         attention: The word for the kinds of attention that were searched, such as SE.
         focus: Whether local focus helps, by verification or else the search; empty unless both kinds were tried.
+        latency_elsewhere: Whether latencies are predicted from measurements of another device.
         baselines: Names of the networks that verification always retrains, the one without attention first.
     """
 
@@ -145,6 +146,7 @@ class RunRecord:
     attention: str = SE
     baselines: tuple[str, ...] = ()
     focus: str = ""
+    latency_elsewhere: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for JSON, without the provenance, which the start of a run writes."""
@@ -235,6 +237,7 @@ def _read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
         attention=space.attention,
         baselines=tuple(space.baselines()),
         focus=(schedules[-1].focus if schedules else "") or focus_of_trials(study, table, quality),
+        latency_elsewhere=definition.latency.model_file is not None,
     )
     return table, record
 
@@ -303,6 +306,9 @@ def _provenance(content: Mapping[str, Any]) -> Provenance:
 def _latency_remarks(
     table: pd.DataFrame, learned: list[MeasuredLatency], definition: StudyDefinition, is_pooled: bool
 ) -> list[str]:
+    if definition.latency.model_file is not None:
+        device = learned[0].ratio.conditions.processor if learned else "another device"
+        return [f"Latencies are predicted from measurements on {device}; nothing was measured on this machine."]
     columns = ["latency_low", "latency_high", "latency_interruptions"]
     shown = front_of(table) if is_pooled else table
     measured = shown.loc[shown["latency_stopped"].isin(["target", "limit"]), columns]

@@ -8,6 +8,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     ValidationInfo,
+    model_validator,
 )
 
 from ..definition import MOST_IMAGES, MOST_PIXELS, Definition, Listed, Threads, distinct
@@ -125,8 +126,30 @@ LatencySize = Annotated[
 ]
 
 
+_OF_THE_FILE = ("runtime", "optimized", "batch", "threads", "dtype", "memory_format", "cuda_graph")
+
+
+def _without_conditions(file: str | None, info: ValidationInfo) -> str | None:
+    """Check that a file of measurements, which has conditions of its own, is not given others."""
+    if file is None:
+        return None
+    if info.data.get("source", "model") != "model":
+        raise ValueError("requires the source model")
+    for name in _OF_THE_FILE:
+        if info.data.get(name) != LatencyDefinition.model_fields[name].default:
+            raise ValueError(f"has its own conditions: omit {name}")
+    return file
+
+
 class LatencyDefinition(Definition):
     """How latency is measured."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _predict_from_file(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("model_file") is not None and "source" not in data:
+            return data | {"source": "model"}
+        return data
 
     source: Literal["pooled", "measured", "model"] = "pooled"
     """Source of latencies: ``"pooled"`` over short measurements of all trials, ``"measured"`` for every trial, or
@@ -165,6 +188,10 @@ class LatencyDefinition(Definition):
 
     look: Annotated[float, Field(gt=0, allow_inf_nan=False)] = LOOK
     """Time limit of a measurement that is pooled (s), if lower than ``limit``."""
+
+    model_file: Annotated[str | None, AfterValidator(_without_conditions)] = None
+    """File of another device, written there by ``se-search latency --model``: latencies are predicted from its
+    measurements, and nothing is measured on this machine."""
 
 
 def _device(value: str) -> str:

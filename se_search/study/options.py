@@ -112,6 +112,7 @@ OPTIONS = (
     Option("latency_target", "latency.target"),
     Option("latency_limit", "latency.limit"),
     Option("latency_look", "latency.look"),
+    Option("latency_from", "latency.model_file"),
 )
 """In the order of the command line's help. ``--set`` sets every other key."""
 

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ from optuna.trial import TrialState
 from ..data.load import EMBEDDED
 from ..deployment.deployment import Deployment
 from ..deployment.prepare import runtime_of
-from ..errors import ClusterError, EvaluationError, RunFolderError, first_reason
+from ..errors import ClusterError, ConfigurationError, DefinitionError, EvaluationError, RunFolderError, first_reason
 from ..files import read_text, write_text
 from ..latency.additive import (
     MeasuredLatency,
@@ -21,8 +20,10 @@ from ..latency.additive import (
     measurements_from_json,
     measurements_to_json,
 )
+from ..latency.comparable import check_same_conditions
 from ..latency.isolated import IsolatedMeter
-from ..latency.meter import LatencyMeter, Ratio
+from ..latency.meter import LatencyConditions, LatencyMeter, Ratio
+from ..latency.other_device import OtherDevice
 from ..latency.pooled import PooledLatency, pool_latencies
 from ..network.backbones import backbone_input_size, network_options
 from ..network.config import SEConfig
@@ -46,8 +47,6 @@ LATENCY_MODEL_FILE = "latency_model.json"
 
 _MIN_DRAWN = 8
 _REMEDY = "resume the run there, or choose another folder with --out"
-# Latencies are comparable if these conditions are equal. The CPUs in use and the time limit may differ.
-_COMPARABLE = ("processor", *(one.name for one in fields(Deployment)))
 
 
 def latency_size(definition: StudyDefinition, input_size: Sequence[int]) -> tuple[int, int, int]:
@@ -102,12 +101,17 @@ class StudyLatency:
         self.size = latency_size(definition, input_size)
         self._options = network_options(definition.backbone, self.size) | {"num_classes": classes}
         latency = definition.latency
-        settings = latency.model_dump(exclude={"source", "target", "limit", "look", "size"})
-        deployment = Deployment(**settings, device=definition.device, size=self.size)
-        kind = LatencyMeter if runtime_of(deployment).in_process else IsolatedMeter
-        backbone = create_model(SEConfig(definition.backbone), **self._options)
-        self._meter = kind(backbone, deployment, latency.target, latency.limit, definition.seed)
         self._model: PooledLatency | None = None
+        self._meter: LatencyMeter | IsolatedMeter | OtherDevice
+        if latency.model_file is None:
+            settings = latency.model_dump(exclude={"source", "target", "limit", "look", "size", "model_file"})
+            deployment = Deployment(**settings, device=definition.device, size=self.size)
+            kind = LatencyMeter if runtime_of(deployment).in_process else IsolatedMeter
+            backbone = create_model(SEConfig(definition.backbone), **self._options)
+            self._meter = kind(backbone, deployment, latency.target, latency.limit, definition.seed)
+        else:
+            self._meter = OtherDevice(Path(latency.model_file), definition.backbone, self.size)
+            self._model = _model_of(self._meter, space, definition.seed)
         self._measurements: list[MeasuredLatency] = []
         self._first: Mapping[str, Any] = {}
 
@@ -132,7 +136,7 @@ class StudyLatency:
             EvaluationError: If the conditions differ from those of the first trial.
         """
         self._first = self._first or conditions
-        _check_same(self._first, conditions)
+        check_same_conditions(self._first, conditions)
 
     def resume(self, folder: Path, study: optuna.Study, elsewhere: bool = False) -> None:
         """Check that new latencies are comparable with those of a run's trials.
@@ -158,14 +162,20 @@ class StudyLatency:
     def fit_model(self, folder: Path) -> None:
         """Fit the additive model if the study uses it; call this before :meth:`measure_or_predict`.
 
-        The run folder stores the measurements. A resumed run makes only the missing ones.
+        The run folder stores the measurements. A resumed run makes only the missing ones, and none if they are those of
+        another device.
 
         Raises:
             RunFolderError: If the stored measurements are damaged or were made under other conditions.
             EvaluationError: If a configuration cannot be timed.
         """
-        if self.is_predicted:
-            self._model = pool_latencies(self._measure_for_model(folder / LATENCY_MODEL_FILE))
+        if isinstance(self._meter, OtherDevice):
+            self._keep(self._meter, folder / LATENCY_MODEL_FILE)
+        elif self.is_predicted:
+            wanted = configurations_to_measure(self._space, self._definition.seed)
+            self._model = pool_latencies(
+                measure_for_model(folder / LATENCY_MODEL_FILE, wanted, self._meter.conditions, self._measure)
+            )
 
     def measure_or_predict(self, config: SEConfig) -> dict[str, Any]:
         """Return a trial's latency attributes, predicted if :meth:`fit_model` has fitted a model, else measured."""
@@ -240,12 +250,12 @@ class StudyLatency:
         )
 
     def measure_front(self, study: optuna.Study) -> None:
-        """Measure the latency of front members until none is predicted.
+        """Measure the latency of front members until none is predicted, unless they are those of another device.
 
         Measured values replace predicted ones (:func:`se_search.trials.notes.with_measured_latency`), which can change
         the front. A member that cannot be measured stays predicted.
         """
-        if self._model is None:
+        if self._model is None or isinstance(self._meter, OtherDevice):
             return
         failed: set[int] = set()
         while predicted := [
@@ -277,27 +287,67 @@ class StudyLatency:
     def _measure(self, config: SEConfig) -> Ratio:
         return self._meter.measure(create_model(config, **self._options))
 
-    def _measure_for_model(self, file: Path) -> list[MeasuredLatency]:
-        wanted = configurations_to_measure(self._space, self._definition.seed)
-        measured = read_latency_measurements(file.parent)
-        if [one.config for one in measured] != wanted[: len(measured)]:
-            raise RunFolderError(f"{file} belongs to another space: remove it to measure again")
-        for one in measured:
+    def _keep(self, other: OtherDevice, file: Path) -> None:
+        """Copy the measurements of another device into the run folder, or check that it has the same."""
+        before = read_latency_measurements(file.parent)
+        if before and before != other.measurements:
+            raise RunFolderError(
+                f"{file.parent} was started with other measurements than {self._definition.latency.model_file}; "
+                f"{_REMEDY}"
+            )
+        write_text(file, measurements_to_json(other.measurements))
+
+
+def _model_of(other: OtherDevice, space: SearchSpace, seed: int) -> PooledLatency:
+    """Fit the additive model of another device, and check that it tells the costs of a space.
+
+    Raises:
+        DefinitionError: If it does not.
+    """
+    model = pool_latencies(other.measurements)
+    try:
+        for config in configurations_to_measure(space, seed):
+            model.predict(config)
+    except ConfigurationError as error:
+        raise DefinitionError(
+            f"the measurements of {other.conditions.processor} do not tell the latencies of this space: {error}; "
+            "measure there with `se-search latency BACKBONE --model FILE --space SPACE`"
+        ) from error
+    return model
+
+
+def measure_for_model(
+    file: Path, wanted: Sequence[SEConfig], conditions: LatencyConditions, measure: Callable[[SEConfig], Ratio]
+) -> list[MeasuredLatency]:
+    """Measure the configurations that determine an additive model, and store each measurement at once.
+
+    Args:
+        file: File of the measurements; those that it has are not made again.
+        wanted: The configurations.
+        conditions: How latency is measured here.
+        measure: Measures a configuration.
+
+    Raises:
+        RunFolderError: If the file is damaged, belongs to another space, or was measured under other conditions.
+        EvaluationError: If a configuration cannot be timed.
+    """
+    measured = _read_measurements(file)
+    if [one.config for one in measured] != list(wanted[: len(measured)]):
+        raise RunFolderError(f"{file} belongs to another space: remove it to measure again")
+    for one in measured:
+        try:
+            check_same_conditions(one.ratio.conditions.to_dict(), conditions.to_dict())
+        except EvaluationError as error:
+            raise RunFolderError(f"{file} cannot be used: {error}; {_REMEDY}") from error
+    with progress_bar("Measuring for the latency model", len(wanted), len(measured)) as advance:
+        for config in wanted[len(measured) :]:
             try:
-                _check_same(one.ratio.conditions.to_dict(), self._meter.conditions.to_dict())
-            except EvaluationError as error:
-                raise RunFolderError(f"{file} cannot be used: {error}; {_REMEDY}") from error
-        with progress_bar("Measuring for the latency model", len(wanted), len(measured)) as advance:
-            for config in wanted[len(measured) :]:
-                try:
-                    measured.append(MeasuredLatency(config, self._measure(config)))
-                except Exception as error:  # a runtime can raise anything
-                    raise EvaluationError(
-                        f"configuration {config.id} cannot be timed: {first_reason(error)}"
-                    ) from error
-                write_text(file, measurements_to_json(measured))
-                advance()
-        return measured
+                measured.append(MeasuredLatency(config, measure(config)))
+            except Exception as error:  # a runtime can raise anything
+                raise EvaluationError(f"configuration {config.id} cannot be timed: {first_reason(error)}") from error
+            write_text(file, measurements_to_json(measured))
+            advance()
+    return measured
 
 
 def _looks_left(study: optuna.Study) -> int:
@@ -345,16 +395,13 @@ def read_latency_measurements(folder: Path) -> list[MeasuredLatency]:
     Raises:
         RunFolderError: If the file is damaged.
     """
-    file = folder / LATENCY_MODEL_FILE
+    return _read_measurements(folder / LATENCY_MODEL_FILE)
+
+
+def _read_measurements(file: Path) -> list[MeasuredLatency]:
     try:
         return measurements_from_json(read_text(file))
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:  # ConfigurationError is a ValueError
         raise RunFolderError(f"{file} is damaged: remove it to measure again") from error
-
-
-def _check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    for name in _COMPARABLE:
-        if now[name] != before[name]:
-            raise EvaluationError(f"latency was measured with {name} {before[name]!r} before and {now[name]!r} now")

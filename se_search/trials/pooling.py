@@ -1,7 +1,6 @@
 """Latencies of a run's trials, pooled over all of their measurements."""
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,15 +10,13 @@ import numpy.typing as npt
 import optuna
 from optuna.trial import TrialState
 
-from ..latency.additive import MeasuredLatency
+from ..latency.additive import MeasuredLatency, checked_ratio
 from ..latency.meter import LatencyConditions, Ratio
 from ..latency.pooled import PooledLatency, combine_ratios, pool_latencies
 from ..network.config import SEConfig
 
 LOOKS = "latency_looks:"
 """Prefix of study attributes; with a trial's number, the list of its latency measurements after the first."""
-
-_MOST_ROUNDS = 10**9
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,9 +84,9 @@ def read_look(notes: Mapping[str, Any]) -> Ratio:
         ValueError: If it is none, or another exception of :data:`se_search.trials.notes.FOREIGN`.
     """
     ratio = Ratio(**notes["latency_look"], conditions=LatencyConditions.from_dict(notes["latency_conditions"]))
-    low, median, high = ratio.low, ratio.median, ratio.high
-    if not (0 < low <= median <= high < math.inf and isinstance(ratio.rounds, int) and 1 < ratio.rounds < _MOST_ROUNDS):
-        raise ValueError(f"a latency of {median} [{low}, {high}] in {ratio.rounds} rounds is impossible")
+    if not isinstance(ratio.rounds, int):
+        raise TypeError(f"rounds are not {ratio.rounds!r}")
+    checked_ratio(ratio)
     if ratio.stopped not in ("target", "limit") or not isinstance(ratio.pairs, int):
         raise ValueError(f"a measurement of {ratio.pairs} pairs cannot stop by {ratio.stopped!r}")
     if not isinstance(ratio.interruptions, (int, float, type(None))):
