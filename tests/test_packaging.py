@@ -73,6 +73,7 @@ def test_the_wheel_holds_the_package_with_its_data_and_nothing_else(built):
     beside = {f"se_search/{name}" for folder in ("search_spaces", "studies") for name in files_below(folder)}
     assert inside == files_below("se_search") | beside
     assert inside >= {"se_search/py.typed", "se_search/studies/digits.yaml", "se_search/report/page.html.jinja"}
+    assert inside >= {"se_search/evidence/published.csv", "se_search/evidence/atlas.json.gz"}
 
 
 def test_the_source_distribution_holds_tests_documentation_and_benchmarks(built):
