@@ -90,7 +90,7 @@ def published_figures() -> Iterator[PaperFigure]:
             varies, _table(without), "no SE", SEConfig(_ABLATED), None, without.params_m_without, without.gflops_without
         )
         for pair in pairs:
-            name, config = pair.with_attention, _CONFIGS[varies](pair.with_attention)
+            name, config = f"SE, {pair.with_attention}", _CONFIGS[varies](pair.with_attention)
             yield PaperFigure(varies, _table(pair), name, config, pair, pair.params_m_with, pair.gflops_with)
     for pair in paper_pairs():
         if pair.dataset == "ImageNet-1k" and pair.without not in _NOT_IN_TIMM:
