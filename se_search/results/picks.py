@@ -1,19 +1,16 @@
 """The named members of the front: the networks that a run recommends."""
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 
 from ..study.objectives import OBJECTIVES, Objective
 from .table import candidates_of
-from .verified import Member, Schedule
+from .verified import Schedule
 
 PICKS = ("knee", "accurate", "small", "fast")
-
-_COSTS = ("parameter_overhead", "latency_ratio", "latency_low", "latency_high")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,45 +57,20 @@ def pick_trials(table: pd.DataFrame, quality: Objective = OBJECTIVES["accuracy"]
 def pick_verified(table: pd.DataFrame, schedule: Schedule, quality: Objective) -> Picks:
     """Return the named members of the front of verified networks, as :func:`pick_trials` has them.
 
-    Values are the means over seeds, failed trainings included. The front holds the smallest network and each that is
-    significantly better in quality, or faster, than every smaller one on the front. Only the networks whose trainings
-    learned most often are considered, and others that are significantly better than each of these. The network without
-    SE is compared also if no trial has it. The knee's axes are scaled to the range of this front.
+    Values are the means over seeds, failed trainings included. The knee's axes are scaled to the range of this front.
 
     Args:
-        table: From :func:`~se_search.results.table.trials_table`; of it parameters, latencies and limits are used.
+        table: From :func:`~se_search.results.table.trials_table`; of it parameters and latencies are used.
         schedule: The longest schedule of verification.
         quality: Accuracy or log-loss.
     """
-    within = {row["number"]: row for row in table[table["feasible"]].to_dict("records")}
-    rows: list[dict[str, Any]] = [
-        {
-            "number": one.number,
-            "value": quality.sign * (one.log_loss if quality.name == "log_loss" else one.accuracy)[0],
-            "better_than": one.better_than,
-            "config_id": one.config_id,
-            **{name: within[one.number][name] if one.number in within else -math.inf for name in _COSTS},
-        }
-        for one in _dependable(schedule.members)
-        if one.number in within or one.config_id == schedule.members[0].config_id
-    ]
-    rows.sort(key=lambda row: (row["parameter_overhead"], -row["value"]))
-    front: list[dict[str, Any]] = []
-    for row in rows:
-        if all(_is_distinct(row, smaller) for smaller in front):
-            front.append(row)
-    trials = pd.DataFrame([row for row in front if row["number"] in within], columns=["number", "value", *_COSTS])
-    return _named("verified", trials, trials)
-
-
-def _dependable(members: Sequence[Member]) -> list[Member]:
-    most = max(one.learned for one in members)
-    often = {one.config_id for one in members if one.learned == most}
-    return [one for one in members if one.config_id in often or often <= set(one.better_than)]
-
-
-def _is_distinct(row: Mapping[str, Any], smaller: Mapping[str, Any]) -> bool:
-    return smaller["config_id"] in row["better_than"] or row["latency_high"] < smaller["latency_low"]
+    reached = {
+        one.number: quality.sign * (one.log_loss if quality.name == "log_loss" else one.accuracy)[0]
+        for one in schedule.members
+    }
+    rows = table.set_index("number", drop=False).rename_axis(None).loc[list(schedule.front)]
+    rows = rows.assign(value=[reached[number] for number in schedule.front]).reset_index(drop=True)
+    return _named("verified", rows, rows)
 
 
 def _named(source: Literal["search", "verified"], front: pd.DataFrame, candidates: pd.DataFrame) -> Picks:

@@ -193,7 +193,7 @@ def _read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
         unreadable=tuple(map(str, noted.get("unreadable_images", []))),
     )
     quality = quality_of(study)
-    schedules = read_verified(folder, table, space, quality, 1 / data.classes)
+    schedules = read_verified(folder, table, space, definition.goals, 1 / data.classes)
     table = add_verified(table, schedules)
     reference = _reference(definition, space, data, table)
     record = RunRecord(

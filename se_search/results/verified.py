@@ -21,7 +21,7 @@ from ..statistics import (
     noise_ceiling,
     rank_agreement,
 )
-from ..study.objectives import VERIFIED_COLUMNS, Objective
+from ..study.objectives import VERIFIED_COLUMNS, Objective, quality_among
 from ..study.space import SearchSpace
 from ..words import percent, percent_with_interval, upper_first
 from .focus import Focused, compare_focus
@@ -29,6 +29,7 @@ from .front import Judged
 from .learned import which_learned
 from .table import Advantage, Gain, describe_gain, read_config
 from .trainings import Outcomes, read_outcomes, seed_to_export
+from .verified_front import front_of_verified
 
 VERIFIED = "verified"
 """Value of ``--members`` for the networks that have been verified."""
@@ -126,6 +127,8 @@ class Schedule:
         ranking: Sentences about these rank agreements.
         networks: Advantages of the networks with attention over the one without, the best one first.
         failures: Sentences about networks whose trainings have not all learned.
+        front: Numbers of the trials on the front of verified networks, the smallest first. Only the networks whose
+            trainings learned most often are considered, and others that are significantly better than each of these.
         focus: Whether local focus helps, from :func:`~se_search.results.focus.compare_focus`; empty without both kinds.
     """
 
@@ -142,10 +145,11 @@ class Schedule:
     networks: tuple[Advantage, ...] = ()
     failures: tuple[str, ...] = ()
     focus: str = ""
+    front: tuple[int, ...] = ()
 
 
 def read_verified(
-    folder: Path, trials: pd.DataFrame, space: SearchSpace, quality: Objective, chance: float
+    folder: Path, trials: pd.DataFrame, space: SearchSpace, objectives: Sequence[Objective], chance: float
 ) -> tuple[Schedule, ...]:
     """Return the results of each schedule of verification, the shortest first; empty before any.
 
@@ -153,13 +157,13 @@ def read_verified(
         folder: A run folder.
         trials: Its table of trials.
         space: The search space; the first of its baselines is the baseline of all differences.
-        quality: Accuracy or log-loss, by which networks are judged.
+        objectives: The study's objectives; networks are judged by its accuracy or log-loss.
         chance: Accuracy at chance level.
 
     Raises:
         RunFolderError: If a result is damaged.
     """
-    baselines = space.baselines()
+    baselines, quality = space.baselines(), quality_among(one.name for one in objectives)
     names = {config.id: name for name, config in baselines.items()}
     configured = {config.id: config for config in baselines.values()}
     without_se = next(iter(names))
@@ -220,7 +224,7 @@ def read_verified(
             for one in members
             if one.config_id in configured or one.config_id in known
         ]
-        gain = _gain(members, correct, losses, len(seeds), space.attention)
+        gain = _gain(members, correct, losses, len(seeds), quality, space.attention)
         schedules.append(
             Schedule(
                 epochs=epochs,
@@ -234,6 +238,7 @@ def read_verified(
                 held=held,
                 ranking=ranking,
                 networks=gain.networks,
+                front=_front(members, {"accuracy": correct, "log_loss": losses}, trials, objectives),
                 focus=compare_focus(focused, quality, "test image and seed"),
                 failures=tuple(_describe_failure(one) for one in members if one.failure),
             )
@@ -326,6 +331,29 @@ def _retrainings(results: Mapping[str, Mapping[int, Outcomes]], chance: float) -
     }
 
 
+def _front(
+    members: Sequence[Member],
+    outcomes: Mapping[str, Mapping[str, npt.NDArray[Any]]],
+    trials: pd.DataFrame,
+    objectives: Sequence[Objective],
+) -> tuple[int, ...]:
+    """Return the trials on the front of the networks that learned most often, and of those better than all of these."""
+    most = max(one.learned for one in members)
+    often = {one.config_id for one in members if one.learned == most}
+    within = set(trials["number"][trials["feasible"]])
+    kept = [
+        one
+        for one in members
+        if (one.config_id in often or often <= set(one.better_than)) and (one.number in within or one is members[0])
+    ]
+    return front_of_verified(
+        [one.number for one in kept],
+        {name: [values[one.config_id] for one in kept] for name, values in outcomes.items()},
+        trials,
+        objectives,
+    )
+
+
 def _better_than(outcomes: Mapping[str, npt.NDArray[Any]], quality: Objective) -> dict[str, tuple[str, ...]]:
     """Return for each network the others that it is significantly better than."""
     confidence = confidence_of_each(max(len(outcomes) - 1, 1))
@@ -382,19 +410,23 @@ def _gain(
     correct: Mapping[str, npt.NDArray[Any]],
     losses: Mapping[str, npt.NDArray[Any]],
     seeds: int,
+    quality: Objective,
     attention: str,
 ) -> Gain:
     none, *others = members
     if not others:
         return Gain(False, f"Only the network without {attention} has been verified.")
-    others.sort(key=lambda one: float(losses[one.config_id].mean()))
+    deciding = losses if quality.name == "log_loss" else correct
+    others.sort(key=lambda one: -quality.sign * float(deciding[one.config_id].mean()))
     confidence = confidence_of_each(len(others))
 
     def difference(values: Mapping[str, npt.NDArray[Any]], one: Member) -> Interval:
         return astuple(crossed_difference(values[one.config_id], values[none.config_id], confidence))
 
     networks = tuple(
-        Advantage(one.config_id, one.number, one.name, difference(correct, one), difference(losses, one), "log_loss")
+        Advantage(
+            one.config_id, one.number, one.name, difference(correct, one), difference(deciding, one), quality.name
+        )
         for one in others
     )
     best = others[0]

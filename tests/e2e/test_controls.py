@@ -83,6 +83,7 @@ def test_the_control_with_a_local_cue_picks_local_blocks_that_are_better_verifie
         member["log_loss_difference"] for member in schedule["members"] if member["config_id"] == knee["config_id"]
     )
     assert -difference > 5 * (high - low) / 4
+    assert run["focus"].startswith("Local focus helps here: the best network with it, ")
     # Global attention alone gains less than half of that.
     (uniform,) = (member for member in schedule["members"] if member["name"] == "uniform r=16")
     assert uniform["log_loss_difference"][0] > difference / 2

@@ -1,7 +1,9 @@
 """Verification decides: trainings that fail, picks, exports and cards, from made-up outcomes of known accuracy."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -18,14 +20,15 @@ from se_search.report.text import render_markdown
 from se_search.results.picks import pick_verified
 from se_search.results.record import read_results
 from se_search.results.trainings import VERIFICATION, weights_file
-from se_search.results.verified import Member, Retraining, Schedule, command_for_seeds, read_verified
+from se_search.results.verified import Member, Retraining, Schedule, _front, command_for_seeds, read_verified
 from se_search.study.files import load_space
-from se_search.study.objectives import OBJECTIVES
+from se_search.study.objectives import OBJECTIVES, quality_among
 from se_search.study.space import SearchSpace
 from se_search.terminal import show_exported, show_verified
 
 BARE = SEConfig("test_resnet")
 UNIFORM = SEConfig.uniform("test_resnet", 16)
+GOALS = ("accuracy", "parameter_overhead", "latency_ratio")
 
 
 @pytest.fixture
@@ -167,17 +170,23 @@ def member(number, learned, accuracy, better_than=()):
     )  # fmt: skip
 
 
-def picks_of(*members, latencies=None, feasible=None):
-    """Picks among members whose trials have growing numbers of parameters."""
-    table = pd.DataFrame({"number": [one.number for one in members], "feasible": True})
-    table["parameter_overhead"] = 0.01 * table["number"]
-    table["latency_ratio"] = latencies or [1 + 0.1 * one.number for one in members]
+def picks_of(*members, latencies=None, feasible=None, objectives=GOALS, losses=()):
+    """Picks among members whose trials have growing numbers of parameters, and the first images correct."""
+    numbers = [one.number for one in members]
+    table = pd.DataFrame({"number": [0 if one is None else one for one in numbers], "feasible": True})
+    table["parameter_overhead"] = table["flops_overhead"] = 0.01 * table["number"]
+    table["counted_parameters"] = 1000 * table["number"]
+    table["latency_ratio"] = latencies or [1 + 0.1 * number for number in table["number"]]
     table["latency_low"], table["latency_high"] = table["latency_ratio"] - 0.01, table["latency_ratio"] + 0.01
     if feasible is not None:
         table["feasible"] = feasible
-    return pick_verified(
-        table, Schedule(1, (0, 1, 2), 9, members, None, None, False, "", None, ()), OBJECTIVES["accuracy"]
-    )
+    right = {one.config_id: np.tile(np.arange(200) < 200 * one.accuracy[0], (3, 1)) for one in members}
+    outcomes = {"accuracy": right, "log_loss": dict(zip(right, losses or right.values(), strict=True))}
+    goals = [OBJECTIVES[name] for name in objectives]
+    kept = table if None not in numbers else table[table["number"] > 0]
+    schedule = Schedule(1, (0, 1, 2), 9, members, None, None, False, "", None, ())
+    schedule = replace(schedule, front=_front(members, outcomes, kept, goals))
+    return pick_verified(table, schedule, quality_among(objectives))
 
 
 def test_only_networks_measurably_better_than_smaller_ones_are_picked():
@@ -190,7 +199,18 @@ def test_only_networks_measurably_better_than_smaller_ones_are_picked():
 def test_a_larger_network_that_is_measurably_faster_is_on_the_front():
     picks = picks_of(member(0, 3, 0.9), member(1, 3, 0.9), latencies=[1.1, 1.0])
     assert (picks.front, picks["fast"]) == ((0, 1), 1)
-    assert picks_of(member(0, 3, 0.9), member(1, 3, 0.9), latencies=[1.0, 0.985]).front == (0,)
+    assert picks_of(member(0, 3, 0.9), member(1, 3, 0.9), latencies=[1.0, 0.99]).front == (0,)
+
+
+def test_the_front_is_that_of_the_studys_objectives():
+    """Without latency among the objectives, a larger network that is only faster has no advantage."""
+    faster = (member(0, 3, 0.9), member(1, 3, 0.9))
+    assert picks_of(*faster, latencies=[1.1, 1.0], objectives=("accuracy", "flops_overhead")).front == (0,)
+    # Accuracy differs by two images of 200, log-loss by 0.3 with a standard error of 0.02.
+    losses = [np.random.default_rng(seed).random((3, 200)) + gap for seed, gap in enumerate((0.3, 0.0))]
+    both = (member(0, 3, 0.9), member(1, 3, 0.91))
+    assert picks_of(*both).front == (0,)
+    assert picks_of(*both, objectives=("log_loss", "parameter_overhead"), losses=losses).front == (0, 1)
 
 
 def test_a_network_that_fails_is_not_picked_over_one_that_never_does():
@@ -199,7 +219,7 @@ def test_a_network_that_fails_is_not_picked_over_one_that_never_does():
     # It is measurably better with its failures: then it may be picked.
     assert picks_of(member(0, 2, 0.93, ("c1",)), member(1, 3, 0.9)).front == (0,)
     # All fail as often: nothing tells them apart.
-    assert picks_of(member(0, 2, 0.8), member(1, 2, 0.9)).front == (0,)
+    assert picks_of(member(0, 2, 0.8), member(1, 2, 0.805)).front == (0,)
 
 
 def test_networks_beyond_the_limits_are_not_picked():
@@ -207,12 +227,9 @@ def test_networks_beyond_the_limits_are_not_picked():
 
 
 def test_the_network_without_se_counts_also_if_no_trial_has_it():
-    table = pd.DataFrame({"number": [1], "feasible": [True], "parameter_overhead": [0.1]})
-    table[["latency_ratio", "latency_low", "latency_high"]] = 1.0
-    for better_than, expected in (((), ()), (("c0",), (1,))):
-        none = Member(**{**vars(member(0, 3, 0.9)), "number": None})
-        schedule = Schedule(1, (0, 1, 2), 9, (none, member(1, 3, 0.92, better_than)), None, None, False, "", None, ())
-        assert pick_verified(table, schedule, OBJECTIVES["accuracy"]).front == expected
+    none = Member(**{**vars(member(0, 3, 0.9)), "number": None})
+    assert picks_of(none, member(1, 3, 0.91)).front == ()
+    assert picks_of(none, member(1, 3, 0.95)).front == (1,)
 
 
 def test_the_exported_training_is_the_best_on_validation_images_or_the_first_of_an_earlier_version(folder):
@@ -220,7 +237,7 @@ def test_the_exported_training_is_the_best_on_validation_images_or_the_first_of_
     space = SearchSpace("test_resnet", load_space("stages"))
 
     def exported(quality="accuracy"):
-        (schedule,) = read_verified(folder, trials, space, OBJECTIVES[quality], 0.1)
+        (schedule,) = read_verified(folder, trials, space, [OBJECTIVES[quality], OBJECTIVES["parameter_overhead"]], 0.1)
         return schedule.members[0].exported
 
     write_trainings(folder, BARE, (0.8, 0.9, 0.7), validation=(0.5, 0.6, 0.6))

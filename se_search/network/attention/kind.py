@@ -89,7 +89,7 @@ class PlacedAttention(ABC):
     """Name of the kind."""
 
     word: ClassVar[str]
-    """The kind in sentences: SE helps, no SE, 3 SE blocks."""
+    """Name of the kind in sentences, such as local convolution."""
 
     choices: ClassVar[type[Choices]]
     """Options that a space varies."""
