@@ -24,7 +24,7 @@ from .network.config import SEConfig
 from .network.overhead import backbone_parameters, formula_by_stage
 from .network.sites import find_places, trace_backbone
 from .progress import console, say
-from .report.summary import in_words
+from .report.summary import in_words, name_front
 from .report.tables import (
     describe_excitation,
     describe_front,
@@ -46,7 +46,7 @@ def show_front(folder: Path) -> None:
     """Show the Pareto front of a run folder, its cautions, and the decision."""
     results, run = read_results(folder)
     say("")
-    say(f"Pareto front ({run.quality.words} estimated by {run.evaluator.method}, 95 % intervals):")
+    say(f"{name_front(run)} ({run.quality.words} estimated by {run.evaluator.method}, 95 % intervals):")
     _print_table(describe_front(results, run))
     for sentence in run.cautions:
         say(sentence)

@@ -25,6 +25,7 @@ from ..progress import console
 from ..report.figures import report_figures
 from ..report.images import write_images
 from ..report.page import render_report
+from ..report.summary import name_front
 from ..report.tables import describe_front
 from ..report.text import render_markdown
 from ..results.decision import Decision, decide
@@ -91,7 +92,7 @@ class Run:
         shown = "" if front.empty else front.to_html(index=False, border=0)
         report = self.folder / REPORT_FILE
         where = f"Report: {report}" if report.is_file() else f"No report yet: Run.report() writes {report}"
-        return f"<p>Pareto front of {escape(run.name)}</p>{shown}{said}<p>{escape(where)}</p>"
+        return f"<p>{escape(run.name)}: {escape(name_front(run))}</p>{shown}{said}<p>{escape(where)}</p>"
 
     def config(self, pick: str = "knee", trial: int | None = None) -> tuple[int, SEConfig]:
         """Return the trial number and configuration of a picked member of the front or of any complete trial.

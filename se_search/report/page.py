@@ -28,7 +28,7 @@ from .measures import (
     write_limit,
     write_value,
 )
-from .summary import describe_images, describe_study, in_words
+from .summary import describe_images, describe_study, in_words, name_front
 
 _PICK_TITLES = {
     "knee": "best trade-off of {quality} and parameters",
@@ -98,6 +98,7 @@ def render_report(trials: pd.DataFrame, run: RunRecord, live: int | None = None)
         shade=shade,
         counted=counted,
         in_words=in_words,
+        name_front=name_front(run),
         draw_trainings=_draw_trainings,
         images=describe_images(run.data),
         study=describe_study(run),

@@ -10,6 +10,11 @@ def in_words(schedule: Schedule) -> str:
     return f"retrained independently ({counted(schedule.epochs, 'epoch')}, {counted(len(schedule.seeds), 'seed')})"
 
 
+def name_front(run: RunRecord) -> str:
+    """Name the search's front; once verified values decide, its estimates are context."""
+    return "Pareto front of the search's estimates (verified values decide)" if run.verified else "Pareto front"
+
+
 def describe_study(run: RunRecord) -> str:
     """Return the study's description, or what was run if it has none."""
     return run.study or f"{run.backbone} on {run.data.name}, {counted(run.budget, 'configuration')}"

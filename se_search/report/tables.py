@@ -26,7 +26,10 @@ _COSTS = (OBJECTIVES["parameter_overhead"], OBJECTIVES["flops_overhead"])
 
 
 def describe_front(trials: pd.DataFrame, run: RunRecord) -> pd.DataFrame:
-    """Return the Pareto front as text, one row for each member from the smallest network to the largest."""
+    """Return the search's front as text, one row for each member from the smallest network to the largest.
+
+    Once there are verified networks, it has a column with the verified accuracy.
+    """
     picks: dict[int, list[str]] = {}
     for pick, number in run.picks.items():
         picks.setdefault(number, []).append(pick)
@@ -37,11 +40,16 @@ def describe_front(trials: pd.DataFrame, run: RunRecord) -> pd.DataFrame:
             {
                 "trial": str(row["number"]),
                 **{one.heading: value_in_words(row, one) for one in shown},
+                **({"verified accuracy": _verified(row)} if run.verified else {}),
                 f"{run.attention} blocks": str(row["se_blocks"]),
                 "": ", ".join(remarks),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _verified(row: Mapping[Any, Any]) -> str:
+    return with_interval(interval_of(row, _ACCURACY, "verified_"), _ACCURACY) if row["verified_seeds"] > 0 else "–"
 
 
 def describe_verified(schedule: Schedule) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from ..markdown import escape_text, one_line
 from ..results.decision import decide
 from ..results.record import RunRecord
 from ..words import counted
-from .summary import describe_images, describe_study, in_words
+from .summary import describe_images, describe_study, in_words, name_front
 from .tables import describe_front, describe_verified
 
 
@@ -36,7 +36,7 @@ def _lines(trials: pd.DataFrame, run: RunRecord) -> Iterator[str]:
             yield from ("", escape_text(sentence))
     front = describe_front(trials, run)
     if len(front):
-        yield from ("", "## Pareto front", "")
+        yield from ("", f"## {name_front(run)}", "")
         method = escape_text(run.evaluator.method)
         images = f"{run.data.validation} validation images, with 95 % intervals"
         yield from (f"{run.quality.words.capitalize()} is estimated by {method} on {images}.", "")

@@ -309,6 +309,9 @@ def _cautions(compared: Sequence[ComparedRun], paired: bool) -> Iterator[str]:
             "Not all runs were evaluated on the same images as the first: intervals are unpaired, and wider than "
             "paired ones."
         )
+    verified = [one.label for one in compared if one.run.verified]
+    if verified:
+        yield f"The fronts are those of the searches' estimates, also of verified runs ({', '.join(verified)})."
     yield from (f"{one.label} is not finished: its front may still grow." for one in compared if not one.run.finished)
     for one in compared[1:]:
         ratio = f"The ratio of {one.label} to {compared[0].label}"

@@ -28,15 +28,16 @@ def create_sampler(
     exact: Mapping[int, Callable[[dict[str, Any]], float]],
     limits: Mapping[int, float],
     accepts: Callable[[dict[str, Any]], bool],
+    canonical: Callable[[dict[str, Any]], dict[str, Any]],
     noise: Noise,
     parallel: bool,
 ) -> BaseSampler:
     """Create :class:`~se_search.sampling.ehvi.EHVISampler` or one of Optuna's samplers, by its name in study files.
 
-    Optuna's samplers ignore ``exact``, ``limits``, ``accepts`` and ``noise``; TPE uses ``parallel``.
+    Optuna's samplers ignore ``exact``, ``limits``, ``accepts``, ``canonical`` and ``noise``; TPE uses ``parallel``.
     """
     if name == "ehvi":
-        return EHVISampler(exact, limits=limits, seed=seed, accepts=accepts, noise=noise)
+        return EHVISampler(exact, limits=limits, seed=seed, accepts=accepts, noise=noise, canonical=canonical)
     if name == "tpe":
         # The constant liar costs time: Optuna then loads all running trials for each parameter.
         return TPESampler(seed=seed, constant_liar=parallel)
@@ -83,6 +84,7 @@ class DistinctSampler(BaseSampler):
             exact=exact,
             limits=limits,
             accepts=self._is_new_and_allowed,
+            canonical=space.canonical,
             noise=noise,
             parallel=parallel,
         )

@@ -53,6 +53,8 @@ class EHVISampler(BaseSampler):
         accepts: Whether untried parameters may be proposed; all by default.
         noise: Known variances of the noise of a complete trial's values, by index of the objective; none by default.
             Noise that is not known is fitted, with one variance per objective.
+        canonical: Returns the parameters that stand for all that mean the same, such as those with the first value for
+            each parameter without effect. Only such parameters are compared and proposed.
 
     Example:
         >>> import optuna
@@ -70,12 +72,14 @@ class EHVISampler(BaseSampler):
         n_startup_trials: int = 8,
         accepts: Callable[[Parameters], bool] = lambda parameters: True,
         noise: Noise = lambda trial: {},
+        canonical: Callable[[Parameters], Parameters] = dict,
     ) -> None:
         self._exact = dict(exact)
         self._limits = dict(limits or {})
         self._startup = n_startup_trials
         self._accepts = accepts
         self._noise = noise
+        self._canonical = canonical
         self._seed = random.randrange(2**31) if seed is None else seed
         self._random = RandomSampler(seed=seed)
         self._drawing = random.Random()
@@ -113,7 +117,7 @@ class EHVISampler(BaseSampler):
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
         trials = [one for one in trials if set(space) <= set(one.params)]
         key_of = itemgetter(*space)
-        tried = {key_of(one.params) for one in trials}
+        tried = {key_of(self._canonical(one.params)) for one in trials}
         done = sum(one.state == TrialState.COMPLETE for one in trials)
         self._drawing.seed(self._seed * 1_000_003 + done)
         if done >= self._startup:
@@ -134,7 +138,7 @@ class EHVISampler(BaseSampler):
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
     def _draw(self, space: Choices) -> Parameters:
-        return {name: self._drawing.choice(choices) for name, choices in space.items()}
+        return self._canonical({name: self._drawing.choice(choices) for name, choices in space.items()})
 
     def _best_first(
         self, space: Choices, trials: list[FrozenTrial], signs: Array, modelled: list[int]
@@ -156,7 +160,7 @@ class EHVISampler(BaseSampler):
             return np.stack(columns, axis=1)
 
         known = self._computed(
-            space, [one.params for one in trials]
+            space, [self._canonical(one.params) for one in trials]
         )  # running trials count with their predicted values
         known_losses, known_costs = models[uncertain].predict(known.encoded)[0], costs_of(known)
         front = is_on_front(np.column_stack([known_losses, known_costs]))
@@ -193,7 +197,7 @@ class EHVISampler(BaseSampler):
         places = np.unique(np.linspace(0, len(trials) - 1, min(len(trials), _MOST_FITTED)).astype(np.int64))
         chosen = [trials[place] for place in places]
         known = np.array([self._noise(one).get(place, 0.0) for one in chosen])
-        return encode(space, [one.params for one in chosen]), values[places], known
+        return encode(space, [self._canonical(one.params) for one in chosen]), values[places], known
 
     def _computed(self, space: Choices, parameters: list[Parameters]) -> "_Candidates":
         keys = list(map(itemgetter(*space), parameters))
@@ -207,7 +211,10 @@ class EHVISampler(BaseSampler):
         """All points of a small space; otherwise random points, and neighbours of the front in one parameter."""
         if math.prod(len(choices) for choices in space.values()) <= _WHOLE_SPACE:
             if self._whole is None or self._whole[0] != space:
-                points = [dict(zip(space, combined, strict=True)) for combined in itertools.product(*space.values())]
+                everything = (
+                    dict(zip(space, combined, strict=True)) for combined in itertools.product(*space.values())
+                )
+                points = [one for one in everything if self._canonical(one) == one]
                 self._whole = space, self._computed(space, points)
             return self._whole[1]
         found: dict[Hashable, Parameters] = {}
@@ -215,7 +222,7 @@ class EHVISampler(BaseSampler):
         for parameters in self._drawing.sample(front, min(len(front), _NEIGHBOURED)):
             for name, choices in space.items():
                 for value in choices:
-                    near = {one: parameters[one] for one in space} | {name: value}
+                    near = self._canonical({one: parameters[one] for one in space} | {name: value})
                     found[key_of(near)] = near
         for _ in range(_RANDOM_CANDIDATES):
             drawn = self._draw(space)

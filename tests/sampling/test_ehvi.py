@@ -90,6 +90,26 @@ def test_the_logarithm_ranks_candidates_whose_improvement_underflows():
     assert np.isfinite(found).all()
 
 
+@pytest.mark.parametrize("startup", [1, 3])
+def test_parameters_with_one_meaning_are_proposed_once(startup):
+    """The width has no effect without a block: of six points four differ."""
+    space = {"block": CategoricalDistribution(("off", "on")), "width": CategoricalDistribution((1, 2, 3))}
+    meant = EHVISampler(
+        {1: lambda parameters: parameters["width"] * (parameters["block"] == "on")},
+        seed=0,
+        n_startup_trials=startup,
+        canonical=lambda parameters: parameters | ({"width": 1} if parameters["block"] == "off" else {}),
+    )
+    study = optuna.create_study(sampler=meant, directions=["minimize", "minimize"])
+    study.enqueue_trial({"block": "off", "width": 3})
+    for number in range(4):
+        trial = study.ask(space)
+        study.tell(trial, [float(number), trial.params["width"] * (trial.params["block"] == "on")])
+    proposed = [tuple(trial.params.values()) for trial in study.trials]
+    assert proposed[0] == ("off", 3)
+    assert sorted(proposed[1:]) == [("on", 1), ("on", 2), ("on", 3)]
+
+
 SPACE = {f"p{place}": CategoricalDistribution(("none", 4, 8, 16)) for place in range(4)}
 WORTH = {"none": 0.0, 4: 1.0, 8: 0.9, 16: 0.5}
 
