@@ -1,6 +1,7 @@
 """One small architecture of each timm family, from insertion to export."""
 
 import copy
+import functools
 
 import pytest
 import timm
@@ -8,6 +9,7 @@ import torch
 from networks import SMALLEST, bare_network
 
 from se_search import PlacedSE, SEConfig, export_timm, find_sites, insert
+from se_search.network.attention import KINDS
 from se_search.network.backbones import default_input_size
 
 QUICK = {
@@ -78,17 +80,29 @@ def test_a_member_of_each_family_goes_from_insertion_to_an_exported_folder(famil
             assert torch.equal(one, other)
 
 
+BLOCKS = {
+    **{
+        f"{squeeze} {extent}": functools.partial(PlacedSE, ratio=4, squeeze=squeeze, extent=extent)
+        for squeeze, extent in (("max", "global"), ("avg", 4), ("max", 2), ("avg", 1))
+    },
+    **{kind: KINDS[kind] for kind in KINDS if kind != "se"},
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("squeeze", "extent"), [("max", "global"), ("avg", 4), ("max", 2), ("avg", 1)])
+@pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("family", SMALLEST)
-def test_windows_and_maxima_start_without_an_effect_wherever_the_grid_is_known(family, squeeze, extent):
+def test_each_kind_starts_without_an_effect_wherever_it_finds_its_grid(family, block):
     name = SMALLEST[family]
     bare = bare_network(name)
-    sites = [site for site in find_sites(name) if extent == "global" or site.grid is not None]
-    sites = [site for site in sites if site.position != "existing"]
-    assert sites or family in WITHOUT_GRIDS
-    config = SEConfig(name, tuple(PlacedSE(site, 4, squeeze=squeeze, extent=extent) for site in sites))
+    free = [site for site in find_sites(name) if site.position != "existing"]
+    placed = [BLOCKS[block](site) for site in free or find_sites(name)]
+    placed = [one for one in placed if not one.needs_grid or one.site.grid is not None]
+    assert placed or family in WITHOUT_GRIDS
+    config = SEConfig(name, tuple(placed))
     model = insert(copy.deepcopy(bare), config, identity_start=True).eval()
+    if not free:  # blocks take the place of the backbone's own attention
+        bare = insert(bare, SEConfig.without_attention(name)).eval()
     images = torch.randn(2, *default_input_size(bare), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         for one, other in zip(tensors(model(images)), tensors(bare(images)), strict=True):
