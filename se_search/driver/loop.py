@@ -84,8 +84,10 @@ def run_search(
     space = SearchSpace(definition.backbone, definition.resolved_space)
     check_folder(folder, definition, there)
     data = run_data(folder, definition)
-    for size in (data.input_size, latency_size(definition, data.input_size)):
+    sizes = data.input_size, latency_size(definition, data.input_size)
+    for size in sizes:
         space.check_images(size)
+    space.merge_extents(*sizes)
     used = (evaluator or find_evaluator(definition.evaluator.name))(definition, space, data)
     # The other processes of torchrun end here: only the first one writes to the folder.
     take_part(used, space, data, definition.device)

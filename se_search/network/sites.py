@@ -170,6 +170,24 @@ def check_grids_for(backbone: str, placed: Iterable[PlacedAttention], input_size
             )
 
 
+def grids_at(backbone: str, sizes: Iterable[tuple[int, int, int]]) -> dict[Site, tuple[Grid, ...]]:
+    """Return the grids of each site for images ``(channels, height, width)``; sites without a known one are left out.
+
+    Raises:
+        BackboneError: If the network does not accept such images.
+    """
+    found = [
+        {
+            site: place.known_grid
+            for site, place in find_places(create_on_meta(backbone, **network_options(backbone, size)), size).items()
+        }
+        for size in dict.fromkeys(sizes)
+    ]
+    everywhere = {site: [grids.get(site) for grids in found] for grids in found[:1] for site in grids}
+    known = {site: tuple(grid for grid in grids if grid is not None) for site, grids in everywhere.items()}
+    return {site: grids for site, grids in known.items() if len(grids) == len(found)}
+
+
 def default_position(backbone: str) -> str:
     """Return ``existing`` if the backbone has attention, else ``standard`` if it has residual branches, else ``post``.
 

@@ -150,7 +150,7 @@ class DistinctSampler(BaseSampler):
 
     def _is_new_and_allowed(self, parameters: dict[str, Any]) -> bool:
         config = self._space.to_config(parameters)
-        return config.structure not in self._tried and self._is_allowed(config)
+        return self._space.structure(config) not in self._tried and self._is_allowed(config)
 
     def _first_left(self) -> dict[str, Any] | None:
         # A tried or disallowed point remains so, hence the enumeration never restarts.
@@ -193,5 +193,5 @@ class _Tried:
                 self._finished.add(trial.number)
             parameters = trial.system_attrs.get("fixed_params") if trial.state == TrialState.WAITING else trial.params
             if not is_interrupted(trial) and parameters and set(self._space.distributions) <= set(parameters):
-                into.add(self._space.to_config(parameters).structure)
+                into.add(self._space.structure(self._space.to_config(parameters)))
         return self._structures | unfinished

@@ -11,11 +11,12 @@ from optuna.distributions import CategoricalDistribution
 
 from ..errors import BackboneError, ConfigurationError
 from ..network.attention import KINDS, name_attention
+from ..network.attention.grid import Grid
 from ..network.attention.kind import PlacedAttention
 from ..network.backbones import network_options
 from ..network.config import SEConfig
 from ..network.folding import Fold, foldable_sites
-from ..network.sites import Site, check_grids, check_grids_for, default_position, find_sites
+from ..network.sites import Site, check_grids, check_grids_for, default_position, find_sites, grids_at
 from .space_definition import SpaceDefinition
 
 OFF = "none"
@@ -66,6 +67,7 @@ class SearchSpace:
     def __init__(self, backbone: str, definition: SpaceDefinition) -> None:
         self.backbone = backbone
         self.definition = definition
+        self._grids: dict[Site, tuple[Grid, ...]] = {}
         found = find_sites(backbone)
         offered = tuple(dict.fromkeys(site.position for site in found))
         default = default_position(backbone)
@@ -119,6 +121,21 @@ class SearchSpace:
                 "remove constant from the space"
             )
         return foldable
+
+    def merge_extents(self, *sizes: tuple[int, int, int]) -> None:
+        """Let windows that hold the whole map count as one configuration, for images of these sizes.
+
+        Args:
+            *sizes: ``(channels, height, width)`` of the images on which networks are evaluated and timed.
+        """
+        if any(one.needs_grid for one in self._every_block()):
+            self._grids = grids_at(self.backbone, sizes)
+
+    def structure(self, config: SEConfig) -> tuple[tuple[Any, ...], ...]:
+        """Return a key that is equal for configurations with the same network on the images of the space."""
+        return replace(
+            config, placed=tuple(one.simplest_on(self._grids.get(one.site, ())) for one in config.placed)
+        ).structure
 
     def check_images(self, input_size: tuple[int, int, int]) -> None:
         """Check that the network can have all blocks for images ``(channels, height, width)``.

@@ -296,9 +296,9 @@ def _enqueue_priors(
     for config, name in names.items():
         if not is_allowed(config):
             say(f"Skipped {name}: it exceeds {as_given('max_params')}.")
-        elif config.structure not in tried:
+        elif space.structure(config) not in tried:
             study.enqueue_trial(space.to_parameters(config))
-            tried.add(config.structure)
+            tried.add(space.structure(config))
     return {config: name for name, config in space.paper_variants().items()} | names
 
 

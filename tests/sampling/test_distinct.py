@@ -2,9 +2,11 @@
 
 import optuna
 import pytest
+import torch
 from optuna.trial import TrialState
 
-from se_search import SEConfig
+from se_search import SEConfig, create_model
+from se_search.network.backbones import network_options
 from se_search.sampling.distinct import DistinctSampler, tried_structures
 from se_search.sampling.ehvi import EHVISampler
 from se_search.study.files import load_space
@@ -52,6 +54,37 @@ def test_no_proposal_breaks_a_limit_and_all_that_keep_it_are_found(name):
     possible = {SMALL.to_config(parameters) for parameters in SMALL.enumerate()}
     assert set(proposed) == {config for config in possible if parameters_of(config) <= limit}
     assert 0 < len(proposed) < len(possible)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "side", "extents", "kept"),
+    [
+        ("test_resnet", 8, ("global", 8), 1),  # maps of at most 8×8 positions
+        ("test_vit", 32, ("global", 8, 4), 2),  # a grid of 2×2, and a class token that only the global squeeze includes
+    ],
+)
+def test_windows_that_hold_the_whole_map_are_evaluated_once(backbone, side, extents, kept):
+    size = (3, side, side)
+    definition = SpaceDefinition(
+        placement="stage", positions=("post",), ratios=(16,), gates=("sigmoid",), extents=extents
+    )
+    space = SearchSpace(backbone, definition)
+    assert len(search(space)) == (1 + len(extents)) ** len(space.stages)
+    space.merge_extents(size, size)
+    assert len(search(space)) == (1 + kept) ** len(space.stages)
+    # What counts as one network computes the same.
+    images = torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
+    outputs = {}
+    for extent in extents:
+        config = SEConfig.uniform(backbone, 16, position="post", extent=extent)
+        torch.manual_seed(0)
+        with torch.no_grad():
+            model = create_model(config, **network_options(backbone, size)).eval()
+            outputs.setdefault(space.structure(config), []).append(model(images))
+    assert len(outputs) == kept
+    for first, *others in outputs.values():
+        for other in others:
+            torch.testing.assert_close(other, first)
 
 
 def test_the_seed_fixes_the_proposals():

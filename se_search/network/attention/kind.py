@@ -128,6 +128,10 @@ class PlacedAttention(ABC):
         """Return a copy whose site has this grid."""
         return replace(self, site=replace(self.site, grid=grid))
 
+    def simplest_on(self, grids: Collection[Grid]) -> "Self":
+        """Return the block that stands for all that compute the same on maps of these grids."""
+        return self
+
     @property
     def structure(self) -> tuple[Any, ...]:
         """Key that is equal for options that create the same module."""

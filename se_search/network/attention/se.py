@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -177,6 +178,15 @@ class PlacedSE(PlacedAttention):
     def structure(self) -> tuple[Any, ...]:
         """Equal for ratios with the same rounded hidden width."""
         return (self.kind, self.site, self.hidden, self.gate, self.bias, self.start, self.squeeze, self.extent)
+
+    def simplest_on(self, grids: Collection[Grid]) -> "PlacedSE":
+        """One window that holds every map is the whole map; with class tokens, the smallest such window."""
+        largest = max((max(grid.rows, grid.columns) for grid in grids), default=math.inf)
+        if self.side is None or self.side < largest:
+            return self
+        if all(grid.prefix == 0 for grid in grids):
+            return replace(self, extent=GLOBAL)
+        return replace(self, extent=min(side for side in EXTENTS if isinstance(side, int) and side >= largest))
 
     @property
     def side(self) -> int | None:
