@@ -14,8 +14,10 @@ import itertools
 import math
 import random as standard_random
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -96,6 +98,15 @@ def told(first: npt.NDArray[np.generic], second: npt.NDArray[np.generic], compar
     return crossed_difference(first, second, confidence_of_each(comparisons)).low > 0
 
 
+def compare(
+    row: str, stated: float, studies: Iterable[Iterable[npt.NDArray[Any]]], comparisons: int, remark: str = ""
+) -> float:
+    """Print a row with the stated power and that of simulated studies; return the error of the stated power."""
+    simulated = float(np.mean([told(first, second, comparisons) for first, second in studies]))
+    print(f"{row} {stated:7.3f} {simulated:9.3f} {stated - simulated:+7.3f}{remark}", flush=True)
+    return stated - simulated
+
+
 def check_accuracy(studies: int) -> list[float]:
     """Print the grid of accuracies; return the errors of the stated power."""
     print("images seeds accuracy  own of_seeds comparisons | disagree difference  stated simulated   error")
@@ -112,13 +123,9 @@ def check_accuracy(studies: int) -> list[float]:
         networks = Networks(accuracy, own, of_seeds, difference)
         noise, random = networks.noise(), np.random.default_rng(1)
         stated = accuracy_power(difference, comparison, noise)
-        simulated = np.mean([told(*networks.study(random, comparison), comparisons) for _ in range(studies)])
-        errors.append(stated - float(simulated))
-        print(
-            f"{images:6d} {seeds:5d} {accuracy:8.2f} {own:4.1f} {of_seeds:8.2f} {comparisons:11d} | "
-            f"{noise.of_an_image:8.3f} {difference:10.4f} {stated:7.3f} {simulated:9.3f} {errors[-1]:+7.3f}",
-            flush=True,
-        )
+        row = f"{images:6d} {seeds:5d} {accuracy:8.2f} {own:4.1f} {of_seeds:8.2f} {comparisons:11d} | "
+        drawn = (networks.study(random, comparison) for _ in range(studies))
+        errors.append(compare(f"{row}{noise.of_an_image:8.3f} {difference:10.4f}", stated, drawn, comparisons))
     return errors
 
 
@@ -140,17 +147,15 @@ def check_log_loss(studies: int) -> list[float]:
         for images, comparisons in itertools.product((100, 400, 2000), (1, 20)):
             comparison = Comparison(images, 1, comparisons)
             difference = smallest_log_loss_difference(comparison, noise)
-            drawn = (random.choice(differences, (1, images)) + difference for _ in range(studies))
-            simulated = np.mean([told(one, np.zeros_like(one), comparisons) for one in drawn])
-            stated = log_loss_power(difference, comparison, noise)
-            few = images < 3 * noise.kurtosis
-            if not few:
-                errors.append(stated - float(simulated))
-            print(
-                f"{task:>8} {images:6d} {comparisons:11d} | {noise.kurtosis:8.0f} {difference:10.4f} {stated:7.3f} "
-                f"{simulated:9.3f} {stated - simulated:+7.3f}{' (few images)' if few else ''}",
-                flush=True,
+            drawn = (
+                (random.choice(differences, (1, images)) + difference, np.zeros((1, images))) for _ in range(studies)
             )
+            few = images < 3 * noise.kurtosis
+            row = f"{task:>8} {images:6d} {comparisons:11d} | {noise.kurtosis:8.0f} {difference:10.4f}"
+            stated = log_loss_power(difference, comparison, noise)
+            error = compare(row, stated, drawn, comparisons, " (few images)" if few else "")
+            if not few:
+                errors.append(error)
     return errors
 
 
