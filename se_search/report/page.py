@@ -3,6 +3,7 @@
 import shlex
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -11,7 +12,7 @@ from ..results.decision import Decision, decide
 from ..results.record import RunRecord
 from ..results.table import front_of, read_config, to_csv
 from ..results.verified import Member, Schedule
-from ..study.objectives import OBJECTIVES
+from ..study.objectives import OBJECTIVES, Objective
 from ..trials.notes import PREDICTED
 from ..words import counted, percent
 from .configuration import describe_stages, draw_configuration, shade
@@ -99,6 +100,7 @@ def render_report(trials: pd.DataFrame, run: RunRecord, live: int | None = None)
         counted=counted,
         in_words=in_words,
         name_front=name_front(run),
+        significance=partial(_significance, quality=run.quality),
         draw_trainings=_draw_trainings,
         images=describe_images(run.data),
         study=describe_study(run),
@@ -133,6 +135,15 @@ def _decided(decision: Decision, trials: pd.DataFrame, run: RunRecord) -> dict[s
         "where": f"{read_config(row['config']).attention} in {counted(row['se_blocks'], 'block')}",
         "reached": f"{source} accuracy {with_interval(interval_of(row, accuracy, prefix), accuracy)}",
     }
+
+
+def _significance(member: Member, quality: Objective) -> str:
+    """Say whether a verified network is significantly better or worse than the one without attention."""
+    difference = member.log_loss_difference if quality.name == "log_loss" else member.accuracy_difference
+    ends = [quality.sign * end for end in difference[1:]]
+    if min(ends) > 0:
+        return "better"
+    return "worse" if max(ends) < 0 else "no difference"
 
 
 @dataclass(frozen=True)

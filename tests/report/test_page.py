@@ -579,6 +579,18 @@ def verified_by(run, *differences, helps=True):
     return replace(run, verified=(schedule,))
 
 
+@pytest.mark.parametrize(("quality", "said"), [("accuracy", "no difference"), ("log_loss", "better")])
+def test_significance_is_that_of_the_studys_quality(results, quality, said):
+    """Log-loss improves by 0.1 to 0.3, accuracy by -5 to 15 points."""
+    trials, run = results
+    number = int(trials["number"][trials["se_blocks"] > 0].iloc[0])
+    run = replace(verified_by(run, (number, (0.1, -0.05, 0.15))), quality=OBJECTIVES[quality])
+    page = render_report(trials, run)
+    assert f'<td data-value="-0.2">{said}</td>' in page
+    assert "Pareto front of the search&#39;s estimates (verified values decide)" in page
+    assert "verified values decide" not in render_report(trials, replace(run, verified=()))
+
+
 def test_the_first_screen_has_the_verdict_three_figures_the_drawing_and_the_next_command(open_page, tmp_path, results):
     trials, run = results
     number = int(trials["number"][trials["se_blocks"] > 0].iloc[0])
