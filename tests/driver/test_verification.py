@@ -269,7 +269,6 @@ def test_results_of_other_images_are_refused(verified):
 def test_a_run_on_other_images_is_not_verified(finished_run, monkeypatch):
     usual = evaluators.load_data
     monkeypatch.setattr(evaluators, "load_data", lambda *given: replace(usual(*given), test=Forbidden(300)))
-    monkeypatch.setattr(verification, "study_data", evaluators.study_data)
     with pytest.raises(RunFolderError, match="test was 397 and is 300 now"):
         load_run(finished_run / "run").verify(members=1, seeds=1)
 
@@ -293,6 +292,5 @@ def test_a_search_never_looks_at_the_test_images_and_verification_does(finished_
     study = load_study(str(finished_run / "tiny.yaml")).model_copy(update={"budget": 2})
     run_search(study, tmp_path / "run")
     assert len(load_run(tmp_path / "run").trials) == 2
-    monkeypatch.setattr(verification, "study_data", evaluators.study_data)
     with pytest.raises(AssertionError, match="test image"):
         load_run(tmp_path / "run").verify(members=1, seeds=1)
