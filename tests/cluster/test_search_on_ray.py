@@ -131,7 +131,10 @@ def test_a_node_that_reads_other_images_costs_no_configuration(orders, nodes, tm
     assert "failed" not in set(load_run(run.folder).trials["state"])
     usual = loop.describe_data
     monkeypatch.setattr(loop, "describe_data", lambda data: usual(data) | {"train": 1})
-    with pytest.raises(ClusterError, match="no node can evaluate: DataError: the images here differ: train is"):
+    with pytest.raises(
+        ClusterError,
+        match="no node can evaluate: DataError: the images here differ from those of the search: train was",
+    ):
         search(tmp_path / "run", nodes, budget=7)
 
 
