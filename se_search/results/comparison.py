@@ -276,13 +276,17 @@ def _check_data(folders: Sequence[Path], sources: Sequence[_Source]) -> None:
         if known is not None and found is not None and (difference := describe_difference(known, found)):
             raise RunFolderError(f"{folders[0]} and {folder} cannot be compared: their data differ ({difference})")
     if known is None or any(one.run.data.fingerprint is None for one in sources):
-        names = [f"{absolute_name(one.definition.data)}, {one.run.data.classes} classes" for one in sources]
+        names = [f"{one.run.data.name}, {one.run.data.classes} classes" for one in sources]
         _check_equal("their data", folders, names)
 
 
 def _same_images(first: _Source, other: _Source) -> bool:
-    given = [one.definition.splits for one in (first, other)]
-    return given[0] == given[1] and replace(first.run.data, name="") == replace(other.run.data, name="")
+    if first.run.data.fingerprint is None or other.run.data.fingerprint is None:
+        named = [absolute_name(one.definition.data) for one in (first, other)]
+        if named[0] != named[1]:
+            return False
+    splits = [one.definition.splits for one in (first, other)]
+    return splits[0] == splits[1] and replace(first.run.data, name="") == replace(other.run.data, name="")
 
 
 def _cautions(compared: Sequence[ComparedRun], paired: bool) -> Iterator[str]:
