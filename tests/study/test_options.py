@@ -49,16 +49,19 @@ def test_every_key_of_a_study_can_be_given_on_the_command_line(key):
     for option in OPTIONS:
         if option.key == key:
             assert option.flag in RUN[option.argument].opts
-    section, _, setting = key.partition(".")
+    section, *settings = key.split(".")
+    setting = settings[0] if settings else ""
+    # A section that is off by default has its defaults once it is given.
+    on = {f"{section}.{setting}": {}} if len(settings) > 1 else {}
     kinds = [kind for kind in definitions_in(find_fields(section)[0].annotation) if setting in kind.model_fields]
     evaluator = None
     if section == "evaluator" and setting != "name":  # one that has such a setting
         name = kinds[0].model_fields["name"]
         evaluator = "mine" if name.is_required() else name.default
     load = functools.partial(load_study, evaluator=evaluator)
-    study = load("digits", space="stages")
+    study = load("digits", on, space="stages")
     given = read_settings([f"{key}={json.dumps(value_of(study.model_dump(mode='json'), key))}"])
-    assert load("digits", given) == study
+    assert load("digits", on | given) == study
     with pytest.raises(DefinitionError, match=rf"^{key}\b.* is "):  # so it is read, and not only passed by
         load("digits", {key: [{}]})
 
