@@ -170,15 +170,17 @@ def check_grids_for(backbone: str, placed: Iterable[PlacedAttention], input_size
             )
 
 
-def grids_at(backbone: str, sizes: Iterable[tuple[int, int, int]]) -> dict[Site, tuple[Grid, ...]]:
-    """Return the grids of each site for images ``(channels, height, width)``; sites without a known one are left out.
+def grids_at(backbone: str, sizes: Iterable[tuple[int, int, int]]) -> dict[tuple[str, str], tuple[Grid, ...]]:
+    """Return the grids at each block and position for images ``(channels, height, width)``, where they are known.
+
+    The stage of a site can differ between sizes: where a map has one position, nothing is downsampled any more.
 
     Raises:
         BackboneError: If the network does not accept such images.
     """
     found = [
         {
-            site: place.known_grid
+            (site.block, site.position): place.known_grid
             for site, place in find_places(create_on_meta(backbone, **network_options(backbone, size)), size).items()
         }
         for size in dict.fromkeys(sizes)

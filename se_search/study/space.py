@@ -67,7 +67,7 @@ class SearchSpace:
     def __init__(self, backbone: str, definition: SpaceDefinition) -> None:
         self.backbone = backbone
         self.definition = definition
-        self._grids: dict[Site, tuple[Grid, ...]] = {}
+        self._grids: dict[tuple[str, str], tuple[Grid, ...]] = {}
         found = find_sites(backbone)
         offered = tuple(dict.fromkeys(site.position for site in found))
         default = default_position(backbone)
@@ -133,9 +133,8 @@ class SearchSpace:
 
     def structure(self, config: SEConfig) -> tuple[tuple[Any, ...], ...]:
         """Return a key that is equal for configurations with the same network on the images of the space."""
-        return replace(
-            config, placed=tuple(one.simplest_on(self._grids.get(one.site, ())) for one in config.placed)
-        ).structure
+        placed = [one.simplest_on(self._grids.get((one.site.block, one.site.position), ())) for one in config.placed]
+        return replace(config, placed=tuple(placed)).structure
 
     def check_images(self, input_size: tuple[int, int, int]) -> None:
         """Check that the network can have all blocks for images ``(channels, height, width)``.

@@ -86,6 +86,7 @@ def test_a_process_that_dies_is_replaced_and_one_configuration_kills_three(order
     assert "A worker died or was killed" not in told
 
 
+@pytest.mark.slow
 def test_latency_is_measured_while_nothing_runs_here(orders, nodes, tmp_path, monkeypatch):
     usual, at_once = StudyLatency.measure_or_predict, []
 
@@ -138,6 +139,7 @@ def test_a_node_that_reads_other_images_costs_no_configuration(orders, nodes, tm
         search(tmp_path / "run", nodes, budget=7)
 
 
+@pytest.mark.slow
 def test_trained_weights_come_back(nodes, tmp_path):
     run = search(tmp_path / "run", nodes, budget=2, evaluator={"name": "finetune", "epochs": 1})
     for row in complete(run).to_dict("records"):

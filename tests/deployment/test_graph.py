@@ -103,7 +103,8 @@ def assert_equal_outputs(run, model):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(one, marks=pytest.mark.slow if one in ("NHWC", "thinned") else ()) for one in NETWORKS]
+    "name",
+    [pytest.param(one, marks=pytest.mark.slow if one in ("NHWC", "thinned", "tokens") else ()) for one in NETWORKS],
 )
 def test_onnx_runtime_and_pytorch_load_graphs_with_the_outputs_of_the_network(name, tmp_path, capfd):
     model = network(NETWORKS[name]())

@@ -80,7 +80,9 @@ def assert_close(got, expected, tolerance=1e-4):
 
 
 @pytest.mark.parametrize("optimized", [False, True])
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize(
+    "runtime", [pytest.param(one, marks=pytest.mark.slow if one == "compile" else ()) for one in RUNTIMES]
+)
 def test_every_runtime_gives_the_outputs_of_the_network(runtime, optimized):
     model = se_network() if runtime != "compile" else Small()
     expected = expected_outputs(model, batch=2)
@@ -219,6 +221,7 @@ class Linear(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
+@pytest.mark.slow
 def test_twelve_networks_of_one_class_are_all_compiled():
     models = [Linear() for _ in range(12)]  # by default, TorchDynamo compiles eight
     before = counters["stats"]["unique_graphs"]
@@ -244,6 +247,7 @@ def weights_alive():
     return sum(1 for one in gc.get_objects() if type(one) in (torch.Tensor, nn.Parameter) and one.shape[:2] == (46, 22))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimized", [False, True])
 def test_memory_of_a_compiled_network_is_freed_with_it(optimized):
     model = Small()

@@ -103,7 +103,7 @@ def test_killed_three_times_the_search_ends_as_if_it_had_not_been(tmp_path):
     assert len(pd.read_csv(tmp_path / "run" / "trials.csv").query("state == 'complete'")) == BUDGET
 
 
-def test_interrupted_the_command_says_so_and_goes_on_later(tmp_path):
+def test_interrupted_the_command_says_so_and_goes_on_later(tmp_path, monkeypatch):
     arguments = write_study(tmp_path)
 
     def training() -> bool:
@@ -113,7 +113,8 @@ def test_interrupted_the_command_says_so_and_goes_on_later(tmp_path):
     assert code == 130
     assert "Stopped. The same command resumes." in output
     assert "Traceback" not in output
-    run_to_the_end(tmp_path, *arguments)
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(app, arguments).exit_code == 0
     assert len(complete_trials(tmp_path)) == BUDGET
 
 

@@ -1,8 +1,6 @@
 """A user's workflow on a folder of images: search, verification, export."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +17,9 @@ import se_search  # noqa: F401  # registers the architecture of exports
 from se_search.cli import app
 from se_search.data.load import load_data
 
-COMMAND = [sys.executable, "-m", "se_search"]
 PER_CLASS = 40
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
 STUDY = {"backbone": "test_resnet", "budget": 3, "evaluator": {"epochs": 2, "batch": 16}, "latency": {"limit": 0.05}}
-
-
-def call(folder, *arguments):
-    done = subprocess.run([*COMMAND, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-    return done.returncode, done.stdout, done.stderr
 
 
 def write_pictures(folder):
@@ -62,10 +54,12 @@ def walked(tmp_path_factory):
         ("export", "run", "--trial", "1", "--search-weights", "--to", "exported"),
     ]
     outputs = []
-    for step in steps:
-        code, output, error = call(folder, *step)
-        assert code == 0, error
-        outputs.append(output)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for step in steps:
+            result = CliRunner().invoke(app, step)
+            assert result.exit_code == 0, result.output
+            outputs.append(result.stdout)
     return folder, outputs
 
 

@@ -15,17 +15,17 @@ from se_search import PlacedSE, SEConfig, create_model, find_sites, insert
 from se_search.errors import ConfigurationError
 
 # Layouts NCHW, NHWC, NLC; slots, output and input hooks; own attention; units without a residual branch.
-PLACED = [
+SMALL = [
     *[("test_resnet", position) for position in ("standard", "pre", "post", "identity", "3x3")],
     *[("test_convnext", position) for position in ("standard", "3x3")],
     *[("test_vit", position) for position in ("standard", "pre", "post")],
-    ("swin_tiny_patch4_window7_224", "standard"),
     ("test_efficientnet", "existing"),
     ("mobilenetv2_035", "standard"),
     ("repvgg_a0", "post"),
 ]
 FIXED_SIZE = ("test_vit", "swin_tiny_patch4_window7_224")
-SEVERAL_SIZES = [(name, position) for name, position in PLACED if name not in FIXED_SIZE]
+PLACED = [*SMALL, pytest.param("swin_tiny_patch4_window7_224", "standard", marks=pytest.mark.slow)]
+SEVERAL_SIZES = [one for one in SMALL if one[0] not in FIXED_SIZE]
 SIDE = 64
 
 

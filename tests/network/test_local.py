@@ -184,7 +184,8 @@ def mixed(name, position):
     return SEConfig(name, tuple(kinds[place % 3](site) for place, site in enumerate(sites)))
 
 
-@pytest.mark.parametrize("name", ["test_vit", pytest.param("test_convnext", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
 def test_exports_of_all_kinds_have_the_same_outputs(tmp_path, name):
     torch.manual_seed(0)
     config = mixed(name, "standard")
