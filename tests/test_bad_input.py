@@ -88,6 +88,11 @@ CONFIGURATIONS = {
 RUN = ["run", "--backbone", "test_resnet"]
 
 ARGUMENTS = [
+    ["thin", LONG],
+    ["thin", "file"],
+    ["thin", "resnet50", "--pretrained", LONG],
+    ["thin", "test_byobnet", "--data", "digits", "--images", "1"],
+    ["thin", "test_byobnet", "--data", "digits", "--tolerance", "nan"],
     *([command, LONG] for command in ("verify", "report", "watch", "compare", "export", "excitation")),
     [*RUN, "--out", LONG],
     ["run", "--backbone", LONG],

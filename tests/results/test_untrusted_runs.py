@@ -306,7 +306,7 @@ def change_a_cell(database, drawing):
 
 
 @pytest.mark.parametrize(
-    "seeds", [range(40), pytest.param(range(40, 2000), marks=pytest.mark.slow)], ids=["few", "many"]
+    "seeds", [range(20), pytest.param(range(20, 2000), marks=pytest.mark.slow)], ids=["few", "many"]
 )
 def test_a_storage_with_any_cell_changed_is_read_or_refused(finished_run, seeds):
     database = finished_run / "run" / "study.db"

@@ -22,7 +22,7 @@ THINNING = SpaceDefinition(placement="block", ratios=(4, 16), gates=("sigmoid", 
     [
         ("resnet18", load_space("blocks")),
         ("test_resnet", load_space("positions")),
-        ("mobilenetv3_small_050", THINNING),
+        pytest.param("mobilenetv3_small_050", THINNING, marks=pytest.mark.slow),
         ("test_vit", load_space("stages")),
     ],
 )
