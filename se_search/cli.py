@@ -839,7 +839,7 @@ def reproduce(
     show_paper_costs(counted)
 
 
-@_command()
+@_command(".study.files")
 def spaces() -> None:
     """List the shipped search spaces and those of installed plugins.
 
@@ -848,9 +848,9 @@ def spaces() -> None:
       se-search spaces
       se-search run --backbone resnet18 --space my_space.yaml
     """
-    from . import api
+    from .study.files import list_spaces
 
-    for one in api.spaces():
+    for one in list_spaces():
         name = f"{one.name} (of package {one.package})" if one.package else one.name
         if one.definition is None:
             say(f"{name}: cannot be used: {one.problem}")
@@ -869,7 +869,7 @@ def spaces() -> None:
         say("  " + "; ".join(f"{key} {', '.join(map(str, values))}" for key, values in choices.items()))
 
 
-@_command()
+@_command(".study.files")
 def studies() -> None:
     """List the shipped studies.
 
@@ -878,8 +878,8 @@ def studies() -> None:
       se-search studies
       se-search run --backbone resnet18 --study my_study.yaml
     """
-    from . import api
+    from .study.files import list_studies
 
-    for name, study in api.studies().items():
+    for name, study in list_studies().items():
         say(f"{name}: {study.description}")
         say(f"  backbone {study.backbone}; data {study.data}; budget {study.budget}; {', '.join(study.objectives)}")

@@ -20,13 +20,15 @@ TINY_STUDY = {
 }
 
 
+_THREADS, _VERBOSITY = torch.get_num_threads(), optuna.logging.get_verbosity()
+
+
 @pytest.fixture(autouse=True)
 def _settings_of_this_process():
-    """Give the next test the threads and the verbosity that this one found: searches set both."""
-    threads, verbosity = torch.get_num_threads(), optuna.logging.get_verbosity()
+    """Give the next test the threads and the verbosity of the start: searches set both, in fixtures of modules too."""
     yield
-    torch.set_num_threads(threads)
-    optuna.logging.set_verbosity(verbosity)
+    torch.set_num_threads(_THREADS)
+    optuna.logging.set_verbosity(_VERBOSITY)
 
 
 @pytest.fixture(scope="session")

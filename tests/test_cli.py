@@ -289,6 +289,7 @@ def test_excitation_analyses_a_member_of_a_run_and_the_report_knows_of_it(finish
     assert result.stdout.endswith(f"Page: {folder / 'excitation.html'}\n")
 
 
+@pytest.mark.slow
 def test_excitation_on_other_data_is_written_beside_the_runs_own(finished_run, monkeypatch):
     monkeypatch.chdir(finished_run)
     options = ["--trial", "1", "--images", "60", "--channels", "2"]
@@ -336,6 +337,7 @@ def test_excitation_analyses_an_exported_folder_and_timms_networks(finished_run,
     assert analysis["last_stage"]["blocks"] == ["layer4.0", "layer4.1"]
 
 
+@pytest.mark.slow
 def test_excitation_takes_the_weights_of_a_verification(finished_run, monkeypatch):
     monkeypatch.chdir(finished_run)
     assert_refused(invoke("excitation", "run", "--trial", "1", "--verified"), "has not been verified")

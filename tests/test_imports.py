@@ -128,10 +128,17 @@ def test_the_order_names_every_part():
     assert parts == set(ORDER)
 
 
-@pytest.mark.parametrize("module", ["se_search", "se_search.cli", "se_search.study.files"])
-def test_importing_is_light(module):
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import se_search",
+        "import se_search.cli",
+        "from se_search.study import files; files.list_spaces(); files.list_studies()",
+    ],
+)
+def test_what_needs_no_network_is_light(statement):
     heavy = {"torch", "timm", "optuna", "pandas", "plotly", "sklearn"}
-    code = f"import sys, {module}; print(' '.join(sys.modules))"
+    code = f"import sys; {statement}; print(' '.join(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not heavy & set(loaded)
     assert "se_search" in loaded

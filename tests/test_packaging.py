@@ -119,6 +119,7 @@ def test_the_installed_wheel_searches_and_exports_away_from_the_checkout(built, 
     assert (elsewhere / "exported" / "model.safetensors").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_an_editable_install_finds_the_spaces_and_studies_of_the_checkout(tmp_path):
     """Setuptools maps the two folders outside se_search/ only where they are packages."""
     checkout, site = tmp_path / "checkout", tmp_path / "site"

@@ -47,6 +47,7 @@ def test_processes_are_started_with_a_safe_path(hostile):
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python has no safe path before 3.11")
+@pytest.mark.slow
 def test_the_process_that_measures_latency_does_not_import_from_the_current_directory(hostile):
     code = """
 from se_search.deployment.deployment import Deployment

@@ -1,4 +1,4 @@
-"""Start of a search, and lists of spaces and studies."""
+"""Start of a search."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,8 @@ from ..cluster.executor import ClusterOptions
 from ..driver.loop import run_search
 from ..errors import DefinitionError
 from ..report.excitation_page import render_excitation
-from ..study.definitions import StudyDefinition
 from ..study.evaluator_definition import FROM_PYTHON
-from ..study.files import load_study, shipped_names
+from ..study.files import load_study
 from ..study.objectives import OBJECTIVES
 from ..study.options import python_parameters, shows_parameters
 from ..trials.evaluators import EvaluatorFactory
@@ -108,8 +107,3 @@ def _split(objectives: Mapping[str, str | tuple[Measure, str]]) -> tuple[dict[st
             right = repr(OBJECTIVES[name].direction) if name in OBJECTIVES else "a function and its direction"
             raise DefinitionError(f"objective {name!r} is {given!r}: it must be {right}")
     return measures, directions
-
-
-def studies() -> dict[str, StudyDefinition]:
-    """Return the shipped studies by name; ``se-search studies`` prints them."""
-    return {name: load_study(name) for name in shipped_names("studies")}

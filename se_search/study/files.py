@@ -83,6 +83,11 @@ def list_spaces() -> tuple[ListedSpace, ...]:
     return tuple(listed)
 
 
+def list_studies() -> dict[str, StudyDefinition]:
+    """Return the shipped studies by name."""
+    return {name: load_study(name) for name in shipped_names("studies")}
+
+
 @shows_parameters(python_parameters())
 def load_study(name: str, settings: Mapping[str, Any] | None = None, **arguments: Any) -> StudyDefinition:
     """Read a shipped study by name or a file by path, and replace the name of its space by the space.

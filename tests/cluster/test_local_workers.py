@@ -65,6 +65,7 @@ def test_however_a_search_ends_no_process_is_left_and_the_same_command_goes_on(s
     assert not any(str(tmp_path) in path for path in paths)
 
 
+@pytest.mark.slow
 def test_a_run_of_several_processes_goes_on_in_one_and_one_that_was_shared_by_an_earlier_version(start, tmp_path):
     command, _ = start
     assert command("first.log").wait(240) == 0, (tmp_path / "first.log").read_text()

@@ -276,6 +276,7 @@ def test_in_bfloat16_the_rounding_errors_stay_those_of_the_network(backbone):
     assert max(errors["before"], errors["after"]) <= 1.5 * errors["plain"]
 
 
+@pytest.mark.slow
 def test_a_compiled_network_is_one_graph_with_the_same_outputs():
     model = searched(SEConfig.uniform("test_resnet", 4))
     size = size_of("test_resnet")

@@ -129,6 +129,7 @@ def test_the_report_in_other_formats(directory):
         run.report_as("docx")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not os.environ.get("CI") and not (shutil.which("chromium") or shutil.which("google-chrome")),
     reason="no Chromium is installed",

@@ -503,6 +503,7 @@ def test_the_command_says_where_timm_builds_the_network_by_itself(finished_run, 
     assert not Path("other").exists()
 
 
+@pytest.mark.slow
 def test_the_command_writes_every_graph_beside_the_folder_and_writes_over_it_again(finished_run, monkeypatch):
     monkeypatch.chdir(finished_run)
     every = ["export", "run", "--pick", "accurate", "--to", "exported"]

@@ -301,7 +301,7 @@ print("equal")
 
 @pytest.mark.parametrize(
     ("backbone", "formats"),
-    [("test_vit", ()), *(pytest.param(name, ("onnx", "pt2"), marks=pytest.mark.slow) for name in BACKBONES)],
+    [pytest.param(name, ("onnx", "pt2"), marks=pytest.mark.slow) for name in BACKBONES],
 )
 def test_exports_give_equal_outputs_in_a_new_process(backbone, formats, tmp_path):
     torch.manual_seed(0)
@@ -315,7 +315,7 @@ def test_exports_give_equal_outputs_in_a_new_process(backbone, formats, tmp_path
     assert run.stdout == "equal\n", run.stderr
 
 
-@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit"])
+@pytest.mark.parametrize("backbone", ["test_resnet", pytest.param("test_vit", marks=pytest.mark.slow)])
 def test_compiling_and_optimizing_change_no_output(backbone):
     torch.manual_seed(0)
     model = with_random_gates(create_model(mixed(backbone))).eval()

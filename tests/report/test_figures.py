@@ -508,6 +508,7 @@ def test_every_figure_says_something_about_any_table(results, change):
         assert drawn == set(trials.dropna(subset=["accuracy", "latency_ratio"])["number"])
 
 
+@pytest.mark.slow
 def test_a_thousand_trials_stay_light():
     trials, run = made_up_results(1000, backbone="resnet50")
     figures = report_figures(trials, run, texts=False)

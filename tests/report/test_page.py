@@ -462,6 +462,7 @@ def many_trials(results, space, count):
     return table, replace(run, sites=sites_of(space), picks=picks, hypervolume_history=history, budget=count)
 
 
+@pytest.mark.slow
 def test_a_thousand_trials_fit_in_a_page_below_eight_megabytes(open_page, tmp_path, results, space_of_blocks):
     trials, run = many_trials(results, space_of_blocks, 1000)
     file = write_page(tmp_path, trials, run)

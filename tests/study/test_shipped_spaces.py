@@ -48,7 +48,7 @@ def with_few_images(study, space, data):
 def test_a_shipped_space_is_searched(name, tmp_path):
     definition = load_study(
         "digits",
-        {"latency.limit": 0.01},
+        {"latency.limit": 0.01, "latency.size": "data"},
         evaluator="python:with_few_images",
         backbone=BACKBONES.get(name, "test_resnet"),
         space=name,
