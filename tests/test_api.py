@@ -90,6 +90,7 @@ def test_what_a_notebook_shows_is_escaped(finished_run):
     assert "run&lt;b&gt;&amp;" in html
 
 
+@pytest.mark.slow
 def test_a_run_without_a_front_says_so_in_a_notebook(finished_run):
     study = load_run(search(**TINY, evaluator=SUPERNET, max_latency=0.01, out=finished_run / "none").folder)
     assert "No evaluated configuration keeps the limits" in study._repr_html_()
@@ -108,6 +109,7 @@ def test_the_front_in_words_is_the_front(finished_run):
     assert {pick: int(picked[pick]) for pick in run.picks} == run.picks
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_report(finished_run):
     run = load_run(finished_run / "run")
     points = run.figure().data

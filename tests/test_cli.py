@@ -318,6 +318,7 @@ def test_an_interrupted_analysis_leaves_nothing(finished_run, monkeypatch):
     assert contents(finished_run) == before
 
 
+@pytest.mark.slow
 def test_excitation_analyses_an_exported_folder_and_timms_networks(finished_run, monkeypatch):
     monkeypatch.chdir(finished_run)
     assert invoke("export", "run", "--trial", "1", "--to", "exported").exit_code == 0

@@ -128,7 +128,9 @@ def test_paired_log_loss_differences_of_many_comparisons(task, populations):
 
 @pytest.mark.parametrize("residual", [0.3, 1.0, 3.0])
 @pytest.mark.parametrize("seed_part", [0.0, 0.5, 1.0, 2.0, 5.0])
-@pytest.mark.parametrize(("seeds", "limit"), [(2, 0.995), (3, 0.985), (5, 0.98)])
+@pytest.mark.parametrize(
+    ("seeds", "limit"), [(2, 0.995), *(pytest.param(*one, marks=pytest.mark.slow) for one in ((3, 0.985), (5, 0.98)))]
+)
 def test_crossed_log_loss_differences(seeds, limit, seed_part, residual, populations):
     """The truth is 0. Differences are a seed's own part, whose mean has ``seed_part`` times the standard error of the
     images', plus an image's own, plus what seed and image have together, ``residual`` times as large."""

@@ -164,6 +164,7 @@ def test_an_onnx_graph_has_the_gates_of_the_other_blocks_only(found, tmp_path):
     assert len([node for node in graph.node if node.op_type in ("Sigmoid", "HardSigmoid")]) == len(OWN) - len(IDLE)
 
 
+@pytest.mark.slow
 def test_the_command_takes_weights_of_a_file(found, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_file(whole_state(trained), "weights.safetensors")

@@ -21,6 +21,7 @@ NAMES = {
 }
 
 
+@pytest.mark.slow
 def test_each_figure_of_the_report_has_a_function(finished_run):
     run = se_search.load_run(finished_run / "run")
     functions = {name for name, _ in inspect.getmembers(visualization, inspect.isfunction) if name.startswith("plot_")}

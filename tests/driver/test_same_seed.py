@@ -64,6 +64,7 @@ def test_two_runs_with_one_seed_train_alike(tmp_path, evaluator):
     assert first["log_loss"].nunique() > 5
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_values(first_of_supernet, tmp_path):
     other = trials_of(tmp_path, "other", budget=5, evaluator=SUPERNET, seed=1)
     assert first_of_supernet["log_loss"].iloc[0] != other["log_loss"].iloc[0]

@@ -166,6 +166,7 @@ class Killed(BaseException):
     """Stands in for a process that is killed during training."""
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_from_its_last_epoch(finished_run, monkeypatch):
     folder = finished_run / "run"
     steps = []

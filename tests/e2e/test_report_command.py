@@ -144,6 +144,7 @@ def test_figures_as_images(directory):
         assert int.from_bytes(content[16:20], "big") == 2000
 
 
+@pytest.mark.slow
 def test_images_without_what_draws_them_are_refused(directory):
     program = "import sys; sys.modules['kaleido'] = None; from se_search.cli import main; main()"
     command = [sys.executable, "-c", program, "report", "run", "--format", "png"]
@@ -192,6 +193,7 @@ def test_beside_a_search_the_report_follows_it_to_the_end(tmp_path):
     assert list(trials["state"]) == ["complete"] * 12
 
 
+@pytest.mark.slow
 def test_interrupted_the_report_no_longer_reads_itself_anew(directory):
     (directory / "run" / "study.yaml").write_text(
         yaml.safe_dump(yaml.safe_load((directory / "run" / "study.yaml").read_text()) | {"budget": 99})

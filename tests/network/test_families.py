@@ -16,19 +16,13 @@ QUICK = {
     "byobnet",
     "convnext",
     "dla",
-    "edgenext",
     "efficientnet",
     "mambaout",
-    "maxxvit",
     "mobilenetv3",
-    "mobilevit",
-    "nfnet",
     "regnet",
     "resnet",
     "starnet",
     "vision_transformer",
-    "vision_transformer_relpos",
-    "vovnet",
 }
 
 # Hiera orders tokens by units, NesT groups them by windows.

@@ -157,6 +157,7 @@ def test_a_click_on_a_point_chooses_the_trial_everywhere(open_page, tmp_path, al
     assert errors == []
 
 
+@pytest.mark.slow
 def test_several_trials_are_chosen_with_shift_from_any_part_and_kept_in_the_address(open_page, tmp_path, all_on_front):
     file = write_page(tmp_path, *all_on_front)
     page, errors, _ = open_page(file)
@@ -493,6 +494,7 @@ def test_three_objectives_are_a_figure_of_their_own(open_page, tmp_path, all_on_
     assert errors == []
 
 
+@pytest.mark.slow
 def test_without_webgl_a_trial_is_chosen_in_all_that_is_drawn(open_page, tmp_path, all_on_front):
     page, errors, _ = open_page(write_page(tmp_path, *all_on_front))
     page.add_init_script(
@@ -528,6 +530,7 @@ def test_a_live_page_reloads(open_page, tmp_path, results):
     assert errors == []
 
 
+@pytest.mark.slow
 def test_a_live_page_keeps_its_state_when_it_reloads(open_page, tmp_path, all_on_front):
     trials, run = all_on_front
     page, errors, _ = open_page(write_page(tmp_path, trials, run, live=600), fragment="#trials=2")
@@ -543,6 +546,7 @@ def test_a_live_page_keeps_its_state_when_it_reloads(open_page, tmp_path, all_on
     assert errors == []
 
 
+@pytest.mark.slow
 def test_in_print_all_figures_are_drawn_in_light_and_what_is_only_for_use_is_gone(finished_run, open_page):
     page, _, _ = open_page(finished_run / "run" / "report.html", scheme="dark")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")

@@ -115,6 +115,7 @@ def test_the_report_counts_stopped_trials(halved):
     assert "stopped after" in page
 
 
+@pytest.mark.slow
 def test_tpe_goes_on_with_stopped_trials(halved, tmp_path):
     """Optuna's TPE starts modelling after ten trials, pruned ones included."""
     run, _ = halved
@@ -126,6 +127,7 @@ def test_tpe_goes_on_with_stopped_trials(halved, tmp_path):
     assert trials["config_id"].is_unique
 
 
+@pytest.mark.slow
 def test_an_objective_of_the_users_own_is_not_measured_on_stopped_networks(tmp_path):
     """Successive halving ranks networks by accuracy even if accuracy is not an objective."""
     measured = []

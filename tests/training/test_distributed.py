@@ -369,6 +369,7 @@ def _prepare(folder):
     return evaluate_network(evaluator.start(SEConfig(BACKBONE), 0).eval(), DATA.validation).accuracy.low
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_backbone_of_finetune_once_and_the_second_one_ends(processes, tmp_path):
     for _ in range(2):
         (first, second), ends = in_two(processes, _prepare, tmp_path)

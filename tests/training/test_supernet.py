@@ -288,6 +288,7 @@ def test_training_ends_where_the_loss_no_longer_falls(losses, patience, ends):
     assert training.is_on_plateau(patience) is ends
 
 
+@pytest.mark.slow
 def test_an_early_end_is_written_like_any_other(tmp_path):
     network = train(supernet(epochs=6, learning_rate=1e-12, patience=1), tmp_path)
     assert len(json.loads((tmp_path / SUMMARY).read_text())["epochs"]) < 6

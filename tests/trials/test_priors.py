@@ -19,6 +19,7 @@ from se_search.study.files import load_study
 from se_search.study.space import SearchSpace
 from se_search.study.space_definition import SpaceDefinition
 from se_search.trials import priors as module
+from se_search.trials.evaluators import choose_device
 from se_search.trials.folder import load_trials
 from se_search.trials.priors import priors_from_excitation
 
@@ -154,6 +155,7 @@ def test_an_unknown_prior_is_refused():
         load_study("digits", priors="best")
 
 
+@pytest.mark.slow
 def test_priors_are_tried_first_kept_and_not_analysed_again(tmp_path, monkeypatch, capsys):
     space = space_of("stage", (2, 16))
     study = study_of(space)
@@ -204,7 +206,7 @@ def test_priors_are_tried_first_kept_and_not_analysed_again(tmp_path, monkeypatc
 
 def test_the_analysis_of_the_supernet_is_that_of_its_widest_network(tmp_path):
     space = space_of("stage")
-    study, data = study_of(space), load_data("digits")
+    study, data = choose_device(study_of(space), None), load_data("digits")
     model = create_model(space.largest(), num_classes=10).eval()
 
     class Given:
