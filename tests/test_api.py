@@ -280,6 +280,7 @@ def test_an_objective_of_ones_own_is_what_the_front_is_judged_by(with_energy):
     assert list(trials["on_front"] | trials["tied_with"].notna()) == undominated
 
 
+@pytest.mark.slow
 def test_a_run_with_an_objective_of_ones_own_goes_on_with_a_function_of_the_same_name_only(with_energy):
     before = list(with_energy.trials["config_id"])
     stored = yaml.safe_load(Path("run/study.yaml").read_text())

@@ -413,6 +413,7 @@ def test_sites_tells_why_places_are_left_out():
     assert re.search(r"blocks\.0 +post +the block returns more than one tensor", output)
 
 
+@pytest.mark.slow
 def test_reproduce_prints_the_papers_parameters_beside_those_counted():
     output = invoke("reproduce", "params").output
     line = next(line for line in output.splitlines() if line.startswith("SE, r=16"))

@@ -96,7 +96,12 @@ def test_every_runtime_gives_the_outputs_of_the_network(runtime, optimized):
 
 @pytest.mark.parametrize(
     ("runtime", "dtype"),
-    [("eager", "bfloat16"), ("eager", "float16"), ("compile", "bfloat16"), ("openvino", "bfloat16")],
+    [
+        ("eager", "bfloat16"),
+        ("eager", "float16"),
+        pytest.param("compile", "bfloat16", marks=pytest.mark.slow),
+        ("openvino", "bfloat16"),
+    ],
 )
 def test_half_precision_gives_nearly_these_outputs_but_not_the_same(runtime, dtype):
     if runtime == "openvino" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
@@ -236,6 +241,7 @@ def test_twelve_networks_of_one_class_are_all_compiled():
         outputs_of(prepared[0], torch.get_num_threads() + 1)
 
 
+@pytest.mark.slow
 def test_compiled_weights_are_constants():
     prepared, (code,) = run_and_get_code(prepare, Small(), deployment("compile"))
     assert "_frozen_param" in code

@@ -25,6 +25,10 @@ SMALL = [
 ]
 FIXED_SIZE = ("test_vit", "swin_tiny_patch4_window7_224")
 PLACED = [*SMALL, pytest.param("swin_tiny_patch4_window7_224", "standard", marks=pytest.mark.slow)]
+FEW_QUICK = [
+    *(pytest.param(*one, marks=() if place % 3 == 0 else pytest.mark.slow) for place, one in enumerate(SMALL)),
+    PLACED[-1],
+]
 SEVERAL_SIZES = [one for one in SMALL if one[0] not in FIXED_SIZE]
 SIDE = 64
 
@@ -155,7 +159,7 @@ def test_copies_and_pickles_have_blocks_of_their_own(name, position):
             assert torch.equal(model(images), expected)
 
 
-@pytest.mark.parametrize(("name", "position"), PLACED)
+@pytest.mark.parametrize(("name", "position"), FEW_QUICK)
 def test_compile_takes_the_whole_graph(name, position):
     model = searched_network(name, position)
     images = images_for(name)
@@ -164,7 +168,7 @@ def test_compile_takes_the_whole_graph(name, position):
         equal(torch.compile(model, backend="eager", fullgraph=True)(images), model(images))
 
 
-@pytest.mark.parametrize(("name", "position"), PLACED)
+@pytest.mark.parametrize(("name", "position"), FEW_QUICK)
 def test_export_gives_equal_outputs(name, position):
     model = searched_network(name, position)
     images = images_for(name)

@@ -40,8 +40,7 @@ def comparison():
     )
 
 
-@pytest.mark.parametrize("width", [1400, 400])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1400), ("dark", 400)])
 def test_the_page_shows_the_runs_offline_without_an_error(comparison, open_page, tmp_path, width, scheme):
     page, told, asked = open_page(write_comparison(comparison, tmp_path / "page.html"), width, scheme)
     for name in ("overhead", "latency", "hypervolume"):

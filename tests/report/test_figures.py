@@ -446,6 +446,7 @@ def test_shades_grow_lighter_with_the_ratio_and_darker_on_a_dark_page():
     assert dark == sorted(set(dark), reverse=True)
 
 
+@pytest.mark.slow
 def test_colours_of_a_dark_page_can_be_replaced_one_after_the_other(results):
     assert not set(DARK) & set(DARK.values())
     for figure in report_figures(*results).values():

@@ -134,6 +134,7 @@ def test_an_export_without_attention_says_so(folder, tmp_path, capsys):
     assert run.export(trial=int(trials["uniform r=16"]), to=tmp_path / "uniform").remark == ""
 
 
+@pytest.mark.slow
 def test_the_weights_of_the_search_remain_available(folder, tmp_path):
     write_trainings(folder, BARE, (0.9,), validation=(0.9,))
     write_weights(create_model(BARE, num_classes=10), weights_file(folder, BARE, 1, 0))

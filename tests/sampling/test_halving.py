@@ -89,6 +89,7 @@ def halved(tmp_path_factory):
     return load_run(folder / "run"), trained
 
 
+@pytest.mark.slow
 def test_stopped_trials_have_their_last_values_and_are_never_on_the_front(halved):
     run, trained = halved
     trials = run.trials
@@ -102,11 +103,13 @@ def test_stopped_trials_have_their_last_values_and_are_never_on_the_front(halved
     assert (trials[trials["state"] == "complete"]["epochs"] == 4).all()
 
 
+@pytest.mark.slow
 def test_the_known_answers_are_trained_to_the_end(halved):
     trials = halved[0].trials
     assert (trials[trials["name"] != ""]["state"] == "complete").all()
 
 
+@pytest.mark.slow
 def test_the_report_counts_stopped_trials(halved):
     run = halved[0]
     stopped = int((run.trials["state"] == "stopped").sum())

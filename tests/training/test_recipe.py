@@ -210,6 +210,7 @@ def test_a_last_batch_of_one_image_is_left_out():
     assert sum(steps) == training.steps == 2
 
 
+@pytest.mark.slow
 def test_a_compiled_network_trains_as_one_that_is_not():
     recipe = replace(RECIPE, epochs=1)
     plain, compiled = train(recipe, linear_network()), train(replace(recipe, compile=True), linear_network())

@@ -81,6 +81,7 @@ def test_a_space_of_one_ratio_is_measured_at_one_width_and_a_tiny_one_repeatedly
     assert stages == set(space.stages)
 
 
+@pytest.mark.slow
 def test_a_run_predicts_its_trials_and_measures_its_front(tmp_path):
     folder = tmp_path / "run"
     evaluator = {"epochs": 1, "recalibration_images": 64}
