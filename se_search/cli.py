@@ -46,6 +46,22 @@ ImagesNow = Annotated[
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Run folder.")]
 
+# Of commands that take a trained network.
+OfItsClasses = Annotated[
+    str | None,
+    typer.Option(
+        help="Images of the network's classes: embedded dataset, image folder or timm dataset.  [default: the run's]"
+    ),
+]
+OfFront = Annotated[
+    str | None, typer.Option(help="Member of a run's front: knee, accurate, small or fast.  [default: knee]")
+]
+OfRun = Annotated[int | None, typer.Option(help="Number of any complete trial of a run, instead of --pick.")]
+Retrained = Annotated[bool, typer.Option("--verified", help="Use the retrained weights of a run's verification.")]
+Weights = Annotated[
+    str | None, typer.Option(help="Weights of a timm architecture: timm, local-dir:FOLDER or a checkpoint file.")
+]
+
 
 def main() -> None:
     """Run the command line."""
@@ -466,24 +482,11 @@ def excitation(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A run folder, an exported folder, or a timm architecture name.")
     ],
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Images of the network's classes: embedded dataset, image folder or timm dataset.  "
-            "[default: the run's]"
-        ),
-    ] = None,
-    pick: Annotated[
-        str | None, typer.Option(help="Member of a run's front: knee, accurate, small or fast.  [default: knee]")
-    ] = None,
-    trial: Annotated[int | None, typer.Option(help="Number of any complete trial of a run, instead of --pick.")] = None,
-    verified: Annotated[
-        bool, typer.Option("--verified", help="Use the retrained weights of a run's verification.")
-    ] = False,
-    pretrained: Annotated[
-        str | None,
-        typer.Option(help="Weights of a timm architecture: timm, local-dir:FOLDER or a checkpoint file."),
-    ] = None,
+    data: OfItsClasses = None,
+    pick: OfFront = None,
+    trial: OfRun = None,
+    verified: Retrained = False,
+    pretrained: Weights = None,
     classes: Annotated[
         str | None,
         typer.Option(
@@ -543,24 +546,11 @@ def thin(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A timm architecture name, an exported folder or a run folder.")
     ],
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Images of the network's classes: embedded dataset, image folder or timm dataset.  "
-            "[default: the run's]"
-        ),
-    ] = None,
-    pretrained: Annotated[
-        str | None,
-        typer.Option(help="Weights of a timm architecture: timm, local-dir:FOLDER or a checkpoint file."),
-    ] = None,
-    pick: Annotated[
-        str | None, typer.Option(help="Member of a run's front: knee, accurate, small or fast.  [default: knee]")
-    ] = None,
-    trial: Annotated[int | None, typer.Option(help="Number of any complete trial of a run, instead of --pick.")] = None,
-    verified: Annotated[
-        bool, typer.Option("--verified", help="Use the retrained weights of a run's verification.")
-    ] = False,
+    data: OfItsClasses = None,
+    pretrained: Weights = None,
+    pick: OfFront = None,
+    trial: OfRun = None,
+    verified: Retrained = False,
     images: Annotated[
         int | None, typer.Option(help="Number of validation images, drawn at random.  [default: all]")
     ] = None,

@@ -3,6 +3,7 @@
 import timm
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 # The smallest architecture of each module of timm 1.0.31. Left out are modules whose smallest has 30 million parameters
 # or more: beit, deepseek_vit, gemma4_vit, inception_resnet_v2, inception_v4, mobilenetv5, naflexvit, nasnet, nextvit,
@@ -104,3 +105,15 @@ def bare_network(name, **options):
         elif not parameter.any():
             nn.init.normal_(parameter, std=0.02)
     return model
+
+
+class Operations(TorchDispatchMode):
+    """The ATen operations of a pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(str(function))
+        return function(*args, **(kwargs or {}))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import timm
 import torch
+from networks import Operations
 from safetensors.torch import save_file
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import Subset
 from typer.testing import CliRunner
 
@@ -67,18 +67,6 @@ def trained(data):
 @pytest.fixture(scope="module")
 def found(trained, data):
     return thin(trained, data, limit=0)
-
-
-class Operations(TorchDispatchMode):
-    """The ATen operations of a pass."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.names.append(str(function))
-        return function(*args, **(kwargs or {}))
 
 
 def operations_of(model):

@@ -6,6 +6,7 @@ from typing import Any
 
 from timm.models import get_pretrained_cfg_value
 
+from ..data.image_data import ImageData
 from ..data.load import published_name
 from ..export.card import Metric, Origin, Result
 from ..report.measures import interval_of, with_interval, write_value
@@ -16,6 +17,12 @@ from ..study.evaluator_definition import EvaluatorDefinition
 from ..study.objectives import OBJECTIVES
 from ..trials.notes import PREDICTED
 from ..words import by, counted
+
+
+def image_settings(images: ImageData) -> dict[str, Any]:
+    """Return what images say about themselves as arguments of :func:`se_search.export_timm`."""
+    names = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "label_names")
+    return {name: getattr(images, name) for name in names}
 
 
 def origin_of_trial(trial: Mapping[Any, Any], run: RunRecord, weights: VerifiedWeights | None = None) -> Origin:

@@ -35,7 +35,7 @@ from ..results.verified import VerifiedWeights, find_weights
 from ..trials.evaluators import EvaluatorFactory
 from ..trials.folder import PARETO_FILE, REPORT_FILE, TRIALS_FILE, read_definition
 from ..words import counted
-from .origin import origin_of_trial
+from .origin import image_settings, origin_of_trial
 
 
 @dataclass(frozen=True)
@@ -212,23 +212,16 @@ class Run:
         exported = export_timm(
             model,
             to,
-            input_size=images.input_size,
-            mean=images.mean,
-            std=images.std,
-            interpolation=images.interpolation,
-            crop_pct=images.crop_pct,
-            crop_mode=images.crop_mode,
             description=(
                 f"{run.backbone} with {counted(row['se_blocks'], f'{run.attention} block')}, trial {row['number']} of "
                 f"an se-search run on {published_name(images.name)}. {origin.weights}"
             ),
-            label_names=images.label_names,
             origin=origin,
             formats=formats,
             plain=plain,
             optimized=optimized,
             push_to_hub=push_to_hub,
-            **flags,
+            **(image_settings(images) | flags),
         )
         remark = "" if row["se_blocks"] else f"This is {run.backbone} without {run.attention}. {self._found()}"
         return replace(exported, trial=row["number"], weights=origin.weights, remark=remark)

@@ -34,6 +34,7 @@ from ..training.protocols import ProgressBar
 from ..training.recipe import TrainingRecipe
 from ..words import counted, percent
 from .networks import TrainedNetwork, find_network
+from .origin import image_settings
 from .run import Run
 
 _AT_CHANCE = (
@@ -135,14 +136,8 @@ class Thinning:
         return export_timm(
             network,
             to,
-            input_size=images.input_size,
-            mean=images.mean,
-            std=images.std,
-            interpolation=images.interpolation,
-            crop_pct=images.crop_pct,
-            crop_mode=images.crop_mode,
+            **image_settings(images),
             description=origin,
-            label_names=images.label_names,
             origin=Origin(origin, results=(change,)),
             formats=formats,
         )

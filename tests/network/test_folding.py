@@ -4,9 +4,8 @@ import copy
 
 import pytest
 import torch
-from networks import bare_network
+from networks import Operations, bare_network
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from se_search import PlacedECA, PlacedLocal, PlacedSE, SEConfig, create_model, find_sites, insert
 from se_search.errors import ConfigurationError
@@ -83,18 +82,6 @@ def outputs_of(model, batch=2):
 
 def difference(one, other):
     return float((one - other).abs().max() / other.abs().max())
-
-
-class Operations(TorchDispatchMode):
-    """The ATen operations of a pass."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.names.append(str(function))
-        return function(*args, **(kwargs or {}))
 
 
 def operations_of(model):
