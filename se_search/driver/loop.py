@@ -37,7 +37,7 @@ from ..trials.priors import check_priors, priors_from_excitation
 from ..trials.provenance import record_start
 from ..trials.search_study import is_locked
 from ..trials.trials import Measure, Trials
-from .trial_loop import StudyLoop
+from .trial_loop import StudyLoop, needs_looks
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -130,7 +130,7 @@ def run_search(
             latency.fit_model(folder)
             size = latency_size(definition, data.input_size)
             trials = Trials(definition, space, size, study, further, measures, parallel=cluster.uses_ray)
-            if trials.left or latency.needs_looks(study):
+            if trials.left or needs_looks(latency, study):
                 with closing(open_executor()) as executor:
                     loop = StudyLoop(definition, trials, executor, latency, study, folder, cluster.latency_node)
                     if trials.left:

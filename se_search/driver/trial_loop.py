@@ -11,10 +11,11 @@ from ..errors import ClusterError, EvaluationError, OutputError, RunFolderError
 from ..files import write_atomically
 from ..network.config import SEConfig
 from ..progress import progress_bar, say
+from ..results.contenders import latency_contenders, uncertain_contenders
 from ..study.definitions import StudyDefinition
 from ..time_limit import time_limit
 from ..trials.latency import StudyLatency
-from ..trials.notes import note_unreadable
+from ..trials.notes import note_unreadable, with_measured_latency
 from ..trials.search_study import SearchStudy
 from ..trials.trials import Proposal, Trials, costs_of, image_count_difference
 
@@ -163,7 +164,16 @@ class StudyLoop:
 
     def measure_contenders(self) -> None:
         """Measure the latency of front members and their rivals again, where the latencies of trials are measured."""
-        self.latency.measure_contenders(self.study, self._measure_on_node if self.latency_node else None)
+        if not needs_looks(self.latency, self.study):
+            return
+        measure = self._measure_on_node if self.latency_node else None
+        self.latency.measure_again(self.study, uncertain_contenders, measure)
+        count = len(latency_contenders(with_measured_latency(self.study)))
+        wide = len(uncertain_contenders(self.study, self.latency.target))
+        say(
+            f"The latency of {count - wide} of {count} front members and rivals is within "
+            f"±{100 * self.latency.target:g} %."
+        )
 
     def _measure_on_node(self, config: SEConfig) -> dict[str, Any]:
         outcome = self.executor.submit(Task(config, work="latency"), self._avoid).result()
@@ -181,3 +191,8 @@ class StudyLoop:
     def _fail(self, proposal: Proposal, error: Exception) -> None:
         self._advance(0, self.trials.fail(proposal, error))
         del self._open[proposal.trial.number]
+
+
+def needs_looks(latency: StudyLatency, study: SearchStudy) -> bool:
+    """Return whether :meth:`StudyLoop.measure_contenders` would measure."""
+    return latency.looks_left(study) > 0 and bool(uncertain_contenders(study, latency.target))

@@ -34,6 +34,10 @@ class Uncertain(Protocol):
         """Return whether the two-sided interval of the difference shows the first trial to be better."""
         ...
 
+    def may_become_better(self, first: int, second: int, confidence: float) -> bool:
+        """Return whether the first trial is shown to be better, or further measurements could show it."""
+        ...
+
     def deviations(self, random: np.random.Generator, draws: int) -> Values:
         """Return joint draws of the errors of the minimised values: draws x trials."""
         ...
@@ -55,6 +59,10 @@ class Judged:
         """Return whether the interval of the paired difference shows the first trial to be better."""
         difference = crossed_difference(self.outcomes[first], self.outcomes[second], confidence)
         return difference.low > 0 if self.sign > 0 else difference.high < 0
+
+    def may_become_better(self, first: int, second: int, confidence: float) -> bool:
+        """Return the same: there are no further images."""
+        return self.is_better(first, second, confidence)
 
     def deviations(self, random: np.random.Generator, draws: int) -> Values:
         """Return bootstrap draws over images and seeds, which all trials of a draw have in common."""
@@ -84,6 +92,11 @@ class Measured:
         variance = self.covariance[first, first] + self.covariance[second, second] - 2 * self.covariance[first, second]
         margin = normal_quantile(confidence) * math.sqrt(max(variance, 0.0))
         return bool(self.values[second] - self.values[first] > margin)
+
+    def may_become_better(self, first: int, second: int, confidence: float) -> bool:
+        """Return whether the interval of the difference does not show the second trial to be at least as good."""
+        same = self.values[first] == self.values[second] and self.covariance[first, first] == 0
+        return not same and not self.is_better(second, first, confidence)
 
     def deviations(self, random: np.random.Generator, draws: int) -> Values:
         """Return draws of the multivariate normal distribution."""
@@ -126,8 +139,16 @@ class TrialValues:
 
     def is_better(self, first: int, second: int, level: float) -> bool:
         """Return whether a trial is measurably better than another in an uncertain objective, at a one-sided level."""
-        confidence = 1 - 2 * level / max(len(self.uncertain), 1)
+        confidence = self._confidence(level)
         return any(one.is_better(first, second, confidence) for one in self.uncertain.values())
+
+    def may_become_better(self, first: int, second: int, level: float) -> bool:
+        """Return whether a trial is measurably better than another, or further measurements could show it."""
+        confidence = self._confidence(level)
+        return any(one.may_become_better(first, second, confidence) for one in self.uncertain.values())
+
+    def _confidence(self, level: float) -> float:
+        return 1 - 2 * level / max(len(self.uncertain), 1)
 
 
 @dataclass(frozen=True)
@@ -166,6 +187,23 @@ def find_front(trials: TrialValues) -> Front:
             (other for other in unbeaten if members[other]), overtaken[one] if one in overtaken else unbeaten[0]
         )
     return Front(members, tied_with)
+
+
+def undecided(trials: TrialValues) -> npt.NDArray[np.bool_]:
+    """Return whether each trial is on the front, or further measurements of exact images could put it there.
+
+    That is impossible for a trial that a cheaper one matches in accuracy and beats measurably in latency.
+    """
+    costs = trials.costs
+    level = 1 - CONFIDENCE
+    possible = [
+        all(
+            trials.may_become_better(one, other, level)
+            for other in np.flatnonzero((costs <= costs[one]).all(1) & (costs < costs[one]).any(1))
+        )
+        for one in range(len(costs))
+    ]
+    return np.array(possible, dtype=bool) | find_front(trials).members
 
 
 def front_probabilities(trials: TrialValues) -> Values:

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from ..statistics import CONFIDENCE
 from ..trials.notes import converting_foreign_trial_errors
 from .front import TrialValues
-from .values import contenders, is_feasible, signs_of, values_of
+from .values import feasible_fronts, is_feasible, signs_of, values_of
 
 Values = npt.NDArray[np.float64]
 
@@ -41,7 +41,7 @@ def hypervolume_intervals(study: optuna.Study, reference: Sequence[float]) -> li
         reference: Reference value of each objective.
     """
     with converting_foreign_trial_errors():
-        compared = contenders(study)
+        compared = feasible_fronts(study)
         bounds = hypervolume_bounds(values_of(compared, study), signs_of(study) * np.asarray(reference))
     ends = dict(zip((trial.number for trial in compared), bounds.tolist(), strict=True))
     last, intervals = (0.0, 0.0), []

@@ -17,7 +17,7 @@ from ..study.objectives import COLUMNS, OBJECTIVES, Objective
 from ..trials.notes import PREDICTED, converting_foreign_trial_errors, quality_of, unpack
 from ..words import counted, percent, upper_first
 from .front import TrialValues, find_front, front_probabilities
-from .values import contenders, is_feasible, values_of
+from .values import feasible_fronts, is_feasible, values_of
 
 SE = KINDS[DEFAULT_KIND].word
 """The word for the kind of attention of studies that name none."""
@@ -45,7 +45,7 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
     ]
     columns = COLUMNS | {name: "float64" for name in study.metric_names or () if name not in COLUMNS}
     with converting_foreign_trial_errors():
-        compared = contenders(study)
+        compared = feasible_fronts(study)
         places = _places(values_of(compared, study), [trial.number for trial in compared])
         rows = [_row(trial, columns) | places.get(trial.number, {}) for trial in trials]
         return pd.DataFrame(rows, columns=list(columns)).astype(columns)

@@ -24,9 +24,13 @@ def is_feasible(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.COMPLETE and all(value <= 0 for value in trial.constraints.values())
 
 
-def contenders(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the trials that may be on the front: the first fronts of estimates, until they are :data:`MOST` trials."""
-    trials = [trial for trial in study.get_trials(deepcopy=False) if is_feasible(trial)]
+def feasible_fronts(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the feasible trials that may be on the front (:func:`first_fronts`)."""
+    return first_fronts([trial for trial in study.get_trials(deepcopy=False) if is_feasible(trial)], study)
+
+
+def first_fronts(trials: Sequence[FrozenTrial], study: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials of the first fronts of estimates, until they are :data:`MOST` trials."""
     values, left = _minimised(trials, study), np.arange(len(trials))
     chosen = np.zeros(len(trials), dtype=bool)
     while left.size and chosen.sum() < MOST:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from ..data.load import EMBEDDED
 from ..deployment.deployment import Deployment
@@ -29,11 +29,10 @@ from ..network.backbones import backbone_input_size, network_options
 from ..network.config import SEConfig
 from ..network.insertion import create_model
 from ..network.sites import Site
-from ..progress import progress_bar, say
+from ..progress import progress_bar
 from ..study.definitions import StudyDefinition
 from ..study.space import SearchSpace
 from ..time_limit import time_limit
-from .contenders import latency_contenders, uncertain_contenders
 from .notes import (
     MEASURED_LATENCY,
     PREDICTED,
@@ -205,29 +204,30 @@ class StudyLatency:
         self._measurements.append(MeasuredLatency(config, read_look(measured)))
         return measured | pooled_columns(pool_latencies(self._measurements), config)
 
-    def needs_looks(self, study: optuna.Study) -> bool:
-        """Whether :meth:`measure_contenders` would measure."""
-        return self._is_pooled and _looks_left(study) > 0 and bool(uncertain_contenders(study, self._target))
+    def looks_left(self, study: optuna.Study) -> int:
+        """Return how many further measurements a study with pooled latencies may have."""
+        return _looks_left(study) if self._is_pooled else 0
 
-    def measure_contenders(
-        self, study: optuna.Study, measure: Callable[[SEConfig], dict[str, Any]] | None = None
+    def measure_again(
+        self,
+        study: optuna.Study,
+        uncertain_trials: Callable[[optuna.Study, float], Sequence[FrozenTrial]],
+        measure: Callable[[SEConfig], dict[str, Any]] | None = None,
     ) -> None:
-        """Measure members of the front and their rivals again until their pooled intervals reach the target.
+        """Measure trials again until their pooled intervals reach the target.
 
-        A rival is a trial that the intervals of latencies allow on the front. The widest interval comes first. There
-        are at most two further measurements for three trials, and each is stored at once.
+        There are at most two further measurements for three trials, and each is stored at once.
 
         Args:
             study: The study, with pooled latencies.
+            uncertain_trials: Returns the trials whose intervals are wider than the target; the first comes next.
             measure: Measures a configuration as :meth:`measured`, which is the default.
         """
-        if not self.needs_looks(study):
-            return
         failed: set[int] = set()
-        left = _looks_left(study)
+        left = self.looks_left(study)
         with progress_bar("Measuring the latency of the front and its rivals again", left) as advance:
             while left > 0 and (
-                uncertain := [one for one in uncertain_contenders(study, self._target) if one.number not in failed]
+                uncertain := [one for one in uncertain_trials(study, self.target) if one.number not in failed]
             ):
                 number, config = uncertain[0].number, SEConfig.from_json(uncertain[0].user_attrs["config"])
                 try:
@@ -242,12 +242,6 @@ class StudyLatency:
                 study.set_user_attr(f"{LOOKS}{number}", [*further_looks(study).get(number, []), look])
                 left -= 1
                 advance(1)
-        contenders = latency_contenders(with_measured_latency(study))
-        wide = len(uncertain_contenders(study, self._target))
-        say(
-            f"The latency of {len(contenders) - wide} of {len(contenders)} front members and rivals is within "
-            f"±{100 * self._target:g} %."
-        )
 
     def measure_front(self, study: optuna.Study) -> None:
         """Measure the latency of front members until none is predicted, unless they are those of another device.
@@ -281,7 +275,8 @@ class StudyLatency:
                     )
 
     @property
-    def _target(self) -> float:
+    def target(self) -> float:
+        """Half-width of the interval at which a measurement stops, as a share of the ratio."""
         return self._definition.latency.target
 
     def _measure(self, config: SEConfig) -> Ratio:

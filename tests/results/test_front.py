@@ -5,14 +5,14 @@ import optuna
 import pytest
 from scipy import stats
 
-from se_search.results.front import Judged, Measured, TrialValues, find_front, front_probabilities
+from se_search.results.front import Judged, Measured, TrialValues, find_front, front_probabilities, undecided
 from se_search.sampling.fronts import is_on_front
 
 IMAGES = 400
 Z = stats.norm.ppf(0.975)
 
 
-def front_of(right, parameters, latencies=None, half_widths=0.01):
+def values_of(right, parameters, latencies=None, half_widths=0.01):
     """The front of trials whose first ``right`` of 400 images are correct, with 95 % half-widths of latencies."""
     outcomes = [np.arange(IMAGES)[None] < count for count in right]
     columns, uncertain = [-np.array(right) / IMAGES, np.array(parameters, float)], {0: Judged(outcomes, 1)}
@@ -20,7 +20,12 @@ def front_of(right, parameters, latencies=None, half_widths=0.01):
         columns.append(np.array(latencies, float))
         errors = np.broadcast_to(half_widths, len(right)) / Z
         uncertain[2] = Measured(columns[2], np.diag(errors**2))
-    return find_front(TrialValues(np.column_stack(columns), uncertain, columns[1]))
+    return TrialValues(np.column_stack(columns), uncertain, columns[1])
+
+
+def front_of(*arguments):
+    """The front of :func:`values_of`."""
+    return find_front(values_of(*arguments))
 
 
 def test_a_noisy_latency_wins_no_place():
@@ -30,6 +35,19 @@ def test_a_noisy_latency_wins_no_place():
     assert found.tied_with.tolist() == [-1, -1, -1, 0]
     precise = front_of([380] * 4, [0, 1, 2, 3], [1.0, 1.07, 1.2, 0.879], 0.01)
     assert precise.members.tolist() == [True, False, False, True]
+
+
+def test_further_measurements_go_where_a_latency_can_decide():
+    right, parameters = [380, 380, 380, 398, 380], [0, 1, 2, 3, 4]
+    # As fast as the first within noise; surely slower than it; measurably more accurate; as slow as that one.
+    latencies, half_widths = [1.0, 0.98, 1.2, 1.3, 1.3], [0.0, 0.05, 0.05, 0.05, 0.05]
+    trials = values_of(right, parameters, latencies, half_widths)
+    assert find_front(trials).members.tolist() == [True, False, False, True, False]
+    assert undecided(trials).tolist() == [True, True, False, True, False]
+
+
+def test_an_exact_latency_that_equals_a_cheaper_one_decides_nothing():
+    assert undecided(values_of([380, 380], [0, 1], [1.0, 1.0], 0.0)).tolist() == [True, False]
 
 
 def test_one_image_more_is_noise_and_eighteen_are_not():

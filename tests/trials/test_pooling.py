@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 
 import numpy as np
-import optuna
 import pytest
 import yaml
 from own_evaluators import Quick
@@ -19,11 +18,11 @@ from se_search.latency.pooled import pool_latencies
 from se_search.network.config import SEConfig
 from se_search.network.insertion import create_model_on_meta
 from se_search.network.overhead import count_flops
+from se_search.results.contenders import latency_contenders
 from se_search.statistics import accuracy_estimate, mean_estimate
 from se_search.study.definitions import StudyDefinition
 from se_search.study.files import load_study
 from se_search.training.evaluator import Evaluation
-from se_search.trials.contenders import latency_contenders
 from se_search.trials.folder import load_trials, read_definition
 from se_search.trials.latency import latency_size, resolve_latency
 from se_search.trials.notes import with_measured_latency
@@ -149,21 +148,6 @@ def test_further_measurements_that_nobody_wrote_are_refused(tmp_path, looks, loo
     load_trials(tmp_path / "run").set_user_attr(f"{LOOKS}1", looks_of_somebody)
     with pytest.raises(RunFolderError, match="were not written by se-search"):
         load_run(tmp_path / "run").trials  # noqa: B018
-
-
-def contenders(rows):
-    """Numbers of contenders among rows of accuracy, low, ratio and high of the latency."""
-    study = optuna.create_study(directions=["maximize", "minimize"])
-    study.set_metric_names(["accuracy", "latency_ratio"])
-    for accuracy, low, ratio, high in rows:
-        attributes = {"latency_low": low, "latency_ratio": ratio, "latency_high": high}
-        study.add_trial(optuna.trial.create_trial(values=[accuracy, ratio], user_attrs=attributes))
-    return [one.number for one in latency_contenders(study)]
-
-
-@pytest.mark.filterwarnings("ignore:.*set_metric_names is experimental")
-def test_rivals_are_the_trials_that_the_intervals_allow_on_the_front():
-    assert contenders([(0.9, 1.0, 1.1, 1.2), (0.8, 1.15, 1.3, 1.4), (0.8, 1.21, 1.3, 1.4)]) == [0, 1]
 
 
 def test_embedded_data_are_timed_at_timms_size_of_the_backbone_and_images_at_their_own():
