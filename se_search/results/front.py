@@ -199,7 +199,7 @@ def undecided(trials: TrialValues) -> npt.NDArray[np.bool_]:
     possible = [
         all(
             trials.may_become_better(one, other, level)
-            for other in np.flatnonzero((costs <= costs[one]).all(1) & (costs < costs[one]).any(1))
+            for other in np.flatnonzero((costs <= costs[one]).all(1) & (costs < costs[one]).any(1)).tolist()
         )
         for one in range(len(costs))
     ]
