@@ -17,7 +17,7 @@ from ..excitation.analysis import SHOWN_CHANNELS, analyze_gates
 from ..files import refusing_unwritable, write_text
 from ..progress import progress_bar
 from ..report.excitation_page import render_excitation
-from ..trials.folder import ANALYSIS_FILE, PAGE_FILE
+from ..trials.folder import ANALYSIS_FILE, PAGE_FILE, STUDY_FILE, check_links
 from .networks import find_network
 from .run import Run
 
@@ -78,6 +78,9 @@ def analyze_excitation(  # noqa: PLR0913
     """
     found = find_network(model, data, pick, trial, verified, pretrained)
     target = Path(to) if to is not None else found.folder
+    run = target.parent.parent
+    if to is None and (run / STUDY_FILE).is_file():
+        check_links(run)
     with _created_folder(target):
         analysis = analyze_gates(
             found.network,

@@ -18,7 +18,7 @@ from ..network.insertion import write_weights
 from ..progress import progress_bar, say
 from ..results.picks import pick_trials
 from ..results.table import candidates_of, trials_table
-from ..results.trainings import VERIFICATION, read_outcomes, result_file, seed_to_export, weights_file
+from ..results.trainings import read_outcomes, result_file, seed_to_export, weights_file
 from ..results.verified import VERIFIED, Retraining
 from ..study.objectives import Objective
 from ..study.space import SearchSpace
@@ -26,7 +26,7 @@ from ..training.evaluator import evaluate_network
 from ..training.recipe import load_weights
 from ..training.stand_alone import Scratch
 from ..trials.evaluators import training_recipe, use_device, warn_if_busy
-from ..trials.folder import load_trials, open_folder, read_definition
+from ..trials.folder import VERIFICATION, load_trials, open_folder, read_definition
 from ..trials.images import located, run_data
 from ..trials.notes import note_data, note_unreadable, pack, pack_losses, quality_of, with_measured_latency
 from ..words import counted, percent

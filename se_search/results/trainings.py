@@ -15,9 +15,8 @@ from ..errors import RunFolderError
 from ..files import read_text
 from ..network.config import SEConfig
 from ..study.objectives import Objective
+from ..trials.folder import VERIFICATION
 from ..trials.notes import unpack
-
-VERIFICATION = "verification"
 
 _NAME = re.compile(r"(\w+)-epochs(\d+)-seed(\d+)", re.ASCII)
 

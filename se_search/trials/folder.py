@@ -21,6 +21,7 @@ from ..files import remove_unfinished, write_atomically, write_text
 from ..study.definitions import StudyDefinition
 from ..study.files import load_study
 from ..study.safe_yaml import write_yaml
+from ..training.stand_alone import NETWORKS
 from .notes import FOREIGN
 from .search_study import LOCK_LIMIT, STUDY_NAME, SearchStudy, is_locked, storage_url
 
@@ -31,11 +32,13 @@ PARETO_FILE = "pareto.csv"
 RUN_FILE = "run.json"
 REPORT_FILE = "report.html"
 
+VERIFICATION = "verification"
 EXCITATION = "excitation"  # has a subfolder for each analysis
 ANALYSIS_FILE = "excitation.json"
 PAGE_FILE = "excitation.html"
 
 _LOCK_FILE = ".lock"
+_STORAGE_ENDS = ("", "-journal", "-wal", "-shm")  # SQLite's files beside it
 _MAY_CHANGE = {"budget", "data_workers", "description", "trial_limit"}
 
 
@@ -82,8 +85,21 @@ def check_folder(folder: Path, definition: StudyDefinition, existing: StudyDefin
     )
     if differences:
         raise RunFolderError(f"{folder} belongs to another study: {differences}; choose another folder with --out")
+    check_links(folder)
     if (folder / STORAGE_FILE).exists():
         _check_storage(folder / STORAGE_FILE)
+
+
+def check_links(folder: Path) -> None:
+    """Check that no link leads what is written into a run folder out of it; files are replaced, links among them.
+
+    Raises:
+        RunFolderError: If a link does.
+    """
+    written = [f"{STORAGE_FILE}{end}" for end in _STORAGE_ENDS] + [NETWORKS, VERIFICATION, EXCITATION]
+    for one in (*(folder / name for name in written), *(folder / EXCITATION).glob("*")):
+        if one.is_symlink():
+            raise RunFolderError(f"{one} is a link: replace it by what it leads to")
 
 
 @contextmanager
@@ -156,7 +172,7 @@ def load_trials(folder: Path) -> SearchStudy:
 
 def _check_storage(file: Path) -> None:
     """Check that a file is an intact database of a run. Optuna would write its tables into an empty or foreign one."""
-    for beside in ("", "-journal", "-wal", "-shm"):
+    for beside in _STORAGE_ENDS:
         one = file.with_name(file.name + beside)
         if one.exists() and not one.is_file():
             raise RunFolderError(f"{one} is not a regular file: remove it")

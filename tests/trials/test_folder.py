@@ -45,6 +45,24 @@ def test_a_folder_may_have_any_name(tmp_path, name):
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.parametrize("name", ["study.db", "verification", "excitation/trial-1"])
+def test_no_link_in_a_run_folder_leads_what_is_written_out_of_it(tmp_path, name):
+    with open_folder(tmp_path / "run", STUDY):
+        pass
+    link, outside = tmp_path / "run" / name, tmp_path / "outside"
+    if link.exists():
+        link.rename(outside)
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(outside)
+    before = sorted(tmp_path.rglob("*"))
+    with (
+        pytest.raises(RunFolderError, match="is a link: replace it by what it leads to"),
+        open_folder(tmp_path / "run", STUDY),
+    ):
+        pass
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_what_changes_no_result_may_change(tmp_path):
     with open_folder(tmp_path / "run", STUDY):
         pass
