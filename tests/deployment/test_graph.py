@@ -293,10 +293,6 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(kind, package,
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(
-    torch.__version__ < (2, 10) and not torch.cuda.is_available(),
-    reason="before PyTorch 2.10 fake tensors on CUDA need its driver",
-)
 def test_a_network_on_a_gpu_is_traced_for_as_many_images_as_its_libraries_take():
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cuda"):  # PyTorch's own code for CUDA, without a GPU
         program = trace(timm.create_model("test_resnet").eval(), SIZE)
