@@ -36,10 +36,9 @@ from se_search.deployment.deployment import Deployment
 from se_search.errors import SeSearchError
 from se_search.evidence.atlas import RATIOS
 from se_search.network.attention.se import PlacedSE
-from se_search.network.backbones import create_on_meta, default_input_size
-from se_search.network.insertion import count_parameters, create_model
-from se_search.network.overhead import SiteCosts, count_flops, site_costs
-from se_search.network.sites import Site, find_places_once
+from se_search.network.insertion import create_model
+from se_search.network.overhead import SiteCosts, backbone_costs
+from se_search.network.sites import Site
 
 PACKED = Path(__file__).parents[1] / "se_search" / "evidence" / "atlas.json.gz"
 MEMBERS = 3
@@ -56,24 +55,25 @@ def families() -> dict[str, str]:
 
 def costs(name: str, family: str) -> Row:
     """Return the costs of SE in one architecture."""
-    model = create_on_meta(name)
-    row = {
+    found = backbone_costs(name)
+    row: Row = {
         "name": name,
         "family": family,
-        "parameters": count_parameters(model),
-        "flops": count_flops(model),
-        "input_size": list(default_input_size(model)),
+        "parameters": found.parameters,
+        "flops": found.flops,
+        "input_size": list(found.input_size),
     }
-    places = find_places_once(model, name, {})
     groups: dict[tuple[int, str], list[tuple[Site, SiteCosts]]] = {}
-    for existing in {place.side == "existing" for place in places.values()}:
-        for site, cost in site_costs(name, None, existing).items():
-            groups.setdefault((site.stage, site.position), []).append((site, cost))
+    for site, cost in found.sites.items():
+        groups.setdefault((site.stage, site.position), []).append((site, cost))
     row["sites"] = [group_costs(group, sites) for group, sites in sorted(groups.items())]
-    saved = [place.parameters for place in places.values() if place.side == "existing"]
-    if saved:
-        flops = sum(cost.attention for cost in site_costs(name, None, True).values())
-        row["attention"] = {"sites": len(saved), "parameters": sum(saved), "flops": flops}
+    own = [cost for site, cost in found.sites.items() if site.position == "existing"]
+    if own:
+        row["attention"] = {
+            "sites": len(own),
+            "parameters": sum(cost.attention_parameters for cost in own),
+            "flops": sum(cost.attention_flops for cost in own),
+        }
     return row
 
 

@@ -1,13 +1,11 @@
 """The tables of the SENet paper (Hu et al., journal version, arXiv:1709.01507v4) beside counted costs."""
 
-import functools
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..network.config import SEConfig
-from ..network.insertion import create_model_on_meta
-from ..network.overhead import added_flops, added_parameters, backbone_parameters, count_flops, formula_by_stage
+from ..network.overhead import added_flops, added_parameters, backbone_costs, backbone_parameters, formula_by_stage
 from .published import PublishedPair, published_pairs
 
 ABLATIONS: Mapping[str, str] = {
@@ -113,13 +111,8 @@ def count_figure(figure: PaperFigure) -> CountedFigure:
         figure,
         (backbone + sum(formula_by_stage(figure.config).values())) / _MILLION,
         (backbone + added_parameters(figure.config)) / _MILLION,
-        (_backbone_flops(figure.config.backbone) + added_flops(figure.config)) / _GIGA,
+        (backbone_costs(figure.config.backbone).flops + added_flops(figure.config)) / _GIGA,
     )
-
-
-@functools.cache
-def _backbone_flops(backbone: str) -> int:
-    return count_flops(create_model_on_meta(SEConfig(backbone)))
 
 
 def command_for(varies: str, data: str = "path/to/images") -> str:

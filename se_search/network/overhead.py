@@ -125,10 +125,14 @@ def _without_pools(counts: Mapping[Any, int]) -> int:
 
 
 def _count_by_module(model: nn.Module, input_size: tuple[int, int, int] | None) -> dict[str, dict[Any, int]]:
+    return _run_counted(copy_on_meta(model), input_size or default_input_size(model))
+
+
+def _run_counted(model: nn.Module, input_size: tuple[int, int, int]) -> dict[str, dict[Any, int]]:
     counter = FlopCounterMode(display=False, custom_mapping=_ELEMENTWISE)
-    copied = copy_on_meta(model).requires_grad_(False)  # the counter fails on a parameter that is a module's input
+    model.requires_grad_(False)  # the counter fails on a parameter that is a module's input
     with torch.no_grad(), counter:
-        copied(torch.empty(1, *(input_size or default_input_size(model)), device="meta"))
+        model(torch.empty(1, *input_size, device="meta"))
     return counter.get_flop_counts()
 
 
@@ -141,17 +145,16 @@ def added_flops(config: SEConfig, input_size: tuple[int, int, int] | None = None
         BackboneError: If timm does not know the backbone.
         ConfigurationError: If a site does not exist in it.
     """
-    sides = {site.position == "existing" for site in config.sites}
-    known = {site: one for side in sides for site, one in site_costs(config.backbone, input_size, side).items()}
+    known = backbone_costs(config.backbone, input_size).sites if config.sites else {}
     for site in config.sites:
         check_site(site, config.backbone, known)
     added = sum(placed.on_grid(known[placed.site].grid).flops(known[placed.site].elements) for placed in config.placed)
-    return added - sum(known[site].attention for site in config.sites)
+    return added - sum(known[site].attention_flops for site in config.sites)
 
 
 def flops_overhead(config: SEConfig, input_size: tuple[int, int, int] | None = None) -> float:
     """Return :func:`added_flops` as a share of the backbone's multiply-additions; errors are the same."""
-    return added_flops(config, input_size) / _backbone_flops(config.backbone, input_size)
+    return added_flops(config, input_size) / backbone_costs(config.backbone, input_size).flops
 
 
 @dataclass(frozen=True)
@@ -161,48 +164,61 @@ class SiteCosts:
     Attributes:
         elements: Elements that the block scales.
         grid: Their grid; ``None`` if it is unknown.
-        attention: Multiply-additions of the backbone's own attention there.
+        attention_parameters: Parameters of the backbone's own attention there.
+        attention_flops: Its multiply-additions.
     """
 
     elements: int
     grid: Grid | None
-    attention: int
+    attention_parameters: int
+    attention_flops: int
+
+
+@dataclass(frozen=True)
+class BackboneCosts:
+    """Costs of a bare backbone for one image.
+
+    Attributes:
+        input_size: Size of the image, ``(channels, height, width)``.
+        parameters: Its parameters.
+        flops: Its multiply-additions, as :func:`count_flops` counts them.
+        sites: What the cost of a block depends on, at each of its sites.
+    """
+
+    input_size: tuple[int, int, int]
+    parameters: int
+    flops: int
+    sites: dict[Site, SiteCosts]
 
 
 @functools.lru_cache(maxsize=64)
-def site_costs(
-    backbone: str, input_size: tuple[int, int, int] | None = None, existing: bool = False
-) -> dict[Site, SiteCosts]:
-    """Return the costs at each free site of a backbone, or at each ``existing`` one.
+def backbone_costs(backbone: str, input_size: tuple[int, int, int] | None = None) -> BackboneCosts:
+    """Return the costs of a backbone, counted in one forward pass on the meta device.
 
     Args:
         backbone: A timm architecture name.
         input_size: ``(channels, height, width)``; timm's input size by default.
-        existing: Whether to return the sites of the backbone's own attention, else all others.
 
     Raises:
-        BackboneError: If timm does not know the backbone.
+        BackboneError: If timm does not know the backbone, or it has no sites.
     """
     options = network_options(backbone, input_size) if input_size else {}
     model = create_on_meta(backbone, **options)
-    places = {
-        site: place
-        for site, place in find_places_once(model, backbone, options).items()
-        if (place.side == "existing") == existing
-    }
-    attention = dict.fromkeys(places, 0)
-    if existing and places:
-        counts, root = _count_by_module(model, input_size), type(model).__name__
-        attention = {site: _without_pools(counts[f"{root}.{place.host}"]) // 2 for site, place in places.items()}
-    recorders = {site: _Recorder() for site in places}
-    for site, recorder in recorders.items():
-        attach(model, site, places[site], recorder)
-    with torch.no_grad():
-        model(torch.zeros(1, *(input_size or default_input_size(model)), device="meta"))
-    return {
-        site: SiteCosts(math.prod(shape), _grid_at(site, shape), attention[site])
-        for site, shape in ((site, recorder.shape) for site, recorder in recorders.items())
-    }
+    places = find_places_once(model, backbone, options)
+    parameters, size = count_parameters(model), input_size or default_input_size(model)
+    shapes: dict[Site, tuple[int, ...]] = {}
+    for site, place in places.items():
+        recorder = _Recorder(site, shapes)
+        if place.side == "existing":
+            model.get_submodule(place.host).register_forward_pre_hook(recorder.read_input, with_kwargs=True)
+        else:
+            attach(model, site, place, recorder)
+    counts, root = _run_counted(model, size), type(model).__name__
+    sites = {}
+    for site, place in places.items():
+        own = _without_pools(counts[f"{root}.{place.host}"]) // 2 if place.side == "existing" else 0
+        sites[site] = SiteCosts(math.prod(shapes[site]), _grid_at(site, shapes[site]), place.parameters, own)
+    return BackboneCosts(size, parameters, _without_pools(counts["Global"]) // 2, sites)
 
 
 def _grid_at(site: Site, shape: tuple[int, ...]) -> Grid | None:
@@ -215,17 +231,17 @@ def _grid_at(site: Site, shape: tuple[int, ...]) -> Grid | None:
 class _Recorder(nn.Module):
     """Records the shape of the tensor at a site."""
 
-    shape: tuple[int, ...] = ()
+    def __init__(self, site: Site, shapes: dict[Site, tuple[int, ...]]) -> None:
+        super().__init__()
+        self._site, self._shapes = site, shapes
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.shape = tuple(x.shape)
+        self._shapes[self._site] = tuple(x.shape)
         return x
 
-
-@functools.lru_cache(maxsize=64)
-def _backbone_flops(backbone: str, input_size: tuple[int, int, int] | None) -> int:
-    options = network_options(backbone, input_size) if input_size else {}
-    return count_flops(create_on_meta(backbone, **options), input_size)
+    def read_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Record the input of the backbone's own attention."""
+        self(*args, **kwargs)
 
 
 def _flops_of_elements(shape: Any, *args: Any, **kwargs: Any) -> int:
