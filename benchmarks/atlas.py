@@ -5,44 +5,59 @@
     python benchmarks/atlas.py costs --out atlas --seconds 240   # stop after this time; the same command resumes
     python benchmarks/atlas.py costs --out atlas 'resnet*'       # these only
     python benchmarks/atlas.py latency --out atlas               # one to three members of each family, on this machine
-    python benchmarks/atlas.py pack --out atlas                  # the costs of all shards, to se_search/evidence/
+    python benchmarks/atlas.py pack --out atlas                  # the rows of all shards, to se_search/evidence/
 
-Each architecture is one line of ``OUT/costs-K-of-N.jsonl`` or ``OUT/latency-K-of-N.jsonl``. A line that is there is not
-computed again, whatever shard wrote it, so the files of several machines can be put into one folder.
+Rows are lines of ``OUT/costs-K-of-N.jsonl`` and ``OUT/latency-K-of-N.jsonl``. What is there is not computed again,
+whatever shard wrote it, so the files of several machines can be put into one folder.
 
 Costs are those at timm's input size. For each stage and position: the number of sites, the sum of their squared
 channels (the formula is 2/r of it), and for r = 4, 8, 16, 32 the counted parameters (biases, widths rounded to 8) and
 multiply-additions. For the backbone's own attention also the parameters and multiply-additions that removing it saves.
 
 Latency is that of uniform r=16, of each stage alone and of r=16 without the last stage, over that of the bare backbone,
-at timm's input size, eager and compiled, at batch 1 and 8. A measurement is one row with its interval and conditions.
+at timm's input size. Each is measured for about a second, and the additive model of the search pools the measurements
+of an architecture. The packed costs say which architectures there are. Eager at batch 1 comes first for all families,
+then batch 8, then compiled, and then a second and a third member of each; within these, small networks come first.
+Rows have the form of ``se-search latency --json``.
 """
 
 import argparse
 import gzip
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from datetime import date
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 
-from se_search import SEConfig, measure_latency
-from se_search.api.latency import input_size
+from se_search import SEConfig
+from se_search.api.latency import input_size, latency_row
 from se_search.deployment.deployment import Deployment
-from se_search.errors import SeSearchError
-from se_search.evidence.atlas import RATIOS
-from se_search.network.attention.se import PlacedSE
+from se_search.evidence.atlas import atlas
+from se_search.evidence.counted import count_costs
+from se_search.evidence.latencies import LatencyRow
+from se_search.latency.additive import MeasuredLatency
+from se_search.latency.meter import LatencyMeter, Ratio
+from se_search.latency.pooled import pool_latencies
+from se_search.latency.stopping import LOOK
 from se_search.network.insertion import create_model
-from se_search.network.overhead import SiteCosts, backbone_costs
-from se_search.network.sites import Site
 
-PACKED = Path(__file__).parents[1] / "se_search" / "evidence" / "atlas.json.gz"
-MEMBERS = 3
-"""Most architectures of a family whose latency is measured."""
+EVIDENCE = Path(__file__).parents[1] / "se_search" / "evidence"
+
+MOST_PARAMETERS = 30_000_000
+"""Of an architecture whose latency is measured."""
+
+RUNS = (("eager", 1), ("eager", 8), ("compile", 1), ("compile", 8))
+"""Runtimes and batch sizes, in order."""
+
+LEAST_LOOKS = 4
+"""Measurements of an architecture, of about a second each."""
+
+KEYS = {"costs": ("name", "family"), "latency": ("backbone", "runtime", "batch")}
+"""What the rows of a part are of."""
 
 Row = dict[str, Any]
 
@@ -54,80 +69,59 @@ def families() -> dict[str, str]:
 
 
 def costs(name: str, family: str) -> Row:
-    """Return the costs of SE in one architecture."""
-    found = backbone_costs(name)
-    row: Row = {
-        "name": name,
-        "family": family,
-        "parameters": found.parameters,
-        "flops": found.flops,
-        "input_size": list(found.input_size),
-    }
-    groups: dict[tuple[int, str], list[tuple[Site, SiteCosts]]] = {}
-    for site, cost in found.sites.items():
-        groups.setdefault((site.stage, site.position), []).append((site, cost))
-    row["sites"] = [group_costs(group, sites) for group, sites in sorted(groups.items())]
-    own = [cost for site, cost in found.sites.items() if site.position == "existing"]
-    if own:
-        row["attention"] = {
-            "sites": len(own),
-            "parameters": sum(cost.attention_parameters for cost in own),
-            "flops": sum(cost.attention_flops for cost in own),
-        }
-    return row
+    """Return the costs of SE in one architecture, as the atlas has them."""
+    row = {"name": name} | asdict(count_costs(name, family))
+    own = {key: row.pop(f"attention_{key}") for key in ("sites", "parameters", "flops")}
+    return row | ({"attention": own} if own["sites"] else {})
 
 
-def group_costs(group: tuple[int, str], sites: Sequence[tuple[Site, SiteCosts]]) -> Row:
-    """Return the costs of SE at all sites of a stage and position."""
-    stage, position = group
-    placed = {ratio: [(PlacedSE(site, ratio), cost) for site, cost in sites] for ratio in RATIOS}
-    return {
-        "stage": stage,
-        "position": position,
-        "sites": len(sites),
-        "squares": sum(site.channels**2 for site, _ in sites),
-        "parameters": [sum(block.parameters for block, _ in blocks) for blocks in placed.values()],
-        "flops": [sum(block.flops(cost.elements) for block, cost in blocks) for blocks in placed.values()],
-    }
+def cells(known: dict[str, str]) -> Iterator[tuple[str, str, int]]:
+    """Yield architectures with a runtime and a batch size, in the order in which they are measured.
+
+    Architectures without attention of their own stand for their families where there are such.
+    """
+    families_of: dict[str, list[str]] = {}
+    costs_of = {name: found for name in sorted(known) if (found := atlas().costs(name))}
+    for name, found in costs_of.items():
+        if found.parameters <= MOST_PARAMETERS and not name.startswith("test_"):
+            families_of.setdefault(found.family, []).append(name)
+    members: tuple[list[str], ...] = ([], [], [])
+    for names in families_of.values():
+        bare = [name for name in names if not costs_of[name].attention_sites] or names
+        bare.sort(key=lambda name: costs_of[name].parameters)
+        for rank, place in zip(members, dict.fromkeys((0, len(bare) - 1, len(bare) // 2)), strict=False):
+            rank.append(bare[place])
+    for rank in members:
+        rank.sort(key=lambda name: costs_of[name].flops)
+        for runtime, batch in RUNS:
+            yield from ((name, runtime, batch) for name in rank)
 
 
-def chosen_for_latency(known: dict[str, str], folder: Path) -> dict[str, str]:
-    """Return the smallest, the middle and the largest member of each family, by the parameters of the costs."""
-    parameters = {row["name"]: row["parameters"] for row in rows_of(folder, "costs") if "parameters" in row}
-    chosen = {}
-    for family in sorted(set(known.values())):
-        members = sorted(
-            (name for name, one in known.items() if one == family and name in parameters), key=parameters.get
-        )
-        picked = (
-            {members[round(index * (len(members) - 1) / (MEMBERS - 1))] for index in range(MEMBERS)} if members else ()
-        )
-        chosen |= dict.fromkeys(sorted(picked), family)
-    return chosen
-
-
-def latency(name: str, family: str) -> Row:
-    """Return measured latency ratios of one architecture on this machine."""
+def named_configs(name: str) -> dict[str, SEConfig]:
+    """Return the configurations whose latency is measured."""
     uniform = SEConfig.uniform(name, 16, position="default")
-    stages = sorted({site.stage for site in uniform.sites})
     configs = {"uniform r=16": uniform}
-    configs |= {
-        f"stage {stage} only": SEConfig.uniform(name, 16, stages=[stage], position="default") for stage in stages
-    }
-    configs |= {"without the last stage": uniform.without_stage(stages[-1])} if len(stages) > 1 else {}
-    measured = []
-    for runtime in ("eager", "compile"):
-        for batch in (1, 8):
-            deployment = Deployment(runtime=runtime, batch=batch, size=input_size(name))
-            for label, config in configs.items():
-                try:
-                    ratio = measure_latency(create_model(config), create_model(SEConfig(name)), deployment=deployment)
-                except SeSearchError as error:
-                    measured.append({"configuration": label, "runtime": runtime, "batch": batch, "reason": str(error)})
-                    continue
-                values = ratio.to_columns() | {"conditions": ratio.conditions.to_dict()}
-                measured.append({"configuration": label, "config": config.to_dict()} | values)
-    return {"name": name, "family": family, "date": date.today().isoformat(), "measured": measured}
+    stages = sorted({site.stage for site in uniform.sites})
+    if len(stages) > 1:
+        for stage in stages:
+            configs[f"stage {stage} only"] = SEConfig.uniform(name, 16, stages=[stage], position="default")
+        configs["without the last stage"] = uniform.without_stage(stages[-1])
+    return configs
+
+
+def latency(name: str, runtime: str, batch: int) -> Iterator[Row]:
+    """Yield the rows of one architecture in one way to run it on this machine."""
+    deployment = Deployment(runtime=runtime, batch=batch, size=input_size(name))
+    configs = named_configs(name)
+    meter = LatencyMeter(create_model(SEConfig(name)), deployment)
+    looks: dict[SEConfig, list[Ratio]] = {config: [] for config in configs.values()}
+    while sum(map(len, looks.values())) < LEAST_LOOKS or not all(looks.values()):
+        for config, ratios in looks.items():
+            ratios.append(meter.measure(create_model(config), LOOK))
+    pooled = pool_latencies([MeasuredLatency(config, one) for config, ratios in looks.items() for one in ratios])
+    for label, config in configs.items():
+        ratio = replace(looks[config][-1], pairs=sum(one.pairs for one in looks[config]))
+        yield json.loads(latency_row(label, config, deployment, ratio, pooled.predict(config)).to_json())
 
 
 def rows_of(folder: Path, what: str) -> Iterator[Row]:
@@ -140,52 +134,68 @@ def rows_of(folder: Path, what: str) -> Iterator[Row]:
                 continue
 
 
-def write_rows(make: Callable[[str, str], Row], wanted: dict[str, str], what: str, options: argparse.Namespace) -> None:
-    """Append the missing rows of a shard until the time is over."""
+def write_rows(
+    make: Callable[..., Iterator[Row]], wanted: Iterable[Any], what: str, options: argparse.Namespace
+) -> None:
+    """Append the missing rows of a shard until the time is over.
+
+    Args:
+        make: Makes the rows of a thing that is wanted: of the values of ``KEYS[what]`` in them.
+        wanted: The things, in order.
+        what: ``"costs"`` or ``"latency"``.
+        options: The command line.
+    """
     shard, shards = options.shard
-    names = sorted(wanted)[shard - 1 :: shards]
+    mine = list(wanted)[shard - 1 :: shards]
     options.out.mkdir(parents=True, exist_ok=True)
-    done = {row["name"] for row in rows_of(options.out, what)}
-    missing = [name for name in names if name not in done]
+    keys = KEYS[what]
+    done = {tuple(row[key] for key in keys) for row in rows_of(options.out, what)}
+    missing = [one for one in mine if one not in done]
     start = time.perf_counter()
     file = options.out / f"{what}-{shard}-of-{shards}.jsonl"
     if file.exists() and not file.read_bytes().endswith(b"\n"):
         with file.open("a", encoding="utf-8") as stream:
             stream.write("\n")
-    for number, name in enumerate(missing):
+    for number, one in enumerate(missing):
         if time.perf_counter() - start > options.seconds:
-            print(f"{len(missing) - number} of {len(names)} are missing: run the same command again")
+            print(f"{len(missing) - number} of {len(mine)} are missing: run the same command again")
             return
         before = time.perf_counter()
         try:
-            row = make(name, wanted[name])
-        except Exception as error:  # a network that cannot be counted is a result
-            row = {
-                "name": name,
-                "family": wanted[name],
-                "reason": f"{type(error).__name__}: {error}".partition("\n")[0],
-            }
-        row |= {"seconds": round(time.perf_counter() - before, 2)}
-        with file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row) + "\n")
-    print(f"all {len(names)} of this shard are done")
+            rows = list(make(*one))
+        except Exception as error:  # a network that cannot be counted or run is a result
+            rows = [
+                dict(zip(keys, one, strict=True)) | {"reason": f"{type(error).__name__}: {error}".partition("\n")[0]}
+            ]
+        seconds = round(time.perf_counter() - before, 2)
+        with file.open("a", encoding="utf-8") as stream:  # all rows or none: a killed run repeats them
+            stream.write("".join(json.dumps(row | {"seconds": seconds}) + "\n" for row in rows))
+        print(*one, f"{seconds:.1f} s", rows[0].get("reason", ""), flush=True)
+    print(f"all {len(mine)} of this shard are done")
 
 
-def pack(folder: Path, packed: Path) -> None:
-    """Write the costs of all shards as one compressed file; an architecture without costs has ``null``."""
-    rows: dict[str, Row | None] = dict.fromkeys(sorted(families()))
-    seconds = 0.0
+def pack(folder: Path) -> None:
+    """Write the rows of all shards as compressed files of the package."""
+    known = families()
+    rows: dict[str, Row] = {name: {"family": known[name], "reason": "not counted yet"} for name in sorted(known)}
     for row in rows_of(folder, "costs"):
-        seconds += row.pop("seconds")
+        del row["seconds"]
+        rows[row.pop("name")] = row
+    _write_packed("atlas.json.gz", {"timm": timm.__version__, "architectures": rows})
+    for name, row in rows.items():
         if "reason" in row:
-            print(f"{row['name']}: {row['reason']}")
-        else:
-            rows[row.pop("name")] = row
-    content = {"timm": timm.__version__, "architectures": rows}
-    text = json.dumps(content, separators=(",", ":"))
-    packed.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
-    missing = sum(row is None for row in rows.values())
-    print(f"{len(rows)} architectures, {missing} without costs; {packed.stat().st_size:,} bytes; {seconds:.0f} s")
+            print(f"{name}: {row['reason']}")
+    print(f"{len(rows)} architectures, {sum('reason' in row for row in rows.values())} without costs")
+    measured = [asdict(LatencyRow.from_dict(row)) for row in rows_of(folder, "latency") if "reason" not in row]
+    if measured:
+        _write_packed("latencies.json.gz", measured)
+        print(f"{len(measured)} latencies in {len({known[row['backbone']] for row in measured})} families")
+
+
+def _write_packed(name: str, content: Any) -> None:
+    file = EVIDENCE / name
+    file.write_bytes(gzip.compress(json.dumps(content, separators=(",", ":")).encode(), 9, mtime=0))
+    print(f"{file.name}: {file.stat().st_size:,} bytes")
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -207,12 +217,12 @@ def main() -> None:
     known = families()
     named = {name: known[name] for pattern in options.names for name in timm.list_models(pattern) if name in known}
     if options.part == "pack":
-        pack(options.out, PACKED)
+        pack(options.out)
     elif options.part == "costs":
         torch.set_num_threads(1)
-        write_rows(costs, named, "costs", options)
+        write_rows(lambda *one: iter([costs(*one)]), sorted(named.items()), "costs", options)
     else:
-        write_rows(latency, chosen_for_latency(named, options.out), "latency", options)
+        write_rows(latency, cells(named), "latency", options)
 
 
 if __name__ == "__main__":

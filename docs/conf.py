@@ -6,6 +6,7 @@ from typing import Any
 import se_search
 from se_search.evidence.known import points
 from se_search.evidence.published import published_pairs
+from se_search.report.atlas_page import write_atlas
 from se_search.report.published import published_gains
 
 project = "se-search"
@@ -74,9 +75,10 @@ def _add_published_results(app: Any, docname: str, source: list[str]) -> None:
 
 
 def _write_figure(app: Any, error: Exception | None) -> None:
-    # The figure of evidence.md, which needs no network.
+    # The figure of evidence.md and the page of atlas.md, which need no network.
     if error is None and app.builder.format == "html":
         published_gains(se_search.published_results()).write_html(Path(app.outdir, "published-gains.html"))
+        write_atlas(Path(app.outdir, "all-architectures.html"))
 
 
 def setup(app: Any) -> None:

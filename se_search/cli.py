@@ -682,6 +682,46 @@ def evidence(
         show_evidence(found)
 
 
+@_command(".evidence.text")
+def atlas(
+    pattern: Annotated[
+        str, typer.Argument(metavar="[PATTERN]", help="Names of timm architectures, with wildcards.")
+    ] = "*",
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page with all architectures and two figures.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print costs by stage and position as JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the table as CSV.")] = False,
+) -> None:
+    """List what SE costs in the architectures of timm. Nothing is run.
+
+    Shares are of the backbone's parameters and FLOPs, with SE blocks at all sites of the default position.
+
+    \b
+    Example:
+      se-search atlas "resnet*"
+      se-search atlas --html atlas.html
+      se-search atlas "efficientnet*" --csv
+    """
+    from .evidence.atlas import architectures, describe, write_csv
+    from .evidence.text import show_atlas
+
+    if html is not None:
+        if pattern != "*" or as_json or as_csv:
+            raise DefinitionError("--html writes a page with all architectures: omit the pattern, --json and --csv")
+        from .report.atlas_page import write_atlas
+
+        say(f"Atlas: {write_atlas(html)}", to_copy=True)
+        return
+    found = architectures(pattern)
+    if as_json:
+        typer.echo(json.dumps([describe(name) for name in found], indent=2))
+    elif as_csv:
+        write_csv(found, sys.stdout)
+    else:
+        show_atlas(found)
+
+
 @_command()
 def sites(
     backbone: Backbone,
@@ -753,6 +793,9 @@ def latency(
             "another machine predicts from it.",
         ),
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a row of the atlas's latencies for each network, as a line of JSON.")
+    ] = False,
 ) -> None:
     """Measure the latency of networks with attention, relative to the bare backbone, on this machine.
 
@@ -768,7 +811,7 @@ def latency(
         --memory-format channels_last
       se-search latency resnet18 --model phone.json
     """
-    from .api.latency import compare_latency, input_size, measure_latency_model
+    from .api.latency import compare_latency, input_size, latency_rows, measure_latency_model
     from .deployment.deployment import Deployment
     from .terminal import show_latency
 
@@ -787,12 +830,18 @@ def latency(
         for one in runtime or ("eager",)
     ]
     if model is not None:
-        if config or len(deployments) > 1:
-            raise DefinitionError("--model measures a space with one runtime: omit --config and further runtimes")
+        if config or len(deployments) > 1 or as_json:
+            raise DefinitionError(
+                "--model measures a space with one runtime: omit --config, --json and further runtimes"
+            )
         conditions = measure_latency_model(
             backbone, model, space, deployment=deployments[0], target=target, limit=limit
         )
         say(f"Latency model: {model}, measured with {conditions.description}", to_copy=True)
+        return
+    if as_json:
+        for row in latency_rows(backbone, config or (), space, deployments=deployments, target=target, limit=limit):
+            say(row.to_json(), to_copy=True)
         return
     measured = compare_latency(backbone, config or (), space, deployments=deployments, target=target, limit=limit)
     show_latency(measured, target, limit)

@@ -1,14 +1,17 @@
 """Latency of configurations of a backbone on this machine, without a search."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import date
 from pathlib import Path
 
 import pandas as pd
+import timm
 
 from ..deployment.deployment import Deployment
 from ..deployment.prepare import check
 from ..errors import ConfigurationError
+from ..evidence.latencies import LatencyRow
 from ..files import read_text
 from ..latency.meter import LatencyConditions, LatencyMeter, Ratio
 from ..latency.stopping import LIMIT, TARGET
@@ -17,6 +20,7 @@ from ..network.config import SEConfig
 from ..network.insertion import create_model
 from ..network.overhead import flops_overhead, parameter_share
 from ..progress import progress_bar
+from ..statistics import Estimate
 from ..study.files import load_space
 from ..study.space import SearchSpace
 from ..trials.latency import configurations_to_measure, measure_for_model
@@ -51,27 +55,95 @@ def compare_latency(
     Raises:
         SeSearchError: If an argument is invalid (checked before any measurement), or a runtime cannot run a network.
     """
+    rows = []
+    for deployment, name, config, ratio in _measure(backbone, configs, space, deployments, target, limit, seed):
+        row = {
+            "name": name,
+            "runtime": deployment.runtime,
+            "conditions": ratio.conditions.description,
+            "parameter_overhead": parameter_share(config),
+            "flops_overhead": flops_overhead(config, deployment.size),
+        }
+        rows.append(row | ratio.to_columns())
+    return pd.DataFrame(rows)
+
+
+def latency_rows(
+    backbone: str,
+    configs: Sequence[SEConfig | str | os.PathLike[str]] = (),
+    space: str = "stages",
+    *,
+    deployments: Sequence[Deployment] = (),
+    target: float = TARGET,
+    limit: float = LIMIT,
+    seed: int = 0,
+) -> list[LatencyRow]:
+    """Measure as :func:`compare_latency`, and return rows of the atlas's table of latencies."""
+    measured = _measure(backbone, configs, space, deployments, target, limit, seed)
+    return [latency_row(name, config, deployment, ratio) for deployment, name, config, ratio in measured]
+
+
+def latency_row(
+    name: str, config: SEConfig, deployment: Deployment, ratio: Ratio, pooled: Estimate | None = None
+) -> LatencyRow:
+    """Return a row of the atlas's table of latencies.
+
+    Args:
+        name: Name of the configuration.
+        config: The configuration.
+        deployment: How the networks were run.
+        ratio: Its measurement.
+        pooled: The ratio that the measurements of several configurations give together, if that is to be told.
+    """
+    conditions = ratio.conditions
+    return LatencyRow(
+        backbone=config.backbone,
+        configuration=name,
+        parameter_overhead=parameter_share(config),
+        flops_overhead=flops_overhead(config, deployment.size),
+        latency_ratio=pooled.value if pooled else ratio.median,
+        latency_low=pooled.low if pooled else ratio.low,
+        latency_high=pooled.high if pooled else ratio.high,
+        latency_pairs=ratio.pairs,
+        latency_stopped=ratio.stopped,
+        latency_interruptions=ratio.interruptions,
+        pooled=pooled is not None,
+        runtime=deployment.runtime,
+        version=conditions.runtime,
+        optimized=conditions.optimized,
+        cuda_graph=conditions.cuda_graph,
+        batch=conditions.batch,
+        size=conditions.size,
+        dtype=conditions.dtype,
+        memory_format=conditions.memory_format,
+        device=conditions.device,
+        processor=conditions.processor,
+        threads=int(conditions.threads or 0),
+        timm=timm.__version__,
+        date=date.today().isoformat(),
+    )
+
+
+def _measure(
+    backbone: str,
+    configs: Sequence[SEConfig | str | os.PathLike[str]],
+    space: str,
+    deployments: Sequence[Deployment],
+    target: float,
+    limit: float,
+    seed: int,
+) -> Iterator[tuple[Deployment, str, SEConfig, Ratio]]:
     named = _read(backbone, configs) or SearchSpace(backbone, load_space(space)).known_answers()
     deployments = deployments or [Deployment(size=input_size(backbone))]
     options = {deployment: network_options(backbone, deployment.size) for deployment in deployments}
     for deployment in options:
         check(deployment)
-    rows = []
     with progress_bar("Measuring", len(options) * len(named)) as advance:
         for deployment, of_size in options.items():
             meter = LatencyMeter(create_model(SEConfig(backbone), **of_size), deployment, target, limit, seed)
             for name, config in named.items():
-                ratio = meter.measure(create_model(config, **of_size))
-                row = {
-                    "name": name,
-                    "runtime": deployment.runtime,
-                    "conditions": ratio.conditions.description,
-                    "parameter_overhead": parameter_share(config),
-                    "flops_overhead": flops_overhead(config, deployment.size),
-                }
-                rows.append(row | ratio.to_columns())
+                yield deployment, name, config, meter.measure(create_model(config, **of_size))
                 advance()
-    return pd.DataFrame(rows)
 
 
 def measure_latency_model(

@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from statistics import linear_regression, mean, median
 from typing import Any
 
-from ..words import counted, percent
+from ..words import by, counted, percent, percent_with_interval
 from .atlas import RATIOS, ArchitectureCosts, known_costs
+from .latencies import LatencyRow, atlas_latencies
 from .published import QUANTILE, PublishedPair, check_known, family_of, gains_of, related_pairs, se_pairs
 
 _FEWEST_SIZES = 5
@@ -64,6 +65,7 @@ class Evidence:
         nearest: If there are none with SE: the results of networks of the nearest sizes.
         trends: How the gain changes with size in its family.
         costs: What SE costs in it; ``None`` if the atlas does not know it or timm has another version.
+        latencies: What SE costs in time, as measured for the atlas.
         sentences: The same in words.
     """
 
@@ -74,6 +76,7 @@ class Evidence:
     nearest: tuple[PublishedPair, ...]
     trends: tuple[Trend, ...]
     costs: ArchitectureCosts | None
+    latencies: tuple[LatencyRow, ...]
     sentences: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -102,8 +105,9 @@ def evidence(backbone: str) -> Evidence:
     without_se = not any(pair.attention == "se" for pair in (*own, *family))
     nearest = _nearest(costs.parameters) if without_se and costs else ()
     trends = tuple(_trends((*own, *family)))
-    sentences = tuple(_sentences(backbone, own, family, trends, costs))
-    return Evidence(backbone, own, ablations, family, nearest, trends, costs, sentences)
+    latencies = tuple(row for row in atlas_latencies() if row.backbone == backbone.partition(".")[0])
+    sentences = (*_sentences(backbone, own, family, trends, costs), *map(_latency, latencies), LIMITS)
+    return Evidence(backbone, own, ablations, family, nearest, trends, costs, latencies, sentences)
 
 
 def _nearest(parameters: int) -> tuple[PublishedPair, ...]:
@@ -160,7 +164,6 @@ def _sentences(
         yield _in_words(trend)
     if costs:
         yield from _costs(costs)
-    yield LIMITS
 
 
 def known_in_brief(backbone: str) -> str:
@@ -226,15 +229,24 @@ def _costs(costs: ArchitectureCosts) -> Iterator[str]:
             f"({saved}) and {percent(costs.attention_flops / costs.flops)} of the FLOPs."
         )
         return
-    offered = {group.position for group in costs.sites}
-    position = "standard" if "standard" in offered else "post"
-    groups = [group for group in costs.sites if group.position == position]
+    position = costs.default_position
+    groups = costs.at(position)
     place = RATIOS.index(_RATIO)
     parameters, flops = (sum(getattr(group, name)[place] for group in groups) for name in ("parameters", "flops"))
     yield (
         f"SE with r={_RATIO} at its {counted(sum(group.sites for group in groups), f'{position} site')} adds "
         f"{parameters:,} parameters ({percent(parameters / costs.parameters, sign='+')}) and "
         f"{percent(flops / costs.flops, sign='+')} FLOPs."
+    )
+
+
+def _latency(row: LatencyRow) -> str:
+    ratio = percent_with_interval(
+        *(end - 1 for end in (row.latency_ratio, row.latency_low, row.latency_high)), decimals=1, sign="+"
+    )
+    return (
+        f"Latency of {row.configuration}: {ratio}, measured with images of {by(row.size)} at batch {row.batch}, "
+        f"{row.runtime}, on {row.processor}, {counted(row.threads, 'thread')}."
     )
 
 

@@ -1,11 +1,13 @@
 """Published results on the terminal, without PyTorch."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rich.markup import escape
 from rich.table import Table
 
 from ..progress import console, say
+from ..words import percent
+from .atlas import RATIOS, ArchitectureCosts, atlas
 from .known import Evidence, points
 from .published import PublishedPair, family_of, gains_of, se_pairs
 
@@ -45,6 +47,38 @@ def show_families() -> None:
     say(
         "Published gains of SE in points of ImageNet top-1 accuracy, one checkpoint each; of a family's results those "
         "in which only the attention differs, if there are any. `se-search evidence BACKBONE` lists results."
+    )
+
+
+def show_atlas(found: Mapping[str, ArchitectureCosts | None]) -> None:
+    """Show what SE costs in architectures, at the default position of each.
+
+    Args:
+        found: Costs by name; ``None`` without costs.
+    """
+    headings = ("parameters", "GFLOPs", "sites", "r=4", "r=8", "r=16", "r=32", "FLOPs", "own")
+    table = _table("architecture", "family", "position", right=headings)
+    for name, costs in found.items():
+        if costs is None:
+            say(f"{name}: no costs: {atlas().reason(name)}")
+            continue
+        shares = [percent(costs.uniform(ratio)[0] / costs.parameters) for ratio in RATIOS]
+        table.add_row(
+            name,
+            costs.family,
+            costs.default_position,
+            f"{costs.parameters / 1e6:.4g} M",
+            f"{costs.flops / 1e9:.3g}",
+            str(sum(group.sites for group in costs.at(costs.default_position))),
+            *shares,
+            percent(costs.uniform(16)[1] / costs.flops),
+            percent(costs.attention_parameters / costs.parameters) if costs.attention_sites else "",
+        )
+    console.print(table)
+    say(
+        f"timm {atlas().timm}, at its input sizes. r=4 to r=32: parameters of SE blocks at all sites of the position, "
+        "as shares of the backbone's; FLOPs: those of r=16; own: parameters of the backbone's own attention, which SE "
+        "replaces at existing sites."
     )
 
 

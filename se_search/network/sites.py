@@ -16,12 +16,11 @@ from .attention.grid import Grid
 from .attention.kind import PlacedAttention, check_choice
 from .backbones import copy_on_meta, create_on_meta, default_input_size, network_options
 from .discovery import POSITIONS, Found, Place, discover, name_blocks, stream_of
+from .positions import default_among
 from .tracing import EmptySlot, Trace
 
 _BRANCH_SLOT, _SHORTCUT_SLOT = "se", "downsample"
 """Attributes of timm's blocks for an optional layer; ``None`` if the block has none."""
-
-_DEFAULT_POSITIONS = ("existing", "standard", "post", "pre", "identity", "3x3")
 
 
 @dataclass(frozen=True, order=True)
@@ -196,8 +195,7 @@ def default_position(backbone: str) -> str:
     Raises:
         BackboneError: As :func:`find_sites`.
     """
-    offered = {site.position for site in find_sites(backbone)}
-    return next(position for position in _DEFAULT_POSITIONS if position in offered)
+    return default_among({site.position for site in find_sites(backbone)})
 
 
 def find_places(backbone: str | nn.Module, input_size: tuple[int, int, int] | None = None) -> dict[Site, Place]:

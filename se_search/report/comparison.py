@@ -8,13 +8,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from ..errors import RunFolderError
-from ..files import refusing_unwritable, write_text
 from ..results.comparison import ComparedRun, Comparison
 from ..study.objectives import OBJECTIVES, custom_objective
 from ..words import counted
 from .groups import connect_front
-from .html import render_page
+from .html import render_page, write_page
 from .measures import bars_of, hover_text, write_interval, write_value
 from .style import DASHES, INK, PALETTE, SOFT, cut, short_numbers, style_figure
 
@@ -164,8 +162,5 @@ def write_comparison(comparison: Comparison, to: str | os.PathLike[str] = "compa
         RunFolderError: If the file exists and is not a comparison, or cannot be written.
     """
     file = Path(to)
-    with refusing_unwritable(file, ": choose another with --to"):
-        if file.exists() and not (file.is_file() and MARK in file.read_text(encoding="utf-8", errors="replace")):
-            raise RunFolderError(f"{file} exists and is not a comparison of runs: choose another file with --to")
-        write_text(file, render_comparison(comparison))
+    write_page(file, render_comparison(comparison), MARK, "a comparison of runs", "--to")
     return file

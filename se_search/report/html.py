@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
@@ -11,6 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from ..errors import RunFolderError
+from ..files import refusing_unwritable, write_text
 from .style import DARK
 
 
@@ -36,6 +39,25 @@ def render_page(template: str, figures: Mapping[str, go.Figure], scripts: tuple[
             **values,
         )
     )
+
+
+def write_page(file: Path, page: str, mark: str, what: str, option: str) -> None:
+    """Write a page to a new file, or over an earlier page of its kind.
+
+    Args:
+        file: The file.
+        page: The page.
+        mark: Text that all pages of its kind have.
+        what: What such a page is, in words.
+        option: The option that names the file.
+
+    Raises:
+        RunFolderError: If the file exists and is something else, or cannot be written.
+    """
+    with refusing_unwritable(file, f": choose another with {option}"):
+        if file.exists() and not (file.is_file() and mark in file.read_text(encoding="utf-8", errors="replace")):
+            raise RunFolderError(f"{file} exists and is not {what}: choose another file with {option}")
+        write_text(file, page)
 
 
 def script_json(value: Any) -> Markup:

@@ -1,22 +1,16 @@
-"""What is said about published results of a backbone, and that the atlas has the costs of its networks."""
+"""What is said about published results of a backbone."""
 
 import json
 import subprocess
 import sys
-from importlib import metadata
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from se_search import SEConfig
 from se_search.cli import app
 from se_search.errors import BackboneError
-from se_search.evidence.atlas import RATIOS, atlas, known_costs
 from se_search.evidence.known import LIMITS, evidence, known_in_brief
-from se_search.network.insertion import create_model_on_meta
-from se_search.network.overhead import added_flops, added_parameters, backbone_parameters, count_flops
-from se_search.network.sites import find_places
 
 
 def test_a_backbone_with_results_of_its_own():
@@ -102,44 +96,3 @@ def test_all_families_are_listed():
     assert ["regnetx", "other", "parts", "differ", "too", "19", "+0.07", "+1.53"] in [
         line.split() for line in output.splitlines()
     ]
-
-
-def check_costs(name):
-    costs = known_costs(name)
-    assert costs is not None
-    assert costs.parameters == backbone_parameters(name)
-    assert costs.flops == count_flops(create_model_on_meta(SEConfig(name)))
-    offered = {(site.stage, site.position) for site in find_places(name)}
-    assert {(group.stage, group.position) for group in costs.sites} == offered
-    for group in costs.sites[:: max(len(costs.sites) // 4, 1)]:
-        for place, ratio in enumerate(RATIOS):
-            config = SEConfig.uniform(name, ratio, [group.stage], position=group.position)
-            removed = SEConfig(name, removed=config.sites) if group.position == "existing" else SEConfig(name)
-            assert group.sites == len(config.placed)
-            assert group.squares == sum(placed.site.channels**2 for placed in config.placed)
-            assert group.parameters[place] == added_parameters(config) - added_parameters(removed)
-            assert group.flops[place] == added_flops(config) - added_flops(removed)
-    if costs.attention_sites:
-        without = SEConfig.without_attention(name)
-        saved = -added_parameters(without), -added_flops(without)
-        assert (costs.attention_parameters, costs.attention_flops) == saved
-
-
-@pytest.mark.skipif(metadata.version("timm") != atlas().timm, reason="the atlas is of another version of timm")
-@pytest.mark.parametrize("name", ["test_resnet", "mobilenetv3_small_050"])
-def test_the_atlas_has_the_counted_costs(name):
-    check_costs(name)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(metadata.version("timm") != atlas().timm, reason="the atlas is of another version of timm")
-def test_a_sample_of_the_atlas_has_the_counted_costs():
-    names = sorted(atlas().rows)
-    for name in names[:: len(names) // 20][:20]:
-        check_costs(name)
-
-
-def test_the_atlas_is_small_and_not_used_for_another_timm(monkeypatch):
-    assert len(atlas().names) > 1000
-    monkeypatch.setattr(metadata, "version", lambda name: "0.0")
-    assert known_costs("test_resnet") is None

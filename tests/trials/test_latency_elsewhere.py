@@ -162,4 +162,48 @@ def test_the_command_writes_the_file_and_resumes_it_on_the_same_device_only(tmp_
         one.config for one in measurements_from_json(phone.read_text())
     ]
     both = CliRunner().invoke(app, [*command, "--runtime", "eager", "--runtime", "compile"])
-    assert both.stderr == "Error: --model measures a space with one runtime: omit --config and further runtimes\n"
+    assert (
+        both.stderr == "Error: --model measures a space with one runtime: omit --config, --json and further runtimes\n"
+    )
+
+
+AS = (
+    "import sys\nfrom se_search.cli import app\nfrom se_search.latency import meter\n"
+    "meter.processor_name = lambda device: sys.argv[1]\napp(sys.argv[2:])"
+)
+"""A command on a device of that name."""
+
+
+def run_as(device, *arguments, folder):
+    return subprocess.run(
+        [sys.executable, "-c", AS, device, *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.slow
+def test_a_file_goes_from_a_process_on_one_device_to_one_on_another(tmp_path):
+    measure = ("latency", "test_resnet", "--model", "phone.json", "--size", "32", "--limit", "0.1", "--threads", "1")
+    done = run_as("phone", *measure, folder=tmp_path)
+    assert "cpu (phone)" in done.stdout, done.stderr
+    settings = ("--set", "evaluator.epochs=1", "--set", "evaluator.recalibration_images=64", "--latency-size", "32")
+    search = ("run", "--backbone", "test_resnet", "--out", "run", "--latency-from", "phone.json", *settings)
+    done = run_as("server", *search, "--budget", "4", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    trials, run = read_results(tmp_path / "run")
+    assert (run.latency.processor, run.latency_elsewhere) == ("phone", True)
+    model = pool_latencies(measurements_from_json((tmp_path / "phone.json").read_text()))
+    assert list(trials["latency_ratio"]) == pytest.approx(
+        [model.predict(SEConfig.from_json(one)).value for one in trials["config"]]
+    )
+    assert "predicted from measurements on phone" in (tmp_path / "run" / "report.html").read_text()
+    # Another device adds nothing to the file, and the run does not take its measurements.
+    refused = run_as("server", *measure, folder=tmp_path)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    (tmp_path / "phone.json").unlink()
+    assert run_as("server", *measure, folder=tmp_path).returncode == 0
+    refused = run_as("server", *search, "--budget", "5", folder=tmp_path)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    # Without the file the run resumes from its copy.
+    (tmp_path / "phone.json").unlink()
+    assert run_as("server", *search, "--budget", "5", folder=tmp_path).returncode == 0
+    assert len(read_results(tmp_path / "run")[0]) == 5
