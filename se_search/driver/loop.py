@@ -94,7 +94,7 @@ def run_search(
     warn_if_busy()
     definition.evaluator.check(folder)
     # This runs the backbone in its runtime, so that an unsupported one is rejected before hours of training.
-    latency = StudyLatency(definition, space, data.input_size, data.classes)
+    latency = StudyLatency(definition, space, data.input_size, data.classes, folder)
 
     def open_executor() -> Executor:
         if not cluster.uses_ray:

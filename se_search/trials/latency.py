@@ -84,6 +84,7 @@ class StudyLatency:
         space: Its space.
         input_size: Input size of the data, ``(channels, height, width)``.
         classes: Number of classes.
+        folder: The run folder, whose copy of another device's measurements serves if the file is gone.
 
     Attributes:
         size: Input size for latency and FLOPs, ``(channels, height, width)``.
@@ -93,7 +94,12 @@ class StudyLatency:
     """
 
     def __init__(
-        self, definition: StudyDefinition, space: SearchSpace, input_size: Sequence[int], classes: int
+        self,
+        definition: StudyDefinition,
+        space: SearchSpace,
+        input_size: Sequence[int],
+        classes: int,
+        folder: Path | None = None,
     ) -> None:
         self._definition = definition
         self._space = space
@@ -109,7 +115,9 @@ class StudyLatency:
             backbone = create_model(SEConfig(definition.backbone), **self._options)
             self._meter = kind(backbone, deployment, latency.target, latency.limit, definition.seed)
         else:
-            self._meter = OtherDevice(Path(latency.model_file), definition.backbone, self.size)
+            file, copied = Path(latency.model_file), (folder or Path()) / LATENCY_MODEL_FILE
+            found = copied if folder and copied.is_file() and not file.exists() else file
+            self._meter = OtherDevice(found, definition.backbone, self.size)
             self._model = _model_of(self._meter, space, definition.seed)
         self._measurements: list[MeasuredLatency] = []
         self._first: Mapping[str, Any] = {}

@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 
 import pytest
 from own_evaluators import Quick
@@ -78,6 +80,11 @@ def test_a_search_here_predicts_the_latency_there(tmp_path, monkeypatch, phone):
     search(folder, phone, budget=4)
     assert len(read_results(folder)[0]) == 4
     assert (folder / LATENCY_MODEL_FILE).read_text() == phone.read_text()
+    # They serve when the file is gone.
+    gone = tmp_path / "gone.json"
+    phone.rename(gone)
+    search(folder, phone, budget=4)
+    gone.rename(phone)
     # Another device than that of the trials before is refused.
     other = tmp_path / "tablet.json"
     other.write_text(phone.read_text().replace('"phone"', '"tablet"'))
