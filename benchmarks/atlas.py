@@ -38,7 +38,7 @@ from se_search.api.latency import input_size, latency_row
 from se_search.deployment.deployment import Deployment
 from se_search.evidence.atlas import atlas
 from se_search.evidence.counted import count_costs
-from se_search.evidence.latencies import LatencyRow
+from se_search.evidence.latencies import UNIFORM, LatencyRow
 from se_search.latency.additive import MeasuredLatency
 from se_search.latency.meter import LatencyMeter, Ratio
 from se_search.latency.pooled import pool_latencies
@@ -100,7 +100,7 @@ def cells(known: dict[str, str]) -> Iterator[tuple[str, str, int]]:
 def named_configs(name: str) -> dict[str, SEConfig]:
     """Return the configurations whose latency is measured."""
     uniform = SEConfig.uniform(name, 16, position="default")
-    configs = {"uniform r=16": uniform}
+    configs = {UNIFORM: uniform}
     stages = sorted({site.stage for site in uniform.sites})
     if len(stages) > 1:
         for stage in stages:

@@ -125,7 +125,7 @@ ARGUMENTS = [
     *([*RUN, "--set", f"budget={value}"] for value in (LONG, NESTED, "9" * 500, "!!python/object/apply:os.abort []")),
     *(["reproduce", value] for value in (LONG, "a\nb", "../x")),
     *(["atlas", value] for value in (LONG, "a\nb", "[")),
-    *(["atlas", "--html", value] for value in (LONG, "file", "a\0b")),
+    *(["atlas", "--html", value] for value in (LONG, "file", ".")),
     *(["evidence", value] for value in (LONG, "a\nb", "hf-hub:a/b")),
     *(["power", "--data", value] for value in (LONG, "a\nb", "../x", "file", "a\0b")),
     *([*RUN, "--ray", value] for value in (LONG, "a\nb", "", "x:y", "ray://head:10001", "a\0b:1")),

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..words import by, counted, percent, percent_with_interval
 from .atlas import RATIOS, ArchitectureCosts, known_costs
-from .latencies import LatencyRow, atlas_latencies
+from .latencies import UNIFORM, LatencyRow, atlas_latencies
 from .published import QUANTILE, PublishedPair, check_known, family_of, gains_of, related_pairs, se_pairs
 
 _FEWEST_SIZES = 5
@@ -106,7 +106,8 @@ def evidence(backbone: str) -> Evidence:
     nearest = _nearest(costs.parameters) if without_se and costs else ()
     trends = tuple(_trends((*own, *family)))
     latencies = tuple(row for row in atlas_latencies() if row.backbone == backbone.partition(".")[0])
-    sentences = (*_sentences(backbone, own, family, trends, costs), *map(_latency, latencies), LIMITS)
+    uniform = (row for row in latencies if row.configuration == UNIFORM)
+    sentences = (*_sentences(backbone, own, family, trends, costs), *map(_latency, uniform), LIMITS)
     return Evidence(backbone, own, ablations, family, nearest, trends, costs, latencies, sentences)
 
 

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass, fields
 from importlib import resources
 from typing import Any
 
+UNIFORM = "uniform r=16"
+"""The configuration by which architectures are compared."""
+
 _FILE = "latencies.json.gz"
 
 

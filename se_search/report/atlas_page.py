@@ -11,15 +11,13 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..evidence.atlas import RATIOS, ArchitectureCosts, architectures, atlas
-from ..evidence.latencies import LatencyRow, atlas_latencies
+from ..evidence.latencies import UNIFORM, LatencyRow, atlas_latencies
 from ..words import by, counted
 from .html import render_page, write_page
 from .style import PALETTE, SOFT, error_bars, short_numbers, style_figure
 
 MARK = 'data-page="se-search atlas"'
 """Mark of the pages that :func:`render_atlas` writes."""
-
-UNIFORM = "uniform r=16"
 
 _SYMBOLS = ("circle", "square")
 _RATIO = 16
@@ -131,7 +129,7 @@ def write_atlas(to: str | os.PathLike[str]) -> Path:
     Raises:
         RunFolderError: If the file exists and is something else, or cannot be written.
     """
-    write_page(Path(to), render_atlas(), MARK, "a page of the atlas", "--html")
+    write_page(Path(to), render_atlas, MARK, "a page of the atlas", "--html")
     return Path(to)
 
 

@@ -162,5 +162,5 @@ def write_comparison(comparison: Comparison, to: str | os.PathLike[str] = "compa
         RunFolderError: If the file exists and is not a comparison, or cannot be written.
     """
     file = Path(to)
-    write_page(file, render_comparison(comparison), MARK, "a comparison of runs", "--to")
+    write_page(file, lambda: render_comparison(comparison), MARK, "a comparison of runs", "--to")
     return file

@@ -1,7 +1,7 @@
 """Render HTML pages: the template environment, and figures as JSON for the page's script."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -41,12 +41,12 @@ def render_page(template: str, figures: Mapping[str, go.Figure], scripts: tuple[
     )
 
 
-def write_page(file: Path, page: str, mark: str, what: str, option: str) -> None:
+def write_page(file: Path, render: Callable[[], str], mark: str, what: str, option: str) -> None:
     """Write a page to a new file, or over an earlier page of its kind.
 
     Args:
         file: The file.
-        page: The page.
+        render: Returns the page.
         mark: Text that all pages of its kind have.
         what: What such a page is, in words.
         option: The option that names the file.
@@ -57,7 +57,7 @@ def write_page(file: Path, page: str, mark: str, what: str, option: str) -> None
     with refusing_unwritable(file, f": choose another with {option}"):
         if file.exists() and not (file.is_file() and mark in file.read_text(encoding="utf-8", errors="replace")):
             raise RunFolderError(f"{file} exists and is not {what}: choose another file with {option}")
-        write_text(file, page)
+        write_text(file, render())
 
 
 def script_json(value: Any) -> Markup:
