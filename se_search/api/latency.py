@@ -23,6 +23,7 @@ from ..progress import progress_bar
 from ..statistics import Estimate
 from ..study.files import load_space
 from ..study.space import SearchSpace
+from ..training.protocols import ProgressBar, no_progress
 from ..trials.latency import configurations_to_measure, measure_for_model
 
 
@@ -56,7 +57,8 @@ def compare_latency(
         SeSearchError: If an argument is invalid (checked before any measurement), or a runtime cannot run a network.
     """
     rows = []
-    for deployment, name, config, ratio in _measure(backbone, configs, space, deployments, target, limit, seed):
+    measured = _measure(backbone, configs, space, deployments, target, limit, seed, progress_bar)
+    for deployment, name, config, ratio in measured:
         row = {
             "name": name,
             "runtime": deployment.runtime,
@@ -78,8 +80,8 @@ def latency_rows(
     limit: float = LIMIT,
     seed: int = 0,
 ) -> list[LatencyRow]:
-    """Measure as :func:`compare_latency`, and return rows of the atlas's table of latencies."""
-    measured = _measure(backbone, configs, space, deployments, target, limit, seed)
+    """Measure as :func:`compare_latency` without showing progress, and return rows of the atlas's latencies."""
+    measured = _measure(backbone, configs, space, deployments, target, limit, seed, no_progress)
     return [latency_row(name, config, deployment, ratio) for deployment, name, config, ratio in measured]
 
 
@@ -132,13 +134,14 @@ def _measure(
     target: float,
     limit: float,
     seed: int,
+    progress: ProgressBar,
 ) -> Iterator[tuple[Deployment, str, SEConfig, Ratio]]:
     named = _read(backbone, configs) or SearchSpace(backbone, load_space(space)).known_answers()
     deployments = deployments or [Deployment(size=input_size(backbone))]
     options = {deployment: network_options(backbone, deployment.size) for deployment in deployments}
     for deployment in options:
         check(deployment)
-    with progress_bar("Measuring", len(options) * len(named)) as advance:
+    with progress("Measuring", len(options) * len(named)) as advance:
         for deployment, of_size in options.items():
             meter = LatencyMeter(create_model(SEConfig(backbone), **of_size), deployment, target, limit, seed)
             for name, config in named.items():
