@@ -44,7 +44,7 @@ def check_costs(name):
 
 
 @pytest.mark.skipif(metadata.version("timm") != atlas().timm, reason="the atlas is of another version of timm")
-@pytest.mark.parametrize("name", ["test_resnet", "mobilenetv3_small_050"])
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])
 def test_the_atlas_has_the_counted_costs(name):
     check_costs(name)
 

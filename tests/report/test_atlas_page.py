@@ -9,7 +9,8 @@ from se_search.evidence.latencies import LatencyRow
 from se_search.report import atlas_page
 from se_search.report.atlas_page import latency_figure
 
-KNOWN = {name: costs for name, costs in architectures().items() if costs}
+RESNETS = architectures("*resnet[2-5]*")
+KNOWN = {name: costs for name, costs in RESNETS.items() if costs}
 
 
 def row_of(backbone, ratio, runtime="eager"):
@@ -43,6 +44,7 @@ def row_of(backbone, ratio, runtime="eager"):
 
 def test_the_page_is_sorted_and_filtered_offline(open_page, tmp_path, monkeypatch):
     monkeypatch.setattr(atlas_page, "atlas_latencies", tuple)
+    monkeypatch.setattr(atlas_page, "architectures", lambda: RESNETS)
     file = tmp_path / "atlas.html"
     assert CliRunner().invoke(app, ["atlas", "--html", str(file)]).exit_code == 0
     page, errors, asked = open_page(file)
@@ -69,6 +71,15 @@ def test_the_page_is_sorted_and_filtered_offline(open_page, tmp_path, monkeypatc
     assert "is not a page of the atlas" in refused.stderr
 
 
+@pytest.mark.slow
+def test_the_page_of_all_architectures_opens_without_an_error(open_page, tmp_path):
+    file = atlas_page.write_atlas(tmp_path / "atlas.html")
+    page, errors, _ = open_page(file)
+    page.wait_for_selector("#figure-costs .point")
+    assert page.locator("#architectures tbody tr").count() == sum(map(bool, architectures().values()))
+    assert errors == []
+
+
 def test_latencies_are_drawn_against_flops_and_stand_in_the_table(monkeypatch):
     rows = (row_of("resnet18", 1.05), row_of("resnet50", 1.08), row_of("resnet18", 1.02, "compile"))
     figure = latency_figure(rows)
@@ -76,6 +87,7 @@ def test_latencies_are_drawn_against_flops_and_stand_in_the_table(monkeypatch):
     assert list(figure.data[0].y) == pytest.approx([5, 8])
     assert list(figure.data[0].error_y.array) == pytest.approx([1, 1])
     monkeypatch.setattr(atlas_page, "atlas_latencies", lambda: rows)
+    monkeypatch.setattr(atlas_page, "architectures", lambda: RESNETS)
     page = atlas_page.render_atlas()
     assert "measured in 2 architectures" in page
     assert '<td data-value="1.08">+8.0 %</td>' in page
