@@ -1,9 +1,9 @@
-"""Costs of SE in an architecture, counted on its network or read from the atlas."""
+"""Costs of SE in an architecture, counted on its network."""
 
 from ..network.attention.se import PlacedSE
 from ..network.overhead import SiteCosts, backbone_costs
 from ..network.sites import Site
-from .atlas import RATIOS, ArchitectureCosts, SiteGroupCosts, known_costs
+from .atlas import RATIOS, ArchitectureCosts, SiteGroupCosts
 
 
 def count_costs(backbone: str, family: str = "") -> ArchitectureCosts:
@@ -31,15 +31,6 @@ def count_costs(backbone: str, family: str = "") -> ArchitectureCosts:
         sum(cost.attention_parameters for cost in own),
         sum(cost.attention_flops for cost in own),
     )
-
-
-def costs_of(backbone: str) -> ArchitectureCosts:
-    """Return the costs of SE in an architecture: from the atlas if it knows them, else counted.
-
-    Raises:
-        BackboneError: As :func:`count_costs`.
-    """
-    return known_costs(backbone) or count_costs(backbone)
 
 
 def _group_costs(stage: int, position: str, sites: list[tuple[Site, SiteCosts]]) -> SiteGroupCosts:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from statistics import linear_regression, mean, median
 from typing import Any
 
+from ..errors import BackboneError
 from ..words import by, counted, percent, percent_with_interval
 from .atlas import RATIOS, ArchitectureCosts, known_costs
 from .latencies import UNIFORM, LatencyRow, atlas_latencies
@@ -64,7 +65,7 @@ class Evidence:
         family: Other results of its family.
         nearest: If there are none with SE: the results of networks of the nearest sizes.
         trends: How the gain changes with size in its family.
-        costs: What SE costs in it; ``None`` if the atlas does not know it or timm has another version.
+        costs: What SE costs in it, from the atlas or counted; ``None`` if it has no place for SE.
         latencies: What SE costs in time, as measured for the atlas.
         sentences: The same in words.
     """
@@ -88,7 +89,7 @@ class Evidence:
 
 
 def evidence(backbone: str) -> Evidence:
-    """Return what is published about SE in a backbone; PyTorch is loaded only for a name that no table has.
+    """Return what is published about SE in a backbone; PyTorch is loaded only for costs that the atlas does not have.
 
     Args:
         backbone: A timm architecture name.
@@ -101,7 +102,7 @@ def evidence(backbone: str) -> Evidence:
     family = tuple(pair for pair in family if not pair.varies and pair.dataset == "ImageNet-1k")
     ablations = tuple(pair for pair in own if pair.varies)
     own = tuple(pair for pair in own if not pair.varies)
-    costs = known_costs(backbone)
+    costs = _costs_of(backbone)
     without_se = not any(pair.attention == "se" for pair in (*own, *family))
     nearest = _nearest(costs.parameters) if without_se and costs else ()
     trends = tuple(_trends((*own, *family)))
@@ -109,6 +110,17 @@ def evidence(backbone: str) -> Evidence:
     uniform = (row for row in latencies if row.configuration == UNIFORM)
     sentences = (*_sentences(backbone, own, family, trends, costs), *map(_latency, uniform), LIMITS)
     return Evidence(backbone, own, ablations, family, nearest, trends, costs, latencies, sentences)
+
+
+def _costs_of(backbone: str) -> ArchitectureCosts | None:
+    if known := known_costs(backbone):
+        return known
+    from .counted import count_costs  # PyTorch takes seconds to load
+
+    try:
+        return count_costs(backbone)
+    except BackboneError:  # no place for SE
+        return None
 
 
 def _nearest(parameters: int) -> tuple[PublishedPair, ...]:

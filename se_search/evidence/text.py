@@ -75,11 +75,22 @@ def show_atlas(found: Mapping[str, ArchitectureCosts | None]) -> None:
             percent(costs.attention_parameters / costs.parameters) if costs.attention_sites else "",
         )
     console.print(table)
+    for costs in filter(None, found.values() if len(found) == 1 else ()):
+        say("")
+        console.print(_by_stage(costs))
     say(
         f"timm {atlas().timm}, at its input sizes. r=4 to r=32: parameters of SE blocks at all sites of the position, "
         "as shares of the backbone's; FLOPs: those of r=16; own: parameters of the backbone's own attention, which SE "
         "replaces at existing sites."
     )
+
+
+def _by_stage(costs: ArchitectureCosts) -> Table:
+    table = _table("stage", "position", right=("sites", "2C²/16", *(f"r={ratio}" for ratio in RATIOS), "FLOPs, r=16"))
+    for group in costs.sites:
+        numbers = (2 * group.squares // 16, *group.parameters, group.flops[RATIOS.index(16)])
+        table.add_row(str(group.stage), group.position, str(group.sites), *(f"{one:,}" for one in numbers))
+    return table
 
 
 def _table(*left: str, right: Iterable[str]) -> Table:

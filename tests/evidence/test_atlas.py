@@ -13,7 +13,7 @@ from se_search import SEConfig
 from se_search.cli import app
 from se_search.evidence import known
 from se_search.evidence.atlas import RATIOS, atlas, known_costs
-from se_search.evidence.counted import costs_of, count_costs
+from se_search.evidence.counted import count_costs
 from se_search.evidence.latencies import LatencyRow
 from se_search.latency.meter import LatencyMeter, Ratio
 from se_search.network.insertion import create_model_on_meta
@@ -64,10 +64,10 @@ def test_the_atlas_is_small_and_not_used_for_another_timm(monkeypatch):
 
 
 def test_what_the_atlas_does_not_know_is_counted(monkeypatch):
-    counted = count_costs("test_resnet", "resnet")
-    assert costs_of("test_resnet") == counted
+    costs = known_costs("test_resnet")
+    assert known.evidence("test_resnet").costs == costs == count_costs("test_resnet", "resnet")
     monkeypatch.setattr(metadata, "version", lambda name: "0.0")
-    assert costs_of("test_resnet") == replace(counted, family="")
+    assert known.evidence("test_resnet").costs == replace(costs, family="")
 
 
 def test_every_architecture_has_costs_or_a_reason():
