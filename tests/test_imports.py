@@ -48,7 +48,7 @@ ORDER = [
 ]
 ARCHITECTURE = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
 MAY_IMPORT = {
-    "report": {"errors", "files", "words", "markdown", "study", "trials", "results", "report"},
+    "report": {"errors", "files", "words", "markdown", "evidence", "study", "trials", "results", "report"},
     "export": {"errors", "files", "words", "markdown", "plugins", "network", "deployment", "export"},
 }
 
