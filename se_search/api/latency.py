@@ -141,7 +141,7 @@ def _measure(
     options = {deployment: network_options(backbone, deployment.size) for deployment in deployments}
     for deployment in options:
         check(deployment)
-    with progress("Measuring", len(options) * len(named)) as advance:
+    with progress("Measuring", len(options) * len(named), 0) as advance:
         for deployment, of_size in options.items():
             meter = LatencyMeter(create_model(SEConfig(backbone), **of_size), deployment, target, limit, seed)
             for name, config in named.items():
