@@ -15,9 +15,11 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .api import (
         Excitation as Excitation,
+        Plan as Plan,
         Run as Run,
         analyze_excitation as analyze_excitation,
         load_run as load_run,
+        plan as plan,
         search as search,
     )
     from .api.latency import compare_latency as compare_latency
@@ -50,6 +52,7 @@ _HOMES = {
     "PlacedECA": ".network.attention.eca",
     "PlacedLocal": ".network.attention.local",
     "PlacedSE": ".network.attention.se",
+    "Plan": ".api",
     "Power": ".evidence.power",
     "SEConfig": ".network.config",
     "SeSearchError": ".errors",
@@ -68,6 +71,7 @@ _HOMES = {
     "measure_latency": ".latency.meter",
     "optimize_for_inference": ".deployment.inference",
     "parameter_overhead": ".network.overhead",
+    "plan": ".api",
     "power": ".evidence.power",
     "search": ".api",
     "thin": ".api.thin",

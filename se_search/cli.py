@@ -188,6 +188,14 @@ def run(
         typer.Option(help="Run folder.  [default: runs/BACKBONE-STUDY or runs/BACKBONE-DATA]", rich_help_panel=_SEARCH),
     ] = None,
     *,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print the plan with exact costs and estimated time, memory and disk, and write nothing.",
+            rich_help_panel=_SEARCH,
+        ),
+    ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -234,6 +242,7 @@ def run(
     \b
     Example:
       se-search run --backbone resnet50 --budget 50
+      se-search run --backbone resnet50 --budget 50 --dry-run
       se-search run --backbone resnet18 --space blocks --max-params 5% \\
         --out runs/small
       se-search run --backbone resnet18 --data path/to/images --image-size 128
@@ -245,20 +254,22 @@ def run(
       se-search run --backbone resnet50 --ray auto
       se-search run --backbone resnet18 --set evaluator.label_smoothing=0.1
     """
-    from .api import search
+    from .api import plan, search
     from .terminal import show_front
 
-    found = search(
-        study=study,
-        out=out,
-        settings=read_settings(settings or ()),
-        workers=workers,
-        ray=ray,
-        gpus_per_trial=gpus_per_trial,
-        latency_node=latency_node,
-        **arguments,
-    )
-    show_front(found.folder)
+    arguments |= {
+        "study": study,
+        "out": out,
+        "settings": read_settings(settings or ()),
+        "workers": workers,
+        "ray": ray,
+        "gpus_per_trial": gpus_per_trial,
+        "latency_node": latency_node,
+    }
+    if dry_run:
+        plan(**arguments).show()
+        return
+    show_front(search(**arguments).folder)
 
 
 @_command(hint=_RESUMES)

@@ -1,6 +1,7 @@
-"""Convert out-of-memory errors to EvaluationError."""
+"""Out-of-memory errors as EvaluationError, and the memory that a process has used."""
 
 import errno
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -38,6 +39,17 @@ def memory_told() -> Iterator[None]:
         # The rest of PyTorch's message lists other processes and settings of its allocator.
         reason = ". ".join(str(error).split(". ")[:3]) or "the machine has no more"
         raise EvaluationError(f"out of memory ({reason}): use a smaller batch or smaller images") from error
+
+
+def peak_memory(device: str) -> int | None:
+    """Return the most memory that this process has used on a device, in bytes; ``None`` if the system does not tell."""
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _is_memory(error: MemoryError | OSError | RuntimeError) -> bool:

@@ -1,8 +1,10 @@
-"""Progress of long operations: a bar on an interactive terminal, plain lines elsewhere."""
+"""Progress of long operations: a bar on an interactive terminal, plain lines elsewhere, and the time left."""
 
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +12,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from .errors import OutputError, printable
+from .words import duration
+
+_FEWEST_STEPS = 3
+"""Steps after which the observed speed of a phase replaces the estimated one."""
 
 _WIDTH_OF_PLAIN_LINES = 160
 
@@ -49,16 +55,106 @@ def complain(line: str) -> None:
         print(printable(line), file=sys.stderr)
 
 
+@dataclass(frozen=True)
+class Phase:
+    """A part of a long operation that has a progress bar of its own.
+
+    Attributes:
+        title: Title of the progress bar.
+        steps: Number of steps.
+        seconds: Estimated duration of a step (s); ``None`` if it is unknown.
+    """
+
+    title: str
+    steps: int
+    seconds: float | None = None
+
+    @property
+    def duration(self) -> float | None:
+        """Estimated duration (s)."""
+        return None if self.seconds is None else self.steps * self.seconds
+
+
+class Schedule:
+    """The phases of a long operation, which it goes through in order, and the time left.
+
+    The time left is that of the estimates. In the running phase, the observed speed replaces the estimate after some
+    steps. Phases that never begin are skipped.
+    """
+
+    def __init__(self, phases: Iterable[Phase] = ()) -> None:
+        self._ahead = list(phases)
+        self._running: Phase | None = None
+        self._done = 0
+        self._steps = 0
+        self._since = 0.0
+
+    def begin(self, title: str, total: int, completed: int) -> None:
+        """Begin a phase, whose estimate is that of the phase with this title."""
+        known = next((place for place, phase in enumerate(self._ahead) if phase.title == title), None)
+        seconds = None
+        if known is not None:
+            seconds = self._ahead[known].seconds
+            del self._ahead[: known + 1]
+        self._running = Phase(title, total, seconds)
+        self._done, self._steps, self._since = completed, 0, time.perf_counter()
+
+    def advance(self, steps: int) -> None:
+        """Count finished steps."""
+        self._done += steps
+        self._steps += steps
+
+    def end(self) -> None:
+        """End the running phase."""
+        self._running = None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time left (s); ``None`` if it is unknown."""
+        times = [phase.duration for phase in self._ahead]
+        if self._running is not None:
+            seconds = self._running.seconds
+            if self._steps >= (1 if seconds is None else _FEWEST_STEPS):
+                seconds = (time.perf_counter() - self._since) / self._steps
+            left = max(self._running.steps - self._done, 0)
+            times.append(0.0 if left == 0 else None if seconds is None else left * seconds)
+        known = [one for one in times if one is not None]
+        return sum(known) if len(known) == len(times) else None
+
+    def in_words(self) -> str:
+        """Return the time left as text that follows a line about a step; empty below a second or if it is unknown."""
+        seconds = self.seconds_left
+        return "" if seconds is None or seconds < 1 else f"; about {duration(seconds)} left"
+
+
+_schedule: Schedule | None = None
+
+
+@contextmanager
+def following(schedule: Schedule) -> Iterator[None]:
+    """Let the progress bars of a block tell the time left of a schedule."""
+    global _schedule  # one process shows one progress, as with the running bars
+    before, _schedule = _schedule, schedule
+    try:
+        yield
+    finally:
+        _schedule = before
+
+
 @contextmanager
 def progress_bar(description: str, total: int, completed: int = 0) -> Iterator[Callable[..., None]]:
     """Show progress through ``total`` steps, some ``completed`` by an earlier run; a nested bar is below the outer one.
 
     Yields:
         A function to call after steps: ``advance(steps=1, line=None)`` prints ``line``, above the bars on a terminal.
-        Outside a terminal a nested bar prints no description: a search trains hundreds of networks.
+        Outside a terminal a nested bar prints no description: a search trains hundreds of networks. Lines of an outer
+        bar end with the time left of the schedule (:func:`following`).
     """
-    description = printable(description)
     outermost = not _running
+    schedule = _schedule if outermost else None
+    if schedule is not None:
+        schedule.begin(description, total, completed)
+    description = printable(description)
     if outermost:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         times = (TimeElapsedColumn(), TimeRemainingColumn())
@@ -72,13 +168,17 @@ def progress_bar(description: str, total: int, completed: int = 0) -> Iterator[C
 
     def advance(steps: int = 1, line: str | None = None) -> None:
         bars.advance(task, steps)
+        if schedule is not None:
+            schedule.advance(steps)
         if line:
-            say(line)
+            say(line if schedule is None else f"{line}{schedule.in_words()}")
 
     try:
         yield advance
     finally:
         bars.remove_task(task)
+        if schedule is not None:
+            schedule.end()
         if outermost:
             _running.clear()
             if console.is_interactive:  # elsewhere stopping would print an empty line

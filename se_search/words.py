@@ -29,6 +29,20 @@ def points_with_interval(difference: float, low: float, high: float) -> str:
     return f"{100 * difference:+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}]"
 
 
+def duration(seconds: float) -> str:
+    """Format a duration: 40 s, 2.5 min, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.{1 if seconds < 600 else 0}f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def size_of_files(number: float) -> str:
+    """Format a number of bytes: 5 MB, 1.2 GB."""
+    return f"{max(number / 1e6, 1):.0f} MB" if number < 1e9 else f"{number / 1e9:.1f} GB"
+
+
 def upper_first(text: str) -> str:
     """Start a text with a capital letter and leave the others as they are."""
     return text[:1].upper() + text[1:]

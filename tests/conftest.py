@@ -31,6 +31,18 @@ def _settings_of_this_process():
     optuna.logging.set_verbosity(_VERBOSITY)
 
 
+@pytest.fixture(autouse=True)
+def _no_timed_steps(request, monkeypatch):
+    """Let searches plan without timed training steps, which take longer than trials here, except in tests of plans."""
+    plan = sys.modules.get("se_search.driver.plan")
+    if plan is not None and request.node.path.name != "test_plan.py":
+        monkeypatch.setattr(plan, "EstimatingEvaluator", Unknown)
+
+
+class Unknown:
+    """A kind that no evaluator has."""
+
+
 @pytest.fixture(scope="session")
 def _finished_run(tmp_path_factory):
     """Run folder of a search that the installed command has finished; for reading only, by all workers of xdist."""

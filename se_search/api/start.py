@@ -1,14 +1,17 @@
-"""Start of a search."""
+"""Start and plan of a search."""
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..cluster.executor import ClusterOptions
-from ..driver.loop import run_search
+from ..driver.loop import plan_search, run_search
+from ..driver.plan import Plan
 from ..errors import DefinitionError
 from ..report.excitation_page import render_excitation
+from ..study.definitions import StudyDefinition
 from ..study.evaluator_definition import FROM_PYTHON
 from ..study.files import load_study
 from ..study.objectives import OBJECTIVES
@@ -64,6 +67,72 @@ def search(  # noqa: PLR0913
     Raises:
         SeSearchError: If an argument is invalid. Nothing is written.
     """
+    call = _read_call(
+        backbone=backbone,
+        study=study,
+        budget=budget,
+        out=out,
+        evaluator=evaluator,
+        objectives=objectives,
+        settings=settings,
+        cluster=ClusterOptions(workers, ray, gpus_per_trial, latency_node),
+        **arguments,
+    )
+    run_search(call.definition, call.folder, call.evaluator, call.measures, render_excitation, call.cluster)
+    run = Run(call.folder, call.evaluator)
+    run.report()
+    return run
+
+
+@shows_parameters(
+    one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in inspect.signature(search).parameters.values()
+)
+def plan(
+    *,
+    workers: int = 1,
+    ray: str | None = None,
+    gpus_per_trial: float | None = None,
+    latency_node: bool = False,
+    **arguments: Any,
+) -> Plan:
+    """Plan a search without writing anything: exact costs, and the estimated time, memory and disk.
+
+    Estimates are from a few timed steps; ``se-search run --dry-run`` prints them.
+
+    Args:
+        workers: As in :func:`search`.
+        ray: As in :func:`search`.
+        gpus_per_trial: As in :func:`search`.
+        latency_node: As in :func:`search`.
+        **arguments: As in :func:`search`, by name.
+
+    Raises:
+        SeSearchError: If an argument is invalid.
+    """
+    call = _read_call(cluster=ClusterOptions(workers, ray, gpus_per_trial, latency_node), **arguments)
+    return plan_search(call.definition, call.folder, call.evaluator, call.measures, call.cluster)
+
+
+class _Call(NamedTuple):
+    """Checked arguments of a search."""
+
+    definition: StudyDefinition
+    folder: Path
+    evaluator: EvaluatorFactory | None
+    measures: Mapping[str, Measure]
+    cluster: ClusterOptions
+
+
+def _read_call(
+    *,
+    cluster: ClusterOptions,
+    study: str | os.PathLike[str] = "digits",
+    out: str | os.PathLike[str] | None = None,
+    evaluator: str | Mapping[str, Any] | EvaluatorFactory | None = None,
+    objectives: Sequence[str] | Mapping[str, str | tuple[Measure, str]] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **arguments: Any,
+) -> _Call:
     name = os.fspath(study)
     create: EvaluatorFactory | None = None
     measures: dict[str, Measure] = {}
@@ -75,17 +144,13 @@ def search(  # noqa: PLR0913
         measures, directions = _split(objectives)
         arguments |= {"custom_objectives": directions}
     listed = None if objectives is None else list(objectives)
-    arguments |= {"backbone": backbone, "budget": budget, "evaluator": evaluator, "objectives": listed}
+    arguments |= {"evaluator": evaluator, "objectives": listed}
     definition = with_absolute_paths(load_study(name, settings, **arguments))
     named = arguments.get("data")
     ending = Path(name).stem if named is None else Path(named).resolve().name
     folder = Path(out) if out is not None else Path("runs") / f"{definition.backbone}-{ending}"
     check_text(folder, "out")
-    cluster = ClusterOptions(workers, ray, gpus_per_trial, latency_node)
-    run_search(definition, folder, create, measures, render_excitation, cluster)
-    run = Run(folder, create)
-    run.report()
-    return run
+    return _Call(definition, folder, create, measures, cluster)
 
 
 def _name_of(function: Any) -> str:

@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,20 +24,22 @@ from ..devices import is_there
 from ..errors import RunFolderError
 from ..memory import memory_told
 from ..network.config import SEConfig
-from ..progress import progress_bar, say
+from ..progress import Schedule, following, progress_bar, say
 from ..results.power import power_of_run
 from ..study.definitions import StudyDefinition
 from ..study.space import SearchSpace
 from ..training.distributed import take_part
+from ..training.evaluator import Evaluator
 from ..trials.evaluators import EvaluatorFactory, choose_device, find_evaluator, use_device, warn_if_busy
-from ..trials.folder import STORAGE_FILE, STUDY_FILE, check_folder, open_folder, read_definition
+from ..trials.folder import STORAGE_FILE, STUDY_FILE, check_folder, load_trials, open_folder, read_definition
 from ..trials.images import located, run_data
 from ..trials.latency import StudyLatency, latency_size, resolve_latency
 from ..trials.notes import describe_data, note_data, note_ended, note_unreadable
 from ..trials.priors import check_priors, priors_from_excitation
 from ..trials.provenance import record_start
 from ..trials.search_study import is_locked
-from ..trials.trials import Measure, Trials
+from ..trials.trials import Measure, Trials, count_finished
+from .plan import Plan, make_plan
 from .trial_loop import StudyLoop, needs_looks
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -65,9 +68,105 @@ def run_search(
     Raises:
         SeSearchError: If an argument is invalid. Nothing is written.
     """
+    measures, cluster = measures or {}, cluster or ClusterOptions()
+    search = _prepare(definition, folder, evaluator, measures, cluster)
+    definition, space, data, used = search.definition, search.space, search.data, search.evaluator
+    # The other processes of torchrun end here: only the first one writes to the folder.
+    take_part(used, space, data, definition.device)
+    warn_if_busy()
+    definition.evaluator.check(folder)
+    latency = search.open_latency(folder)
+
+    def open_executor() -> Executor:
+        if not cluster.uses_ray:
+            return InProcess(partial(evaluate, definition, used, measures))
+        from ..cluster.ray_executor import RayExecutor
+
+        job = Job(
+            definition=definition.model_dump_json(),
+            uses_gpu=definition.device != "cpu",
+            threads=torch.get_num_threads(),
+            evaluator=evaluator,
+            measures=measures,
+            files={name: np.fromfile(folder / name, np.uint8) for name in getattr(used, "shared_files", ())},
+            data=describe_data(data),
+            directory=str(Path.cwd()),
+        )
+        return RayExecutor(job, cluster)
+
+    _say_scope(definition)
+    with closing(latency), _reporting_unwritable(folder), open_folder(folder, definition, search.there) as study:
+        note_data(folder, study, data)
+        record_start(folder, definition)
+        latency.resume(folder, study, cluster.latency_node)
+        counts = ImageCounts(len(data.train), len(data.validation), len(data.test))
+        for sentence in power_of_run(definition, study, folder, counts).sentences:
+            say(sentence)
+        try:
+            with following(search.show_plan(folder, latency, count_finished(study), cluster.workers)):
+                with memory_told():
+                    used.prepare(folder, space, progress_bar)
+                further = {}
+                if definition.priors == "excitation":
+                    further = priors_from_excitation(folder, definition, space, data, used, render)
+                latency.fit_model(folder)
+                size = latency_size(definition, data.input_size)
+                trials = Trials(definition, space, size, study, further, measures, parallel=cluster.uses_ray)
+                if trials.left or needs_looks(latency, study):
+                    with closing(open_executor()) as executor:
+                        loop = StudyLoop(definition, trials, executor, latency, study, folder, cluster.latency_node)
+                        if trials.left:
+                            loop.run()
+                        loop.measure_contenders()
+                latency.measure_front(study)
+                note_ended(study, definition)
+        finally:
+            note_unreadable(study, data.unreadable)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """A checked search, of which nothing is written yet.
+
+    Attributes:
+        definition: The study, with explicit settings.
+        there: The study of the run folder, if it has one.
+        space: The space.
+        data: The data.
+        evaluator: The evaluator, not prepared.
+    """
+
+    definition: StudyDefinition
+    there: StudyDefinition | None
+    space: SearchSpace
+    data: ImageData
+    evaluator: Evaluator
+
+    def open_latency(self, folder: Path) -> StudyLatency:
+        """Run the backbone in its runtime, so that an unsupported one is rejected before hours of training."""
+        return StudyLatency(self.definition, self.space, self.data.input_size, self.data.classes, folder)
+
+    def plan(self, folder: Path, latency: StudyLatency, done: int, parallel: int) -> Plan:
+        """Return :func:`se_search.driver.plan.make_plan` of the search."""
+        return make_plan(self.definition, folder, self.space, self.data, self.evaluator, latency, done, parallel)
+
+    def show_plan(self, folder: Path, latency: StudyLatency, done: int, parallel: int) -> Schedule:
+        """Print the plan if trials are left, and return its schedule."""
+        if done >= self.definition.budget:
+            return Schedule()
+        plan = self.plan(folder, latency, done, parallel)
+        plan.show()
+        return Schedule(plan.phases)
+
+
+def _prepare(
+    definition: StudyDefinition,
+    folder: Path,
+    evaluator: EvaluatorFactory | None,
+    measures: Mapping[str, Measure],
+    cluster: ClusterOptions,
+) -> _Search:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    measures = measures or {}
-    cluster = cluster or ClusterOptions()
     there = read_definition(folder) if (folder / STUDY_FILE).is_file() else None
     if there is not None:
         _check_given(str(folder), there, evaluator, measures)
@@ -89,57 +188,30 @@ def run_search(
         space.check_images(size)
     space.merge_extents(*sizes)
     used = (evaluator or find_evaluator(definition.evaluator.name))(definition, space, data)
-    # The other processes of torchrun end here: only the first one writes to the folder.
-    take_part(used, space, data, definition.device)
-    warn_if_busy()
-    definition.evaluator.check(folder)
-    # This runs the backbone in its runtime, so that an unsupported one is rejected before hours of training.
-    latency = StudyLatency(definition, space, data.input_size, data.classes, folder)
+    return _Search(definition, there, space, data, used)
 
-    def open_executor() -> Executor:
-        if not cluster.uses_ray:
-            return InProcess(partial(evaluate, definition, used, measures))
-        from ..cluster.ray_executor import RayExecutor
 
-        job = Job(
-            definition=definition.model_dump_json(),
-            uses_gpu=definition.device != "cpu",
-            threads=torch.get_num_threads(),
-            evaluator=evaluator,
-            measures=measures,
-            files={name: np.fromfile(folder / name, np.uint8) for name in getattr(used, "shared_files", ())},
-            data=describe_data(data),
-            directory=str(Path.cwd()),
-        )
-        return RayExecutor(job, cluster)
+def plan_search(
+    definition: StudyDefinition,
+    folder: Path,
+    evaluator: EvaluatorFactory | None = None,
+    measures: Mapping[str, Measure] | None = None,
+    cluster: ClusterOptions | None = None,
+) -> Plan:
+    """Plan what :func:`run_search` would do with the same arguments. Nothing is written.
 
-    _say_scope(definition)
-    with closing(latency), _reporting_unwritable(folder), open_folder(folder, definition, there) as study:
-        note_data(folder, study, data)
-        record_start(folder, definition)
-        latency.resume(folder, study, cluster.latency_node)
-        counts = ImageCounts(len(data.train), len(data.validation), len(data.test))
-        for sentence in power_of_run(definition, study, folder, counts).sentences:
-            say(sentence)
-        try:
-            with memory_told():
-                used.prepare(folder, space, progress_bar)
-            further = {}
-            if definition.priors == "excitation":
-                further = priors_from_excitation(folder, definition, space, data, used, render)
-            latency.fit_model(folder)
-            size = latency_size(definition, data.input_size)
-            trials = Trials(definition, space, size, study, further, measures, parallel=cluster.uses_ray)
-            if trials.left or needs_looks(latency, study):
-                with closing(open_executor()) as executor:
-                    loop = StudyLoop(definition, trials, executor, latency, study, folder, cluster.latency_node)
-                    if trials.left:
-                        loop.run()
-                    loop.measure_contenders()
-            latency.measure_front(study)
-            note_ended(study, definition)
-        finally:
-            note_unreadable(study, data.unreadable)
+    Raises:
+        SeSearchError: If an argument is invalid.
+    """
+    cluster = cluster or ClusterOptions()
+    search = _prepare(definition, folder, evaluator, measures or {}, cluster)
+    search.definition.evaluator.check(folder)
+    done = 0
+    if (folder / STORAGE_FILE).exists():
+        with closing(load_trials(folder)) as study:
+            done = count_finished(study)
+    with closing(search.open_latency(folder)) as latency:
+        return search.plan(folder, latency, done, cluster.workers)
 
 
 _LATER_KEYS = ("depth_parts", "constant")

@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from ..errors import DefinitionError, DivergenceError, EvaluationError, RunFolde
 from ..files import write_text
 from ..network.config import SEConfig
 from ..network.insertion import write_weights
-from ..progress import progress_bar, say
+from ..progress import Schedule, following, progress_bar, say
 from ..results.picks import pick_trials
 from ..results.table import candidates_of, trials_table
 from ..results.trainings import read_outcomes, result_file, seed_to_export, weights_file
@@ -80,10 +79,9 @@ def run_verification(
         left = [one for one in plan if not result_file(folder, one[1], recipe.epochs, one[2]).exists()]
         what = f"{counted(len(networks), 'network')}, {counted(seeds, 'seed')}, {counted(recipe.epochs, 'epoch')}"
         say(f"{what}: {len(left)} of {counted(len(plan), 'training')} left.")
-        begun = time.perf_counter()
         try:
-            with progress_bar("Verifying", len(plan), len(plan) - len(left)) as advance:
-                for done, (name, config, seed) in enumerate(left, start=1):
+            with following(Schedule()), progress_bar("Verifying", len(plan), len(plan) - len(left)) as advance:
+                for name, config, seed in left:
                     try:
                         line = _verify(folder, trainer, name, config, seed)
                         _keep_weights(folder, config, recipe.epochs, quality)
@@ -92,9 +90,6 @@ def run_verification(
                         line = f"{name}, seed {seed} failed: {error}"
                     except EvaluationError as error:  # concerns one network only: train the others
                         line = f"{name}, seed {seed} failed: {error}"
-                    remaining = (time.perf_counter() - begun) / done * (len(left) - done)
-                    if remaining:
-                        line += f"; about {max(remaining / 60, 1):.0f} min left"
                     advance(1, line)
         finally:
             note_unreadable(study, data.unreadable)

@@ -15,6 +15,7 @@ from ..files import write_text
 from ..network.backbones import network_options
 from ..network.config import SEConfig
 from ..network.insertion import create_model, write_weights
+from ..progress import Phase
 from .distributed import Team
 from .pretrained import classifier_names, load_pretrained, pretrained_classes
 from .protocols import ProgressBar, no_progress
@@ -118,6 +119,14 @@ class CommonStart:
         if team.broadcast(False):
             self._train(create_model(SEConfig(self.backbone), **self.options), "", no_progress, None, team)
 
+    def phases(self, folder: Path) -> tuple[Phase, ...]:
+        """Return the training that :meth:`prepare` has left, with a few steps timed on random weights."""
+        if not self.trains(folder):
+            return ()
+        training = self._training(create_model(SEConfig(self.backbone), **self.options))
+        times = training.time_steps(classification_losses(training.model, training.recipe))
+        return (training.as_phase(self._title(), times),)
+
     def load(self, folder: Path) -> nn.Module:
         """Return the backbone of a run folder.
 
@@ -139,14 +148,17 @@ class CommonStart:
     def _train(
         self, model: nn.Module, title: str, progress_bar: ProgressBar, checkpoint: Path | None, team: Team | None
     ) -> Training:
+        training = self._training(model, checkpoint, team)
+        training.run(classification_losses(training.model, training.recipe), progress_bar, title)
+        return training
+
+    def _training(self, model: nn.Module, checkpoint: Path | None = None, team: Team | None = None) -> Training:
         recipe, tuning = self.recipe, None
         if self.weights is not None:
             how = self._adaptation
             recipe = replace(recipe, epochs=how.epochs, learning_rate=how.learning_rate)
             tuning = Tuning(self._head(model)) if how.freeze == "backbone" else None
-        training = Training(model, recipe, self.data, self.device, checkpoint, team, tuning)
-        training.run(classification_losses(training.model, recipe), progress_bar, title)
-        return training
+        return Training(model, recipe, self.data, self.device, checkpoint, team, tuning)
 
     @property
     def _adaptation(self) -> Adaptation:

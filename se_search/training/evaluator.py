@@ -1,5 +1,7 @@
 """Interface of evaluators, and the evaluation of a network on images."""
 
+import itertools
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +17,12 @@ from ..data.image_data import ImageSet, batches
 from ..errors import DivergenceError, EvaluationError
 from ..memory import memory_told
 from ..network.config import SEConfig
+from ..progress import Phase
 from ..statistics import Estimate, accuracy_estimate, crossed_mean, mean_estimate
 from .protocols import ConfigurationSource, ProgressBar
 from .recipe import TrainingRecipe, autocast, to_device
+
+_TIMED_BATCHES = 3
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,51 @@ class RungEvaluator(Protocol):
 
     def rungs(self, config: SEConfig) -> Iterator[tuple[int, Evaluation]]:
         """Yield the epochs trained so far and the evaluation at each rung; the last one is the result."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What an evaluator takes.
+
+    Attributes:
+        phases: Phases of :meth:`Evaluator.prepare`, with the titles of its progress bars.
+        trial: Duration of an evaluation (s).
+        shared_bytes: Size of the files that :meth:`Evaluator.prepare` writes.
+        trial_bytes: Size of the files that an evaluation writes.
+    """
+
+    phases: tuple[Phase, ...]
+    trial: float
+    shared_bytes: int = 0
+    trial_bytes: int = 0
+
+
+@runtime_checkable
+class EstimatingEvaluator(Protocol):
+    """An evaluator that estimates what it takes, for the plan of a search."""
+
+    def estimate(self, folder: Path, space: ConfigurationSource) -> Effort:
+        """Estimate from a few timed steps, before :meth:`Evaluator.prepare`.
+
+        Nothing is written, and weights and random states stay as they are. What ``folder`` has already takes no time.
+        """
+
+
+@memory_told()
+def time_images(model: nn.Module, images: ImageSet, recipe: TrainingRecipe, device: torch.device | str) -> float:
+    """Return the duration of the evaluation of one image (s), from a few batches."""
+    device, seen = torch.device(device), []
+    model.eval()
+    with torch.inference_mode():
+        drawn = batches(images, recipe.batch, workers=recipe.workers)
+        begun = time.perf_counter()
+        for inputs, _ in itertools.islice(drawn, _TIMED_BATCHES):
+            with autocast(recipe, device):
+                model(to_device(inputs, recipe, device)).float().cpu()
+            ended = time.perf_counter()
+            seen.append((ended - begun) / len(inputs))
+            begun = ended
+    return min(seen)
 
 
 @memory_told()

@@ -1,14 +1,17 @@
 """The supernet that starts from pretrained weights: before training, every configuration is the adapted backbone."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
 from ..network.attention.kind import PlacedAttention
 from ..network.config import SEConfig
+from ..progress import Phase
 from .common_start import CommonStart
 from .distributed import Team
+from .evaluator import Effort
 from .protocols import ConfigurationSource, ProgressBar
 from .supernet import Supernet
 from .tuning import Tuning
@@ -83,6 +86,17 @@ class PretrainedSupernet(Supernet):
                     for name, value in state.items()
                 }
         self.model.load_state_dict(self.model.state_dict() | state)
+
+    def estimate(self, folder: Path, space: ConfigurationSource) -> Effort:
+        """Estimate adaptation, training and evaluation from a few steps of a copy."""
+        effort = super().estimate(folder, space)
+        return replace(effort, shared_bytes=2 * effort.shared_bytes)  # the adapted backbone is kept too
+
+    def _shared_phases(self, folder: Path, space: ConfigurationSource) -> tuple[Phase, ...]:
+        return self._start.phases(folder) + super()._shared_phases(folder, space)
+
+    def _images_of_a_trial(self) -> int:
+        return len(self.data.validation)  # statistics are not recalibrated
 
     def _smaller(self, drawn: SEConfig, step: int) -> SEConfig:
         # With a frozen backbone, the network without SE does not learn.

@@ -3,8 +3,10 @@
 import io
 import itertools
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +26,15 @@ from ..data.image_data import ImageData, ImageSet, batches
 from ..errors import DivergenceError, RunFolderError
 from ..files import open_regular, write_atomically
 from ..memory import memory_told
-from .distributed import Share, Team
+from ..progress import Phase
+from .distributed import Share, Team, size
 from .protocols import ProgressBar
 from .tuning import Tuning
 
 _LEAST_IMPROVEMENT = 0.001
+
+_TIMED_STEPS = 3
+_TIMED_SECONDS = 5.0
 
 Losses = Callable[[torch.Tensor, torch.Tensor], Iterable[torch.Tensor]]
 """Function from images and targets to the losses of one step, whose gradients are added.
@@ -78,6 +84,27 @@ class TrainingRecipe:
     compile: bool = False
     workers: int = 0
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Duration of training steps (s).
+
+    Attributes:
+        first: The first step, which starts processes that load images and compiles.
+        usual: Each of the others.
+    """
+
+    first: float
+    usual: float
+
+    def of(self, steps: int) -> float:
+        """Return the duration of a training."""
+        return self.first + (steps - 1) * self.usual
+
+
+class _EnoughError(Exception):
+    """Ends a training whose steps are timed."""
 
 
 class Training:
@@ -201,6 +228,28 @@ class Training:
                 if self.is_on_plateau(patience):
                     advance(0, f"the training loss has not fallen for {patience} epochs: training ends")
                     break
+
+    def time_steps(self, losses: Losses) -> StepTimes:
+        """Time a few steps, which change the weights; nothing is written.
+
+        Raises:
+            EvaluationError: As :meth:`epochs`.
+        """
+        ends = [time.perf_counter()]
+
+        def advance(_: int) -> None:
+            ends.append(time.perf_counter())
+            if len(ends) > _TIMED_STEPS + 1 or (len(ends) > 2 and ends[-1] - ends[0] > _TIMED_SECONDS):
+                raise _EnoughError
+
+        with suppress(_EnoughError):
+            self._train_epoch(0, losses, advance)
+        first, *others = (after - before for before, after in itertools.pairwise(ends))
+        return StepTimes(first, statistics.median(others or [first]))
+
+    def as_phase(self, title: str, times: StepTimes) -> Phase:
+        """Return a training of all epochs as a phase; the processes of torchrun share each step."""
+        return Phase(title, self.recipe.epochs * self.steps, times.usual / size())
 
     def is_on_plateau(self, patience: int | None) -> bool:
         """Whether the loss of the last ``patience`` epochs is not at least 0.1 % below that of the epochs before."""
@@ -345,6 +394,11 @@ def to_device(images: torch.Tensor, recipe: TrainingRecipe, device: torch.device
 def autocast(recipe: TrainingRecipe, device: torch.device) -> torch.autocast:
     """Return the autocast context for the recipe's precision."""
     return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
+
+
+def count_bytes(model: nn.Module) -> int:
+    """Return the size of a network's weights in a file."""
+    return sum(one.numel() * one.element_size() for one in model.state_dict().values())
 
 
 def load_weights(model: nn.Module, file: Path, otherwise: str) -> None:

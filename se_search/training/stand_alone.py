@@ -21,10 +21,10 @@ from ..network.insertion import create_model, insert, write_weights
 from ..network.sites import find_places
 from .common_start import BACKBONE_SUMMARY, BACKBONE_WEIGHTS, Adaptation, CommonStart
 from .distributed import Team, together
-from .evaluator import Evaluation, evaluate_network, pool_seeds
+from .evaluator import Effort, Evaluation, evaluate_network, pool_seeds, time_images
 from .mean_gates import CALIBRATION_IMAGES, mean_gates
 from .protocols import ConfigurationSource, ProgressBar, no_progress
-from .recipe import Training, TrainingRecipe, classification_losses, load_weights
+from .recipe import Training, TrainingRecipe, classification_losses, count_bytes, load_weights
 from .tuning import Tuning
 
 NETWORKS = "networks"
@@ -115,6 +115,16 @@ class Scratch:
         *_, (_, evaluation) = self.rungs(config)
         return evaluation
 
+    def estimate(self, folder: Path, space: ConfigurationSource) -> Effort:
+        """Estimate training and evaluation of a network from a few steps; halving can only take less."""
+        training = self.training(space.largest(), self.recipe.seed)
+        times = training.time_steps(classification_losses(training.model, self.recipe))
+        evaluation = len(self.data.validation) * time_images(
+            training.evaluated, self.data.validation, self.recipe, self.device
+        )
+        seconds = times.of(self.recipe.epochs * training.steps) + evaluation
+        return Effort((), self.seeds * seconds, trial_bytes=count_bytes(training.model))
+
     def network(self, config: SEConfig) -> nn.Module:
         """Return the trained network of ``config`` (first seed), in evaluation mode on the CPU.
 
@@ -167,6 +177,15 @@ class Finetune(Scratch):
         with together(self.device, self._start.trains(folder)) as team:
             self._start.prepare(folder, progress_bar, team)
         self._common = self._start.load(folder)
+
+    def estimate(self, folder: Path, space: ConfigurationSource) -> Effort:
+        """Estimate the training of the common backbone, and that and the evaluation of a network."""
+        phases = self._start.phases(folder)
+        backbone = create_model(SEConfig(self.backbone), **self.options)
+        timed = copy.copy(self)
+        timed._common = backbone
+        effort = super(Finetune, timed).estimate(folder, space)
+        return replace(effort, phases=phases, shared_bytes=count_bytes(backbone))
 
     def start(self, config: SEConfig, seed: int) -> nn.Module:
         """Return the common backbone with the SE blocks of ``config``, which have no effect yet.

@@ -1,5 +1,6 @@
 """The weight-sharing evaluator: one network is trained once for all configurations of a space."""
 
+import copy
 import json
 import random
 from collections.abc import Iterable, Iterator
@@ -26,17 +27,28 @@ from ..network.folding import fold_gates
 from ..network.gates import find_gates
 from ..network.insertion import attach, create_model, write_weights
 from ..network.sites import Site, find_places
+from ..progress import Phase
 from .distributed import Team, together
-from .evaluator import Evaluation, evaluate_network
+from .evaluator import Effort, Evaluation, evaluate_network, time_images
 from .mean_gates import mean_gates
 from .protocols import ConfigurationSource, ProgressBar, no_progress
-from .recipe import Losses, Training, TrainingRecipe, autocast, label_smoothing, load_weights, prepare_network
+from .recipe import (
+    Losses,
+    Training,
+    TrainingRecipe,
+    autocast,
+    count_bytes,
+    label_smoothing,
+    load_weights,
+    prepare_network,
+)
 from .tuning import Tuning
 
 WEIGHTS = "supernet.safetensors"
 SUMMARY = "supernet.json"
 CHECKPOINT = "supernet.checkpoint.pt"
 
+_TITLE = "Training the supernet"
 _KEPT_STATISTICS = 128
 # A random draw rarely gives the network without SE, but all others are compared with it. If it takes every second step,
 # the gates of the others hardly learn: on digits-context none does.
@@ -151,8 +163,25 @@ class Supernet:
         self, space: ConfigurationSource, progress_bar: ProgressBar, checkpoint: Path | None, team: Team | None
     ) -> Training:
         training = Training(self.model, self.recipe, self.data, self.device, checkpoint, team, self._tuning)
-        training.run(self._losses(training, space), progress_bar, "Training the supernet", self._patience)
+        training.run(self._losses(training, space), progress_bar, _TITLE, self._patience)
         return training
+
+    def estimate(self, folder: Path, space: ConfigurationSource) -> Effort:
+        """Estimate training and evaluation from a few steps of a copy."""
+        timed = copy.deepcopy(self, {id(self.data): self.data})
+        trained = (folder / WEIGHTS).is_file() and (folder / SUMMARY).is_file()
+        phases = () if trained else timed._shared_phases(folder, space)
+        timed.select(space.largest())
+        seconds = time_images(timed.model, self.data.validation, self.recipe, self.device)
+        return Effort(phases, self._images_of_a_trial() * seconds, count_bytes(self.model))
+
+    def _shared_phases(self, folder: Path, space: ConfigurationSource) -> tuple[Phase, ...]:
+        """Return the phases of :meth:`prepare` after timing a few steps, which change the weights."""
+        training = Training(self.model, self.recipe, self.data, self.device, tuning=self._tuning)
+        return (training.as_phase(_TITLE, training.time_steps(self._losses(training, space))),)
+
+    def _images_of_a_trial(self) -> int:
+        return len(self.data.validation) + min(self._recalibration_images, len(self.data.calibration))
 
     def _smaller(self, drawn: SEConfig, step: int) -> SEConfig:
         """Return the smaller network of a step."""

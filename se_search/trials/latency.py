@@ -1,6 +1,8 @@
 """Latency of a study's configurations relative to the backbone, measured or predicted."""
 
+import math
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +31,7 @@ from ..network.backbones import backbone_input_size, network_options
 from ..network.config import SEConfig
 from ..network.insertion import create_model
 from ..network.sites import Site
-from ..progress import progress_bar
+from ..progress import Phase, progress_bar
 from ..study.definitions import StudyDefinition
 from ..study.space import SearchSpace
 from ..time_limit import time_limit
@@ -43,6 +45,11 @@ from .notes import (
 from .pooling import LOOKS, describe_look, further_looks, pooled_columns, pooled_trials, read_look
 
 LATENCY_MODEL_FILE = "latency_model.json"
+
+_FOR_MODEL = "Measuring for the latency model"
+_FRONT = "Measuring the latency of the front"
+_AGAIN = "Measuring the latency of the front and its rivals again"
+_FRONT_SHARE = 0.3  # of trials: the front is known only after them
 
 _MIN_DRAWN = 8
 _REMEDY = "resume the run there, or choose another folder with --out"
@@ -233,7 +240,7 @@ class StudyLatency:
         """
         failed: set[int] = set()
         left = self.looks_left(study)
-        with progress_bar("Measuring the latency of the front and its rivals again", left) as advance:
+        with progress_bar(_AGAIN, left) as advance:
             while left > 0 and (
                 uncertain := [one for one in uncertain_trials(study, self.target) if one.number not in failed]
             ):
@@ -265,7 +272,7 @@ class StudyLatency:
             for trial in with_measured_latency(study).best_trials
             if trial.user_attrs["latency_stopped"] == PREDICTED and trial.number not in failed
         ]:
-            with progress_bar("Measuring the latency of the front", len(predicted)) as advance:
+            with progress_bar(_FRONT, len(predicted)) as advance:
                 for trial in predicted:
                     try:
                         measured = self.measured(SEConfig.from_json(trial.user_attrs["config"]))
@@ -281,6 +288,27 @@ class StudyLatency:
                         f"×{trial.user_attrs['latency_ratio']:.3f} [{trial.user_attrs['latency_low']:.3f}, "
                         f"{trial.user_attrs['latency_high']:.3f}] predicted",
                     )
+
+    def phases(self, trials: int) -> tuple[float, tuple[Phase, ...], tuple[Phase, ...]]:
+        """Estimate the seconds of a trial, the phases before trials and those after, from the limits of measurements.
+
+        Args:
+            trials: Number of trials to come.
+        """
+        if isinstance(self._meter, OtherDevice):
+            return 0.0, (), ()
+        latency = self._definition.latency
+        begun = time.perf_counter()
+        create_model(self._space.largest(), **self._options)
+        created = time.perf_counter() - begun
+        if self.is_predicted:
+            wanted = len(configurations_to_measure(self._space, self._definition.seed))
+            front = Phase(_FRONT, math.ceil(_FRONT_SHARE * trials), created + latency.limit)
+            return 0.0, (Phase(_FOR_MODEL, wanted, created + latency.limit),), (front,)
+        if not self._is_pooled:
+            return created + latency.limit, (), ()
+        seconds = created + min(latency.look, latency.limit)
+        return seconds, (), (Phase(_AGAIN, _most_looks(trials), seconds),)
 
     @property
     def target(self) -> float:
@@ -342,7 +370,7 @@ def measure_for_model(
             check_same_conditions(one.ratio.conditions.to_dict(), conditions.to_dict())
         except EvaluationError as error:
             raise RunFolderError(f"{file} cannot be used: {error}; {_REMEDY}") from error
-    with progress_bar("Measuring for the latency model", len(wanted), len(measured)) as advance:
+    with progress_bar(_FOR_MODEL, len(wanted), len(measured)) as advance:
         for config in wanted[len(measured) :]:
             try:
                 measured.append(MeasuredLatency(config, measure(config)))
@@ -353,10 +381,14 @@ def measure_for_model(
     return measured
 
 
+def _most_looks(trials: int) -> int:
+    return 2 * trials // 3
+
+
 def _looks_left(study: optuna.Study) -> int:
     """Return how many further measurements a pooled study may make: two for three trials in all."""
     finished = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
-    return 2 * finished // 3 - sum(map(len, further_looks(study).values()))
+    return _most_looks(finished) - sum(map(len, further_looks(study).values()))
 
 
 def _explicit_size(definition: StudyDefinition) -> int | Literal["auto", "backbone", "data"]:

@@ -89,7 +89,7 @@ class Trials:
             space, definition.sampler, definition.seed, is_allowed, exact, limits, noise, parallel
         )
         study.sampler = self._sampler
-        self.done = _count(study, TrialState.COMPLETE, TrialState.PRUNED)
+        self.done = count_finished(study)
 
     @property
     def left(self) -> int:
@@ -312,6 +312,11 @@ def _line(number: int, measured: Mapping[str, Any], own: Iterable[str]) -> str:
         f"[{measured['latency_low']:.3f}, {measured['latency_high']:.3f}]{predicted}"
         + "".join(f", {one} {measured[one]:.4g}" for one in own if one in measured)
     )
+
+
+def count_finished(study: SearchStudy) -> int:
+    """Return the number of trials that count towards the budget."""
+    return _count(study, TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def _count(study: SearchStudy, *states: TrialState) -> int:
