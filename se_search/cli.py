@@ -5,26 +5,31 @@ import importlib
 import inspect
 import io
 import json
+import logging
 import os
 import sys
+import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 from typer.core import TyperCommand
 
-from . import __version__
+from . import __version__, completion
 from .deployment.deployment import RUNTIMES
 from .errors import DefinitionError, SeSearchError, as_given, naming_options, printable
 from .export.formats import FORMATS
+from .files import plain
 from .progress import complain, console, progress_bar, say
 from .safe_path import safe_path
 from .study.options import OPTIONS, read_settings, shows_parameters
 
-P = ParamSpec("P")
+if TYPE_CHECKING:
+    from .study.files import ListedSpace
+
 _RESUMES = " The same command resumes."
 
 _COMPARISON = Path("comparison.html")
@@ -34,17 +39,19 @@ app = typer.Typer(
     help="Find where Squeeze-and-Excitation blocks are worth their cost in a timm backbone.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
-Backbone = Annotated[str, typer.Argument(metavar="BACKBONE", help="Name of a timm architecture.")]
+Backbone = Annotated[
+    str,
+    typer.Argument(metavar="BACKBONE", help="Name of a timm architecture.", autocompletion=completion.backbones),
+]
 ImagesNow = Annotated[
     str | None,
     typer.Option(help="Folder where the run's images are now.  [default: where they were when the run started]"),
 ]
-RunFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Run folder.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Run folder.", autocompletion=completion.run_folders)]
 
 # Of commands that take a trained network.
 OfItsClasses = Annotated[
@@ -108,26 +115,85 @@ class _Grouped(TyperCommand):
                 formatter.write_dl(records)
 
 
-def _command(loads: str = ".terminal", hint: str = "") -> Callable[[Callable[P, None]], Callable[P, None]]:
-    """Return a decorator that makes a function a command.
+class _Result(NamedTuple):
+    """What a command has found: functions that return it for JSON, and that print it.
+
+    JSON has each item of a list on a line of its own if ``lines``.
+    """
+
+    content: Callable[[], Any]
+    show: Callable[[], None]
+    lines: bool = False
+
+
+class _Output(NamedTuple):
+    """How a command prints, by the options that every command has."""
+
+    quiet: bool
+    verbose: bool
+    as_json: bool
+
+    @contextmanager
+    def of_progress(self) -> Iterator[None]:
+        """Print what precedes the result nowhere if quiet, and to standard error if the result is JSON."""
+        console.quiet, console.stderr = self.quiet, self.as_json
+        if self.verbose:
+            logging.basicConfig(level=logging.INFO)
+        try:
+            yield
+        finally:
+            console.quiet = console.stderr = False
+
+    def print(self, result: _Result) -> None:
+        """Print the result of a command."""
+        if not self.as_json:
+            result.show()
+            return
+        content = plain(result.content())
+        for one in content if result.lines else [content]:
+            for line in json.dumps(one, indent=None if result.lines else 2, allow_nan=False).splitlines():
+                say(line, to_copy=True)
+
+    def complain(self, error: SeSearchError) -> None:
+        """Print the sentence of an error, after its traceback if verbose."""
+        if self.verbose:
+            for line in traceback.format_exception(error):
+                complain(line.rstrip())
+        complain(f"Error: {error}")
+
+
+def _output_parameters(has_result: bool) -> Iterator[inspect.Parameter]:
+    helps = {"quiet": "Print only the result.", "verbose": "Print messages of libraries, and tracebacks of errors."}
+    for name, text in (helps | ({"json": "Print the result as JSON."} if has_result else {})).items():
+        annotation = Annotated[bool, typer.Option(f"--{name}", help=text, rich_help_panel="Output")]
+        argument = "as_json" if name == "json" else name
+        yield inspect.Parameter(argument, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
+
+
+def _command(
+    loads: str = ".terminal", hint: str = ""
+) -> Callable[[Callable[..., _Result | None]], Callable[..., None]]:
+    """Return a decorator that makes a function a command, with the options of :class:`_Output`.
 
     Args:
         loads: The module whose import takes seconds, during which a terminal shows a status line.
         hint: Text after ``Stopped.`` when the user interrupts the command.
     """
 
-    def decorate(function: Callable[P, None]) -> Callable[P, None]:
-        @app.command(cls=_Grouped)
+    def decorate(function: Callable[..., _Result | None]) -> Callable[..., None]:
         @functools.wraps(function)
-        def command(*args: P.args, **kwargs: P.kwargs) -> None:
+        def command(*args: Any, quiet: bool, verbose: bool, as_json: bool = False, **kwargs: Any) -> None:
+            output = _Output(quiet, verbose, as_json)
             try:
-                with console.status("Loading PyTorch and timm"):
-                    importlib.import_module(loads, __package__)
                 with naming_options():
-                    _check_text(kwargs)
-                    function(*args, **kwargs)
+                    with output.of_progress():
+                        _load(loads)
+                        _check_text(kwargs)
+                        result = function(*args, **kwargs)
+                    if result is not None:
+                        output.print(result)
             except SeSearchError as error:
-                complain(f"Error: {error}")
+                output.complain(error)
                 raise typer.Exit(2) from error
             except OSError as error:
                 if error.filename is None:
@@ -138,9 +204,20 @@ def _command(loads: str = ".terminal", hint: str = "") -> Callable[[Callable[P, 
                 complain(f"Stopped.{hint}")
                 raise typer.Exit(130) from error
 
+        signature = inspect.signature(function)
+        has_result = signature.return_annotation is not None
+        parameters = [*signature.parameters.values(), *_output_parameters(has_result)]
+        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        app.command(cls=_Grouped)(command)
         return command
 
     return decorate
+
+
+def _load(module: str) -> None:
+    """Import a module of the package, with a status line on a terminal if that takes seconds."""
+    with console.status("Loading PyTorch and timm"):
+        importlib.import_module(module, __package__)
 
 
 def _check_text(options: Mapping[str, Any]) -> None:
@@ -167,21 +244,35 @@ def _options(
 ) -> None: ...
 
 
+_COMPLETED = {"backbone": completion.backbones, "space": completion.spaces}
+
+
 def _study_parameters() -> Iterator[inspect.Parameter]:
     """Options of ``run`` that set a key of the study; the key's field gives type, choices, default and help."""
     for option in OPTIONS:
         names = (f"{option.flag}/{option.opposite}",) if option.opposite else (option.flag,)
         metavar = f"[{'|'.join(option.choices)}]" if option.choices else None
-        info = typer.Option(*names, help=option.help, metavar=metavar, rich_help_panel=option.panel)
+        info = typer.Option(
+            *names,
+            help=option.help,
+            metavar=metavar,
+            rich_help_panel=option.panel,
+            autocompletion=_COMPLETED.get(option.argument),
+        )
         annotation = Annotated[option.written_as | None, info]  # type: ignore[name-defined]
         yield inspect.Parameter(option.argument, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-@_command(hint=_RESUMES)
+@_command(".study.files", hint=_RESUMES)
 @shows_parameters(_study_parameters())
 def run(
     study: Annotated[
-        str, typer.Option(help="Name of a shipped study or path of a YAML file.", rich_help_panel=_SEARCH)
+        str,
+        typer.Option(
+            help="Name of a shipped study or path of a YAML file.",
+            rich_help_panel=_SEARCH,
+            autocompletion=completion.studies,
+        ),
     ] = "digits",
     out: Annotated[
         Path | None,
@@ -236,7 +327,7 @@ def run(
         ),
     ] = False,
     **arguments: Any,
-) -> None:
+) -> _Result:
     """Run a search and write the run folder with its report. The same command resumes it.
 
     \b
@@ -254,22 +345,28 @@ def run(
       se-search run --backbone resnet50 --ray auto
       se-search run --backbone resnet18 --set evaluator.label_smoothing=0.1
     """
+    from .study.files import load_study
+
+    given = read_settings(settings or ())
+    load_study(study, given, **arguments)  # names a mistake before PyTorch is imported
+    _load(".terminal")
     from .api import plan, search
     from .terminal import show_front
 
     arguments |= {
         "study": study,
         "out": out,
-        "settings": read_settings(settings or ()),
+        "settings": given,
         "workers": workers,
         "ray": ray,
         "gpus_per_trial": gpus_per_trial,
         "latency_node": latency_node,
     }
     if dry_run:
-        plan(**arguments).show()
-        return
-    show_front(search(**arguments).folder)
+        planned = plan(**arguments)
+        return _Result(planned.to_json, planned.show)
+    found = search(**arguments)
+    return _Result(found.to_json, lambda: show_front(found.folder))
 
 
 @_command(hint=_RESUMES)
@@ -285,7 +382,7 @@ def verify(
     seeds: Annotated[int, typer.Option(help="Number of training seeds of each network.")] = 3,
     epochs: Annotated[int | None, typer.Option(help="Epochs of each training.  [default: the study's]")] = None,
     data: ImagesNow = None,
-) -> None:
+) -> _Result:
     """Retrain front members independently with several seeds. The same command resumes.
 
     They are evaluated on the test images. The network without attention and, if the space contains them, the published
@@ -302,12 +399,14 @@ def verify(
 
     found = load_run(folder)
     found.verify(members, seeds, epochs, data)
-    show_verified(found.folder)
+    return _Result(found.to_json, lambda: show_verified(found.folder))
 
 
 @_command()
 def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER", help="Run folder.")],
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER", help="Run folder.", autocompletion=completion.run_folders)
+    ],
     formats: Annotated[
         list[str] | None,
         typer.Option("--format", metavar="NAME", help="html, md, csv or png; repeatable.  [default: html]"),
@@ -315,7 +414,7 @@ def report(
     live: Annotated[bool, typer.Option("--live", hidden=True)] = False,
     every: Annotated[int | None, typer.Option(hidden=True)] = None,
     to: Annotated[Path | None, typer.Option(hidden=True)] = None,
-) -> None:
+) -> _Result | None:
     """Rewrite a run's report, tables and run.json from its trials.
 
     Use watch for a running search and compare for several runs.
@@ -330,9 +429,10 @@ def report(
 
     if live or every is not None or to is not None or len(folders) > 1:
         _report_as_before(folders, formats, live, every, to)
-        return
+        return None
     found = load_run(folders[0])
-    show_report(found.folder, found.report_as(*(formats or ["html"])))
+    files = found.report_as(*(formats or ["html"]))
+    return _Result(found.to_json, lambda: show_report(found.folder, files))
 
 
 def _report_as_before(
@@ -350,7 +450,7 @@ def _report_as_before(
         raise DefinitionError("--live writes only the HTML report: remove --live or --format")
     complain(f"Deprecated: use se-search {'compare' if several else 'watch'} instead.")
     if several:
-        _compare(folders, to or _COMPARISON)
+        _compare(folders, to or _COMPARISON).show()
     else:
         _watch(folders[0], 10 if every is None else every)
 
@@ -376,19 +476,22 @@ def _watch(folder: Path, every: int) -> None:
 
 @_command()
 def compare(
-    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER", help="Run folders, at least two.")],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="FOLDER", help="Run folders, at least two.", autocompletion=completion.run_folders),
+    ],
     to: Annotated[Path, typer.Option(help="HTML page to write.")] = _COMPARISON,
-) -> None:
+) -> _Result:
     """Compare the fronts of several runs in one page. Each run's report is rewritten.
 
     \b
     Example:
       se-search compare runs/first runs/second --to comparison.html
     """
-    _compare(folders, to)
+    return _compare(folders, to)
 
 
-def _compare(folders: list[Path], to: Path) -> None:
+def _compare(folders: list[Path], to: Path) -> _Result:
     from .api import load_run, write_comparison
     from .report.comparison import describe_ratios
     from .results.comparison import compare_runs
@@ -396,11 +499,16 @@ def _compare(folders: list[Path], to: Path) -> None:
     with console.status("Comparing the runs"):
         comparison = compare_runs(folders)
         page = write_comparison(comparison, to)
-    for folder in folders:
-        say(f"Report: {load_run(folder).report()}", to_copy=True)
-    for sentence in (*describe_ratios(comparison), *comparison.cautions):
-        say(sentence)
-    say(f"Comparison: {page}", to_copy=True)
+    reports = [load_run(folder).report() for folder in folders]
+
+    def show() -> None:
+        for file in reports:
+            say(f"Report: {file}", to_copy=True)
+        for sentence in (*describe_ratios(comparison), *comparison.cautions):
+            say(sentence)
+        say(f"Comparison: {page}", to_copy=True)
+
+    return _Result(lambda: comparison.to_json() | {"page": page}, show)
 
 
 def _format_flags() -> Iterator[inspect.Parameter]:
@@ -452,7 +560,7 @@ def export(
     ] = None,
     data: ImagesNow = None,
     **flags: bool,
-) -> None:
+) -> _Result:
     """Export a network as a folder that timm loads, with a model card.
 
     The weights are the retrained ones if the network has been verified, of the training that is best on the validation
@@ -485,7 +593,7 @@ def export(
         data=data,
         **flags,
     )
-    show_exported(exported, plain)
+    return _Result(lambda: exported, lambda: show_exported(exported, plain))
 
 
 @_command()
@@ -519,7 +627,7 @@ def excitation(
             "other data than the run's; excitation/NAME without a run]"
         ),
     ] = None,
-) -> None:
+) -> _Result:
     """Analyse the SE blocks of a trained network, and report which are unnecessary.
 
     Follows section 7.2 of the SENet paper: how much gates differ between classes, which gates are constant, and the
@@ -549,7 +657,7 @@ def excitation(
         device=device,
         to=to,
     )
-    show_excitation(found)
+    return _Result(lambda: found.analysis | {"page": found.page}, lambda: show_excitation(found))
 
 
 @_command()
@@ -575,8 +683,7 @@ def thin(
         typer.Option("--format", metavar="NAME", help="Also export this format, as se-search export; repeatable."),
     ] = None,
     to: Annotated[Path | None, typer.Option(help="Folder for the export.  [default: no export]")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print numbers as JSON.")] = False,
-) -> None:
+) -> _Result:
     """Find which attention blocks of a trained network can become constants. Nothing is trained.
 
     A block whose gate hardly depends on the image becomes a factor in the weights beside it, and costs nothing. Single
@@ -593,7 +700,6 @@ def thin(
     from .export.formats import choose_formats
     from .export.timm_folder import check_target
     from .terminal import show_thinning
-    from .training.protocols import no_progress
 
     if to is not None:
         check_target(to)
@@ -612,16 +718,12 @@ def thin(
         limit=limit,
         seed=seed,
         device=device,
-        progress_bar=no_progress if as_json else progress_bar,
+        progress_bar=progress_bar,
     )
     exported = None
     if to is not None and (row is not None or found.chosen is not None):
         exported = found.export(to, row, formats or ())
-    if as_json:
-        for line in json.dumps(found.to_json(), indent=2).splitlines():
-            say(line, to_copy=True)
-        return
-    show_thinning(found, exported)
+    return _Result(found.to_json, lambda: show_thinning(found, exported))
 
 
 @_command(".evidence.power")
@@ -629,15 +731,17 @@ def power(
     data: Annotated[str, typer.Option(help="Embedded dataset, image folder or timm dataset.")] = "digits",
     backbone: Annotated[
         str | None,
-        typer.Option(help="Name of a timm architecture, for the published gains of its family.  [default: all]"),
+        typer.Option(
+            help="Name of a timm architecture, for the published gains of its family.  [default: all]",
+            autocompletion=completion.backbones,
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Number of training seeds of each network in verification.")] = 3,
     budget: Annotated[int, typer.Option(help="Number of configurations of the search.")] = 50,
     images: Annotated[
         int | None, typer.Option(help="Number of validation and of test images, instead of those of --data.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print numbers as JSON.")] = False,
-) -> None:
+) -> _Result:
     """State the smallest differences that data can tell, and published gains of SE. Nothing is trained.
 
     Noise is assumed. The report of a run states the same with the noise seen in it.
@@ -651,21 +755,20 @@ def power(
     from .evidence.power import power as power_of
 
     found = power_of(data, backbone, seeds=seeds, budget=budget, images=images)
-    if as_json:
-        for line in json.dumps(found.to_json(), indent=2).splitlines():
-            say(line, to_copy=True)
-        return
-    for sentence in found.sentences:
-        say(sentence)
+    return _Result(found.to_json, lambda: _say_all(found.sentences))
 
 
 @_command(".evidence.text")
 def evidence(
     backbone: Annotated[
-        str | None, typer.Argument(metavar="[BACKBONE]", help="Name of a timm architecture.  [default: all families]")
+        str | None,
+        typer.Argument(
+            metavar="[BACKBONE]",
+            help="Name of a timm architecture.  [default: all families]",
+            autocompletion=completion.backbones,
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
-) -> None:
+) -> _Result:
     """List published results with and without SE, for a backbone, its family or the nearest networks.
 
     Nothing is trained or downloaded. Accuracies are from the tables of the SENet paper, timm and other repositories.
@@ -681,16 +784,9 @@ def evidence(
     from .evidence.text import show_evidence, show_families
 
     if backbone is None:
-        if as_json:
-            typer.echo(json.dumps([pair.to_json() for pair in published_pairs()], indent=2))
-        else:
-            show_families()
-        return
+        return _Result(lambda: [pair.to_json() for pair in published_pairs()], show_families)
     found = evidence_for(backbone)
-    if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2))
-    else:
-        show_evidence(found)
+    return _Result(found.to_json, lambda: show_evidence(found))
 
 
 @_command(".evidence.text")
@@ -701,9 +797,8 @@ def atlas(
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a page with all architectures and two figures.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print costs by stage and position as JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the table as CSV.")] = False,
-) -> None:
+) -> _Result:
     """List what SE costs in the architectures of timm. Nothing is run.
 
     Shares are of the backbone's parameters and FLOPs, with SE blocks at all sites of the default position.
@@ -718,19 +813,15 @@ def atlas(
     from .evidence.text import show_atlas
 
     if html is not None:
-        if pattern != "*" or as_json or as_csv:
-            raise DefinitionError("--html writes a page with all architectures: omit the pattern, --json and --csv")
+        if pattern != "*" or as_csv:
+            raise DefinitionError("--html writes a page with all architectures: omit the pattern and --csv")
         from .report.atlas_page import write_atlas
 
-        say(f"Atlas: {write_atlas(html)}", to_copy=True)
-        return
+        page = write_atlas(html)
+        return _Result(lambda: {"page": page}, lambda: say(f"Atlas: {page}", to_copy=True))
     found = architectures(pattern)
-    if as_json:
-        typer.echo(json.dumps([describe(name) for name in found], indent=2))
-    elif as_csv:
-        write_csv(found, sys.stdout)
-    else:
-        show_atlas(found)
+    show = functools.partial(write_csv, found, sys.stdout) if as_csv else functools.partial(show_atlas, found)
+    return _Result(lambda: [describe(name) for name in found], show)
 
 
 @_command()
@@ -740,26 +831,31 @@ def sites(
         str | None,
         typer.Option(help="Only this position: standard, pre, post, identity, 3x3 or existing.  [default: all]"),
     ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="List every site instead of sums by stage.")] = False,
     skipped: Annotated[
         bool, typer.Option("--skipped", help="Also list the places without a site, with the reason.")
     ] = False,
-) -> None:
-    """List the sites for SE blocks in a backbone, with the cost of each.
+) -> _Result:
+    """List the sites for SE blocks in a backbone, by stage or one by one, with their cost.
 
-    Costs are for r=16. For the backbone's own attention, "now" shows its weights and their equivalent reduction ratio.
+    Costs are for r=16. For the backbone's own attention, "now" shows its weights, and with --all their equivalent
+    reduction ratio.
 
     \b
     Example:
-      se-search sites resnet50 --position standard
+      se-search sites resnet50
+      se-search sites resnet50 --position standard --all
       se-search sites efficientnet_b0 --position existing
     """
+    from .api.sites import list_sites
     from .network.attention.kind import check_choice
     from .network.discovery import POSITIONS
     from .terminal import show_sites
 
     if position is not None:
         check_choice("position", position, POSITIONS)
-    show_sites(backbone, position, skipped)
+    found = list_sites(backbone, position)
+    return _Result(found.to_json, lambda: show_sites(found, everything, skipped))
 
 
 @_command()
@@ -769,7 +865,10 @@ def latency(
         list[Path] | None,
         typer.Option(metavar="FILE", help="Configuration in the format of SEConfig.to_json; repeatable."),
     ] = None,
-    space: Annotated[str, typer.Option(help="Without --config: space whose baselines are measured.")] = "stages",
+    space: Annotated[
+        str,
+        typer.Option(help="Without --config: space whose baselines are measured.", autocompletion=completion.spaces),
+    ] = "stages",
     runtime: Annotated[
         list[str] | None,
         typer.Option(
@@ -804,10 +903,7 @@ def latency(
             "another machine predicts from it.",
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print a row of the atlas's latencies for each network, as a line of JSON.")
-    ] = False,
-) -> None:
+) -> _Result:
     """Measure the latency of networks with attention, relative to the bare backbone, on this machine.
 
     The row "no SE", named after the kind of attention, compares the backbone with a copy of itself: its interval should
@@ -822,7 +918,7 @@ def latency(
         --memory-format channels_last
       se-search latency resnet18 --model phone.json
     """
-    from .api.latency import compare_latency, input_size, latency_rows, measure_latency_model
+    from .api.latency import input_size, latency_rows, latency_table, measure_configurations, measure_latency_model
     from .deployment.deployment import Deployment
     from .terminal import show_latency
 
@@ -841,21 +937,17 @@ def latency(
         for one in runtime or ("eager",)
     ]
     if model is not None:
-        if config or len(deployments) > 1 or as_json:
-            raise DefinitionError(
-                "--model measures a space with one runtime: omit --config, --json and further runtimes"
-            )
+        if config or len(deployments) > 1:
+            raise DefinitionError("--model measures a space with one runtime: omit --config and further runtimes")
         conditions = measure_latency_model(
             backbone, model, space, deployment=deployments[0], target=target, limit=limit
         )
-        say(f"Latency model: {model}, measured with {conditions.description}", to_copy=True)
-        return
-    if as_json:
-        for row in latency_rows(backbone, config or (), space, deployments=deployments, target=target, limit=limit):
-            say(row.to_json(), to_copy=True)
-        return
-    measured = compare_latency(backbone, config or (), space, deployments=deployments, target=target, limit=limit)
-    show_latency(measured, target, limit)
+        told = f"Latency model: {model}, measured with {conditions.description}"
+        return _Result(lambda: {"file": model, "conditions": conditions}, lambda: say(told, to_copy=True))
+    measured = measure_configurations(backbone, config or (), space, deployments, target=target, limit=limit)
+    return _Result(
+        lambda: latency_rows(measured), lambda: show_latency(latency_table(measured), target, limit), lines=True
+    )
 
 
 @_command()
@@ -864,7 +956,7 @@ def reproduce(
         Literal["all", "params"],
         typer.Argument(metavar="[WHAT]", help="all: every table; params: the tables of parameters and FLOPs."),
     ] = "all",
-) -> None:
+) -> _Result:
     """Show the SENet paper's tables: its errors, its costs beside those counted on timm's networks, and its ablations.
 
     Each ablation has the command that runs it on images of yours. Nothing is trained.
@@ -883,14 +975,18 @@ def reproduce(
         for figure in figures:
             counted.append(count_figure(figure))
             advance()
-    if what == "all":
-        show_paper(counted)
-        say("")
-    show_paper_costs(counted)
+
+    def show() -> None:
+        if what == "all":
+            show_paper(counted)
+            say("")
+        show_paper_costs(counted)
+
+    return _Result(lambda: [one.to_json() for one in counted], show)
 
 
 @_command(".study.files")
-def spaces() -> None:
+def spaces() -> _Result:
     """List the shipped search spaces and those of installed plugins.
 
     \b
@@ -900,27 +996,36 @@ def spaces() -> None:
     """
     from .study.files import list_spaces
 
-    for one in list_spaces():
-        name = f"{one.name} (of package {one.package})" if one.package else one.name
-        if one.definition is None:
-            say(f"{name}: cannot be used: {one.problem}")
-            continue
-        say(f"{name}: {one.definition.description}")
-        kinds = one.definition.kinds
-        choices = {
-            "positions": one.definition.positions,
-            **{
-                key if len(kinds) == 1 else f"{kind} {key}": values
-                for kind, own in kinds.items()
-                for key, values in own
-                if isinstance(values, tuple)
-            },
-        }
-        say("  " + "; ".join(f"{key} {', '.join(map(str, values))}" for key, values in choices.items()))
+    found = list_spaces()
+
+    def show() -> None:
+        for one in found:
+            _say_space(one)
+
+    return _Result(lambda: found, show)
+
+
+def _say_space(one: "ListedSpace") -> None:
+    name = f"{one.name} (of package {one.package})" if one.package else one.name
+    if one.definition is None:
+        say(f"{name}: cannot be used: {one.problem}")
+        return
+    say(f"{name}: {one.definition.description}")
+    kinds = one.definition.kinds
+    choices = {
+        "positions": one.definition.positions,
+        **{
+            key if len(kinds) == 1 else f"{kind} {key}": values
+            for kind, own in kinds.items()
+            for key, values in own
+            if isinstance(values, tuple)
+        },
+    }
+    say("  " + "; ".join(f"{key} {', '.join(map(str, values))}" for key, values in choices.items()))
 
 
 @_command(".study.files")
-def studies() -> None:
+def studies() -> _Result:
     """List the shipped studies.
 
     \b
@@ -930,6 +1035,16 @@ def studies() -> None:
     """
     from .study.files import list_studies
 
-    for name, study in list_studies().items():
-        say(f"{name}: {study.description}")
-        say(f"  backbone {study.backbone}; data {study.data}; budget {study.budget}; {', '.join(study.objectives)}")
+    found = list_studies()
+
+    def show() -> None:
+        for name, study in found.items():
+            say(f"{name}: {study.description}")
+            say(f"  backbone {study.backbone}; data {study.data}; budget {study.budget}; {', '.join(study.objectives)}")
+
+    return _Result(lambda: found, show)
+
+
+def _say_all(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        say(sentence)

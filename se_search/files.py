@@ -1,12 +1,14 @@
-"""Read untrusted files, and write atomically: a killed process leaves the last complete version."""
+"""Read untrusted files, write atomically (a killed process leaves the last version), and plain data for JSON."""
 
 import hashlib
 import json
+import math
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -132,3 +134,25 @@ def read_json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def plain(value: Any) -> Any:
+    """Return plain data for JSON, with ``None`` in place of NaN and infinity, which JSON lacks.
+
+    A table becomes a list of its rows, and a path its text.
+    """
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if hasattr(value, "to_dict") and hasattr(value, "columns"):
+        value = value.to_dict("records")
+    elif is_dataclass(value):
+        value = vars(value)
+    elif hasattr(value, "tolist"):  # of NumPy
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(one) for one in value]
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,15 +1,18 @@
 """Progress of long operations: a bar on an interactive terminal, plain lines elsewhere, and the time left."""
 
+import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 from .errors import OutputError, printable
 from .words import duration
@@ -53,6 +56,57 @@ def complain(line: str) -> None:
     """Print one line to standard error, with unprintable characters escaped."""
     with suppress(OSError):  # there is no other place to say it
         print(printable(line), file=sys.stderr)
+
+
+def width_of_table(headings: Sequence[str], rows: Iterable[Sequence[str]], gap: int = 2) -> int:
+    """Return the columns that a table takes without wrapping."""
+    return sum(max(map(_widest_line, column)) + gap for column in zip(headings, *rows, strict=True)) - gap
+
+
+def print_table(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = (), gap: int = 2
+) -> None:
+    """Print a table of texts, in which markup is not interpreted. A cell is wrapped between words only.
+
+    Where the longest words do not fit beside each other, each row is printed as a list.
+
+    Args:
+        headings: Headings of the columns.
+        rows: Cells of each row.
+        right: Headings of the columns that are flush right.
+        gap: Spaces between two columns.
+    """
+    rows = [[printable(cell) for cell in row] for row in rows]
+    columns = list(zip(headings, *rows, strict=True))
+    most = [max(map(_widest_line, column)) for column in columns]
+    least = [max(map(_longest_word, column)) for column in columns]
+    room = console.width - gap * (len(columns) - 1)
+    if sum(least) > room:
+        for row in rows:
+            first, *others = zip(headings, row, strict=True)
+            say(" ".join(filter(None, first)))
+            for heading, cell in others:
+                if cell:
+                    say("  " + ": ".join(filter(None, (" ".join(heading.split()), cell))))
+        return
+    spare = max(room - sum(least), 0)
+    wanted = sum(most) - sum(least)
+    share = min(spare / wanted, 1.0) if wanted else 1.0
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
+    for heading, low, high in zip(headings, least, most, strict=True):
+        width = low + math.floor((high - low) * share)
+        table.add_column(escape(heading), justify="right" if heading in right else "left", width=width)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
+
+
+def _widest_line(text: str) -> int:
+    return max(map(cell_len, text.split("\n")), default=0)
+
+
+def _longest_word(text: str) -> int:
+    return max(map(cell_len, text.split()), default=0)
 
 
 @dataclass(frozen=True)

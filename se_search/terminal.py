@@ -2,33 +2,28 @@
 
 import shlex
 import shutil
-import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pandas as pd
-from rich.markup import escape
-from rich.table import Column, Table
 
 from .api import Excitation
+from .api.sites import SiteList
 from .api.thin import Thinning
-from .errors import printable
 from .evidence.known import points
 from .evidence.paper import ABLATIONS, CountedFigure, command_for, paper_pairs
 from .evidence.published import PublishedPair
 from .export.timm_folder import Exported
 from .latency.meter import remarks
-from .network.attention.grid import Grid
-from .network.config import SEConfig
-from .network.overhead import backbone_parameters, formula_by_stage
-from .network.sites import find_places, trace_backbone
-from .progress import console, say
+from .progress import console, print_table, say, width_of_table
 from .report.summary import in_words, name_front
 from .report.tables import (
     describe_excitation,
     describe_front,
     describe_latency,
+    describe_sites,
+    describe_stages,
     describe_thinned_blocks,
     describe_thinning,
     describe_verified,
@@ -166,55 +161,33 @@ def _load_command(exported: Exported, plain: bool) -> str:
     return f"python -c {quoted}"
 
 
-def _grid_in_words(grid: Grid | None) -> str:
-    if grid is None:
-        return "unknown"
-    return f"{grid.prefix}+{grid.rows}×{grid.columns}" if grid.prefix else f"{grid.rows}×{grid.columns}"
-
-
-def show_sites(backbone: str, position: str | None, skipped: bool) -> None:
-    """Show the sites of a backbone with the parameters of an SE block there.
+def show_sites(found: SiteList, everything: bool, skipped: bool) -> None:
+    """Show the sites of a backbone by stage, with the parameters of SE blocks there.
 
     Args:
-        backbone: A timm architecture name.
-        position: Show this position only.
+        found: The sites.
+        everything: Show each site instead of the sums of each stage and position.
         skipped: Also show the skipped places.
     """
-    places = find_places(backbone)
-    gridded = any(site.grid is None or site.grid.prefix or "L" in site.layout for site in places)
-    table = Table("stage", "block", "position", "layout", *(["grid"] if gridded else []), box=None, pad_edge=False)
-    table.add_column("channels", justify="right")
-    table.add_column("2C²/16", justify="right")
-    table.add_column("now", justify="right")
-    for site, place in places.items():
-        if position in (None, site.position):
-            table.add_row(
-                str(site.stage),
-                site.block,
-                site.position,
-                site.layout,
-                *([_grid_in_words(site.grid)] if gridded else []),
-                f"{site.channels:,}",
-                f"{2 * site.channels**2 / 16:,.0f}",
-                f"{place.weights:,}, r={2 * site.channels**2 / place.weights:.3g}" if place.weights else "",
-            )
-    console.print(table)
-    parameters = backbone_parameters(backbone)
-    for offered in dict.fromkeys(site.position for site in places):
-        total = sum(formula_by_stage(SEConfig.uniform(backbone, 16, position=offered)).values())
-        number = counted(sum(site.position == offered for site in places), "site")
-        added = f"adds {total:,.0f} to {parameters:,} parameters ({percent(total / parameters, sign='+')})"
-        say(f"{offered}: {number}; r=16 at all {added}.")
-    if skipped:
-        say("")
-        reasons = Table("block", "position", "reason for skipping", box=None, pad_edge=False)
-        for one in trace_backbone(backbone).skipped:
-            if position in (None, one.position):
-                reasons.add_row(one.block, one.position, one.reason)
-        for site, place in places.items():
-            if position in (None, site.position) and isinstance(place.grid, str):
-                reasons.add_row(site.block, site.position, f"for attention with local extent only: {place.grid}")
-        console.print(reasons if reasons.row_count else "No place is skipped.")
+    if everything:
+        _print_table(describe_sites(found.sites), right=_NUMBERS_OF_SITES)
+    else:
+        _print_table(describe_stages(found.sites), right=_NUMBERS_OF_SITES)
+        say("Stages are numbered as in the paper: the stem is 1. --all lists every site.")
+    for one in found.totals:
+        added = f"adds {one.formula:,.0f} to {found.parameters:,} parameters"
+        share = percent(one.formula / found.parameters, sign="+")
+        say(f"{one.position}: {counted(one.sites, 'site')}; r=16 at all {added} ({share}).")
+    if not skipped:
+        return
+    say("")
+    if found.skipped.empty:
+        say("No place is skipped.")
+    else:
+        _print_table(found.skipped.rename(columns={"reason": "reason for skipping"}))
+
+
+_NUMBERS_OF_SITES = ("sites", "channels", "2C²/16", "now")
 
 
 def show_latency(measured: pd.DataFrame, target: float, limit: float) -> None:
@@ -238,18 +211,19 @@ def show_paper(figures: Sequence[CountedFigure]) -> None:
     Args:
         figures: All networks of the paper with counted costs.
     """
-    table = _paper_table("Tables 2 to 5: networks without and with SE", "network", "dataset")
-    for heading in ("error (%)\ntop-1", "\ntop-5", "with SE\ntop-1", "\ntop-5", "gain\npoints", "\n95 %"):
-        table.add_column(heading, justify="right")
+    say("Tables 2 to 5: networks without and with SE")
+    rows = []
     for pair in paper_pairs():
         errors = _errors(pair.top1_without, pair.top5_without), _errors(pair.top1_with, pair.top5_with)
-        table.add_row(pair.without, pair.dataset, *errors[0], *errors[1], *_gain(pair))
-    console.print(table)
+        rows.append((pair.without, pair.dataset, *errors[0], *errors[1], *_gain(pair)))
+    numbers = ("error (%)\ntop-1", "\ntop-5", "with SE\ntop-1", "\ntop-5", "gain\npoints", "\n95 %")
+    print_table(("network", "dataset", *numbers), rows, numbers, gap=1)
     for varies in ABLATIONS:
         of_ablation = [one for one in figures if one.figure.varies == varies]
-        numbers = ", ".join(dict.fromkeys(one.figure.table for one in of_ablation))
+        tables = ", ".join(dict.fromkeys(one.figure.table for one in of_ablation))
         say("")
-        console.print(_ablation_table(f"By {varies} (table {numbers})", of_ablation))
+        say(f"By {varies} (table {tables})")
+        _print_ablations(of_ablation)
         say("The same on your images:")
         say(f"  {command_for(varies)}", to_copy=True)
     say("")
@@ -260,11 +234,8 @@ def show_paper(figures: Sequence[CountedFigure]) -> None:
     )
 
 
-def _ablation_table(title: str, figures: Sequence[CountedFigure]) -> Table:
-    table = _paper_table(title, "SE")
-    headings = ("error (%)\ntop-1", "\ntop-5", "gain\npoints", "\n95 %")
-    for heading in (*headings, "paper\nM", "2C²/r\nM", "paper\nGFLOPs", "counted\nGFLOPs"):
-        table.add_column(heading, justify="right")
+def _print_ablations(figures: Sequence[CountedFigure]) -> None:
+    rows = []
     for one in figures:
         figure, pair = one.figure, one.figure.pair
         if pair is None:
@@ -275,13 +246,10 @@ def _ablation_table(title: str, figures: Sequence[CountedFigure]) -> Table:
         millions = "" if figure.millions is None else f"{figure.millions:.1f}"
         giga_flops = "" if figure.giga_flops is None else f"{figure.giga_flops:.2f}"
         costs = (millions, f"{one.formula:.2f}", giga_flops, f"{one.giga_flops:.3f}")
-        table.add_row(figure.name, *published, *costs)
-    return table
-
-
-def _paper_table(title: str, *headings: str) -> Table:
-    # Two rows of headings and narrow gaps make the longest name fit into 80 columns.
-    return Table(*headings, title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+        rows.append((figure.name, *published, *costs))
+    errors = ("error (%)\ntop-1", "\ntop-5", "gain\npoints", "\n95 %")
+    numbers = (*errors, "paper\nM", "2C²/r\nM", "paper\nGFLOPs", "counted\nGFLOPs")
+    print_table(("SE", *numbers), rows, numbers, gap=1)
 
 
 def _errors(top1: float, top5: float | None) -> tuple[str, str]:
@@ -290,31 +258,33 @@ def _errors(top1: float, top5: float | None) -> tuple[str, str]:
 
 def _gain(pair: PublishedPair) -> tuple[str, str]:
     low, high = map(points, pair.interval)
-    return points(pair.gain), escape(f"[{low}, {high}]")
+    return points(pair.gain), f"[{low}, {high}]"
 
 
 def show_paper_costs(figures: Sequence[CountedFigure]) -> None:
     """Show the SENet paper's tables of costs beside counted costs."""
     told = [one for one in figures if one.figure.millions is not None or one.figure.giga_flops is not None]
     for name in dict.fromkeys(one.figure.varies for one in told if one.figure.pair):
-        table = _paper_table(f"By {name}", "network")
-        for heading in ("paper\nM", "2C²/r\nM", "diff.", "counted\nM", "diff.", "paper\nGFLOPs", "counted", "diff."):
-            table.add_column(heading, justify="right")
         of_table = [one for one in told if one.figure.varies == name]
+        rows = []
         for one in of_table:
             millions, giga_flops = one.figure.millions, one.figure.giga_flops
-            table.add_row(
-                one.figure.name,
-                "" if millions is None else f"{millions:.1f}",
-                f"{one.formula:.2f}",
-                "" if millions is None else f"{one.formula - millions:+.2f}",
-                f"{one.counted:.2f}",
-                "" if millions is None else f"{one.counted - millions:+.2f}",
-                "" if giga_flops is None else f"{giga_flops:.4g}",
-                f"{one.giga_flops:.3f}",
-                "" if giga_flops is None else percent(one.giga_flops / giga_flops - 1, 1, "+"),
+            rows.append(
+                (
+                    one.figure.name,
+                    "" if millions is None else f"{millions:.1f}",
+                    f"{one.formula:.2f}",
+                    "" if millions is None else f"{one.formula - millions:+.2f}",
+                    f"{one.counted:.2f}",
+                    "" if millions is None else f"{one.counted - millions:+.2f}",
+                    "" if giga_flops is None else f"{giga_flops:.4g}",
+                    f"{one.giga_flops:.3f}",
+                    "" if giga_flops is None else percent(one.giga_flops / giga_flops - 1, 1, "+"),
+                )
             )
-        console.print(table)
+        numbers = ("paper\nM", "2C²/r\nM", "diff.", "counted\nM", "diff.", "paper\nGFLOPs", "counted", "diff.")
+        say(f"By {name}")
+        print_table(("network", *numbers), rows, numbers, gap=1)
         say("")
     say("M: parameters in millions, classifier included; counted: with timm's biases and rounding.")
     say(
@@ -323,25 +293,14 @@ def show_paper_costs(figures: Sequence[CountedFigure]) -> None:
     )
 
 
-def _print_table(shown: pd.DataFrame) -> None:
-    """Print a table of texts without interpreting markup in them, because they may come from a user's file.
-
-    On a narrow terminal the remarks (the column without a heading) follow below the table.
-    """
-
-    def table_of(shown: pd.DataFrame, gap: int) -> Table:
-        headings = (Column(heading, overflow="fold") for heading in shown.columns)
-        table = Table(*headings, box=None, pad_edge=False, padding=(0, gap, 0, 0))
-        for row in shown.itertuples(index=False):
-            table.add_row(*(escape(printable(text)) for text in row))
-        return table
-
-    table = table_of(shown, 2)
-    needed = console.measure(table, options=console.options.update(max_width=sys.maxsize)).maximum
-    if "" not in shown or needed <= console.width:
-        console.print(table)
+def _print_table(shown: pd.DataFrame, right: Collection[str] = ()) -> None:
+    """Print a table of texts; on a narrow terminal the remarks (the column without a heading) follow below."""
+    rows = [list(row) for row in shown.itertuples(index=False)]
+    if "" not in shown or width_of_table(list(shown.columns), rows) <= console.width:
+        print_table(list(shown.columns), rows, right)
         return
-    console.print(table_of(shown.drop(columns=""), 1))
+    others = shown.drop(columns="")
+    print_table(list(others.columns), [list(row) for row in others.itertuples(index=False)], right, gap=1)
     heading = shown.columns[0]
     for name, remark in zip(shown[heading], shown[""], strict=True):
         if remark:

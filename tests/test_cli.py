@@ -17,7 +17,7 @@ from timm.models import register_model
 from torch import nn
 from typer.testing import CliRunner
 
-from se_search import SEConfig, __version__, parameter_overhead
+from se_search import SEConfig, __version__, completion, parameter_overhead
 from se_search.cli import app
 from se_search.network.insertion import whole_state
 from se_search.results.excitation import AnalysisPage
@@ -392,7 +392,7 @@ def test_an_impossible_analysis_is_refused_and_nothing_is_written(finished_run, 
 
 
 def test_sites_prints_the_formula_of_every_site():
-    result = invoke("sites", "resnet50", "--position", "standard")
+    result = invoke("sites", "resnet50", "--position", "standard", "--all")
     rows = [line.split() for line in result.output.splitlines() if " layer" in line]
     assert len(rows) == 16
     assert rows[0] == ["2", "layer1.0", "standard", "NCHW", "256", "8,192"]  # 2 · 256² / 16
@@ -401,11 +401,18 @@ def test_sites_prints_the_formula_of_every_site():
 
 
 def test_sites_prints_every_position_and_what_stands_there_already():
-    rows = [line.split() for line in invoke("sites", "resnet50").output.splitlines() if " layer" in line]
+    rows = [line.split() for line in invoke("sites", "resnet50", "--all").output.splitlines() if " layer" in line]
     assert Counter(row[2] for row in rows) == dict.fromkeys(("standard", "pre", "post", "identity", "3x3"), 16)
-    first = next(line for line in invoke("sites", "efficientnet_b0").output.splitlines() if "existing" in line)
+    first = next(line for line in invoke("sites", "efficientnet_b0", "--all").output.splitlines() if "existing" in line)
     # 32 channels, squeezed to 8: 2 · 32 · 8 weights, as with r = 4.
     assert first.split() == ["2", "blocks.0.0", "existing", "NCHW", "32", "128", "512,", "r=4"]
+
+
+def test_sites_shows_sums_of_stages_beside_the_modules_of_timm():
+    rows = [line.split() for line in invoke("sites", "resnet50", "--position", "standard").output.splitlines()]
+    # 2 · Σ C² / 16 over the blocks of a stage.
+    assert rows[1] == ["2", "layer1", "standard", "3", "256", f"{3 * 2 * 256**2 // 16:,}"]
+    assert rows[4] == ["5", "layer4", "standard", "3", "2,048", f"{3 * 2 * 2048**2 // 16:,}"]
 
 
 def test_sites_tells_why_places_are_left_out():
@@ -441,3 +448,76 @@ def test_every_command_has_help_with_an_example(command):
 @pytest.mark.parametrize("arguments", [("report", "run\udcff"), ("export", "run", "--to", "to\udcff")])
 def test_names_that_are_not_utf8_are_refused_at_the_start(arguments):
     assert_refused(invoke(*arguments), r"\udcff' is not UTF-8: rename it")
+
+
+DOCUMENTED = (Path(__file__).parents[1] / "docs" / "json.md").read_text(encoding="utf-8")
+
+
+def documented_keys(after: str) -> set[str]:
+    """Names in the first column of the table that follows a text in the documentation."""
+    rows = DOCUMENTED.split(after)[1].split("\n\n")[1].splitlines()[2:]
+    return {name for row in rows for name in re.findall(r"`(\w+)(?:\[\])?`", row.split("|")[1])}
+
+
+def json_of(*arguments):
+    result = invoke(*arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "after"),
+    [
+        (["report", "run"], "`se-search run`, `verify` and `report`:"),
+        (["run", "--study", "tiny.yaml", "--out", "run", "--budget", "8", "--dry-run"], "`se-search run --dry-run`:"),
+        (["export", "run"], "`se-search export`:"),
+        (["sites", "test_resnet", "--skipped"], "`se-search sites`:"),
+        (["evidence", "resnet50"], "with a backbone:"),
+        (["power"], "`se-search power`:"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_json_has_the_documented_keys(finished_run, monkeypatch, arguments, after):
+    monkeypatch.chdir(finished_run)
+    assert json_of(*arguments).keys() == documented_keys(after)
+
+
+def test_json_of_lists_has_what_is_printed():
+    assert [one["name"] for one in json_of("spaces")] == re.findall(r"^(\S+):", invoke("spaces").output, re.MULTILINE)
+    assert list(json_of("studies")) == re.findall(r"^(\S+):", invoke("studies").output, re.MULTILINE)
+    rows = json_of("sites", "resnet50", "--position", "standard")["sites"]
+    assert [row["module"] for row in rows] == [row["block"].rpartition(".")[0] for row in rows]
+
+
+def test_progress_precedes_json_on_standard_error_and_a_quiet_command_has_none(finished_run, monkeypatch):
+    monkeypatch.chdir(finished_run)
+    arguments = ["latency", "test_resnet", "--size", "32", "--limit", "0.01"]
+    result = invoke(*arguments, "--json")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert {row["configuration"] for row in rows} >= {"no SE", "uniform r=16"}
+    assert result.stderr.startswith("Measuring (0/")
+    result = invoke(*arguments, "--quiet")
+    assert result.stdout.startswith("configuration")
+    assert not result.stderr
+
+
+def test_a_verbose_command_shows_where_an_error_comes_from():
+    result = invoke("run", "--sampler", "foo", "--verbose")
+    assert result.exit_code == 2
+    assert "Traceback" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("Error: --sampler is 'foo'")
+
+
+def test_a_shell_completes_names_and_run_folders(finished_run, monkeypatch):
+    monkeypatch.chdir(finished_run)
+    known = completion.backbones("")
+    assert set(known) <= set(timm.list_models())
+    assert len(known) > 1000
+    assert completion.spaces("block") == ["blocks"]
+    assert completion.studies("t") == ["tiny.yaml"]
+    assert completion.run_folders("r") == ["run"]
+    assert completion.run_folders("../dir") == ["../directory/"]
+    assert completion.run_folders("none/x") == []
+    environment = {"_SE_SEARCH_COMPLETE": "complete_bash", "COMP_WORDS": "se-search sites resnet50c", "COMP_CWORD": "2"}
+    shown = CliRunner().invoke(app, [], prog_name="se-search", env=environment)
+    assert shown.stdout.split() == ["resnet50c"]

@@ -42,6 +42,7 @@ ORDER = [
     "export",
     "api",
     "visualization",
+    "completion",
     "terminal",
     "cli",
     "__main__",
@@ -132,7 +133,10 @@ def test_the_order_names_every_part():
     "statement",
     [
         "import se_search",
-        "import se_search.cli",
+        # Completion, and a mistake that the study's definition shows.
+        "import se_search.cli as cli; from se_search import completion; from typer.testing import CliRunner; "
+        "assert 'resnet50' in completion.backbones('resnet5'); "
+        "assert \"--sampler is 'foo'\" in CliRunner().invoke(cli.app, ['run', '--sampler', 'foo']).stderr",
         "from se_search.study import files; files.list_spaces(); files.list_studies()",
     ],
 )

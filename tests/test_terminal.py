@@ -59,6 +59,19 @@ def test_a_table_that_fits_has_its_remarks_beside(console_of):
     assert [line.rstrip().endswith("trial 0's") for line in shown.getvalue().splitlines()] == [False, False, True]
 
 
+@pytest.mark.parametrize("width", [80, 60, 40, 24])
+def test_no_word_of_a_table_is_broken_at_any_width(console_of, width):
+    shown = console_of(width)
+    table = FRONT.assign(**{"": FRONT[""].str.replace("not significantly better than", "no better than")})
+    terminal._print_table(table)
+    progress.print_table(list(table.columns), table.to_numpy().tolist())
+    lines = shown.getvalue().splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= width
+    words = {word for column in table for cell in (column, *table[column]) for word in cell.split()}
+    printed = {word for line in lines for word in line.replace(":", " ").split()}
+    assert {word.replace(":", "") for word in words} <= printed | {""}
+
+
 def test_markup_in_a_table_is_text(console_of):
     shown = console_of(80)
     terminal._print_table(pd.DataFrame({"block": ["[red]layer[/red]"]}))

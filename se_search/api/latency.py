@@ -1,9 +1,10 @@
 """Latency of configurations of a backbone on this machine, without a search."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import timm
@@ -23,7 +24,6 @@ from ..progress import progress_bar
 from ..statistics import Estimate
 from ..study.files import load_space
 from ..study.space import SearchSpace
-from ..training.protocols import ProgressBar, no_progress
 from ..trials.latency import configurations_to_measure, measure_for_model
 
 
@@ -56,33 +56,64 @@ def compare_latency(
     Raises:
         SeSearchError: If an argument is invalid (checked before any measurement), or a runtime cannot run a network.
     """
-    rows = []
-    measured = _measure(backbone, configs, space, deployments, target, limit, seed, progress_bar)
-    for deployment, name, config, ratio in measured:
-        row = {
-            "name": name,
-            "runtime": deployment.runtime,
-            "conditions": ratio.conditions.description,
-            "parameter_overhead": parameter_share(config),
-            "flops_overhead": flops_overhead(config, deployment.size),
-        }
-        rows.append(row | ratio.to_columns())
-    return pd.DataFrame(rows)
+    return latency_table(
+        measure_configurations(backbone, configs, space, deployments, target=target, limit=limit, seed=seed)
+    )
 
 
-def latency_rows(
+class Measured(NamedTuple):
+    """A measured configuration with its name, and how it was run."""
+
+    deployment: Deployment
+    name: str
+    config: SEConfig
+    ratio: Ratio
+
+
+def measure_configurations(
     backbone: str,
     configs: Sequence[SEConfig | str | os.PathLike[str]] = (),
     space: str = "stages",
-    *,
     deployments: Sequence[Deployment] = (),
+    *,
     target: float = TARGET,
     limit: float = LIMIT,
     seed: int = 0,
-) -> list[LatencyRow]:
-    """Measure as :func:`compare_latency` without showing progress, and return rows of the atlas's latencies."""
-    measured = _measure(backbone, configs, space, deployments, target, limit, seed, no_progress)
-    return [latency_row(name, config, deployment, ratio) for deployment, name, config, ratio in measured]
+) -> list[Measured]:
+    """Measure what :func:`compare_latency` measures; the arguments are the same."""
+    named = _read(backbone, configs) or SearchSpace(backbone, load_space(space)).known_answers()
+    deployments = deployments or [Deployment(size=input_size(backbone))]
+    options = {deployment: network_options(backbone, deployment.size) for deployment in deployments}
+    for deployment in options:
+        check(deployment)
+    measured = []
+    with progress_bar("Measuring", len(options) * len(named)) as advance:
+        for deployment, of_size in options.items():
+            meter = LatencyMeter(create_model(SEConfig(backbone), **of_size), deployment, target, limit, seed)
+            for name, config in named.items():
+                measured.append(Measured(deployment, name, config, meter.measure(create_model(config, **of_size))))
+                advance()
+    return measured
+
+
+def latency_table(measured: Sequence[Measured]) -> pd.DataFrame:
+    """Return measured configurations as the table of :func:`compare_latency`."""
+    return pd.DataFrame(
+        {
+            "name": one.name,
+            "runtime": one.deployment.runtime,
+            "conditions": one.ratio.conditions.description,
+            "parameter_overhead": parameter_share(one.config),
+            "flops_overhead": flops_overhead(one.config, one.deployment.size),
+            **one.ratio.to_columns(),
+        }
+        for one in measured
+    )
+
+
+def latency_rows(measured: Sequence[Measured]) -> list[LatencyRow]:
+    """Return measured configurations as rows of the atlas's latencies."""
+    return [latency_row(one.name, one.config, one.deployment, one.ratio) for one in measured]
 
 
 def latency_row(
@@ -124,29 +155,6 @@ def latency_row(
         timm=timm.__version__,
         date=date.today().isoformat(),
     )
-
-
-def _measure(
-    backbone: str,
-    configs: Sequence[SEConfig | str | os.PathLike[str]],
-    space: str,
-    deployments: Sequence[Deployment],
-    target: float,
-    limit: float,
-    seed: int,
-    progress: ProgressBar,
-) -> Iterator[tuple[Deployment, str, SEConfig, Ratio]]:
-    named = _read(backbone, configs) or SearchSpace(backbone, load_space(space)).known_answers()
-    deployments = deployments or [Deployment(size=input_size(backbone))]
-    options = {deployment: network_options(backbone, deployment.size) for deployment in deployments}
-    for deployment in options:
-        check(deployment)
-    with progress("Measuring", len(options) * len(named), 0) as advance:
-        for deployment, of_size in options.items():
-            meter = LatencyMeter(create_model(SEConfig(backbone), **of_size), deployment, target, limit, seed)
-            for name, config in named.items():
-                yield deployment, name, config, meter.measure(create_model(config, **of_size))
-                advance()
 
 
 def measure_latency_model(

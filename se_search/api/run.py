@@ -19,7 +19,7 @@ from ..driver.verification import load_verified, run_verification
 from ..errors import DefinitionError, RunFolderError
 from ..export.formats import choose_formats
 from ..export.timm_folder import Exported, check_target, export_timm
-from ..files import refusing_unwritable, write_text
+from ..files import plain, refusing_unwritable, write_text
 from ..network.config import SEConfig
 from ..progress import console
 from ..report.figures import report_figures
@@ -68,6 +68,23 @@ class Run:
     def decision(self) -> Decision:
         """The verdict, three figures against the network without attention, and what to do next."""
         return decide(*read_results(self.folder))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for JSON: the decision, the front, verified networks and cautions; ``run.json`` has all."""
+        results, run = read_results(self.folder)
+        found: dict[str, Any] = plain(
+            {
+                "folder": self.folder,
+                "report": self.folder / REPORT_FILE,
+                "trials": len(results),
+                "failed": int((results["state"] == "failed").sum()),
+                "decision": decide(results, run),
+                "front": self.front,
+                "verified": run.verified,
+                "cautions": run.cautions,
+            }
+        )
+        return found
 
     @property
     def figures(self) -> dict[str, go.Figure]:

@@ -20,6 +20,7 @@ from ..excitation.observations import TOLERANCE
 from ..excitation.thinning import ConstantBlocks, Thinnable, choose, compare_constants
 from ..export.card import Origin, Result
 from ..export.timm_folder import Exported, export_timm
+from ..files import plain
 from ..latency.meter import LatencyMeter, Ratio
 from ..latency.stopping import TARGET
 from ..memory import memory_told
@@ -144,11 +145,6 @@ class Thinning:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-
-        def plain(table: pd.DataFrame) -> list[dict[str, Any]]:
-            finite = table.astype(object).where(table.map(_is_finite), None)
-            return [{str(name): value for name, value in row.items()} for row in finite.to_dict("records")]
-
         confirmed = self.confirmed
         return {
             "network": self.name,
@@ -241,10 +237,6 @@ def thin(  # noqa: PLR0913
         found,
         thinnable,
     )
-
-
-def _is_finite(value: object) -> bool:
-    return not isinstance(value, float) or np.isfinite(value)
 
 
 def _folded(found: TrainedNetwork, thinnable: Thinnable, one: ConstantBlocks) -> nn.Module:

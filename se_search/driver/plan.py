@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.table import Table
 
 from ..data.image_data import ImageData
 from ..errors import first_reason
@@ -18,7 +17,7 @@ from ..evidence.known import known_in_brief
 from ..memory import peak_memory
 from ..network.config import SEConfig
 from ..network.overhead import added_flops, added_parameters, backbone_costs, backbone_parameters
-from ..progress import Phase, Schedule, console, say
+from ..progress import Phase, Schedule, print_table, say
 from ..study.definitions import StudyDefinition
 from ..study.space import SearchSpace
 from ..training.evaluator import EstimatingEvaluator, Evaluator
@@ -111,13 +110,11 @@ class Plan:
 
     def show_estimate(self) -> None:
         """Print the phases with their estimates."""
-        table = Table("phase", box=None, pad_edge=False)
-        table.add_column("steps", justify="right")
-        table.add_column("time", justify="right")
-        for phase in self.phases:
-            seconds = phase.duration
-            table.add_row(phase.title, f"{phase.steps:,}", "unknown" if seconds is None else duration(seconds))
-        console.print(table)
+        rows = [
+            (phase.title, f"{phase.steps:,}", "unknown" if phase.duration is None else duration(phase.duration))
+            for phase in self.phases
+        ]
+        print_table(("phase", "steps", "time"), rows, right=("steps", "time"))
         if self.problem:
             say(self.problem)
         needs = [] if self.seconds is None else [f"about {duration(self.seconds)}"]

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..network.config import SEConfig
 from ..network.overhead import added_flops, added_parameters, backbone_costs, backbone_parameters, formula_by_stage
@@ -72,6 +73,21 @@ class CountedFigure:
     formula: float
     counted: float
     giga_flops: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for JSON; ``published`` is what the table tells."""
+        one = self.figure
+        published = {"millions": one.millions, "giga_flops": one.giga_flops}
+        return {
+            "table": one.table,
+            "varies": one.varies,
+            "name": one.name,
+            "config": one.config.to_dict(),
+            "published": published | {"accuracy": one.pair and one.pair.to_json()},
+            "formula_millions": self.formula,
+            "counted_millions": self.counted,
+            "counted_giga_flops": self.giga_flops,
+        }
 
 
 def paper_pairs() -> tuple[PublishedPair, ...]:

@@ -2,10 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from rich.markup import escape
-from rich.table import Table
-
-from ..progress import console, say
+from ..progress import print_table, say
 from ..words import percent
 from .atlas import RATIOS, ArchitectureCosts, atlas
 from .known import Evidence, points
@@ -23,11 +20,11 @@ def show_evidence(found: Evidence) -> None:
     ):
         if pairs:
             say(title)
-            console.print(_results(pairs))
+            _print_results(pairs)
             say("")
     if found.ablations:
         say("The SENet paper's ablations of it, with longer training:")
-        console.print(_ablations(found.ablations))
+        _print_ablations(found.ablations)
         say("")
     for sentence in found.sentences:
         say(sentence)
@@ -38,12 +35,12 @@ def show_families() -> None:
     by_family: dict[str, list[PublishedPair]] = {}
     for pair in se_pairs():
         by_family.setdefault(family_of(pair.without), []).append(pair)
-    table = _table("family", "", right=("results", "smallest", "largest"))
+    rows = []
     for family, pairs in by_family.items():
         gains = gains_of(pairs, family)
         differ = "other parts differ too" if gains.others_differ else ""
-        table.add_row(family, differ, str(gains.count), points(gains.low), points(gains.high))
-    console.print(table)
+        rows.append((family, differ, str(gains.count), points(gains.low), points(gains.high)))
+    print_table(("family", "", *(right := ("results", "smallest", "largest"))), rows, right, gap=1)
     say(
         "Published gains of SE in points of ImageNet top-1 accuracy, one checkpoint each; of a family's results those "
         "in which only the attention differs, if there are any. `se-search evidence BACKBONE` lists results."
@@ -57,27 +54,29 @@ def show_atlas(found: Mapping[str, ArchitectureCosts | None]) -> None:
         found: Costs by name; ``None`` without costs.
     """
     headings = ("parameters", "GFLOPs", "sites", "r=4", "r=8", "r=16", "r=32", "FLOPs", "own")
-    table = _table("architecture", "family", "position", right=headings)
+    rows = []
     for name, costs in found.items():
         if costs is None:
             say(f"{name}: no costs: {atlas().reason(name)}")
             continue
         shares = [percent(costs.uniform(ratio)[0] / costs.parameters) for ratio in RATIOS]
-        table.add_row(
-            name,
-            costs.family,
-            costs.default_position,
-            f"{costs.parameters / 1e6:.4g} M",
-            f"{costs.flops / 1e9:.3g}",
-            str(sum(group.sites for group in costs.at(costs.default_position))),
-            *shares,
-            percent(costs.uniform(16)[1] / costs.flops),
-            percent(costs.attention_parameters / costs.parameters) if costs.attention_sites else "",
+        rows.append(
+            (
+                name,
+                costs.family,
+                costs.default_position,
+                f"{costs.parameters / 1e6:.4g} M",
+                f"{costs.flops / 1e9:.3g}",
+                str(sum(group.sites for group in costs.at(costs.default_position))),
+                *shares,
+                percent(costs.uniform(16)[1] / costs.flops),
+                percent(costs.attention_parameters / costs.parameters) if costs.attention_sites else "",
+            )
         )
-    console.print(table)
+    print_table(("architecture", "family", "position", *headings), rows, headings, gap=1)
     for costs in filter(None, found.values() if len(found) == 1 else ()):
         say("")
-        console.print(_by_stage(costs))
+        _print_by_stage(costs)
     say(
         f"timm {atlas().timm}, at its input sizes. r=4 to r=32: parameters of SE blocks at all sites of the position, "
         "as shares of the backbone's; FLOPs: those of r=16; own: parameters of the backbone's own attention, which SE "
@@ -85,45 +84,37 @@ def show_atlas(found: Mapping[str, ArchitectureCosts | None]) -> None:
     )
 
 
-def _by_stage(costs: ArchitectureCosts) -> Table:
-    table = _table("stage", "position", right=("sites", "2C²/16", *(f"r={ratio}" for ratio in RATIOS), "FLOPs, r=16"))
+def _print_by_stage(costs: ArchitectureCosts) -> None:
+    headings = ("sites", "2C²/16", *(f"r={ratio}" for ratio in RATIOS), "FLOPs, r=16")
+    rows = []
     for group in costs.sites:
         numbers = (2 * group.squares // 16, *group.parameters, group.flops[RATIOS.index(16)])
-        table.add_row(str(group.stage), group.position, str(group.sites), *(f"{one:,}" for one in numbers))
-    return table
+        rows.append((str(group.stage), group.position, str(group.sites), *(f"{one:,}" for one in numbers)))
+    print_table(("stage", "position", *headings), rows, headings, gap=1)
 
 
-def _table(*left: str, right: Iterable[str]) -> Table:
-    table = Table(*left, box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in right:
-        table.add_column(heading, justify="right")
-    return table
+_VALUES = ("without", "with", "points", "95 %")
 
 
-def _results(pairs: Iterable[PublishedPair]) -> Table:
-    table = _table("network", "recipe", "", right=("pixels", "without", "with", "points", "95 %"))
-    table.add_column("what else differs; source")
-    for pair in pairs:
-        values = _values(pair)
-        notes = "; ".join(filter(None, (pair.what_else_differs, pair.source)))
-        cells = (
+def _print_results(pairs: Iterable[PublishedPair]) -> None:
+    rows = [
+        (
             pair.with_attention.partition(".")[0],
             pair.recipe,
             pair.attention,
             str(pair.image_size),
-            *values,
-            notes,
+            *_values(pair),
+            "; ".join(filter(None, (pair.what_else_differs, pair.source))),
         )
-        table.add_row(*map(escape, cells))
-    return table
+        for pair in pairs
+    ]
+    headings = ("network", "recipe", "", "pixels", *_VALUES, "what else differs; source")
+    print_table(headings, rows, right=("pixels", *_VALUES), gap=1)
 
 
-def _ablations(pairs: Iterable[PublishedPair]) -> Table:
-    table = _table("ablation", "value", right=("without", "with", "points", "95 %"))
-    table.add_column("source")
-    for pair in pairs:
-        table.add_row(*map(escape, (pair.varies, pair.with_attention, *_values(pair), pair.source)))
-    return table
+def _print_ablations(pairs: Iterable[PublishedPair]) -> None:
+    rows = [(pair.varies, pair.with_attention, *_values(pair), pair.source) for pair in pairs]
+    print_table(("ablation", "value", *_VALUES, "source"), rows, right=_VALUES, gap=1)
 
 
 def _values(pair: PublishedPair) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Tables of text for the terminal, notebooks and Markdown."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -130,3 +130,51 @@ def describe_thinning(networks: pd.DataFrame) -> pd.DataFrame:
         }
         for number, row in zip(shown.index, shown.to_dict("records"), strict=True)
     )
+
+
+def describe_sites(sites: pd.DataFrame) -> pd.DataFrame:
+    """Return the sites of :func:`se_search.api.sites.list_sites` as text, one row each."""
+    shown = [
+        {
+            "stage": str(row["stage"]),
+            "block": row["block"],
+            "position": row["position"],
+            "layout": row["layout"],
+            "grid": _grid_in_words(row["grid"]),
+            "channels": f"{row['channels']:,}",
+            "2C²/16": f"{row['formula']:,.0f}",
+            "now": f"{row['weights']:,}, r={2 * row['channels'] ** 2 / row['weights']:.3g}" if row["weights"] else "",
+        }
+        for row in sites.to_dict("records")
+    ]
+    # Maps of pixels have a grid in all networks.
+    gridded = any(row["grid"] is None or row["grid"][0] or "L" in row["layout"] for row in sites.to_dict("records"))
+    table = pd.DataFrame(shown)
+    return table if gridded or table.empty else table.drop(columns="grid")
+
+
+def describe_stages(sites: pd.DataFrame) -> pd.DataFrame:
+    """Return the sums of the sites by stage and position as text."""
+    rows = []
+    for (stage, position), group in sites.groupby(["stage", "position"], sort=False):
+        channels = sorted(set(group["channels"]))
+        weights = group["weights"].sum()
+        rows.append(
+            {
+                "stage": str(stage),
+                "module": group["module"].iloc[0],
+                "position": position,
+                "sites": str(len(group)),
+                "channels": f"{channels[0]:,}" + (f" to {channels[-1]:,}" if len(channels) > 1 else ""),
+                "2C²/16": f"{group['formula'].sum():,.0f}",
+                "now": f"{weights:,}" if weights else "",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _grid_in_words(grid: Sequence[int] | None) -> str:
+    if grid is None:
+        return "unknown"
+    prefix, rows, columns = grid
+    return f"{prefix}+{rows}×{columns}" if prefix else f"{rows}×{columns}"

@@ -70,6 +70,24 @@ class Comparison:
     paired: bool
     cautions: tuple[str, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for JSON, without trials."""
+        runs = [
+            {
+                "label": one.label,
+                "folder": one.run.folder,
+                "hypervolume": one.hypervolume,
+                "ratio": one.ratio and [one.ratio.value, one.ratio.low, one.ratio.high],
+            }
+            for one in self.runs
+        ]
+        return {
+            "runs": runs,
+            "reference": self.reference,
+            "paired": self.paired,
+            "cautions": list(self.cautions),
+        }
+
 
 @dataclass(frozen=True)
 class FrontValue:

@@ -1,20 +1,18 @@
 """The results in a run folder: the table of trials, and the description of the run that the report shows."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import BaseModel
 
 from ..data.folders import ImageCounts
 from ..data.load import published_name
 from ..errors import RunFolderError, SeSearchError
 from ..evidence.power import Power
-from ..files import read_json, write_text
+from ..files import plain, read_json, write_text
 from ..latency.additive import MeasuredLatency
 from ..latency.meter import LatencyConditions, remarks
 from ..network.overhead import backbone_parameters
@@ -152,7 +150,8 @@ class RunRecord:
         """Return plain data for JSON, without the provenance, which the start of a run writes."""
         names = [one.name for one in self.objectives]
         latency = self.latency.to_dict() | {"description": self.latency.description} if self.latency else {}
-        return {name: _plain(value) for name, value in vars(self).items() if name != "provenance"} | {
+        return {name: plain(value) for name, value in vars(self).items() if name != "provenance"} | {
+            "evaluator": self.evaluator.model_dump(exclude={"options"}),
             "objectives": names,
             "picks": dict(self.picks),
             "picks_source": self.picks.source,
@@ -251,7 +250,7 @@ def write_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
     table, run = read_results(folder)
     write_text(folder / TRIALS_FILE, to_csv(table))
     write_text(folder / PARETO_FILE, to_csv(front_of(table)))
-    content = _plain(read_json(folder / RUN_FILE)) | run.to_json() | {"decision": _plain(decide(table, run))}
+    content = plain(read_json(folder / RUN_FILE)) | run.to_json() | {"decision": plain(decide(table, run))}
     write_text(folder / RUN_FILE, json.dumps(content, indent=2, allow_nan=False))
     return table, run
 
@@ -316,16 +315,3 @@ def _latency_remarks(
     both = pd.concat([measured, pd.DataFrame(fitted, columns=columns, dtype=float)])
     limit = None if is_pooled else definition.latency.limit
     return remarks(both, definition.latency.target, limit)
-
-
-def _plain(value: Any) -> Any:
-    """Return plain data with ``None`` in place of NaN and infinity, which JSON lacks."""
-    if isinstance(value, BaseModel):
-        return value.model_dump(exclude={"options"})
-    if is_dataclass(value):
-        value = vars(value)
-    if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
