@@ -1,14 +1,15 @@
-"""Plotly figures of a :class:`se_search.Run`; ``optuna.visualization`` draws those of its study."""
+"""Plotly figures of runs, comparisons and analyses; ``optuna.visualization`` draws those of ``Run.study``."""
 
 from collections.abc import Callable
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from .api import Run
+from .api import Excitation, Run
 from .errors import RunFolderError
-from .report import figures, parallel, scatter
+from .report import comparison, excitation_figures, figures, parallel, scatter
 from .report.groups import add_texts
+from .results.comparison import Comparison
 from .results.record import RunRecord, read_results
 
 
@@ -49,6 +50,59 @@ def plot_contributions(run: Run) -> go.Figure:
 def plot_front(run: Run) -> go.Figure:
     """Draw the SE blocks and ratios of each member of the Pareto front."""
     return _draw(figures.front_heat_map, run)
+
+
+def plot_compared_fronts(compared: Comparison, cost: str = "parameter_overhead") -> go.Figure:
+    """Draw the fronts of several runs, from :func:`se_search.compare_runs`.
+
+    Args:
+        compared: The comparison.
+        cost: ``"parameter_overhead"``, ``"latency_ratio"`` or another column of ``trials.csv``.
+    """
+    return comparison.fronts_side_by_side(compared, cost)
+
+
+def plot_compared_hypervolumes(compared: Comparison) -> go.Figure:
+    """Draw the hypervolumes of several runs over their trials."""
+    return comparison.hypervolumes_over_trials(compared)
+
+
+def plot_activations(found: Excitation, depth: int) -> go.Figure:
+    """Draw the mean activation by channel of the block at a depth, counted from 1, for each chosen class.
+
+    Raises:
+        KeyError: If no block has that depth.
+    """
+    return excitation_figures.block_activations(found.analysis, depth)
+
+
+def plot_spread(found: Excitation, depth: int) -> go.Figure:
+    """Draw the activation by channel of the block at a depth for two classes, with its standard deviation.
+
+    Raises:
+        KeyError: If no block has that depth.
+    """
+    return excitation_figures.block_spread(found.analysis, depth)
+
+
+def plot_specificity(found: Excitation) -> go.Figure:
+    """Draw how class-specific the gates of each block are."""
+    return excitation_figures.specificity_by_depth(found.analysis)
+
+
+def plot_saturation(found: Excitation) -> go.Figure:
+    """Draw the share of each block's gates that are constant."""
+    return excitation_figures.saturation_by_depth(found.analysis)
+
+
+def plot_similarity(found: Excitation) -> go.Figure:
+    """Draw how similar the classes are up to scale in each block."""
+    return excitation_figures.similarity_by_depth(found.analysis)
+
+
+def plot_changes(found: Excitation, measure: str = "accuracy") -> go.Figure:
+    """Draw what is lost if the gates of a block are replaced by their means: ``accuracy`` or ``log_loss``."""
+    return excitation_figures.change_by_depth(found.analysis, measure)
 
 
 def _draw(draw: Callable[[pd.DataFrame, RunRecord], go.Figure | None], run: Run) -> go.Figure:

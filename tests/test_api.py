@@ -19,12 +19,12 @@ from timm.models.resnet import BasicBlock
 from torch import nn
 from typer.testing import CliRunner
 
-from se_search import PlacedSE, SEConfig, find_sites, insert, load_exported, load_run, parameter_overhead
+from se_search import PlacedSE, SEConfig, create_model, find_sites, insert, load_exported, load_run, parameter_overhead
 from se_search.api import search, spaces, studies
 from se_search.cli import app
 from se_search.data.load import load_data
 from se_search.driver.loop import load_network
-from se_search.errors import DefinitionError, RunFolderError
+from se_search.errors import ConfigurationError, DefinitionError, RunFolderError
 from se_search.report.tables import describe_front
 from se_search.results.record import read_results
 from se_search.results.table import front_of
@@ -326,8 +326,9 @@ def test_an_evaluator_given_from_python_exports_its_networks(tmp_path, monkeypat
     first, second = (timm.create_model(f"local-dir:{name}", pretrained=True).eval() for name in ("first", "second"))
     images = load_data("digits").validation.tensors[0][:8]
     torch.testing.assert_close(first(images), second(images), rtol=0, atol=0)
-    number, config = load_run("run").config("accurate")
-    assert number == again.trial
+    run = load_run("run")
+    config = run.config("accurate")
+    assert run.number("accurate") == again.trial
     expected = Untrained(None, None, load_data("digits")).network(config)
     torch.testing.assert_close(first(images), expected(images), rtol=0, atol=1e-6)
 
@@ -347,3 +348,28 @@ def test_search_is_the_function_whatever_has_been_imported():
         "print(callable(se_search.search), callable(loop.run_search))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True True\n"
+
+
+def test_a_run_says_what_was_found(finished_run):
+    run = load_run(finished_run / "run")
+    headline = run.decision.headline
+    assert repr(run) == f"Run({str(finished_run / 'run')!r}, test_resnet on digits: {headline})"
+    assert headline in run.summary()
+    assert "6 of 6 trials complete" in run.summary()
+    assert [trial.number for trial in run.study.trials] == list(run.trials["number"])
+    assert run.config("small").to_json() == run.trials.set_index("number")["config"][run.number("small")]
+    (finished_run / "run" / "study.db").unlink()
+    assert repr(run) == f"Run({str(finished_run / 'run')!r}, no results yet)"
+
+
+@pytest.mark.parametrize("given", ["resnet18", None])
+def test_what_is_no_configuration_is_refused_with_what_is_wanted(given):
+    with pytest.raises(ConfigurationError, match=r"create_model takes an SEConfig.* SEConfig\.uniform\('resnet"):
+        create_model(given)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "position"), [("vgg11", "post"), ("test_resnet", "standard"), ("seresnet18", "existing")]
+)
+def test_a_uniform_configuration_takes_the_position_that_suits_the_backbone(backbone, position):
+    assert {site.position for site in SEConfig.uniform(backbone, 16).sites} == {position}

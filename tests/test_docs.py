@@ -296,16 +296,33 @@ def test_a_page_does_what_it_says(page, finished_run, monkeypatch):
         else:
             assert block.language in DIRECTIVES, f"{block.where} is neither run nor checked"
     if steps:
-        done = subprocess.run(
-            [sys.executable, str(Path(__file__).with_name("docs_steps.py"))],
-            input=json.dumps(steps),
-            cwd=finished_run,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+        take(steps, finished_run)
+
+
+def take(steps: list[dict], folder: Path) -> None:
+    """Take steps in one process in a folder."""
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("docs_steps.py"))],
+        input=json.dumps(steps),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_notebook_does_what_it_says(tmp_path):
+    weights = timm.create_model("test_resnet", num_classes=1000).state_dict()
+    save_file(weights, tmp_path / "weights.safetensors")
+    cells = json.loads((ROOT / "docs" / "notebooks" / "search.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert 'PRETRAINED = "timm"' in code[0]
+    code[0] = code[0].replace('PRETRAINED = "timm"', 'PRETRAINED = "weights.safetensors"')
+    take([{"where": f"cell {number}", "python": text} for number, text in enumerate(code, 1)], tmp_path)
+    assert (tmp_path / "exported" / "README.md").is_file()
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def _architecture(name: str, data: str | ImageData | None, pretrained: str | Non
 
 
 def _member(run: Run, data: str | ImageData | None, pick: str, trial: int | None, verified: bool) -> TrainedNetwork:
-    number, _ = run.config(pick, trial)
+    number = run.number(pick, trial)
     moved = data if isinstance(data, str) and _are_same(run, data) else None
     network, images = run.load(trial=number, verified=verified, data=moved)
     definition = read_definition(run.folder)

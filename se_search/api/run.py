@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pandas as pd
 import plotly.graph_objects as go
 from rich.status import Status
@@ -16,7 +17,7 @@ from ..data.image_data import ImageData
 from ..data.load import published_name
 from ..driver.loop import load_network
 from ..driver.verification import load_verified, run_verification
-from ..errors import DefinitionError, RunFolderError
+from ..errors import DefinitionError, RunFolderError, SeSearchError
 from ..export.formats import choose_formats
 from ..export.timm_folder import Exported, check_target, export_timm
 from ..files import plain, refusing_unwritable, write_text
@@ -33,12 +34,12 @@ from ..results.picks import PICKS
 from ..results.record import RunRecord, read_results, write_results
 from ..results.verified import VerifiedWeights, find_weights
 from ..trials.evaluators import EvaluatorFactory
-from ..trials.folder import PARETO_FILE, REPORT_FILE, TRIALS_FILE, read_definition
+from ..trials.folder import PARETO_FILE, REPORT_FILE, TRIALS_FILE, load_trials, read_definition
 from ..words import counted
 from .origin import image_settings, origin_of_trial
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A run folder and its results. A notebook shows its front.
 
@@ -111,8 +112,38 @@ class Run:
         where = f"Report: {report}" if report.is_file() else f"No report yet: Run.report() writes {report}"
         return f"<p>{escape(run.name)}: {escape(name_front(run))}</p>{shown}{said}<p>{escape(where)}</p>"
 
-    def config(self, pick: str = "knee", trial: int | None = None) -> tuple[int, SEConfig]:
-        """Return the trial number and configuration of a picked member of the front or of any complete trial.
+    @property
+    def study(self) -> optuna.Study:
+        """The Optuna study with all trials, for ``optuna.visualization`` and Optuna's other tools."""
+        return load_trials(self.folder)
+
+    def summary(self) -> str:
+        """Return what was found in a few sentences: the verdict, its figures, the front, failures and cautions."""
+        results, run = read_results(self.folder)
+        decision = decide(results, run)
+        complete, failed = (int((results["state"] == state).sum()) for state in ("complete", "failed"))
+        lines = [
+            f"{run.name}: {run.backbone} on {run.data.name}, {complete} of {run.budget} trials complete"
+            + (f", {failed} failed." if failed else "."),
+            f"{decision.title}. {decision.headline}.",
+        ]
+        if decision.figures:
+            figures = ", ".join(f"{one.name} {one.text} {one.interval}" for one in decision.figures)
+            lines.append(f"Against no {run.attention}, {decision.network}: {figures}.")
+        lines.append(f"{name_front(run)}: {counted(len(run.picks.front) if run.picks else 0, 'member')}.")
+        return "\n".join([*lines, *run.cautions])
+
+    def __repr__(self) -> str:
+        """Return what was found in one line; only the folder before there is anything."""
+        try:
+            results, run = read_results(self.folder)
+            found = f"{run.backbone} on {run.data.name}: {decide(results, run).headline}"
+        except SeSearchError:
+            found = "no results yet"
+        return f"Run({str(self.folder)!r}, {found})"
+
+    def number(self, pick: str = "knee", trial: int | None = None) -> int:
+        """Return the trial number of a picked member of the front, or of any complete trial.
 
         Args:
             pick: ``"knee"``, ``"accurate"``, ``"small"`` or ``"fast"``; not used with ``trial``.
@@ -121,8 +152,19 @@ class Run:
         Raises:
             RunFolderError: If there is no such pick or trial.
         """
-        row, _ = self._find(pick, trial)
-        return row["number"], SEConfig.from_json(row["config"])
+        return int(self._find(pick, trial)[0]["number"])
+
+    def config(self, pick: str = "knee", trial: int | None = None) -> SEConfig:
+        """Return the configuration of a picked member of the front or of any complete trial.
+
+        Args:
+            pick: As in :meth:`number`.
+            trial: As in :meth:`number`.
+
+        Raises:
+            RunFolderError: If there is no such pick or trial.
+        """
+        return SEConfig.from_json(self._find(pick, trial)[0]["config"])
 
     def _find(self, pick: str, trial: int | None) -> tuple[dict[str, Any], RunRecord]:
         if pick not in PICKS:
@@ -145,8 +187,8 @@ class Run:
         """Load the network of a trial with trained weights, and the run's images.
 
         Args:
-            pick: As in :meth:`config`.
-            trial: As in :meth:`config`.
+            pick: As in :meth:`number`.
+            trial: As in :meth:`number`.
             verified: ``True`` for the weights of the longest verification, of the training that is best on the
                 validation images; ``False`` for those that the search evaluated; by default the verified ones if the
                 trial has been verified.
@@ -202,8 +244,8 @@ class Run:
         """Export the network of a trial as a timm folder.
 
         Args:
-            pick: As in :meth:`config`.
-            trial: As in :meth:`config`.
+            pick: As in :meth:`number`.
+            trial: As in :meth:`number`.
             to: Output folder; new, empty or of an earlier export.
             formats: Additional formats, such as ``("onnx", "pt2")``; see :func:`se_search.export_timm`.
             verified: As in :meth:`load`: by default the verified weights if the trial has been verified.

@@ -69,7 +69,7 @@ class SEConfig:
         ratio: int = 16,
         stages: Iterable[int] | None = None,
         gate: str = "sigmoid",
-        position: str = "standard",
+        position: str = "default",
         bias: bool = True,
         rounding: int = 8,
         *,
@@ -78,7 +78,8 @@ class SEConfig:
     ) -> "SEConfig":
         """Put the same SE block at every site of ``position``, in all stages or only in ``stages``.
 
-        Position ``default`` is :func:`se_search.network.sites.default_position`. The other arguments are options of
+        Position ``default`` is what suits the backbone: ``existing`` if it has attention, else ``standard`` if it has
+        residual branches, else ``post``. The other arguments are options of
         :class:`~se_search.network.attention.se.PlacedSE`.
 
         Raises:

@@ -133,6 +133,21 @@ def _insert(model: nn.Module, config: SEConfig, find: Callable[[nn.Module], dict
     return model
 
 
+def check_config(config: object, called: str) -> None:
+    """Check that the argument of a function is a configuration.
+
+    Raises:
+        ConfigurationError: If it is not, such as the name of a backbone.
+    """
+    if isinstance(config, SEConfig):
+        return
+    name = config if isinstance(config, str) else "resnet50"
+    raise ConfigurationError(
+        f"{called} takes an SEConfig, not {type(config).__name__} {str(config)[:100]!r}: give "
+        f"SEConfig.uniform({name!r}, 16), or SEConfig({name!r}) for the backbone as it is"
+    )
+
+
 def create_model(
     config: SEConfig,
     pretrained: bool = False,
@@ -153,8 +168,9 @@ def create_model(
 
     Raises:
         BackboneError: If timm does not know the backbone or its tag.
-        ConfigurationError: If the backbone lacks a site of the configuration.
+        ConfigurationError: If ``config`` is no configuration, or the backbone lacks a site of it.
     """
+    check_config(config, "create_model")
     model = create_backbone(config.backbone, pretrained=pretrained, **timm_kwargs)
     if identity_start or (identity_start is None and pretrained):
         config = config.starting_at_identity()
