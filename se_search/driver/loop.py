@@ -30,13 +30,22 @@ from ..study.definitions import StudyDefinition
 from ..study.space import SearchSpace
 from ..training.distributed import take_part
 from ..training.evaluator import Evaluator
-from ..trials.evaluators import EvaluatorFactory, choose_device, find_evaluator, use_device, warn_if_busy
+from ..trials.evaluators import (
+    EvaluatorFactory,
+    TrainingSpeed,
+    choose_device,
+    choose_training,
+    find_evaluator,
+    use_device,
+    warn_if_busy,
+)
 from ..trials.folder import STORAGE_FILE, STUDY_FILE, check_folder, load_trials, open_folder, read_definition
 from ..trials.images import located, run_data
 from ..trials.latency import StudyLatency, latency_size, resolve_latency
 from ..trials.notes import describe_data, note_data, note_ended, note_unreadable
 from ..trials.priors import check_priors, priors_from_excitation
-from ..trials.provenance import record_start
+from ..trials.provenance import counting_warnings, record_start
+from ..trials.resume import with_choices_of
 from ..trials.search_study import is_locked
 from ..trials.trials import Measure, Trials, count_finished
 from .plan import Plan, make_plan
@@ -97,13 +106,16 @@ def run_search(
     _say_scope(definition)
     with closing(latency), _reporting_unwritable(folder), open_folder(folder, definition, search.there) as study:
         note_data(folder, study, data)
-        record_start(folder, definition)
+        record_start(folder, definition, search.speeds)
         latency.resume(folder, study, cluster.latency_node)
         counts = ImageCounts(len(data.train), len(data.validation), len(data.test))
         for sentence in power_of_run(definition, study, folder, counts).sentences:
             say(sentence)
         try:
-            with following(search.show_plan(folder, latency, count_finished(study), cluster.workers)):
+            with (
+                counting_warnings(folder),
+                following(search.show_plan(folder, latency, count_finished(study), cluster.workers)),
+            ):
                 with memory_told():
                     used.prepare(folder, space, progress_bar)
                 further = {}
@@ -134,6 +146,7 @@ class _Search:
         space: The space.
         data: The data.
         evaluator: The evaluator, not prepared.
+        speeds: What precision and memory format were chosen from, if they were left to the program.
     """
 
     definition: StudyDefinition
@@ -141,6 +154,7 @@ class _Search:
     space: SearchSpace
     data: ImageData
     evaluator: Evaluator
+    speeds: tuple[TrainingSpeed, ...]
 
     def open_latency(self, folder: Path) -> StudyLatency:
         """Run the backbone in its runtime, so that an unsupported one is rejected before hours of training."""
@@ -170,25 +184,24 @@ def _prepare(
     there = read_definition(folder) if (folder / STUDY_FILE).is_file() else None
     if there is not None:
         _check_given(str(folder), there, evaluator, measures)
-        if definition.threads is None:  # the default depends on the process, so it must not prevent resuming
-            definition = definition.model_copy(update={"threads": there.threads})
-        definition = _with_cut(_without_later_keys(definition, there), there)
-    definition = choose_device(definition, there)
+        definition = with_choices_of(there, definition)
+    definition = choose_device(definition)
     _check_given("the study", definition, evaluator, measures)
     check_priors(definition)
     cluster.check(definition)
     use_device(definition)
     definition = definition.model_copy(update={"threads": torch.get_num_threads()})
-    definition = resolve_latency(definition, there)
+    definition = resolve_latency(definition)
     space = SearchSpace(definition.backbone, definition.resolved_space)
     check_folder(folder, definition, there)
     data = run_data(folder, definition)
+    definition, speeds = choose_training(definition, data)
     sizes = data.input_size, latency_size(definition, data.input_size)
     for size in sizes:
         space.check_images(size)
     space.merge_extents(*sizes)
     used = (evaluator or find_evaluator(definition.evaluator.name))(definition, space, data)
-    return _Search(definition, there, space, data, used)
+    return _Search(definition, there, space, data, used, speeds)
 
 
 def plan_search(
@@ -212,27 +225,6 @@ def plan_search(
             done = count_finished(study)
     with closing(search.open_latency(folder)) as latency:
         return search.plan(folder, latency, done, cluster.workers)
-
-
-_LATER_KEYS = ("depth_parts", "constant")
-
-
-def _without_later_keys(definition: StudyDefinition, there: StudyDefinition) -> StudyDefinition:
-    """Return the study with the defaults of keys that the space of an earlier version's run folder does not have."""
-    before = there.resolved_space
-    missing = {key: getattr(before, key) for key in _LATER_KEYS if key not in before.model_fields_set}
-    if not missing:
-        return definition
-    space = definition.resolved_space.model_copy(update=missing)
-    return definition.model_copy(update={"space": space})
-
-
-def _with_cut(definition: StudyDefinition, there: StudyDefinition) -> StudyDefinition:
-    """Return the study with the cut of a run folder, unless it names one."""
-    if "cut" in definition.splits.model_fields_set:
-        return definition
-    splits = definition.splits.model_copy(update={"cut": there.splits.cut})
-    return definition.model_copy(update={"splits": splits})
 
 
 def _say_scope(definition: StudyDefinition) -> None:

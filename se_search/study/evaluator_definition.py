@@ -105,11 +105,11 @@ class EvaluatorDefinition(Definition):
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of the exponential moving average of the weights; no averaging by default."""
 
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of training: ``"float32"`` or ``"bfloat16"``."""
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Precision of training: ``"float32"``, ``"bfloat16"``, or ``"auto"``: what is fastest in a few training steps."""
 
-    channels_last: bool = False
-    """Train in the channels-last memory format."""
+    channels_last: bool | Literal["auto"] = False
+    """Train in the channels-last memory format; ``"auto"``: if that is faster in a few training steps."""
 
     compile: bool = False
     """Compile the network with ``torch.compile``; not possible with the supernet."""

@@ -63,6 +63,8 @@ class Option:
     def choices(self) -> tuple[str, ...]:
         """Allowed values of a key with a fixed set; ``NAME`` stands for those of plugins, ``NUMBER`` for any."""
         parts = [part for field in self.fields for part in _parts(field.annotation)]
+        if bool in parts:  # a flag
+            return ()
         found = dict.fromkeys(part for part in parts if isinstance(part, str))
         others = [word for kind, word in ((str, "NAME"), (int, "NUMBER")) if found and kind in parts]
         return (*found, *others)

@@ -66,19 +66,10 @@ def latency_size(definition: StudyDefinition, input_size: Sequence[int]) -> tupl
     return channels, height, width
 
 
-def resolve_latency(definition: StudyDefinition, there: StudyDefinition | None) -> StudyDefinition:
-    """Return a study whose settings of latency are explicit.
-
-    Settings that the user left out are those of the run folder's study ``there``, whose version may have had other
-    defaults.
-    """
-    given = definition.latency
-    if there is not None:
-        left_out = {"source", "size"} - given.model_fields_set
-        given = given.model_copy(update={name: getattr(there.latency, name) for name in left_out})
-    definition = definition.model_copy(update={"latency": given})
-    size = _explicit_size(definition)
-    return definition.model_copy(update={"latency": given.model_copy(update={"size": size})})
+def resolve_latency(definition: StudyDefinition) -> StudyDefinition:
+    """Return a study whose size of images for latency is explicit."""
+    latency = definition.latency.model_copy(update={"size": _explicit_size(definition)})
+    return definition.model_copy(update={"latency": latency})
 
 
 class StudyLatency:

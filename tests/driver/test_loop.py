@@ -16,6 +16,7 @@ from se_search.study.files import load_space, load_study
 from se_search.study.space import SearchSpace
 from se_search.trials import folder as run_folder
 from se_search.trials.evaluators import choose_device, warn_if_busy
+from se_search.trials.resume import with_choices_of
 from se_search.trials.trials import Trials
 
 UNIFORM = SEConfig.uniform("test_resnet", 16)
@@ -167,10 +168,10 @@ def test_a_gpu_is_used_where_there_is_one(has_gpu, given, device, workers, monke
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
     monkeypatch.setattr(os, "cpu_count", lambda: 5)
     study = load_study("digits", backbone="test_resnet", **given)
-    chosen = choose_device(study, None)
+    chosen = choose_device(study)
     assert (chosen.device, chosen.data_workers) == (device, workers)
     there = study.model_copy(update={"device": "cuda:1"})
-    assert choose_device(study, there).device == ("cuda:1" if study.device == "auto" else "cpu")
+    assert choose_device(with_choices_of(there, study)).device == ("cuda:1" if study.device == "auto" else "cpu")
 
 
 def test_a_busy_machine_is_told_where_threads_would_wait_for_each_other(one_thread_more, monkeypatch, capsys):

@@ -27,6 +27,7 @@ from se_search.trials.folder import load_trials, read_definition
 from se_search.trials.latency import latency_size, resolve_latency
 from se_search.trials.notes import with_measured_latency
 from se_search.trials.pooling import LOOKS, further_looks, pooled_trials
+from se_search.trials.resume import with_choices_of
 
 
 class Larger(Quick):
@@ -162,16 +163,14 @@ def test_embedded_data_are_timed_at_timms_size_of_the_backbone_and_images_at_the
 
 def test_the_study_of_a_run_names_the_size_and_a_run_of_an_earlier_version_keeps_its_own():
     now = StudyDefinition(backbone="resnet50")
-    assert resolve_latency(now, None).latency.size == "backbone"
-    assert resolve_latency(StudyDefinition(backbone="resnet50", data="my-images"), None).latency.size == "data"
+    assert resolve_latency(now).latency.size == "backbone"
+    assert resolve_latency(StudyDefinition(backbone="resnet50", data="my-images")).latency.size == "data"
     before = read_definition(Path(__file__).parents[1] / "fixtures" / "version-0.1.0" / "run")
-    resumed = resolve_latency(now, before).latency
+    resumed = with_choices_of(before, load_study("digits", backbone="resnet50")).latency
     assert (resumed.source, resumed.size) == ("measured", "data")
-    given = StudyDefinition(backbone="resnet50", latency={"source": "pooled", "size": 64})
-    assert (resolve_latency(given, before).latency.source, resolve_latency(given, before).latency.size) == (
-        "pooled",
-        64,
-    )
+    given = load_study("digits", backbone="resnet50", latency={"source": "pooled", "size": 64})
+    resumed = with_choices_of(before, given).latency
+    assert (resumed.source, resumed.size) == ("pooled", 64)
 
 
 def test_flops_are_counted_at_the_size_of_the_latency(tmp_path, looks):

@@ -206,7 +206,7 @@ def test_priors_are_tried_first_kept_and_not_analysed_again(tmp_path, monkeypatc
 
 def test_the_analysis_of_the_supernet_is_that_of_its_widest_network(tmp_path):
     space = space_of("stage")
-    study, data = choose_device(study_of(space), None), load_data("digits")
+    study, data = choose_device(study_of(space)), load_data("digits")
     model = create_model(space.largest(), num_classes=10).eval()
 
     class Given:
