@@ -7,7 +7,17 @@ import plotly.graph_objects as go
 
 from .api import Excitation, Run
 from .errors import RunFolderError
-from .report import comparison, excitation_figures, figures, parallel, scatter
+from .report import (
+    comparison,
+    contributions,
+    curves,
+    excitation_figures,
+    figures,
+    history,
+    parallel,
+    scatter,
+    slices,
+)
 from .report.groups import add_texts
 from .results.comparison import Comparison
 from .results.record import RunRecord, read_results
@@ -39,12 +49,37 @@ def plot_parallel_coordinates(run: Run) -> go.Figure:
 
 def plot_hypervolume(run: Run) -> go.Figure:
     """Draw the hypervolume of the front over the trials."""
-    return _draw(figures.hypervolume_over_trials, run)
+    return _draw(history.hypervolume_over_trials, run)
+
+
+def plot_front_over_trials(run: Run) -> go.Figure:
+    """Draw the best quality up to each parameter overhead after parts of the search."""
+    return _draw(history.front_over_trials, run)
+
+
+def plot_training_curves(run: Run) -> go.Figure:
+    """Draw the mean training loss of each epoch of every training."""
+    return _draw(curves.training_curves, run)
 
 
 def plot_contributions(run: Run) -> go.Figure:
     """Draw the effects of each stage's ratio and placement, the gate and the position, with intervals."""
-    return _draw(figures.stage_contributions, run)
+    return _draw(contributions.stage_contributions, run)
+
+
+def plot_interactions(run: Run) -> go.Figure:
+    """Draw what attention in two stages does beyond the sum of their effects, with intervals."""
+    return _draw(contributions.stage_interactions, run)
+
+
+def plot_ablation(run: Run) -> go.Figure:
+    """Draw the changes from no attention to the run's pick, one at a time, with intervals of the additive model."""
+    return _draw(contributions.ablation_path, run)
+
+
+def plot_choices(run: Run) -> go.Figure:
+    """Draw the quality of each trial over its choice in each part of the configuration."""
+    return _draw(slices.quality_by_choice, run)
 
 
 def plot_front(run: Run) -> go.Figure:

@@ -21,7 +21,12 @@ NAMES = {
     "plot_three_objectives": "objectives",
     "plot_parallel_coordinates": "parallel",
     "plot_hypervolume": "hypervolume",
+    "plot_training_curves": "curves",
+    "plot_front_over_trials": "front_history",
     "plot_contributions": "contributions",
+    "plot_interactions": "interactions",
+    "plot_ablation": "ablation",
+    "plot_choices": "choices",
     "plot_front": "heat_map",
 }
 

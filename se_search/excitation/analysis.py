@@ -159,7 +159,8 @@ def analyze_gates(  # noqa: PLR0913
                 **{name: value for name, value in asdict(block).items() if name != "module"},
                 "depth": depth,
                 **_activations(values[block.module], labels, drawn, chosen),
-                **{name: listed(getattr(of_block, name)) for name in _SHARES},
+                # An unbiased estimate of a share can be slightly negative; a share is not.
+                **{name: [max(one, 0.0) for one in listed(getattr(of_block, name))] for name in _SHARES},
                 **change.listed(),
                 "verdict": "cannot be told" if guesses else change.verdict,
             }

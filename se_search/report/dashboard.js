@@ -4,6 +4,9 @@ const stale = new Set();
 const panel = document.getElementById("chosen");
 const several = document.getElementById("several");
 const overlays = new Set(["parallel", "objectives"]);
+const intervals = document.getElementById("intervals");
+const logarithmic = document.getElementById("logarithmic");
+const scattered = new Set(["overhead", "latency"]);
 const numbersOf = (trace) => (trace.customdata && !Array.isArray(trace.customdata[0]) ? trace.customdata : null);
 
 function readAddress() {
@@ -17,8 +20,8 @@ function writeAddress() {
   try { history.replaceState(null, "", address); } catch { /* an embedded page has no address */ }
 }
 
-/** Select trials in all figures and tables, the panel and the page's address. */
-function choose(numbers, more = false) {
+/** Select trials in all figures and tables, the panel and the page's address; keep what ends at `bottom` above the panel. */
+function choose(numbers, more = false, bottom = 0) {
   const add = more || several.getAttribute("aria-pressed") === "true";
   const toggled = add || (numbers.length === 1 && chosen.size === 1 && chosen.has(numbers[0]));
   if (!toggled) chosen.clear();
@@ -27,6 +30,8 @@ function choose(numbers, more = false) {
     else chosen.add(number);
   }
   show();
+  const covered = bottom + 24 - panel.getBoundingClientRect().top;
+  if (!panel.hidden && covered > 0) scrollBy(0, covered);
 }
 
 function show() {
@@ -142,11 +147,42 @@ function showOverlay(place) {
   }
 }
 
+/** Show costs on a logarithmic axis, with 0 at its left end. */
+function useLogarithms(data, layout) {
+  const costs = data.flatMap(({ x }) => (x ?? []).filter((cost) => cost !== null));
+  const least = Math.min(...costs.filter((cost) => cost > 0));
+  if (!Number.isFinite(least)) return;
+  const place = (cost) => (cost === 0 ? least / 3 : cost);
+  const most = Math.max(...costs, ...(layout.shapes ?? []).map(({ x0 }) => x0));
+  for (const trace of data) if (trace.x) trace.x = trace.x.map(place);
+  for (const shape of layout.shapes ?? []) { shape.x0 = place(shape.x0); shape.x1 = place(shape.x1); }
+  for (const label of layout.annotations ?? []) if (label.xref !== "paper") label.x = Math.log10(place(label.x));
+  const low = costs.includes(0) ? least / 3 : least;
+  const margin = 0.05 * Math.log10(most / low) || 0.1;
+  Object.assign(layout.xaxis, { type: "log", range: [Math.log10(low) - margin, Math.log10(most) + margin] });
+  if (low < least) {
+    const ticks = [];
+    for (let power = Math.floor(Math.log10(least)); power <= Math.log10(most); power += 1) {
+      ticks.push(...[1, 2, 5].map((digit) => Number(`${digit}e${power}`)).filter((tick) => tick >= least / 1.5 && tick <= most * 1.1));
+    }
+    Object.assign(layout.xaxis, { tickvals: [low, ...ticks], ticktext: ["0", ...ticks.map(String)] });
+  }
+}
+
+adjustments.push((name, data, layout) => {
+  if (!scattered.has(name)) return;
+  if (!intervals.checked) for (const trace of data) { delete trace.error_x; delete trace.error_y; }
+  if (logarithmic?.checked) useLogarithms(data, layout);
+});
+for (const box of [intervals, logarithmic]) {
+  box?.addEventListener("change", () => { for (const [name, place] of drawn) if (scattered.has(name)) draw(place); });
+}
+
 document.addEventListener("drawn", ({ detail: name, target: place }) => {
   place.on("plotly_click", ({ points, event }) => {
     const numbers = points.map(({ customdata }) => (Array.isArray(customdata) ? customdata[0] : customdata));
     const trials = [...new Set(numbers)].filter((number) => number in pageData.hover);
-    if (trials.length) choose([trials[0]], event?.shiftKey || event?.ctrlKey || event?.metaKey);
+    if (trials.length) choose([trials[0]], event?.shiftKey || event?.ctrlKey || event?.metaKey, event?.clientY);
   });
   place.on("plotly_selected", (selection) => {
     const numbers = new Set((selection?.points ?? []).map(({ customdata }) => customdata).filter((number) => number in pageData.hover));
@@ -173,7 +209,7 @@ for (const button of document.querySelectorAll("button[data-choose]")) {
 document.addEventListener("click", (event) => {
   const row = event.target.closest("tr[data-trial]");
   if (row && Number(row.dataset.trial) in pageData.hover && !getSelection().toString()) {
-    choose([Number(row.dataset.trial)], event.shiftKey || event.ctrlKey || event.metaKey);
+    choose([Number(row.dataset.trial)], event.shiftKey || event.ctrlKey || event.metaKey, row.getBoundingClientRect().bottom);
   }
 });
 document.addEventListener("keydown", (event) => {

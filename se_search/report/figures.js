@@ -1,6 +1,8 @@
 "use strict";
 const darkPreferred = matchMedia("(prefers-color-scheme: dark)");
 const drawn = new Map();
+/** Functions of a figure's name, data and layout that change it before it is drawn. */
+const adjustments = [];
 
 function recall(key) { try { return localStorage.getItem(key); } catch { return null; } }
 function remember(key, value) { try { localStorage.setItem(key, value); } catch { /* no storage */ } }
@@ -29,6 +31,7 @@ function nameOf(place) {
 function draw(place) {
   const name = nameOf(place);
   const { data, layout } = themed(drawings[name]);
+  for (const adjust of adjustments) adjust(name, data, layout);
   const config = {
     responsive: true, displaylogo: false, showSendToCloud: false, modeBarButtonsToRemove: ["lasso2d", "autoScale2d"],
   };

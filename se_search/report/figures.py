@@ -6,49 +6,40 @@ a trial in all figures; :func:`~se_search.report.groups.add_texts` adds the hove
 """
 
 import itertools
-import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..results.contributions import Factor
 from ..results.record import RunRecord
 from ..results.table import front_of
-from ..words import counted, percent_with_interval, upper_first
+from ..words import upper_first
 from .configuration import draw_configuration, shade
+from .contributions import ablation_path, stage_contributions, stage_interactions
+from .curves import training_curves
 from .groups import add_texts, complete_trials, group_trials, legend_entry, trial_data
-from .measures import with_interval
+from .history import front_over_trials, hypervolume_over_trials
 from .parallel import parallel_coordinates
 from .scatter import quality_against_latency, quality_against_overhead
+from .slices import quality_by_choice
 from .style import (
     CLEAR,
     EDGE,
     EMPTY_CELL,
-    FAINT_BARS,
     GRID,
     INK,
-    LABEL,
     SCALE,
-    SELECTABLE,
-    SHADES,
-    SOFT,
     category_axis,
-    cut,
     empty_figure,
-    error_bars,
     short_numbers,
     style_figure,
 )
 
 _KEPT = "#b58900"
-_WIDTH_OF_NOTES = 34
 # In space Plotly draws an x as a character that many fonts lack.
 _SYMBOLS_IN_SPACE = {"x": "square-open"}
-_SIGNIFICANCE = {True: ("significant", SHADES[2], "circle"), False: ("not significant", SOFT, "circle-open")}
 
 
 @dataclass(frozen=True)
@@ -58,7 +49,7 @@ class ReportFigure:
     Attributes:
         draw: Function that draws it, or returns ``None`` if the run has no such figure.
         title: Title, in which ``{quality}`` stands for accuracy or log-loss and ``{attention}`` for its kind.
-        note: Note below the title.
+        note: Note below the title, with ``{attention}`` likewise.
     """
 
     draw: Callable[[pd.DataFrame, RunRecord], go.Figure | None]
@@ -68,6 +59,10 @@ class ReportFigure:
     def title_of(self, run: RunRecord) -> str:
         """Return the title of a run's figure."""
         return upper_first(self.title.format(quality=run.quality.words, attention=run.attention))
+
+    def note_of(self, run: RunRecord) -> str:
+        """Return the note below the title of a run's figure."""
+        return self.note.format(attention=run.attention)
 
 
 def report_figures(trials: pd.DataFrame, run: RunRecord, texts: bool = True) -> dict[str, go.Figure]:
@@ -137,102 +132,6 @@ def three_objectives(trials: pd.DataFrame, run: RunRecord) -> go.Figure | None:
     return figure
 
 
-def hypervolume_over_trials(trials: pd.DataFrame, run: RunRecord) -> go.Figure:
-    """Draw the front's hypervolume after each complete trial, with its interval."""
-    history = run.hypervolume_history
-    if not history:
-        return empty_figure("No complete trial yet.", 280)
-    figure = go.Figure(
-        go.Scatter(
-            x=list(range(1, len(history) + 1)),
-            y=short_numbers(history),
-            mode="lines+markers",
-            line={"shape": "hv", "color": SHADES[2], "width": 2},
-            marker={"size": 5, "color": SHADES[2]},
-            showlegend=False,
-            **trial_data(complete_trials(trials), "after %{x} trials: %{y:.4f}<br>"),
-            **SELECTABLE,
-        )
-    )
-    for end, fill in zip(zip(*run.hypervolume_intervals, strict=True), (None, "tonexty"), strict=False):
-        figure.add_scatter(
-            x=list(range(1, len(end) + 1)),
-            y=short_numbers(end),
-            mode="lines",
-            line={"shape": "hv", "color": CLEAR, "width": 0},
-            fill=fill,
-            fillcolor=FAINT_BARS,
-            hoverinfo="skip",
-            showlegend=False,
-        )
-    style_figure(figure, "complete trials", "hypervolume")
-    return figure.update_layout(height=280, yaxis={"rangemode": "tozero"})
-
-
-def stage_contributions(trials: pd.DataFrame, run: RunRecord) -> go.Figure:
-    """Draw the average effect of each choice of the configuration relative to its reference, with intervals."""
-    factors = run.contributions.factors
-    if not any(factor.told or factor.importance for factor in factors):
-        return empty_figure(run.contributions.sentence)
-    quality = run.quality
-    figure = go.Figure()
-    ticks: list[str] = []
-    points: dict[bool, list[tuple[int, tuple[float, float, float], str]]] = {True: [], False: []}
-    for factor in factors:
-        notes = _notes(factor, f"no {run.attention}")
-        figure.add_annotation(
-            **LABEL | {"font": {"size": 12, "color": INK if factor.told else SOFT}},
-            x=0,
-            xref="paper",
-            y=len(ticks),
-            yshift=10,
-            text="<br>".join(notes),
-            align="left",
-            xanchor="left",
-            yanchor="top",
-            borderpad=0,
-        )
-        # Further lines of the note have rows of their own, so that they cover no interval.
-        ticks += [f"<b>{escape(factor.name)}</b>", *[""] * (len(notes) - 1)]
-        for level in factor.levels:
-            if level.effect is not None:
-                label = f"{factor.name}, {level.level}: {with_interval(level.effect, quality, signed=True)}"
-                place = len(ticks), level.effect, f"{escape(label)}<br>{counted(level.trials, 'trial')}"
-                points[level.effect[1] > 0 or level.effect[2] < 0].append(place)
-            ticks.append(f"{cut(level.level, 14)} ({level.trials})")
-    for significant, (label, colour, symbol) in _SIGNIFICANCE.items():
-        if points[significant]:
-            places, effects, texts = zip(*points[significant], strict=True)
-            values = np.transpose(effects) * quality.factor
-            figure.add_scatter(
-                x=short_numbers(values[0]),
-                y=places,
-                error_x=error_bars(colour, *values),
-                mode="markers",
-                name=label,
-                marker={"color": colour, "size": 10, "symbol": symbol},
-                text=texts,
-                hovertemplate="%{text}<extra></extra>",
-            )
-    style_figure(figure, "accuracy change (points)" if quality.name == "accuracy" else "log-loss change", "")
-    figure.add_vline(x=0, line={"color": INK, "width": 1})
-    return figure.update_layout(
-        height=130 + 22 * len(ticks), showlegend=True, yaxis=category_axis(ticks, downwards=True) | {"ticks": ""}
-    )
-
-
-def _notes(factor: Factor, baseline: str) -> list[str]:
-    """Return the lines beside the name of a factor, and the reference unless it is the baseline of all stages."""
-    parts = []
-    if factor.reference not in ("", baseline):
-        parts.append(f"relative to {factor.reference}")
-    if factor.importance is not None:
-        parts.append(f"explains {percent_with_interval(*factor.importance, decimals=0)}")
-    if factor.why:
-        parts.append(("" if factor.told else "cannot be estimated: ") + factor.why)
-    return [escape(line) for part in parts for line in textwrap.wrap(part, _WIDTH_OF_NOTES)]
-
-
 def front_heat_map(trials: pd.DataFrame, run: RunRecord) -> go.Figure:
     """Draw the attention of each block in each member of the front, from the smallest to the largest."""
     front = front_of(trials)
@@ -297,7 +196,26 @@ FIGURES = {
         "Progress of the search",
         "Hypervolume of the front of estimates; the band is its nominal 95 % interval.",
     ),
+    "curves": ReportFigure(training_curves, "Training curves", "Mean training loss of each epoch of every training."),
+    "front_history": ReportFigure(
+        front_over_trials, "The front over time", "Best estimates up to each cost, after parts of the search."
+    ),
     "contributions": ReportFigure(stage_contributions, "What each stage contributed"),
+    "interactions": ReportFigure(
+        stage_interactions,
+        "Interactions of two stages",
+        "What {attention} in both stages does beyond the sum of their effects. Intervals have a joint level of 95 %.",
+    ),
+    "ablation": ReportFigure(
+        ablation_path,
+        "From no {attention} to the pick",
+        "One change at a time, with the effects and intervals of the additive model: no step was trained for itself.",
+    ),
+    "choices": ReportFigure(
+        quality_by_choice,
+        "{quality} by choice",
+        "Each point is one trial; trials with the same choice differ in their other choices.",
+    ),
     "heat_map": ReportFigure(
         front_heat_map,
         "{attention} blocks on the front",

@@ -88,8 +88,7 @@ def add_texts(figures: Iterable[go.Figure], trials: pd.DataFrame, run: RunRecord
 
 def connect_front(figure: go.Figure, front: pd.DataFrame, x: Objective, y: Objective) -> None:
     """Draw the best quality of the front up to each value of ``x``."""
-    ordered = front.assign(height=y.sign * front[y.name]).sort_values([x.name, "height"], ascending=[True, False])
-    better = ordered[ordered["height"] > ordered["height"].cummax().shift(fill_value=-math.inf)]
+    better = steps_of_front(front, x, y)
     if len(better) > 1:
         figure.add_scatter(
             x=short_numbers(better[x.name] * x.factor),
@@ -99,6 +98,12 @@ def connect_front(figure: go.Figure, front: pd.DataFrame, x: Objective, y: Objec
             name="best up to this cost",
             hoverinfo="skip",
         )
+
+
+def steps_of_front(trials: pd.DataFrame, x: Objective, y: Objective) -> pd.DataFrame:
+    """Return the trials that are better in ``y`` than every trial with a smaller ``x``, the smallest first."""
+    ordered = trials.assign(height=y.sign * trials[y.name]).sort_values([x.name, "height"], ascending=[True, False])
+    return ordered[ordered["height"] > ordered["height"].cummax().shift(fill_value=-math.inf)]
 
 
 def complete_trials(trials: pd.DataFrame) -> pd.DataFrame:

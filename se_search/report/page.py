@@ -108,7 +108,8 @@ def render_report(trials: pd.DataFrame, run: RunRecord, live: int | None = None)
         write_interval=write_interval,
         pick_titles={name: title.format(quality=run.quality.words) for name, title in _PICK_TITLES.items()},
         titles={name: one.title_of(run) for name, one in FIGURES.items()},
-        notes={name: one.note for name, one in FIGURES.items()},
+        notes={name: one.note_of(run) for name, one in FIGURES.items()},
+        logarithmic=bool((complete["parameter_overhead"] >= 0).all()),
         columns=lambda name: len(figures[name].layout.xaxis.tickvals or ()) if name in figures else 0,
     )
 

@@ -1,6 +1,7 @@
 """Quality against a cost: every trial as a point with its intervals; a colour shows another cost."""
 
 import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,10 +12,27 @@ from ..study.objectives import OBJECTIVES, Objective
 from ..trials.notes import PREDICTED
 from .groups import MANY, Group, complete_trials, connect_front, group_trials, legend_entry, trial_data
 from .measures import bars_of, write_limit
-from .style import BARS, EDGE, FAINT_BARS, INK, LABEL, SCALE, SELECTABLE, cut, empty_figure, short_numbers, style_figure
+from .style import (
+    BARS,
+    EDGE,
+    FAINT_BARS,
+    INK,
+    LABEL,
+    SCALE,
+    SELECTABLE,
+    SOFT,
+    cut,
+    empty_figure,
+    short_numbers,
+    style_figure,
+)
 
 _VERIFIED = "#d55e00"
 _LIMIT = "#cc79a7"
+_HEIGHT = 580
+_MARGINS = 240  # pixels of titles, colour bar and a legend of some rows
+_LABEL_HEIGHT = 20
+_FENCES = 3
 
 
 def quality_against_overhead(trials: pd.DataFrame, run: RunRecord) -> go.Figure:
@@ -48,17 +66,24 @@ def _scatter(trials: pd.DataFrame, run: RunRecord, x: Objective, colour: Objecti
     if (shown["latency_stopped"] == PREDICTED).any():
         marker = {"symbol": "circle-dot", "size": 10, "color": EDGE, "line": {"width": 1, "color": INK}}
         figure.add_trace(legend_entry("dot: predicted latency", marker))
-    _label_baselines(figure, shown, x, y)
     style_figure(figure, x.title, y.title)
-    figure.update_xaxes(range=_range(shown, x, limit))
-    if limit is not None:
-        figure.add_vline(
-            x=limit * x.factor,
-            name="limit",
-            line={"color": _LIMIT, "width": 2, "dash": "dash"},
-            annotation=LABEL | {"text": f"limit {write_limit(limit, x)}", "name": "limit"},
-            annotation_position="top left",
-        )
+    bulk = shown[_kept(shown, x) & _kept(shown, y)]
+    across = _range(bulk, x, [] if limit is None else [limit])
+    along = _range(bulk, y, bulk[[f"verified_{name}" for name in y.columns]].to_numpy(float).ravel())
+    within = [(shown[one.name] * one.factor).between(low, high) for one, (low, high) in ((x, across), (y, along))]
+    _mark_outliers(figure, shown[~(within[0] & within[1])], x, y, across, along)
+    height = _HEIGHT
+    baselines = shown[shown["name"] != ""].sort_values(x.name)
+    if rows := len(baselines) + (limit is not None):
+        # Labels have a strip of their own at the foot, where they cover no point.
+        step = (along[1] - along[0]) / ((_HEIGHT - _MARGINS) / _LABEL_HEIGHT)
+        foot, along[0] = along[0], along[0] - rows * step
+        height += rows * _LABEL_HEIGHT
+        if limit is not None:
+            _draw_limit(figure, limit, x, foot - (rows - 0.5) * step)
+        heights = [foot - (place + 0.5) * step for place in range(rows)]
+        _label_baselines(figure, baselines, x, y, heights, sum(across) / 2)
+    figure.update_layout(xaxis={"range": short_numbers(across)}, yaxis={"range": short_numbers(along)})
     # The colour bar is at the bottom of the figure, whose height is known; Plotly would draw its title over it.
     figure.add_annotation(
         x=0.5,
@@ -73,7 +98,7 @@ def _scatter(trials: pd.DataFrame, run: RunRecord, x: Objective, colour: Objecti
         font={"size": 13, "color": INK},
     )
     figure.update_layout(
-        height=580,
+        height=height,
         margin={"b": 120},
         coloraxis={
             "colorscale": list(SCALE),
@@ -151,29 +176,73 @@ def _verified(shown: pd.DataFrame, x: Objective, y: Objective) -> list[go.Scatte
     return [lines, points]
 
 
-def _range(shown: pd.DataFrame, x: Objective, limit: float | None) -> list[float | None]:
-    """Return the ends of an axis that holds all points and the limit; far wider intervals are cut off."""
-    reached = [shown[x.name].min(), shown[x.name].max(), *([] if limit is None else [limit])]
+def quality_range(shown: pd.DataFrame, quality: Objective) -> list[float]:
+    """Return the ends of an axis that shows the front, baselines, verified trials and the bulk of the others."""
+    return _range(shown[_kept(shown, quality)], quality, ())
+
+
+def _kept(shown: pd.DataFrame, one: Objective) -> pd.Series:
+    """Return which trials determine an axis: the front, baselines, verified ones, and the bulk of the others.
+
+    The bulk is within Tukey's outer fences: three interquartile ranges beyond the quartiles.
+    """
+    values = shown[one.name]
+    low, high = values.quantile([0.25, 0.75])
+    reach = _FENCES * (high - low) or math.inf
+    bulk = values.between(low - reach, high + reach)
+    return bulk | shown["on_front"] | (shown["name"] != "") | shown["verified_accuracy"].notna()
+
+
+def _range(shown: pd.DataFrame, one: Objective, others: Iterable[float]) -> list[float]:
+    """Return the ends of an axis that holds all points and other values; far wider intervals are cut off."""
+    reached = [*shown[one.name], *(value for value in others if not math.isnan(value))]
     span = max(reached) - min(reached) or 0.1 * abs(max(reached)) or 0.01
-    ends = shown[list(x.columns)]
+    ends = shown[list(one.columns)]
     first = max(min(reached) - span, min(*reached, ends.min().min()))
     last = min(max(reached) + span, max(*reached, ends.max().max()))
     margin = 0.06 * (last - first) or span
-    return short_numbers([(first - margin) * x.factor, (last + margin) * x.factor])
+    return [(first - margin) * one.factor, (last + margin) * one.factor]
 
 
-def _label_baselines(figure: go.Figure, shown: pd.DataFrame, x: Objective, y: Objective) -> None:
-    baselines = shown[shown["name"] != ""].sort_values(x.name)
-    if baselines.empty:
+def _mark_outliers(
+    figure: go.Figure, beyond: pd.DataFrame, x: Objective, y: Objective, across: list[float], along: list[float]
+) -> None:
+    """Mark trials beyond the axes by arrows at the edge; zooming out shows them at their place."""
+    if beyond.empty:
         return
-    # Baselines often have near values: their labels form a staircase at the foot, which no line of another crosses.
-    values = shown[[*y.columns, *(f"verified_{name}" for name in y.columns)]] * y.factor
-    foot = values.min().min()
-    height = values[[y.name, f"verified_{y.name}"]].max().max() - foot
-    step = min(0.12, 0.4 / len(baselines))
-    middle = (shown[x.name].min() + shown[x.name].max()) / 2
-    for place, row in enumerate(reversed(baselines.to_dict("records"))):
-        left = row[x.name] <= middle
+    right, up = beyond[x.name] * x.factor, beyond[y.name] * y.factor
+    inset_x, inset_y = (0.015 * (ends[1] - ends[0]) for ends in (across, along))
+    horizontal = np.where(right < across[0], "left", np.where(right > across[1], "right", ""))
+    vertical = np.where(up < along[0], "down", np.where(up > along[1], "up", ""))
+    figure.add_scatter(
+        x=short_numbers(right.clip(across[0] + inset_x, across[1] - inset_x)),
+        y=short_numbers(up.clip(along[0] + inset_y, along[1] - inset_y)),
+        mode="markers",
+        name="beyond the axes",
+        marker={
+            "symbol": [f"triangle-{one or other}" for one, other in zip(vertical, horizontal, strict=True)],
+            "size": 11,
+            "color": SOFT,
+            "line": {"color": EDGE, "width": 1},
+        },
+        **trial_data(beyond),
+        **SELECTABLE,
+    )
+
+
+def _draw_limit(figure: go.Figure, limit: float, x: Objective, height: float) -> None:
+    figure.add_vline(x=limit * x.factor, name="limit", line={"color": _LIMIT, "width": 2, "dash": "dash"})
+    figure.add_annotation(
+        **LABEL, x=limit * x.factor, y=height, text=f"limit {write_limit(limit, x)}", name="limit", xanchor="right"
+    )
+
+
+def _label_baselines(
+    figure: go.Figure, baselines: pd.DataFrame, x: Objective, y: Objective, heights: Sequence[float], middle: float
+) -> None:
+    """Label baselines at the heights, from the rightmost down; a label is on the wider side of its line."""
+    for row, height in zip(reversed(baselines.to_dict("records")), heights, strict=False):
+        left = row[x.name] * x.factor <= middle
         figure.add_annotation(
             **LABEL | {"showarrow": True},
             x=row[x.name] * x.factor,
@@ -182,8 +251,9 @@ def _label_baselines(figure: go.Figure, shown: pd.DataFrame, x: Objective, y: Ob
             name="baseline",
             arrowhead=0,
             arrowcolor=BARS,
+            standoff=8,
             ax=14 if left else -14,
             ayref="y",
-            ay=foot + height * (0.38 - step * place),
+            ay=height,
             xanchor="left" if left else "right",
         )

@@ -1,8 +1,11 @@
 """Effects of the choices in a configuration on its quality, by an additive model of the trials."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +15,6 @@ from optuna.trial import TrialState
 from scipy import optimize, stats
 
 from ..network.config import SEConfig
-from ..network.sites import Site
 from ..statistics import CONFIDENCE, Estimate, Interval, difference_in_words
 from ..study.objectives import Objective
 from ..trials.notes import converting_foreign_trial_errors, unpack
@@ -25,6 +27,23 @@ _FEWEST_TO_SPARE = 5  # trials beyond the number of effects, to estimate the res
 _MOST_BLOCKS = 4096  # of images, represented by their means
 _ROUNDING = 1e-6
 _OFF = "off"
+_PER_BLOCK = "per block"
+
+
+class Place(Protocol):
+    """What this module reads of a site."""
+
+    @property
+    def block(self) -> str:
+        """Name of the block."""
+
+    @property
+    def stage(self) -> int:
+        """Number of the stage."""
+
+    @property
+    def position(self) -> str:
+        """Position in the block."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +77,33 @@ class Factor:
 
 
 @dataclass(frozen=True)
+class Interaction:
+    """The interaction of two stages: what attention in both does beyond the sum of their effects.
+
+    Attributes:
+        first: Name of a stage.
+        second: Name of another.
+        effect: Difference in quality from that sum; ``None`` if it cannot be estimated.
+        means: Mean quality of the trials with attention in neither, the first, the second, both; NaN without any.
+        trials: Numbers of these trials.
+    """
+
+    first: str
+    second: str
+    effect: Interval | None
+    means: tuple[float, ...]
+    trials: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A change of one part of the configuration, with its effect on quality; ``None`` if it cannot be estimated."""
+
+    change: str
+    effect: Interval | None
+
+
+@dataclass(frozen=True)
 class Contributions:
     """Effects of the choices in a configuration on its quality.
 
@@ -66,16 +112,18 @@ class Contributions:
         explained: Share of the variance that the model explains (adjusted R²); ``None`` without a model.
         trials: Number of trials that the model is fitted to.
         sentence: A summary in one sentence.
+        interactions: The pairs of stages that both vary.
     """
 
     factors: tuple[Factor, ...]
     explained: float | None
     trials: int
     sentence: str
+    interactions: tuple[Interaction, ...] = ()
 
 
 def describe_contributions(
-    trials: pd.DataFrame, sites: Sequence[Site], quality: Objective, images: Mapping[int, _Values], attention: str = SE
+    trials: pd.DataFrame, sites: Sequence[Place], quality: Objective, images: Mapping[int, _Values], attention: str = SE
 ) -> Contributions:
     """Estimate how each stage's ratio and placement, the gate and the position change accuracy or log-loss.
 
@@ -95,7 +143,8 @@ def describe_contributions(
     2014) has no such interval and takes most of a minute for 1,000 trials; PED-ANOVA does not estimate such shares.
 
     Effects are averages over the evaluated trials. A sampler evaluates configurations near the front more often, and
-    the model has no interactions.
+    the model has no interactions. Those of two stages are estimated one by one, each by a model with one more column:
+    whether both have attention. Their intervals are corrected for the number of pairs.
 
     Args:
         trials: The table of trials, of which the complete ones count.
@@ -116,7 +165,60 @@ def describe_contributions(
     by_image = np.stack([images[number] for number in complete["number"]]) if images else None
     fit = _fit(columns, values, by_image)
     factors = tuple(_describe(one, fit, "") for one in varied)
-    return Contributions(factors, fit.explained, len(values), _sentence(factors, fit, quality))
+    interactions = _interactions(complete, sites, columns, values, by_image)
+    return Contributions(factors, fit.explained, len(values), _sentence(factors, fit, quality), interactions)
+
+
+def steps_to(
+    number: int, trials: pd.DataFrame, sites: Sequence[Place], contributions: Contributions, attention: str = SE
+) -> tuple[Step, ...]:
+    """Return the changes from no attention to the configuration of a trial, one at a time, with their effects.
+
+    Effects are those of the additive model. So their order does not matter, and no step needs a trial of its own. A
+    stage's attention counts with the mean number of blocks first; then comes the difference in blocks from that mean.
+
+    Args:
+        number: Number of a complete trial.
+        trials: The table of trials that the model was fitted to.
+        sites: Every site of the space.
+        contributions: The model.
+        attention: The word for the kinds of attention that were searched.
+    """
+    complete = trials[trials["state"] == "complete"]
+    place = complete["number"].tolist().index(number)
+    known = {(factor.name, one.level): one.effect for factor in contributions.factors for one in factor.levels}
+    steps = []
+    for part in _varied(complete, sites, attention):
+        for level, column in part.columns.items():
+            if share := float(column[place]):
+                effect = known.get((part.name, level))
+                ends = sorted(end * share for end in effect[1:]) if effect else []
+                scaled = (effect[0] * share, ends[0], ends[1]) if effect else None
+                more = f"{part.name} {share:+.1f}" if level == _PER_BLOCK else f"{part.name}: {level}"
+                steps.append(Step(more, scaled))
+    return tuple(steps)
+
+
+def _interactions(
+    complete: pd.DataFrame,
+    sites: Sequence[Place],
+    columns: dict[tuple[str, str], _Values],
+    values: _Values,
+    by_image: _Values | None,
+) -> tuple[Interaction, ...]:
+    configs = [_by_stage(read_config(text), sites) for text in complete["config"]]
+    stages = sorted({site.stage for site in sites})
+    used = {f"stage {stage}": np.array([stage in config for config in configs]) for stage in stages}
+    pairs = list(combinations([name for name, one in used.items() if 0 < one.sum() < len(one)], 2))
+    found = []
+    for first, second in pairs:
+        cells = [(used[first] == one) & (used[second] == other) for other in (False, True) for one in (False, True)]
+        both = columns | {(first, second): cells[-1].astype(float)}
+        told = all(cell.any() for cell in cells) and not _refusal(values, list(both.values()), "")
+        effect = _regress(both, values, by_image, len(pairs)).effects[first, second] if told else None
+        means = [float(values[cell].mean()) if cell.any() else math.nan for cell in cells]
+        found.append(Interaction(first, second, effect, tuple(means), tuple(int(cell.sum()) for cell in cells)))
+    return tuple(found)
 
 
 def outcomes_by_image(study: optuna.Study, quality: Objective) -> dict[int, _Values]:
@@ -153,7 +255,7 @@ class _Varied:
     reference: str = ""
 
 
-def _varied(complete: pd.DataFrame, sites: Sequence[Site], attention: str) -> list[_Varied]:
+def _varied(complete: pd.DataFrame, sites: Sequence[Place], attention: str) -> list[_Varied]:
     read = [read_config(text) for text in complete["config"]]
     configs = [_by_stage(config, sites) for config in read]
     ranks = {one.label: one.rank for config in read for one in config.placed}
@@ -166,8 +268,8 @@ def _varied(complete: pd.DataFrame, sites: Sequence[Site], attention: str) -> li
         counts = np.array([len(one) for one in blocks], float)
         used = counts > 0
         if len(set(counts[used])) > 1:
-            column = {"per block": np.where(used, counts - counts[used].mean(), 0.0)}
-            factors.append(_Varied(f"stage {stage} blocks", column, {"per block": int(used.sum())}))
+            column = {_PER_BLOCK: np.where(used, counts - counts[used].mean(), 0.0)}
+            factors.append(_Varied(f"stage {stage} blocks", column, {_PER_BLOCK: int(used.sum())}))
     positions = [[_common(where for _, where in config.get(stage, [])) for stage in stages] for config in configs]
     if all(len(set(one) - {_OFF}) <= 1 for one in positions):
         factors += _alternatives("position", [_common(one for one in every if one != _OFF) for every in positions])
@@ -177,7 +279,7 @@ def _varied(complete: pd.DataFrame, sites: Sequence[Site], attention: str) -> li
     return factors + _alternatives("gate", [gate or _OFF for gate in complete["gate"]])
 
 
-def _by_stage(config: SEConfig, sites: Sequence[Site]) -> dict[int, list[tuple[str, str]]]:
+def _by_stage(config: SEConfig, sites: Sequence[Place]) -> dict[int, list[tuple[str, str]]]:
     """Return the label (or ``"kept"``) and position of each block with attention, by stage."""
     placed = {(one.site.block, one.site.position): one.label for one in config.placed}
     removed = {(site.block, site.position) for site in config.removed}
@@ -247,6 +349,15 @@ def _refusal(values: _Values, columns: list[_Values], word: str) -> str:
 
 
 @dataclass(frozen=True)
+class _Regression:
+    """A fitted model: effects by factor and level, residual variance, and degrees of freedom."""
+
+    effects: dict[tuple[str, str], Interval | None]
+    error: float
+    freedom: int
+
+
+@dataclass(frozen=True)
 class _Fit:
     """A fitted additive model: effects by factor and level, importances by factor, and adjusted R² (at least 0)."""
 
@@ -256,8 +367,29 @@ class _Fit:
 
 
 def _fit(columns: dict[tuple[str, str], _Values], values: _Values, by_image: _Values | None) -> _Fit:
-    """Fit one value for each trial, the mean of its row of ``by_image``."""
-    design = np.column_stack([np.ones(len(values)), *columns.values()])
+    fitted = _regress(columns, values, by_image)
+    total = float(np.sum((values - values.mean()) ** 2))
+    explained = max(1 - fitted.error / (total / (len(values) - 1)), 0.0)
+    design = _design(columns, values)
+    importances = {}
+    for name in dict.fromkeys(factor for factor, _ in columns):
+        others = design[:, [True, *(factor != name for factor, _ in columns)]]
+        importances[name] = _importance(values, design, others, fitted.error, fitted.freedom, explained)
+    return _Fit(fitted.effects, importances, explained)
+
+
+def _design(columns: dict[tuple[str, str], _Values], values: _Values) -> npt.NDArray[Any]:
+    return np.column_stack([np.ones(len(values)), *columns.values()])
+
+
+def _regress(
+    columns: dict[tuple[str, str], _Values], values: _Values, by_image: _Values | None, comparisons: int | None = None
+) -> _Regression:
+    """Fit one value for each trial, the mean of its row of ``by_image``.
+
+    Intervals are corrected for a number of comparisons; by default that of the effects.
+    """
+    design = _design(columns, values)
     projection = np.linalg.pinv(design)
     leverages = np.sum(design * projection.T, axis=1)
     free = 1 - leverages
@@ -279,20 +411,13 @@ def _fit(columns: dict[tuple[str, str], _Values], values: _Values, by_image: _Va
     if by_image is not None and by_image.shape[1] > 1:
         within = _variance_between_images(design, projection, free, by_image)
     freedom = len(values) - round(float(leverages.sum()))
-    tail = (1 - CONFIDENCE) / 2 / max(int(known[1:].sum()), 1)
+    tail = (1 - CONFIDENCE) / 2 / (comparisons or max(int(known[1:].sum()), 1))
     margins = np.sqrt(stats.t.isf(tail, freedoms) ** 2 * between + stats.norm.isf(tail) ** 2 * within)
     intervals = {
         key: (float(effect), float(effect - margin), float(effect + margin)) if is_known else None
         for key, effect, margin, is_known in zip(columns, effects[1:], margins[1:], known[1:], strict=True)
     }
-    total = float(np.sum((values - values.mean()) ** 2))
-    error = float(residuals @ residuals) / freedom
-    explained = max(1 - error / (total / (len(values) - 1)), 0.0)
-    importances = {}
-    for name in dict.fromkeys(factor for factor, _ in columns):
-        others = design[:, [True, *(factor != name for factor, _ in columns)]]
-        importances[name] = _importance(values, design, others, error, freedom, explained)
-    return _Fit(intervals, importances, explained)
+    return _Regression(intervals, float(residuals @ residuals) / freedom, freedom)
 
 
 def _variance_between_images(design: _Values, projection: _Values, free: _Values, by_image: _Values) -> _Values:

@@ -22,11 +22,12 @@ from ..study.evaluator_definition import EvaluatorDefinition
 from ..study.files import load_study, shipped_names
 from ..study.objectives import OBJECTIVES, Objective
 from ..study.space import SearchSpace
-from ..trials.folder import PARETO_FILE, RUN_FILE, TRIALS_FILE, load_trials, read_definition
+from ..trials.folder import CURVES_FILE, PARETO_FILE, RUN_FILE, TRIALS_FILE, load_trials, read_definition
 from ..trials.latency import latency_size, read_latency_measurements
 from ..trials.notes import ENDED, FOREIGN, latency_conditions, quality_of, with_measured_latency
 from ..trials.pooling import pooled_trials
 from .contributions import Contributions, describe_contributions, outcomes_by_image
+from .curves import Curve, curves_table, read_curves
 from .decision import decide
 from .excitation import AnalysisPage, find_analyses
 from .focus import focus_of_trials
@@ -107,6 +108,7 @@ class RunRecord:
         focus: Whether local focus helps, by verification or else the search; empty unless both kinds were tried.
         latency_elsewhere: Whether latencies are predicted from measurements of another device.
         baselines: Names of the networks that verification always retrains, the one without attention first.
+        curves: Training losses of all finished trainings, which ``curves.csv`` holds.
     """
 
     name: str
@@ -145,12 +147,13 @@ class RunRecord:
     baselines: tuple[str, ...] = ()
     focus: str = ""
     latency_elsewhere: bool = False
+    curves: tuple[Curve, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data for JSON, without the provenance, which the start of a run writes."""
+        """Return plain data for JSON, without the curves, and the provenance, which the start of a run writes."""
         names = [one.name for one in self.objectives]
         latency = self.latency.to_dict() | {"description": self.latency.description} if self.latency else {}
-        return {name: plain(value) for name, value in vars(self).items() if name != "provenance"} | {
+        return {name: plain(value) for name, value in vars(self).items() if name not in ("provenance", "curves")} | {
             "evaluator": self.evaluator.model_dump(exclude={"options"}),
             "objectives": names,
             "picks": dict(self.picks),
@@ -237,12 +240,13 @@ def _read_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
         baselines=tuple(space.baselines()),
         focus=(schedules[-1].focus if schedules else "") or focus_of_trials(study, table, quality),
         latency_elsewhere=definition.latency.model_file is not None,
+        curves=read_curves(folder, study, definition.seed),
     )
     return table, record
 
 
 def write_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
-    """Write ``trials.csv``, ``pareto.csv`` and ``run.json``, and return what :func:`read_results` returns.
+    """Write the tables as CSV files and ``run.json``, and return what :func:`read_results` returns.
 
     Raises:
         RunFolderError: As for :func:`read_results`.
@@ -250,6 +254,7 @@ def write_results(folder: Path) -> tuple[pd.DataFrame, RunRecord]:
     table, run = read_results(folder)
     write_text(folder / TRIALS_FILE, to_csv(table))
     write_text(folder / PARETO_FILE, to_csv(front_of(table)))
+    write_text(folder / CURVES_FILE, to_csv(curves_table(run.curves)))
     content = plain(read_json(folder / RUN_FILE)) | run.to_json() | {"decision": plain(decide(table, run))}
     write_text(folder / RUN_FILE, json.dumps(content, indent=2, allow_nan=False))
     return table, run

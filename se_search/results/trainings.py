@@ -31,12 +31,14 @@ class Outcomes:
         validation: Accuracy and log-loss on the validation images by name; ``None`` for a training of version 0.1.0 or
             one that diverged.
         error: Why it diverged; empty if it did not.
+        training_losses: Mean training loss of each epoch.
     """
 
     correct: npt.NDArray[np.bool_]
     losses: npt.NDArray[np.float32]
     validation: Mapping[str, float] | None
     error: str = ""
+    training_losses: tuple[float, ...] = ()
 
 
 def result_file(folder: Path, config: SEConfig, epochs: int, seed: int) -> Path:
@@ -81,15 +83,16 @@ def read_outcomes(folder: Path, only: SEConfig | None = None) -> dict[int, dict[
 def _read(content: Mapping[str, Any]) -> Outcomes:
     correct, losses, judged = unpack(content["correct"]), unpack(content["losses"]), content.get("validation")
     error = content.get("error", "")
+    trained = tuple(float(epoch["loss"]) for epoch in content.get("epochs", []))
     validation = None if judged is None else {name: float(judged[name]) for name in ("accuracy", "log_loss")}
     if (
         not isinstance(error, str)
         or len(correct) != 1
         or len(losses) != 1
-        or not all(map(math.isfinite, (validation or {}).values()))
+        or not all(map(math.isfinite, (*(validation or {}).values(), *trained)))
     ):
         raise ValueError("not the result of one training")
-    return Outcomes(correct, losses, validation, error)
+    return Outcomes(correct, losses, validation, error, trained)
 
 
 def seed_to_export(results: Mapping[int, Outcomes], quality: Objective) -> int:

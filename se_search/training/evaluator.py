@@ -34,12 +34,14 @@ class Evaluation:
         log_loss: Mean cross-entropy in nats with its 95 % interval.
         correct: Whether each image was classified correctly, of shape (seeds, images).
         losses: Cross-entropy of each image, of the same shape.
+        training_losses: Mean training loss of each epoch for each seed; empty if nothing was trained for it.
     """
 
     accuracy: Estimate
     log_loss: Estimate
     correct: npt.NDArray[np.bool_]
     losses: npt.NDArray[np.float32]
+    training_losses: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if self.correct.ndim != 2 or self.correct.shape != self.losses.shape:
@@ -173,4 +175,5 @@ def pool_seeds(evaluations: Sequence[Evaluation]) -> Evaluation:
         return evaluations[0]
     correct = np.concatenate([one.correct for one in evaluations])
     losses = np.concatenate([one.losses for one in evaluations])
-    return Evaluation(crossed_mean(correct), crossed_mean(losses), correct, losses)
+    trained = tuple(curve for one in evaluations for curve in one.training_losses)
+    return Evaluation(crossed_mean(correct), crossed_mean(losses), correct, losses, trained)

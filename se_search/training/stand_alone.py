@@ -98,6 +98,8 @@ class Scratch:
                     evaluation = evaluate_network(
                         network, self.data.validation, self.recipe.batch, self.device, self.recipe
                     )
+                    trained = tuple(epoch["loss"] for epoch in training.history)
+                    evaluation = replace(evaluation, training_losses=(trained,))
                     if done < epochs:
                         yield done, evaluation
                         continue

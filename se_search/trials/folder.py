@@ -29,6 +29,7 @@ STUDY_FILE = "study.yaml"
 STORAGE_FILE = "study.db"
 TRIALS_FILE = "trials.csv"
 PARETO_FILE = "pareto.csv"
+CURVES_FILE = "curves.csv"
 RUN_FILE = "run.json"
 REPORT_FILE = "report.html"
 
@@ -39,7 +40,7 @@ PAGE_FILE = "excitation.html"
 
 _LOCK_FILE = ".lock"
 _STORAGE_ENDS = ("", "-journal", "-wal", "-shm")  # SQLite's files beside it
-_MAY_CHANGE = {"budget", "data_workers", "description", "trial_limit"}
+_MAY_CHANGE = {"budget", "data_workers", "description", "track", "trial_limit"}
 
 
 def read_definition(folder: Path) -> StudyDefinition:

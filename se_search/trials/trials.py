@@ -214,7 +214,8 @@ def evaluate_quality(
                 break
     else:
         evaluation = evaluator.evaluate(config)
-    return ({"rungs": reached} if reached else {}) | {
+    trained = {"training_losses": evaluation.training_losses} if evaluation.training_losses else {}
+    return ({"rungs": reached} if reached else {}) | trained | {
         "epochs": epochs,
         "accuracy": evaluation.accuracy.value,
         "accuracy_low": evaluation.accuracy.low,

@@ -117,6 +117,8 @@ def test_the_report_in_other_formats(directory):
         "Report:",
         "run/pareto.csv",
         "Report:",
+        "run/curves.csv",
+        "Report:",
         "run/report.md",
     ]
     assert decided.startswith("No measurable difference. Estimated: ")

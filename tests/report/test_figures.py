@@ -1,6 +1,7 @@
 """Figures hold the values of the table, in the units that their axes name."""
 
 import json
+import math
 import random
 import re
 from collections import Counter
@@ -12,24 +13,37 @@ from made_up_results import made_up_results, named_objectives
 
 from se_search import SEConfig, find_sites
 from se_search.report.configuration import describe_stages, draw_configuration, shade
-from se_search.report.figures import (
-    front_heat_map,
-    hypervolume_over_trials,
-    report_figures,
-    stage_contributions,
-    three_objectives,
-)
+from se_search.report.contributions import ablation_path, stage_contributions, stage_interactions
+from se_search.report.curves import training_curves
+from se_search.report.figures import front_heat_map, report_figures, three_objectives
+from se_search.report.history import front_over_trials, hypervolume_over_trials
 from se_search.report.measures import hover_text
 from se_search.report.parallel import parallel_coordinates
 from se_search.report.scatter import quality_against_latency, quality_against_overhead
+from se_search.report.slices import quality_by_choice
 from se_search.report.style import DARK
-from se_search.results.contributions import Contributions, Factor, Level
+from se_search.results.contributions import Contributions, Factor, Interaction, Level, steps_to
+from se_search.results.curves import Curve
 from se_search.results.record import read_results
+from se_search.results.table import Advantage, Gain
 from se_search.study.definitions import ConstraintsDefinition
 from se_search.study.space import SearchSpace
 from se_search.study.space_definition import SpaceDefinition
 
-NAMES = ["overhead", "latency", "objectives", "parallel", "hypervolume", "contributions", "heat_map"]
+NAMES = [
+    "overhead",
+    "latency",
+    "objectives",
+    "parallel",
+    "hypervolume",
+    "curves",
+    "front_history",
+    "contributions",
+    "interactions",
+    "ablation",
+    "choices",
+    "heat_map",
+]
 HOSTILE = "<b>x</b><script>alert(1)</script>"
 
 
@@ -559,3 +573,103 @@ def test_an_interval_far_wider_than_the_points_does_not_widen_the_axis(results):
     one = trials.iloc[:1].assign(latency_low=1.0, latency_high=1.0, latency_ratio=1.0)
     low, high = quality_against_latency(one, run).layout.xaxis.range
     assert low < 1 < high
+
+
+def test_a_trial_far_from_the_bulk_is_an_arrow_at_the_edge(results):
+    trials, run = results
+    far = trials.index[(trials["name"] == "") & ~trials["on_front"]][0]
+    trials.loc[far, ["accuracy", "accuracy_low", "accuracy_high"]] = 0.1, 0.09, 0.11
+    figure = quality_against_overhead(trials, run)
+    low, high = figure.layout.yaxis.range
+    assert low > 50
+    assert high < 110
+    arrow = trace_of(figure, "beyond the axes")
+    assert list(arrow.customdata) == [trials.loc[far, "number"]]
+    assert list(arrow.marker.symbol) == ["triangle-down"]
+    assert low < arrow.y[0] < 100 * trials["accuracy_low"].drop(far).min()
+    assert not any(one.name == "beyond the axes" for one in quality_against_overhead(*made_up_results(30)).data)
+
+
+def test_labels_of_baselines_stand_below_all_points(results):
+    trials, run = results
+    run = replace(run, constraints=ConstraintsDefinition(max_params=0.05))
+    figure = quality_against_overhead(trials, run)
+    heights = [one.ay for one in figure.layout.annotations if one.name == "baseline"]
+    heights += [one.y for one in figure.layout.annotations if one.name == "limit"]
+    assert len(set(heights)) == 4
+    assert figure.layout.yaxis.range[0] < min(heights)
+    assert max(heights) < 100 * trials["accuracy_low"].min()
+
+
+def test_a_ratio_has_the_same_height_on_the_axis_of_each_stage(results):
+    trials, run = results
+    figure = parallel_coordinates(trials, run)
+    titles = figure.layout.xaxis.ticktext
+    heights = {}
+    for one in figure.layout.annotations:
+        if titles[one.x].startswith("stage"):
+            heights.setdefault(one.text, set()).add(one.y)
+    assert {len(one) for one in heights.values()} == {1}
+    assert {"off", "16"} <= set(heights)
+
+
+def test_the_front_over_time_ends_with_the_best_of_all_trials(results):
+    trials, run = results
+    figure = front_over_trials(trials, run)
+    assert [trace.name for trace in figure.data] == [f"after {count} trials" for count in (8, 15, 23, 30)]
+    for trace, count in zip(figure.data, (8, 15, 23, 30), strict=True):
+        assert max(trace.y) == pytest.approx(100 * trials["accuracy"][:count].max(), rel=1e-5)
+        assert list(trace.y) == sorted(trace.y)
+    assert len(front_over_trials(*made_up_results(1)).data) == 1
+
+
+def test_every_trial_is_a_point_over_each_of_its_choices(results):
+    trials, run = results
+    figure = quality_by_choice(trials, run)
+    ticks = list(figure.layout.xaxis.ticktext)
+    assert ticks[:7] == ["off", "32", "16", "8", "4", "2", ""]
+    drawn = {}
+    for trace in figure.data:
+        for x, y, number in zip(trace.x, trace.y, trace.customdata, strict=True):
+            drawn.setdefault(number, []).append((ticks[round(x)], y))
+    assert set(drawn) == set(trials["number"])
+    for row in trials.to_dict("records"):
+        used = {site["ratio"] for site in json.loads(row["config"])["sites"] if site["stage"] == 2}
+        choice, height = drawn[row["number"]][0]
+        assert choice == (str(used.pop()) if used else "off")
+        assert height == pytest.approx(100 * row["accuracy"], rel=1e-5)
+
+
+def test_interactions_are_drawn_with_their_intervals(results):
+    trials, run = results
+    told = Interaction("stage 2", "stage 3", (0.02, 0.01, 0.03), (0.8, 0.81, 0.82, 0.85), (9, 7, 6, 8))
+    untold = Interaction("stage 2", "stage 4", None, (0.8, math.nan, 0.8, 0.8), (20, 0, 5, 5))
+    contributions = replace(run.contributions, interactions=(told, untold))
+    figure = stage_interactions(trials, replace(run, contributions=contributions))
+    (drawn,) = figure.data
+    assert (drawn.name, drawn.x[0], drawn.error_x.array[0]) == ("significant", 2, 1)
+    assert "both: 85.00 % (8 trials)" in drawn.text[0]
+    assert "+2.00 points [+1.00, +3.00]" in drawn.text[0]
+    assert list(figure.layout.yaxis.ticktext) == ["stage 2 × 3", "stage 2 × 4 (too few trials)"]
+
+
+def test_the_path_to_the_pick_adds_one_effect_at_a_time(results):
+    trials, run = results
+    number = run.picks["knee"]
+    figure = ablation_path(trials, run)
+    steps = steps_to(number, trials, run.sites, run.contributions)
+    assert len(steps) >= 1
+    known = [step.effect[0] if step.effect else 0.0 for step in steps]
+    np.testing.assert_allclose(figure.data[0].x, [0, *(100 * np.cumsum(known))], atol=1e-3)
+    own = Advantage("id", number, "", (0.05, 0.03, 0.07), (0.05, 0.03, 0.07), "accuracy")
+    figure = ablation_path(trials, replace(run, gain=Gain(True, "", (own,))))
+    assert figure.layout.yaxis.ticktext[-1] == f"trial {number} itself"
+    np.testing.assert_allclose((figure.data[1].x[0], figure.data[1].error_x.array[0]), (5, 2))
+
+
+def test_curves_are_drawn_by_kind_of_training(results):
+    trials, run = results
+    curves = (Curve("supernet", (2.0, 1.0)), Curve("verification", (1.5, 0.5), 3, "abc", 0, 2))
+    shared, verified = training_curves(trials, replace(run, curves=curves)).data
+    assert (list(shared.y), list(verified.y)) == ([2.0, 1.0], [1.5, 0.5])
+    assert "verification 2 epochs trial 3 seed 0" in verified.hovertemplate

@@ -157,6 +157,38 @@ def test_a_click_on_a_point_chooses_the_trial_everywhere(open_page, tmp_path, al
     assert errors == []
 
 
+def test_switches_hide_intervals_and_make_costs_logarithmic(open_page, tmp_path, all_on_front):
+    trials, run = all_on_front
+    page, errors, _ = open_page(write_page(tmp_path, trials, run))
+    wait_for_figure(page, "overhead")
+    bars = page.locator("#figure-overhead .errorbar")
+    assert bars.count() > 0
+    page.get_by_label("Intervals").uncheck()
+    page.wait_for_function("document.querySelectorAll('#figure-overhead .errorbar').length === 0")
+    page.get_by_label("Logarithmic costs").check()
+    page.wait_for_function("document.getElementById('figure-overhead')._fullLayout.xaxis.type === 'log'")
+    assert "0" in page.evaluate("document.getElementById('figure-overhead').layout.xaxis.ticktext")
+    number = int(trials.loc[trials["se_blocks"] == 0, "number"].iloc[0])
+    page.mouse.click(*point_of(page, "overhead", number))
+    page.wait_for_selector("#chosen:not([hidden])")
+    assert f"trial {number}" in page.locator("#cards .card").inner_text()
+    page.get_by_label("Intervals").check()
+    page.wait_for_function("document.querySelectorAll('#figure-overhead .errorbar').length > 0")
+    assert errors == []
+
+
+def test_the_panel_does_not_cover_the_point_that_it_speaks_of(open_page, tmp_path, all_on_front):
+    trials, run = all_on_front
+    page, _, _ = open_page(write_page(tmp_path, trials, run), 400)
+    number = int(trials.sort_values("parameter_overhead")["number"].iloc[-1])
+    point_of(page, "overhead", number)
+    page.evaluate("scrollBy(0, document.getElementById('figure-overhead').getBoundingClientRect().top - 420)")
+    page.mouse.click(*point_of(page, "overhead", number))
+    page.wait_for_selector("#chosen:not([hidden])")
+    _, height = point_of(page, "overhead", number)
+    assert height < page.locator("#chosen").bounding_box()["y"]
+
+
 @pytest.mark.slow
 def test_several_trials_are_chosen_with_shift_from_any_part_and_kept_in_the_address(open_page, tmp_path, all_on_front):
     file = write_page(tmp_path, *all_on_front)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from se_search.results.contributions import describe_contributions, outcomes_by_image
+from se_search.results.contributions import describe_contributions, outcomes_by_image, steps_to
 from se_search.results.record import read_results
 from se_search.study.files import load_space
 from se_search.study.objectives import OBJECTIVES
@@ -280,3 +280,32 @@ def test_levels_are_listed_from_the_fewest_parameters(stages):
     for factor in describe_contributions(table, stages.sites, ACCURACY, {}).factors[:4]:
         ratios = [int(one.level[2:]) for one in factor.levels]
         assert all(first > second for first, second in pairwise(ratios))
+
+
+def test_an_interaction_is_what_two_stages_do_beyond_their_sum(stages):
+    configs, table = drawn(stages, 300, seed=5)
+    used = [{placed.site.stage for placed in config.placed} for config in configs]
+    table["accuracy"] = [truth(config) + 0.05 * ({2, 4} <= stage) for config, stage in zip(configs, used, strict=True)]
+    found = describe_contributions(table, stages.sites, ACCURACY, {})
+    pairs = {(one.first, one.second): one for one in found.interactions}
+    assert len(pairs) == 6
+    strong = pairs["stage 2", "stage 4"]
+    np.testing.assert_allclose(strong.effect, 0.05, atol=1e-9)
+    assert strong.trials[3] == sum({2, 4} <= stage for stage in used)
+    assert sum(strong.trials) == len(table)
+    without = describe_contributions(table.assign(accuracy=[truth(one) for one in configs]), stages.sites, ACCURACY, {})
+    np.testing.assert_allclose([one.effect for one in without.interactions], 0, atol=1e-9)
+
+
+def test_the_steps_to_a_trial_are_its_choices_and_add_up(stages):
+    configs, table = drawn(stages, 60, seed=1)
+    table["accuracy"] = list(map(truth, configs))
+    found = describe_contributions(table, stages.sites, ACCURACY, {})
+    gates = {"sigmoid": 0.0, "hard_sigmoid": HARD}
+    usual = next(factor.reference for factor in found.factors if factor.name == "gate")
+    for number, config in enumerate(configs[:20]):
+        steps = steps_to(number, table, stages.sites, found)
+        stages_used = {f"stage {placed.site.stage}: r={placed.ratio}" for placed in config.placed}
+        assert {step.change for step in steps if step.change.startswith("stage")} == stages_used
+        expected = truth(config) - 0.9 - (gates[usual] if config.placed else 0)
+        assert sum(step.effect[0] for step in steps) == pytest.approx(expected, abs=1e-9)

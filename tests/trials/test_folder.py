@@ -66,7 +66,9 @@ def test_no_link_in_a_run_folder_leads_what_is_written_out_of_it(tmp_path, name)
 def test_what_changes_no_result_may_change(tmp_path):
     with open_folder(tmp_path / "run", STUDY):
         pass
-    changed = STUDY.model_copy(update={"data_workers": 4, "trial_limit": 60.0, "description": "again", "budget": 99})
+    changed = STUDY.model_copy(
+        update={"data_workers": 4, "trial_limit": 60.0, "description": "again", "budget": 99, "track": "wandb"}
+    )
     with open_folder(tmp_path / "run", changed):
         pass
     assert read_definition(tmp_path / "run").data_workers == 4
