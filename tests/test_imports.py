@@ -37,6 +37,7 @@ ORDER = [
     "trials",
     "cluster",
     "results",
+    "tracking",
     "driver",
     "report",
     "export",

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
@@ -33,8 +34,9 @@ from ..results.decision import Decision, decide
 from ..results.picks import PICKS
 from ..results.record import RunRecord, read_results, write_results
 from ..results.verified import VerifiedWeights, find_weights
+from ..tracking.tracking import Tracking
 from ..trials.evaluators import EvaluatorFactory
-from ..trials.folder import PARETO_FILE, REPORT_FILE, TRIALS_FILE, load_trials, read_definition
+from ..trials.folder import CURVES_FILE, PARETO_FILE, REPORT_FILE, TRIALS_FILE, load_trials, read_definition
 from ..words import counted
 from .origin import image_settings, origin_of_trial
 
@@ -311,14 +313,16 @@ class Run:
         Raises:
             RunFolderError: If there is nothing to verify or the folder is in use.
         """
-        run_verification(self.folder, str(members), seeds, epochs, data)
-        with _writing():
-            trials, run = self._write_results()
-            write_report(self.folder / REPORT_FILE, render_report(trials, run))
+        with closing(Tracking(read_definition(self.folder).track, self.folder)) as tracking:
+            run_verification(self.folder, str(members), seeds, epochs, data)
+            with _writing():
+                trials, run = self._write_results()
+                write_report(self.folder / REPORT_FILE, render_report(trials, run))
+            tracking.log_results(run.curves, lambda: report_figures(trials, run))
         return trials[trials["verified_seeds"].notna()]
 
     def report(self) -> Path:
-        """Write ``report.html``, ``trials.csv``, ``pareto.csv`` and ``run.json``, and return the report's path.
+        """Write ``report.html``, the tables as CSV files and ``run.json``, and return the report's path.
 
         Raises:
             RunFolderError: If the folder cannot be read or written.
@@ -330,8 +334,8 @@ class Run:
         """Write the report in other formats and return the paths.
 
         Args:
-            forms: ``"html"`` (as :meth:`report`), ``"md"`` (``report.md``), ``"csv"`` (``trials.csv`` and
-                ``pareto.csv``) or ``"png"`` (each of :attr:`figures` as ``report-NAME.png``).
+            forms: ``"html"`` (as :meth:`report`), ``"md"`` (``report.md``), ``"csv"`` (``trials.csv``,
+                ``pareto.csv`` and ``curves.csv``) or ``"png"`` (each of :attr:`figures` as ``report-NAME.png``).
 
         Raises:
             DefinitionError: If a format is unknown, or images of figures cannot be drawn here.
@@ -349,7 +353,7 @@ class Run:
     def _write_tables(self) -> list[Path]:
         with _writing():
             self._write_results()
-        return [self.folder / TRIALS_FILE, self.folder / PARETO_FILE]
+        return [self.folder / name for name in (TRIALS_FILE, PARETO_FILE, CURVES_FILE)]
 
     def _write_images(self) -> list[Path]:
         with _writing():

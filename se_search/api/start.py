@@ -3,6 +3,7 @@
 import inspect
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,11 +12,14 @@ from ..driver.loop import plan_search, run_search
 from ..driver.plan import Plan
 from ..errors import DefinitionError
 from ..report.excitation_page import render_excitation
+from ..report.figures import report_figures
+from ..results.record import read_results
 from ..study.definitions import StudyDefinition
 from ..study.evaluator_definition import FROM_PYTHON
 from ..study.files import load_study
 from ..study.objectives import OBJECTIVES
 from ..study.options import python_parameters, shows_parameters
+from ..tracking.tracking import Tracking
 from ..trials.evaluators import EvaluatorFactory
 from ..trials.images import check_text, with_absolute_paths
 from ..trials.trials import Measure
@@ -78,9 +82,15 @@ def search(  # noqa: PLR0913
         cluster=ClusterOptions(workers, ray, gpus_per_trial, latency_node),
         **arguments,
     )
-    run_search(call.definition, call.folder, call.evaluator, call.measures, render_excitation, call.cluster)
-    run = Run(call.folder, call.evaluator)
-    run.report()
+    with closing(Tracking(call.definition.track, call.folder)) as tracking:
+        run_search(
+            call.definition, call.folder, call.evaluator, call.measures, render_excitation, call.cluster, tracking
+        )
+        run = Run(call.folder, call.evaluator)
+        run.report()
+        if call.definition.track is not None:
+            trials, record = read_results(call.folder)
+            tracking.log_results(record.curves, lambda: report_figures(trials, record))
     return run
 
 

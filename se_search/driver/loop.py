@@ -28,6 +28,7 @@ from ..progress import Schedule, following, progress_bar, say
 from ..results.power import power_of_run
 from ..study.definitions import StudyDefinition
 from ..study.space import SearchSpace
+from ..tracking.tracking import Tracking
 from ..training.distributed import take_part
 from ..training.evaluator import Evaluator
 from ..trials.evaluators import (
@@ -61,6 +62,7 @@ def run_search(
     measures: Mapping[str, Measure] | None = None,
     render: Callable[[dict[str, Any]], str] | None = None,
     cluster: ClusterOptions | None = None,
+    tracking: Tracking | None = None,
 ) -> None:
     """Search until ``definition.budget`` distinct configurations are complete in ``folder``; resume an unfinished run.
 
@@ -73,6 +75,7 @@ def run_search(
         measures: Measure the study's ``custom_objectives``.
         render: Renders the page of the supernet's excitation if priors come from it.
         cluster: How the search uses workers.
+        tracking: Logs the trials.
 
     Raises:
         SeSearchError: If an argument is invalid. Nothing is written.
@@ -126,7 +129,10 @@ def run_search(
                 trials = Trials(definition, space, size, study, further, measures, parallel=cluster.uses_ray)
                 if trials.left or needs_looks(latency, study):
                     with closing(open_executor()) as executor:
-                        loop = StudyLoop(definition, trials, executor, latency, study, folder, cluster.latency_node)
+                        log = (tracking or Tracking(None, folder)).log_trials
+                        loop = StudyLoop(
+                            definition, trials, executor, latency, study, folder, cluster.latency_node, log
+                        )
                         if trials.left:
                             loop.run()
                         loop.measure_contenders()

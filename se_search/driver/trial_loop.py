@@ -1,6 +1,7 @@
 """The study loop: propose a configuration, determine its costs, measure its latency, evaluate it, record the result."""
 
 import time
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,6 +38,7 @@ class StudyLoop:
         study: The Optuna study.
         folder: The run folder.
         latency_node: Whether the executor measures latency, on a dedicated node.
+        log: Called after each trial.
     """
 
     definition: StudyDefinition
@@ -46,6 +48,7 @@ class StudyLoop:
     study: SearchStudy
     folder: Path
     latency_node: bool = False
+    log: Callable[[SearchStudy], None] = lambda study: None
     _running: dict[Future[Outcome], tuple[Proposal, Task]] = field(default_factory=dict, init=False)
     _open: dict[int, Proposal] = field(default_factory=dict, init=False)
     _avoid: frozenset[str] = field(default=frozenset(), init=False)
@@ -128,6 +131,7 @@ class StudyLoop:
                 if line:
                     del self._open[proposal.trial.number]
                     self._advance(1, line)
+                    self.log(self.study)
         now = time.monotonic()
         if done:
             self._waiting_since = now

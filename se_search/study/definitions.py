@@ -251,6 +251,9 @@ class StudyDefinition(Definition):
     budget: Annotated[int, Field(ge=1)] = 50
     """Number of distinct configurations to complete."""
 
+    track: Literal["tensorboard", "wandb", "mlflow"] | None = None
+    """Package that also gets trial values, training losses and figures; by default none."""
+
     trial_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Time limit of a trial (s), after which it fails; no limit by default."""
 

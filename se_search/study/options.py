@@ -100,6 +100,7 @@ OPTIONS = (
     Option("channels_last", "evaluator.channels_last", opposite="--no-channels-last"),
     Option("pretrained", "evaluator.pretrained", hint="With --evaluator supernet or finetune."),
     Option("trial_limit", "trial_limit"),
+    Option("track", "track"),
     Option("max_params", "constraints.max_params"),
     Option("max_latency", "constraints.max_latency"),
     Option("latency", "latency.source"),

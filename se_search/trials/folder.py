@@ -34,6 +34,7 @@ RUN_FILE = "run.json"
 REPORT_FILE = "report.html"
 
 VERIFICATION = "verification"
+TRACKED = ("tensorboard", "wandb")  # folders that these packages write
 EXCITATION = "excitation"  # has a subfolder for each analysis
 ANALYSIS_FILE = "excitation.json"
 PAGE_FILE = "excitation.html"
@@ -97,7 +98,7 @@ def check_links(folder: Path) -> None:
     Raises:
         RunFolderError: If a link does.
     """
-    written = [f"{STORAGE_FILE}{end}" for end in _STORAGE_ENDS] + [NETWORKS, VERIFICATION, EXCITATION]
+    written = [f"{STORAGE_FILE}{end}" for end in _STORAGE_ENDS] + [NETWORKS, VERIFICATION, EXCITATION, *TRACKED]
     for one in (*(folder / name for name in written), *(folder / EXCITATION).glob("*")):
         if one.is_symlink():
             raise RunFolderError(f"{one} is a link: replace it by what it leads to")

@@ -1,0 +1,1 @@
+"""Values, losses and figures of a run in TensorBoard, Weights & Biases or MLflow."""
