@@ -98,10 +98,16 @@ class PretrainedSupernet(Supernet):
     def _images_of_a_trial(self) -> int:
         return len(self.data.validation)  # statistics are not recalibrated
 
-    def _smaller(self, drawn: SEConfig, step: int) -> SEConfig:
-        # With a frozen backbone, the network without SE does not learn.
-        frozen = self._tuning is not None and self._tuning.rate == 0
-        return drawn if frozen else super()._smaller(drawn, step)
+    def _networks(self, drawn: SEConfig, widest: SEConfig, step: int) -> tuple[SEConfig, ...]:
+        """Return the drawn network; in every fourth step the one without SE and, two steps later, the widest.
+
+        They rank as well as two networks a step, for half of the cost (``benchmarks/pretrained_fidelity.py``). From
+        random weights, gates of one network a step hardly learn.
+        """
+        frozen = self._tuning is not None and self._tuning.rate == 0  # then the network without SE does not learn
+        in_turn = (drawn if frozen else SEConfig.without_attention(self.backbone), drawn, widest, drawn)
+        one = in_turn[step % len(in_turn)]
+        return (widest, one) if self._distillation else (one,)
 
     def _select_calibrated(self, config: SEConfig) -> None:
         self.select(config)

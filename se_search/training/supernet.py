@@ -183,9 +183,10 @@ class Supernet:
     def _images_of_a_trial(self) -> int:
         return len(self.data.validation) + min(self._recalibration_images, len(self.data.calibration))
 
-    def _smaller(self, drawn: SEConfig, step: int) -> SEConfig:
-        """Return the smaller network of a step."""
-        return SEConfig.without_attention(self.backbone) if step % _STEPS_PER_BARE == 0 else drawn
+    def _networks(self, drawn: SEConfig, widest: SEConfig, step: int) -> tuple[SEConfig, ...]:
+        """Return the networks of a step; outputs of the first can be the targets of a second."""
+        bare = step % _STEPS_PER_BARE == 0
+        return widest, SEConfig.without_attention(self.backbone) if bare else drawn
 
     def _losses(self, training: Training, space: ConfigurationSource) -> Losses:
         smoothing = label_smoothing(self.recipe)
@@ -198,12 +199,14 @@ class Supernet:
         def losses(images: torch.Tensor, targets: torch.Tensor) -> Iterator[torch.Tensor]:
             # PyTorch's generator is seeded for each epoch, so a resumed training draws the same configurations.
             drawn = space.draw(random.Random(int(torch.randint(2**62, ()))))
-            widest = outputs(space.widen(drawn), images)
-            yield F.cross_entropy(widest, targets, label_smoothing=smoothing)
-            smaller = outputs(self._smaller(drawn, training.step), images)
-            from_labels = F.cross_entropy(smaller, targets, label_smoothing=smoothing)
-            from_widest = F.cross_entropy(smaller, widest.detach().softmax(1))
-            yield from_labels + self._distillation * (from_widest - from_labels)
+            first, *others = self._networks(drawn, space.widen(drawn), training.step)
+            teacher = outputs(first, images)
+            yield F.cross_entropy(teacher, targets, label_smoothing=smoothing)
+            for config in others:
+                student = outputs(config, images)
+                from_labels = F.cross_entropy(student, targets, label_smoothing=smoothing)
+                from_teacher = F.cross_entropy(student, teacher.detach().softmax(1))
+                yield from_labels + self._distillation * (from_teacher - from_labels)
 
         return losses
 

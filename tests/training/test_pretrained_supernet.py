@@ -180,6 +180,27 @@ def test_the_backbone_is_frozen_or_learns_and_its_statistics_stay(adapted, tmp_p
     assert (again.evaluate(config).losses == evaluation.losses).all()
 
 
+@pytest.mark.parametrize(("rate", "distillation"), [(0.1, 0.0), (0.0, 0.0), (0.1, 0.5)])
+def test_each_step_trains_one_network_in_turn_or_two_for_distillation(adapted, monkeypatch, rate, distillation):
+    _, start, folder = adapted
+    network = PretrainedSupernet(start, WIDEST, rate, distillation)
+    selected = []
+    monkeypatch.setattr(network, "select", selected.append)
+    training = Training(start.load(folder), STANDS_STILL, DATA, "cpu")
+    losses = network._losses(training, SPACE)
+    images, labels = (part[:8] for part in DATA.train.tensors)
+    counts = []
+    for training.step in range(8):
+        counts.append(len(list(losses(images, labels))))
+    widest, bare = SEConfig(BACKBONE, WIDEST), SEConfig.without_attention(BACKBONE)
+    assert counts == [2 if distillation else 1] * 8
+    smaller = selected[1::2] if distillation else selected
+    assert [one == bare for one in smaller] == [rate > 0 and step in (0, 4) for step in range(8)]
+    assert [one == widest for one in smaller] == [step in (2, 6) for step in range(8)]
+    if distillation:
+        assert set(selected[::2]) == {widest}
+
+
 def test_the_backbones_parameters_learn_at_their_own_rate(adapted):
     _, start, folder = adapted
     model = start.load(folder)
