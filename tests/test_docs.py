@@ -52,6 +52,7 @@ RUN_IN_DOCS = "runs/resnet50-digits"
 # embedded data, weights in a file.
 IN_COMMANDS = {
     "--backbone": "test_resnet",
+    "latency": "test_resnet",
     "--budget": "3",
     "--trial": "3",
     "--members": "1",
