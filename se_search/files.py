@@ -1,18 +1,25 @@
 """Read untrusted files, write atomically (a killed process leaves the last version), and plain data for JSON."""
 
+import glob
 import hashlib
 import json
 import math
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import RunFolderError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _MOST_BYTES = 2**24
 _UNFINISHED = ".unfinished"
@@ -80,21 +87,63 @@ def refusing_unwritable(path: Path, advice: str = "") -> Iterator[None]:
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, whose folder exists, then move it into place."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_UNFINISHED)
-    os.close(handle)
     temporary = Path(name)
     try:
-        write(temporary)
-        move_into_place(temporary, path)
+        with _in_use(handle):
+            write(temporary)
+            move_into_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def draft_beside(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder from which files can be moved to ``target``, whose parent need not exist yet."""
+    """Yield a temporary folder from which files can be moved to ``target``, whose parent need not exist yet.
+
+    Those that killed processes left for the same target are removed.
+    """
     beside = next(parent for parent in target.absolute().parents if parent.is_dir())
-    with tempfile.TemporaryDirectory(dir=beside, prefix=f".{target.name}.") as temporary:
+    for left in beside.glob(f".{glob.escape(target.name)}.*{_UNFINISHED}"):
+        if _is_abandoned(left):
+            shutil.rmtree(left, ignore_errors=True)
+    with (
+        tempfile.TemporaryDirectory(dir=beside, prefix=f".{target.name}.", suffix=_UNFINISHED) as temporary,
+        _in_use(None if fcntl is None else os.open(temporary, os.O_RDONLY)),
+    ):
         yield Path(temporary)
+
+
+@contextmanager
+def _in_use(handle: int | None) -> Iterator[None]:
+    """Hold a lock on a temporary file or folder, which ends with this process, and close its handle."""
+    if fcntl is None and handle is not None:  # Windows moves no open file
+        os.close(handle)
+        handle = None
+    try:
+        if handle is not None:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether no process holds :func:`_in_use` for a temporary file or folder."""
+    if fcntl is None:
+        return True
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return True
 
 
 def is_name(text: str) -> bool:
@@ -105,7 +154,9 @@ def is_name(text: str) -> bool:
 def remove_unfinished(folder: Path) -> None:
     """Remove temporary files that killed processes left in ``folder``."""
     for left in folder.rglob(f".*{_UNFINISHED}"):
-        left.unlink(missing_ok=True)
+        if _is_abandoned(left):
+            with suppress(OSError):
+                left.unlink(missing_ok=True)
 
 
 def move_into_place(temporary: Path, path: Path) -> None:

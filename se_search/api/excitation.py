@@ -14,7 +14,7 @@ from torch import nn
 from ..data.image_data import ImageData
 from ..errors import RunFolderError
 from ..excitation.analysis import SHOWN_CHANNELS, analyze_gates
-from ..files import refusing_unwritable, write_text
+from ..files import refusing_unwritable, remove_unfinished, write_text
 from ..progress import progress_bar
 from ..report.excitation_page import render_excitation
 from ..trials.folder import ANALYSIS_FILE, PAGE_FILE, STUDY_FILE, check_links
@@ -112,6 +112,7 @@ def _created_folder(target: Path) -> Iterator[None]:
     try:
         with refusing_unwritable(target, _ANOTHER):
             target.mkdir(parents=True, exist_ok=True)
+            remove_unfinished(target)
             TemporaryFile(dir=target).close()
         yield
     except BaseException:

@@ -21,7 +21,7 @@ from ..driver.verification import load_verified, run_verification
 from ..errors import DefinitionError, RunFolderError, SeSearchError
 from ..export.formats import choose_formats
 from ..export.timm_folder import Exported, check_target, export_timm
-from ..files import plain, refusing_unwritable, write_text
+from ..files import plain, refusing_unwritable, remove_unfinished, write_text
 from ..network.config import SEConfig
 from ..progress import console
 from ..report.figures import report_figures
@@ -363,6 +363,7 @@ class Run:
 
     def _write_results(self) -> tuple[pd.DataFrame, RunRecord]:
         with refusing_unwritable(self.folder):
+            remove_unfinished(self.folder)
             return write_results(self.folder)
 
 
