@@ -195,6 +195,14 @@ def _command(
             except SeSearchError as error:
                 output.complain(error)
                 raise typer.Exit(2) from error
+            except (MemoryError, RuntimeError) as error:
+                from .memory import out_of_memory
+
+                told = out_of_memory(error)
+                if told is None:
+                    raise
+                complain(f"Error: {told}")
+                raise typer.Exit(2) from error
             except OSError as error:
                 if error.filename is None:
                     raise

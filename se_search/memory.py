@@ -34,11 +34,19 @@ def memory_told() -> Iterator[None]:
     try:
         yield
     except (MemoryError, OSError, RuntimeError) as error:
-        if not _is_memory(error):
+        told = out_of_memory(error)
+        if told is None:
             raise
-        # The rest of PyTorch's message lists other processes and settings of its allocator.
-        reason = ". ".join(str(error).split(". ")[:3]) or "the machine has no more"
-        raise EvaluationError(f"out of memory ({reason}): use a smaller batch or smaller images") from error
+        raise told from error
+
+
+def out_of_memory(error: MemoryError | OSError | RuntimeError) -> EvaluationError | None:
+    """Return what an error is if memory ran out, else ``None``."""
+    if not _is_memory(error):
+        return None
+    # The rest of PyTorch's message lists other processes and settings of its allocator.
+    reason = ". ".join(str(error).split(". ")[:3]) or "the machine has no more"
+    return EvaluationError(f"out of memory ({reason}): use a smaller batch or smaller images")
 
 
 def peak_memory(device: str) -> int | None:

@@ -1,8 +1,7 @@
 """The course of a search: prepare the evaluator once, then evaluate configurations until the budget is spent."""
 
-import errno
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,8 +10,6 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
-from optuna.exceptions import StorageInternalError
-from sqlalchemy.exc import SQLAlchemyError
 from torch import nn
 
 from ..cluster.evaluate import Job, evaluate
@@ -40,19 +37,24 @@ from ..trials.evaluators import (
     use_device,
     warn_if_busy,
 )
-from ..trials.folder import STORAGE_FILE, STUDY_FILE, check_folder, load_trials, open_folder, read_definition
+from ..trials.folder import (
+    STORAGE_FILE,
+    STUDY_FILE,
+    check_folder,
+    load_trials,
+    open_folder,
+    read_definition,
+    reporting_unwritable,
+)
 from ..trials.images import located, run_data
 from ..trials.latency import StudyLatency, latency_size, resolve_latency
 from ..trials.notes import describe_data, note_data, note_ended, note_unreadable
 from ..trials.priors import check_priors, priors_from_excitation
 from ..trials.provenance import counting_warnings, record_start
 from ..trials.resume import with_choices_of
-from ..trials.search_study import is_locked
 from ..trials.trials import Measure, Trials, count_finished
 from .plan import Plan, make_plan
 from .trial_loop import StudyLoop, needs_looks
-
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def run_search(
@@ -107,7 +109,7 @@ def run_search(
         return RayExecutor(job, cluster)
 
     _say_scope(definition)
-    with closing(latency), _reporting_unwritable(folder), open_folder(folder, definition, search.there) as study:
+    with closing(latency), reporting_unwritable(folder), open_folder(folder, definition, search.there) as study:
         note_data(folder, study, data)
         record_start(folder, definition, search.speeds)
         latency.resume(folder, study, cluster.latency_node)
@@ -238,28 +240,6 @@ def _say_scope(definition: StudyDefinition) -> None:
     if definition.data in EMBEDDED:
         say(EMBEDDED[definition.data].scope)
         say(f"For your images: se-search run --backbone {definition.backbone} --data FOLDER", to_copy=True)
-
-
-@contextmanager
-def _reporting_unwritable(folder: Path) -> Iterator[None]:
-    """Report in one sentence that a run folder can no longer be written: its disk is full or became read-only."""
-    try:
-        yield
-    except (SQLAlchemyError, StorageInternalError) as error:
-        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-        reason = str(getattr(cause, "orig", None) or cause or error)
-        if is_locked(error):
-            reason = f"{STORAGE_FILE} is locked by another process"
-    except OSError as error:
-        if error.errno not in _UNWRITABLE:
-            raise
-        reason = str(error.strerror)
-    else:
-        return
-    raise RunFolderError(
-        f"{folder} can no longer be written ({reason}): finished results are kept; make it writable and give the "
-        "same command again"
-    )
 
 
 def load_network(

@@ -25,7 +25,7 @@ from ..training.evaluator import evaluate_network
 from ..training.recipe import load_weights
 from ..training.stand_alone import Scratch
 from ..trials.evaluators import training_recipe, use_device, warn_if_busy
-from ..trials.folder import VERIFICATION, load_trials, open_folder, read_definition
+from ..trials.folder import VERIFICATION, load_trials, open_folder, read_definition, reporting_unwritable
 from ..trials.images import located, run_data
 from ..trials.notes import note_data, note_unreadable, pack, pack_losses, quality_of, with_measured_latency
 from ..words import counted, percent
@@ -73,7 +73,7 @@ def run_verification(
     trainer = definition.evaluator.create_trainer(definition, data, training_recipe(definition, epochs), folder)
     recipe = trainer.recipe
     plan = [(*network, recipe.seed + number) for number in range(seeds) for network in networks.values()]
-    with open_folder(folder, definition, existing=there) as study:
+    with reporting_unwritable(folder), open_folder(folder, definition, existing=there) as study:
         note_data(folder, study, data)
         (folder / VERIFICATION).mkdir(exist_ok=True)
         left = [one for one in plan if not result_file(folder, one[1], recipe.epochs, one[2]).exists()]

@@ -1,5 +1,6 @@
 """The run folder: its study file and storage, locked by one process at a time."""
 
+import errno
 import shlex
 import sqlite3
 import warnings
@@ -10,7 +11,7 @@ from typing import Any
 
 import optuna
 from filelock import FileLock, Timeout
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
@@ -41,6 +42,7 @@ PAGE_FILE = "excitation.html"
 
 _LOCK_FILE = ".lock"
 _STORAGE_ENDS = ("", "-journal", "-wal", "-shm")  # SQLite's files beside it
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 _MAY_CHANGE = {"budget", "data_workers", "description", "track", "trial_limit"}
 
 
@@ -143,6 +145,32 @@ def open_folder(
             _set_journal(storage, "delete")
     finally:
         lock.release()
+
+
+@contextmanager
+def reporting_unwritable(folder: Path) -> Iterator[None]:
+    """Report in one sentence that a run folder can no longer be written: its disk is full or became read-only.
+
+    Raises:
+        RunFolderError: For such an error of the block.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        reason = str(getattr(cause, "orig", None) or cause or error)
+        if is_locked(error):
+            reason = f"{STORAGE_FILE} is locked by another process"
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        reason = str(error.strerror)
+    else:
+        return
+    raise RunFolderError(
+        f"{folder} can no longer be written ({reason}): finished results are kept; make it writable and give the "
+        "same command again"
+    )
 
 
 def _set_journal(file: Path, mode: str) -> None:
