@@ -6,21 +6,18 @@ import signal
 import sqlite3
 import threading
 import time
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
-from full_disk import files_no_larger_than
 from own_evaluators import Quick
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
 
 import se_search
 from se_search import SEConfig, load_run
 from se_search.data.image_data import batches
 from se_search.deployment.deployment import Deployment
-from se_search.errors import EvaluationError, RunFolderError
+from se_search.errors import EvaluationError
 from se_search.latency.isolated import IsolatedMeter
 from se_search.network.insertion import create_model
 from se_search.results.record import write_results
@@ -210,58 +207,6 @@ def test_a_configuration_that_kills_its_process_thrice_is_given_up(tmp_path):
     complete = trials[trials["state"] == "complete"]
     assert len(complete) == 4
     assert complete["config_id"].is_unique
-
-
-def test_a_disk_that_is_full_is_told_and_nothing_finished_is_lost(tmp_path):
-    folder = tmp_path / "run"
-    search(folder, budget=3)
-    before = load_run(folder).trials
-    with (
-        files_no_larger_than((folder / "study.db").stat().st_size + 50_000),
-        pytest.raises(RunFolderError, match=r"can no longer be written .*: finished results are kept"),
-    ):
-        search(folder, budget=40)
-    kept = load_run(folder).trials
-    assert len(kept) > len(before)
-    assert kept.head(len(before))["config_id"].tolist() == before["config_id"].tolist()
-    trials = search(folder, budget=12).trials
-    complete = trials[trials["state"] == "complete"]
-    assert len(complete) == 12
-    assert complete["config_id"].is_unique
-    assert set(kept[kept["state"] == "complete"]["config_id"]) <= set(complete["config_id"])
-
-
-@contextmanager
-def databases_read_only():
-    """Imitate SQLite on a file system that has become read-only."""
-
-    def forbid(connection, cursor, *rest):
-        cursor.execute("PRAGMA query_only = ON")
-
-    event.listen(Engine, "before_cursor_execute", forbid)
-    try:
-        yield
-    finally:
-        event.remove(Engine, "before_cursor_execute", forbid)
-
-
-def test_a_folder_that_becomes_read_only_is_told_and_nothing_finished_is_lost(tmp_path):
-    folder = tmp_path / "run"
-    with ExitStack() as stack:
-
-        def becomes_read_only(config, data):
-            if len(load_run(folder).trials) == 3:
-                stack.enter_context(databases_read_only())
-
-        with pytest.raises(RunFolderError, match=r"can no longer be written \(attempt to write a readonly database\)"):
-            search(folder, becomes_read_only, budget=8)
-    kept = load_run(folder).trials
-    assert list(kept["state"]) == ["complete"] * 3
-    trials = search(folder, budget=6).trials
-    complete = trials[trials["state"] == "complete"]
-    assert len(complete) == 6
-    assert complete["config_id"].is_unique
-    assert complete["config_id"].tolist()[:3] == kept["config_id"].tolist()
 
 
 def test_a_clock_that_was_set_back_loses_nothing(tmp_path):
