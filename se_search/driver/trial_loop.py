@@ -15,6 +15,7 @@ from ..progress import progress_bar, say
 from ..results.contenders import latency_contenders, uncertain_contenders
 from ..study.definitions import StudyDefinition
 from ..time_limit import time_limit
+from ..trials.folder import is_unwritable
 from ..trials.latency import StudyLatency
 from ..trials.notes import note_unreadable, with_measured_latency
 from ..trials.search_study import SearchStudy
@@ -126,6 +127,8 @@ class StudyLoop:
             except (ClusterError, OutputError, RunFolderError):
                 raise
             except Exception as error:  # an error in one trial must not end the search
+                if is_unwritable(error):
+                    raise
                 self._fail(proposal, error)
             else:
                 if line:

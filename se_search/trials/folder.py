@@ -147,6 +147,13 @@ def open_folder(
         lock.release()
 
 
+def is_unwritable(error: Exception) -> bool:
+    """Whether an error says that a run folder can no longer be written or read, so that no trial is to blame."""
+    if isinstance(error, OSError):
+        return error.errno in _UNWRITABLE
+    return isinstance(error, SQLAlchemyError | StorageInternalError)
+
+
 @contextmanager
 def reporting_unwritable(folder: Path) -> Iterator[None]:
     """Report in one sentence that a run folder can no longer be written: its disk is full or became read-only.
@@ -162,7 +169,7 @@ def reporting_unwritable(folder: Path) -> Iterator[None]:
         if is_locked(error):
             reason = f"{STORAGE_FILE} is locked by another process"
     except OSError as error:
-        if error.errno not in _UNWRITABLE:
+        if not is_unwritable(error):
             raise
         reason = str(error.strerror)
     else:
