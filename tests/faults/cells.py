@@ -258,7 +258,6 @@ EMPTY = {
 
 IN_THE_GATE = {
     ("shared training", "SIGKILL"),
-    ("evaluation", "full disk"),
     ("evaluation", "read-only folder"),
     ("report", "SIGTERM"),
 }
