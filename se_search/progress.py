@@ -202,7 +202,7 @@ def progress_bar(description: str, total: int, completed: int = 0) -> Iterator[C
     Yields:
         A function to call after steps: ``advance(steps=1, line=None)`` prints ``line``, above the bars on a terminal.
         Outside a terminal a nested bar prints no description: a search trains hundreds of networks. Lines of an outer
-        bar end with the time left of the schedule (:func:`following`).
+        bar end with the time left of the schedule that the process follows.
     """
     outermost = not _running
     schedule = _schedule if outermost else None
