@@ -36,7 +36,7 @@ _COMPARISON = Path("comparison.html")
 _SEARCH, _CLUSTER = "Search", "Cluster"
 
 app = typer.Typer(
-    help="Find where Squeeze-and-Excitation blocks are worth their cost in a timm backbone.",
+    help="Find where attention, such as Squeeze-and-Excitation, is worth its cost in a timm backbone.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
@@ -66,7 +66,8 @@ OfFront = Annotated[
 OfRun = Annotated[int | None, typer.Option(help="Number of any complete trial of a run, instead of --pick.")]
 Retrained = Annotated[bool, typer.Option("--verified", help="Use the retrained weights of a run's verification.")]
 Weights = Annotated[
-    str | None, typer.Option(help="Weights of a timm architecture: timm, local-dir:FOLDER or a checkpoint file.")
+    str | None,
+    typer.Option(help="Weights of a timm architecture: timm, local-dir:FOLDER, hf-hub:NAME or a checkpoint file."),
 ]
 
 
@@ -636,7 +637,7 @@ def excitation(
         ),
     ] = None,
 ) -> _Result:
-    """Analyse the SE blocks of a trained network, and report which are unnecessary.
+    """Analyse the attention blocks of a trained network, and report which are idle.
 
     Follows section 7.2 of the SENet paper: how much gates differ between classes, which gates are constant, and the
     loss of accuracy when a block's gates are replaced by their means. The network was not trained on the images.
@@ -803,7 +804,8 @@ def atlas(
         str, typer.Argument(metavar="[PATTERN]", help="Names of timm architectures, with wildcards.")
     ] = "*",
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a page with all architectures and two figures.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page with all architectures, to sort and filter, with figures."),
     ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the table as CSV.")] = False,
 ) -> _Result:
@@ -844,10 +846,10 @@ def sites(
         bool, typer.Option("--skipped", help="Also list the places without a site, with the reason.")
     ] = False,
 ) -> _Result:
-    """List the sites for SE blocks in a backbone, by stage or one by one, with their cost.
+    """List the sites for attention in a backbone, by stage or one by one, with the cost of SE.
 
-    Costs are for r=16. For the backbone's own attention, "now" shows its weights, and with --all their equivalent
-    reduction ratio.
+    Costs are for SE with r=16. For the backbone's own attention, "now" shows its weights, and with --all their
+    equivalent reduction ratio.
 
     \b
     Example:
@@ -907,14 +909,14 @@ def latency(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Measure what determines the latencies of all of --space, into this file; run --latency-from on "
-            "another machine predicts from it.",
+            help="Measure what determines the latencies of --space and write it to FILE, from which "
+            "`se-search run --latency-from FILE` predicts on another machine.",
         ),
     ] = None,
 ) -> _Result:
     """Measure the latency of networks with attention, relative to the bare backbone, on this machine.
 
-    The row "no SE", named after the kind of attention, compares the backbone with a copy of itself: its interval should
+    The row "no SE" ("no ECA" in a space of ECA) compares the backbone with a copy of itself: its interval should
     contain ×1.
 
     \b
@@ -924,7 +926,7 @@ def latency(
         --threads 1
       se-search latency resnet18 --config my_config.json --batch 8 \\
         --memory-format channels_last
-      se-search latency resnet18 --model phone.json
+      se-search latency resnet18 --model device.json
     """
     from .api.latency import input_size, latency_rows, latency_table, measure_configurations, measure_latency_model
     from .deployment.deployment import Deployment

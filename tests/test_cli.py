@@ -356,7 +356,7 @@ def test_excitation_takes_the_weights_of_a_verification(finished_run, monkeypatc
     [
         (["run", "--trial", "77"], ["77", "complete"]),
         (["run", "--pick", "best"], ["'best'", "knee"]),
-        (["run", "--trial", "0"], ["no SE block"]),
+        (["run", "--trial", "0"], ["no attention block"]),
         (["run", "--trial", "1", "--classes", "3"], ["3", "two"]),
         (["run", "--trial", "1", "--classes", "3,eleven"], ["'eleven'", "10 classes"]),
         (["run", "--trial", "1", "--channels", "0"], ["channels is 0", "at least 1"]),
@@ -377,7 +377,7 @@ def test_excitation_takes_the_weights_of_a_verification(finished_run, monkeypatc
         (["seresnet18", "--pretrained", "none.pth"], ["'none.pth'", "does not exist: use timm"]),
         (["seresnet18", "--pretrained", "timm"], ["--data is missing"]),
         (["seresnet18", "--pretrained", "1000.safetensors", "--data", "digits"], ["1000 classes", "digits has 10"]),
-        (["resnet18", "--pretrained", "plain.safetensors", "--data", "digits"], ["this ResNet has no SE block"]),
+        (["resnet18", "--pretrained", "plain.safetensors", "--data", "digits"], ["this ResNet has no attention block"]),
     ],
 )
 def test_an_impossible_analysis_is_refused_and_nothing_is_written(finished_run, monkeypatch, arguments, words):

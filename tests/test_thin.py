@@ -189,7 +189,7 @@ def test_a_network_at_chance_level_has_no_choice(data):
 
 
 def test_a_network_without_attention_is_refused(data):
-    with pytest.raises(ConfigurationError, match="has no SE block whose gate can be analysed"):
+    with pytest.raises(ConfigurationError, match="has no attention block whose gate can be analysed"):
         thin(timm.create_model("test_resnet", num_classes=10), data, limit=0)
 
 

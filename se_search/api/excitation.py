@@ -63,7 +63,8 @@ def analyze_excitation(  # noqa: PLR0913
         pick: For a run, as in :meth:`Run.config`; ``"knee"`` by default.
         trial: For a run, as in :meth:`Run.config`.
         verified: For a run, use the weights of the longest verification instead of the search's.
-        pretrained: Weights of a timm architecture: ``"timm"``, ``"local-dir:FOLDER"`` or the path of a checkpoint.
+        pretrained: Weights of a timm architecture: ``"timm"``, ``"local-dir:FOLDER"``, ``"hf-hub:NAME"`` or the path
+            of a checkpoint.
         classes: Names or indices of the classes to show; by default the four that differ most.
         channels: Number of channels to show per block.
         images: Number of images to analyse, drawn at random; by default all.
@@ -74,7 +75,7 @@ def analyze_excitation(  # noqa: PLR0913
             ``excitation/NAME``.
 
     Raises:
-        SeSearchError: If an argument is invalid or the network has no SE block. Nothing is written.
+        SeSearchError: If an argument is invalid or the network has no block to analyse. Nothing is written.
     """
     found = find_network(model, data, pick, trial, verified, pretrained)
     target = Path(to) if to is not None else found.folder

@@ -101,7 +101,8 @@ def _architecture(name: str, data: str | ImageData | None, pretrained: str | Non
         )
     if pretrained is None:
         raise ConfigurationError(
-            f"{name} needs trained weights: give {as_given('pretrained')} timm, local-dir:FOLDER or a checkpoint"
+            f"{name} needs trained weights: give {as_given('pretrained')} timm, local-dir:FOLDER, hf-hub:NAME or a "
+            "checkpoint"
         )
     check_pretrained(pretrained)
     images = _images(data, name, None)

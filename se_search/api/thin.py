@@ -189,7 +189,8 @@ def thin(  # noqa: PLR0913
         pick: For a run, as in :meth:`Run.config`; ``"knee"`` by default.
         trial: For a run, as in :meth:`Run.config`.
         verified: For a run, use the weights of the longest verification instead of the search's.
-        pretrained: Weights of a timm architecture: ``"timm"``, ``"local-dir:FOLDER"`` or the path of a checkpoint.
+        pretrained: Weights of a timm architecture: ``"timm"``, ``"local-dir:FOLDER"``, ``"hf-hub:NAME"`` or the path
+            of a checkpoint.
         images: Number of validation images, drawn at random; by default all.
         tolerance: Largest rise of the log-loss of the chosen network, in nats.
         limit: Time limit of each measurement of latency, in seconds; 0 measures none.

@@ -104,7 +104,7 @@ class Plan:
                 f"{one.name}: {one.parameters:,} parameters ({percent(one.parameter_overhead, sign='+')}), "
                 f"{one.flops / 1e9:.3g} GFLOPs ({percent(one.flops_overhead, sign='+')})."
             )
-        say(f"First: {', '.join(self.first)}.")
+        say(f"Evaluated first: {', '.join(self.first)}.")
         say(self.known)
         self.show_estimate()
 

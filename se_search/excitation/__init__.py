@@ -1,1 +1,1 @@
-"""Analysis of the gates of trained SE blocks."""
+"""Analysis of the gates of trained attention blocks."""

@@ -1,4 +1,4 @@
-"""Analysis of the role of excitation: what the gates of SE blocks do, and which blocks are idle.
+"""Analysis of the role of excitation: what the gates of attention blocks do, and which blocks are idle.
 
 It follows section 7.2 of the journal version of the SENet paper, with numbers and intervals where the paper shows
 figures.
@@ -77,7 +77,7 @@ def analyze_gates(  # noqa: PLR0913
     The arguments after ``split`` are independent settings, each with a default.
 
     Args:
-        model: A network with SE blocks or similar attention. It is in evaluation mode during the call.
+        model: A network with attention. It is in evaluation mode during the call.
         data: Images of the network's classes.
         split: The images to analyse. The network should not have been trained on them.
         classes: Names or indices of at least two classes to show; by default the four that differ most.
@@ -92,7 +92,7 @@ def analyze_gates(  # noqa: PLR0913
         JSON data; ``docs/excitation.md`` describes the keys. Estimates are ``[value, low, high]``.
 
     Raises:
-        ConfigurationError: If no SE block has a gate that can be analysed, or a number is out of range.
+        ConfigurationError: If no block has a gate that can be analysed, or a number is out of range.
         DataError: If a class is unknown or has too few images, or the network has another number of classes.
         DefinitionError: If PyTorch does not see the device.
         EvaluationError: If the network's outputs are not finite or memory runs out.

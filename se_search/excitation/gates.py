@@ -94,7 +94,7 @@ def find_blocks(
             skipped.append({"block": name.rpartition(".")[0] or name, "reason": "its gate does not run"})
     if not blocks:
         reason = f" ({skipped[0]['block']}: {skipped[0]['reason']})" if skipped else ""
-        raise ConfigurationError(f"this {kind} has no SE block whose gate can be analysed{reason}")
+        raise ConfigurationError(f"this {kind} has no attention block whose gate can be analysed{reason}")
     return blocks, skipped
 
 

@@ -1,6 +1,6 @@
 """Figures of the excitation analysis: gate activations per block, and statistics by depth.
 
-Each function takes the content of ``excitation.json``; ``depth`` is the number of an SE block, counted from 1 at the
+Each function takes the content of ``excitation.json``; ``depth`` is the number of a block, counted from 1 at the
 input.
 """
 
@@ -228,7 +228,7 @@ def _by_depth(figure: go.Figure, analysis: dict[str, Any], title: str) -> None:
     """Format a figure over block depth, with the stages in the background."""
     blocks = analysis["blocks"]
     staged = any(block["stage"] is not None for block in blocks)
-    style_figure(figure, "SE block by depth" + (" (stage above)" if staged else ""), title)
+    style_figure(figure, "attention block by depth" + (" (stage above)" if staged else ""), title)
     figure.update_layout(
         height=320,
         margin={"t": 50},

@@ -100,9 +100,10 @@ def _class_specific(analysis: dict[str, Any]) -> str:
     number = sum(is_class_specific(block, thresholds) for block in blocks)
     verb = "is" if number < 2 else "are"
     return (
-        f"Of {counted(len(blocks), 'SE block')} in {analysis['model']}, {number or 'none'} {verb} class-specific: "
-        f"significantly more than {percent(thresholds['class_specific'], 0)} of the gate variance lies between "
-        f"classes, and significantly fewer than {percent(thresholds['most'], 0)} of the gates are constant."
+        f"Of {counted(len(blocks), 'attention block')} in {analysis['model']}, {number or 'none'} {verb} "
+        f"class-specific: significantly more than {percent(thresholds['class_specific'], 0)} of the gate variance "
+        "lies between classes, and significantly fewer than "
+        f"{percent(thresholds['most'], 0)} of the gates are constant."
     )
 
 

@@ -190,8 +190,8 @@ class LatencyDefinition(Definition):
     """Time limit of a measurement that is pooled (s), if lower than ``limit``."""
 
     model_file: Annotated[str | None, AfterValidator(_without_conditions)] = None
-    """File of another device, written there by ``se-search latency --model``: latencies are predicted from its
-    measurements, and nothing is measured on this machine."""
+    """File that ``se-search latency --model`` wrote on another device. Latencies are predicted from its measurements,
+    and nothing is measured on this machine."""
 
 
 def _device(value: str) -> str:

@@ -109,7 +109,7 @@ class EvaluatorDefinition(Definition):
     """Precision of training: ``"float32"``, ``"bfloat16"``, or ``"auto"``: what is fastest in a few training steps."""
 
     channels_last: bool | Literal["auto"] = False
-    """Train in the channels-last memory format; ``"auto"``: if that is faster in a few training steps."""
+    """Train in the channels-last memory format; ``"auto"``: only if that is faster in a few training steps."""
 
     compile: bool = False
     """Compile the network with ``torch.compile``; not possible with the supernet."""

@@ -97,7 +97,12 @@ OPTIONS = (
     Option("lr", "evaluator.learning_rate", hint="0.0005 with --evaluator finetune."),
     Option("opt", "evaluator.optimizer"),
     Option("precision", "evaluator.precision"),
-    Option("channels_last", "evaluator.channels_last", opposite="--no-channels-last"),
+    Option(
+        "channels_last",
+        "evaluator.channels_last",
+        hint="For auto use --set evaluator.channels_last=auto.",
+        opposite="--no-channels-last",
+    ),
     Option("pretrained", "evaluator.pretrained", hint="With --evaluator supernet or finetune."),
     Option("trial_limit", "trial_limit"),
     Option("track", "track"),

@@ -271,12 +271,12 @@ def test_a_network_of_other_classes_is_refused(known):
 
 
 def test_a_network_without_se_is_refused():
-    with pytest.raises(ConfigurationError, match="this ResNet has no SE block"):
+    with pytest.raises(ConfigurationError, match="this ResNet has no attention block"):
         analyze_gates(timm.create_model("test_resnet", num_classes=10), load_data("digits"))
 
 
 def test_a_network_whose_attention_only_adds_is_refused():
-    with pytest.raises(ConfigurationError, match=r"no SE block .*\(stages\.0\.0: its gate does not run\)"):
+    with pytest.raises(ConfigurationError, match=r"no attention block .*\(stages\.0\.0: its gate does not run\)"):
         analyze_gates(timm.create_model("gcresnext26ts", num_classes=10), load_data("digits"))
 
 

@@ -181,8 +181,8 @@ def test_the_summary_counts_blocks_and_says_what_leaving_them_out_costs(analysis
     analysis["last_stage"]["accuracy_change"] = [-0.012, -0.03, 0.001]
     first, second = summarize_excitation(analysis)
     assert first == (
-        "Of 8 SE blocks in seresnet18, 3 are class-specific: significantly more than 25 % of the gate variance lies "
-        "between classes, and significantly fewer than 50 % of the gates are constant."
+        "Of 8 attention blocks in seresnet18, 3 are class-specific: significantly more than 25 % of the gate variance "
+        "lies between classes, and significantly fewer than 50 % of the gates are constant."
     )
     assert second == (
         "2 are idle (mean ablation of any one of them raises the log-loss by at most 0.0020), 5 work, "
@@ -326,7 +326,7 @@ def test_one_block_of_a_network_that_guesses_and_whose_stages_are_not_known(open
     scroll_through(page)
     assert page.locator("select").count() == 0
     words = page.locator("header").inner_text()
-    assert "Of 1 SE block in seresnet18, none is class-specific" in words
+    assert "Of 1 attention block in seresnet18, none is class-specific" in words
     assert "None are idle, 1 cannot be told." in words
     assert analysis["cautions"][0] in page.locator(".warning").all_inner_texts()
     assert page.locator("#blocks tbody td").all_inner_texts().count("–") == 1
