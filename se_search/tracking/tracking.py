@@ -1,8 +1,7 @@
 """Track a run: log what is new in its folder, once, also across processes that resume it."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -46,19 +45,19 @@ class Tracking:
 
     def log_trials(self, study: optuna.Study) -> None:
         """Log the complete trials that are new."""
-        with self._opened() as tracker:
-            if tracker is None:
-                return
+
+        def log(tracker: Tracker) -> None:
             for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
                 if trial.number not in self._logged["trials"]:
                     tracker.log_trial(trial.number, trial.params, _values(study, trial))
                     self._logged["trials"].append(trial.number)
 
+        self._use(log)
+
     def log_results(self, curves: Iterable[Curve], figures: Callable[[], Mapping[str, go.Figure]]) -> None:
         """Log the training curves that are new, and the figures of the report, which are drawn if they are needed."""
-        with self._opened() as tracker:
-            if tracker is None:
-                return
+
+        def log(tracker: Tracker) -> None:
             for curve in curves:
                 if curve.name not in self._logged["curves"]:
                     tracker.log_curve(curve.name, curve.losses)
@@ -66,24 +65,23 @@ class Tracking:
             for name, figure in figures().items():
                 tracker.log_figure(name, figure)
 
+        self._use(log)
+
     def close(self) -> None:
         """Write what is left."""
-        with self._opened(starts=False) as tracker:
-            if tracker:
-                tracker.close()
+        self._use(lambda tracker: tracker.close(), starts=False)
 
-    @contextmanager
-    def _opened(self, starts: bool = True) -> Iterator[Tracker | None]:
-        """Yield the tracker, started if need be, and note what it has logged; if it fails, say so and stop tracking."""
+    def _use(self, use: Callable[[Tracker], None], starts: bool = True) -> None:
+        """Use the tracker, started if need be, and note what it has logged; if it fails, say so and stop tracking."""
+        file = self._folder / TRACKED_FILE
         try:
-            file = self._folder / TRACKED_FILE
             if self._create is not None and self._tracker is None and starts:
                 before = read_json(file).get(str(self._package), {})
                 self._logged |= {name: before[name] for name in self._logged if name in before}
                 self._tracker = self._create(self._folder, self._logged["key"])
                 self._logged["key"] = self._tracker.key
-            yield self._tracker
             if self._tracker is not None:
+                use(self._tracker)
                 write_text(file, json.dumps(read_json(file) | {str(self._package): self._logged}))
         except Exception as error:  # a package or its server can raise anything
             self._create = self._tracker = None

@@ -111,6 +111,16 @@ def test_a_tracker_that_fails_is_left_alone(listed, tmp_path, capsys, monkeypatc
     monkeypatch.undo()
 
 
+def test_a_tracker_that_does_not_start_is_left_alone(tmp_path, capsys, monkeypatch):
+    def fail(folder, key):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(module, "_find", lambda package: fail)
+    track("wandb", tmp_path, 2)
+    assert capsys.readouterr().out == "wandb no longer tracks this run: no route to host\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_missing_package_is_named_with_the_command_that_installs_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.delitem(sys.modules, "se_search.tracking.wandb", raising=False)
