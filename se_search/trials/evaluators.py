@@ -21,7 +21,7 @@ from ..progress import say
 from ..study.definitions import StudyDefinition
 from ..study.evaluator_definition import SHIPPED_EVALUATORS, EvaluatorDefinition
 from ..study.space import SearchSpace
-from ..training.distributed import use_own_device
+from ..training.distributed import size, use_own_device
 from ..training.evaluator import Evaluator
 from ..training.recipe import Training, TrainingRecipe, classification_losses
 from ..words import counted
@@ -69,6 +69,10 @@ def choose_training(definition: StudyDefinition, data: ImageData) -> tuple[Study
 
     What is ``"auto"`` becomes what is fastest in a few training steps of the backbone, if it saves at least 5 % of
     their time. The choice depends on the machine and on what else it does.
+
+    Raises:
+        DefinitionError: If there is a choice and torchrun has started several processes, which must not differ.
+        EvaluationError: If a step fails.
     """
     given = definition.evaluator
     precisions = [given.precision] if given.precision != "auto" else _precisions_of(definition.device)
@@ -76,6 +80,11 @@ def choose_training(definition: StudyDefinition, data: ImageData) -> tuple[Study
     candidates = list(itertools.product(precisions, formats))
     speeds: list[TrainingSpeed] = []
     if len(candidates) > 1:
+        if size() > 1:
+            raise DefinitionError(
+                f"precision and channels_last cannot be auto under torchrun, because each of its {size()} processes "
+                "would choose for itself: give explicit values"
+            )
         options = network_options(definition.backbone, data.input_size) | {"num_classes": data.classes}
         for precision, channels_last in candidates:
             recipe = replace(

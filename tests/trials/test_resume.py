@@ -8,6 +8,7 @@ from own_evaluators import Quick
 
 import se_search
 from se_search.data.load import load_data
+from se_search.errors import DefinitionError
 from se_search.study.files import load_study
 from se_search.training.recipe import StepTimes, Training
 from se_search.trials.evaluators import choose_training
@@ -58,6 +59,14 @@ def test_auto_takes_what_is_clearly_fastest_and_a_choice_overrides(takes, digits
     assert (study.evaluator.precision, study.evaluator.channels_last) == chosen
     assert timed == list(seconds)
     assert {(one.precision, one.channels_last): one.seconds for one in speeds} == seconds
+
+
+def test_processes_of_torchrun_do_not_choose_each_for_itself(takes, digits, monkeypatch):
+    takes({})
+    for name, value in {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(DefinitionError, match="cannot be auto under torchrun, because each of its 2 processes"):
+        choose_training(load_study("digits", backbone="test_resnet", device="cpu", evaluator=AUTO), digits)
 
 
 def test_a_resumed_run_keeps_the_choice_and_run_json_has_the_times(takes, tmp_path):
