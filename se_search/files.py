@@ -195,7 +195,7 @@ def plain(value: Any) -> Any:
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     if hasattr(value, "to_dict") and hasattr(value, "columns"):
-        value = value.to_dict("records")
+        value = value.astype(object).where(value.notna(), None).to_dict("records")  # pandas 2 keeps its NA there
     elif is_dataclass(value):
         value = vars(value)
     elif hasattr(value, "tolist"):  # of NumPy
