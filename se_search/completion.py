@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,10 +37,11 @@ def run_folders(incomplete: str) -> list[str]:
     """Return run folders, and folders on the way to them."""
     found = []
     for path in _paths(incomplete):
-        if (path / _STUDY_FILE).is_file():
-            found.append(str(path))
-        elif path.is_dir() and any(path.glob(f"*/{_STUDY_FILE}")):
-            found.append(f"{path}/")
+        with suppress(OSError):  # a folder that must not be read
+            if (path / _STUDY_FILE).is_file():
+                found.append(str(path))
+            elif path.is_dir() and any(path.glob(f"*/{_STUDY_FILE}")):
+                found.append(f"{path}/")
     return found
 
 
