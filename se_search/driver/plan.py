@@ -23,8 +23,8 @@ from ..study.space import SearchSpace
 from ..training.evaluator import EstimatingEvaluator, Evaluator
 from ..trials.latency import StudyLatency
 from ..words import counted, duration, percent, size_of_files
+from .trial_loop import EVALUATING
 
-_TRIALS = "Evaluating configurations"
 _REPORT = "Writing the report"
 
 # Of benchmarks/tool_cost.py and benchmarks/report_page.py.
@@ -176,7 +176,7 @@ def make_plan(
         known=known_in_brief(definition.backbone),
         first=tuple(space.known_answers()),
         corners=find_corners(space, latency.size),
-        phases=(*before, Phase(_TRIALS, trials, trial), *after, report),
+        phases=(*before, Phase(EVALUATING, trials, trial), *after, report),
         memory=peak_memory(definition.device),
         device=definition.device,
         disk=disk,

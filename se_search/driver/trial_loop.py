@@ -21,6 +21,9 @@ from ..trials.notes import note_unreadable, with_measured_latency
 from ..trials.search_study import SearchStudy
 from ..trials.trials import Proposal, Trials, costs_of, image_count_difference
 
+EVALUATING = "Evaluating configurations"
+"""Title of the progress bar of trials."""
+
 _POLL = 1.0  # seconds between checks of the cluster
 _REPORT_INTERVAL = 60.0
 
@@ -64,7 +67,7 @@ class StudyLoop:
             RunFolderError: If images differ from the run's, or latencies cannot be compared.
         """
         done, budget = self.trials.done, self.definition.budget
-        with progress_bar("Evaluating configurations", budget, min(done, budget)) as self._advance:
+        with progress_bar(EVALUATING, budget, min(done, budget)) as self._advance:
             try:
                 exhausted = False
                 while self.trials.left and not (exhausted and not self._running):
