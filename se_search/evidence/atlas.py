@@ -167,7 +167,7 @@ def write_csv(found: Mapping[str, ArchitectureCosts | None], stream: TextIO) -> 
     """Write a table of costs of SE at the default position."""
     rows = [_table_row(name, costs) for name, costs in found.items()]
     columns = dict.fromkeys(column for row in rows for column in row)
-    writer = csv.DictWriter(stream, sorted(columns, key=lambda column: column == "reason"))
+    writer = csv.DictWriter(stream, sorted(columns, key=lambda column: column == "reason"), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
 

@@ -73,6 +73,8 @@ def show_atlas(found: Mapping[str, ArchitectureCosts | None]) -> None:
                 percent(costs.attention_parameters / costs.parameters) if costs.attention_sites else "",
             )
         )
+    if not rows:
+        return
     print_table(("architecture", "family", "position", *headings), rows, headings, gap=1)
     for costs in filter(None, found.values() if len(found) == 1 else ()):
         say("")
