@@ -7,7 +7,7 @@ from ..results.record import RunRecord
 from .groups import complete_trials, group_trials, trial_data
 from .parallel import axes_of_choices, spread
 from .scatter import quality_range
-from .style import EDGE, GRID, INK, LABEL, SELECTABLE, category_axis, empty_figure, short_numbers, style_figure
+from .style import EDGE, GRID, INK, LABEL, SELECTABLE, category_axis, cut, empty_figure, short_numbers, style_figure
 
 _SPREAD = 0.6
 
@@ -39,7 +39,7 @@ def quality_by_choice(trials: pd.DataFrame, run: RunRecord) -> go.Figure:
         )
         if start:
             figure.add_vline(x=start - 1, line={"color": GRID, "width": 1})
-        ticks += [*axis.choices, ""]
+        ticks += [*map(cut, axis.choices), ""]
     for group in group_trials(complete):
         rows = pd.concat([group.rows] * len(axes))
         values = rows[run.quality.name] * run.quality.factor
