@@ -65,7 +65,9 @@ def counting_warnings(folder: Path) -> Iterator[None]:
         finally:
             if counts:
                 record = read_json(folder / RUN_FILE)
-                counts.update(dict(record.get("warnings") or {}))
+                before = record.get("warnings")
+                if isinstance(before, dict):
+                    counts.update({text: count for text, count in before.items() if isinstance(count, int)})
                 write_text(folder / RUN_FILE, json.dumps(record | {"warnings": counts}, indent=2))
 
 
