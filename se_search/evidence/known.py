@@ -210,7 +210,7 @@ def _range(pairs: Sequence[PublishedPair]) -> str:
     if len(gains) == 1:
         return f"{points(gains[0])} points of top-1 accuracy ({results}{notes})"
     above, below = (sum(sign * end > 0 for end in ends) for sign, ends in _ends(chosen))
-    told = f"{above} above zero and {below} below it beyond their intervals"
+    told = f"{above} significantly above zero and {below} significantly below"
     span = f"{points(gains[0])} to {points(gains[-1])} points of top-1 accuracy, median {points(median(gains))}"
     return f"{span} ({results}; {told}{notes})"
 

@@ -42,8 +42,8 @@ def show_families() -> None:
         rows.append((family, differ, str(gains.count), points(gains.low), points(gains.high)))
     print_table(("family", "", *(right := ("results", "smallest", "largest"))), rows, right, gap=1)
     say(
-        "Published gains of SE in points of ImageNet top-1 accuracy, one checkpoint each; of a family's results those "
-        "in which only the attention differs, if there are any. `se-search evidence BACKBONE` lists results."
+        "Published gains of SE in points of ImageNet top-1 accuracy, one checkpoint each. If a family has results in "
+        "which only the attention differs, the others are left out. `se-search evidence BACKBONE` lists results."
     )
 
 

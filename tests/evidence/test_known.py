@@ -25,7 +25,7 @@ def test_a_backbone_with_results_of_its_own():
     assert found.nearest == ()
     assert found.sentences[0] == (
         "SE in resnet50: -1.02 to +1.51 points of top-1 accuracy, median -0.13 (7 published ImageNet results, one "
-        "checkpoint each; 1 above zero and 2 below it beyond their intervals; 2 more, in which other parts differ, "
+        "checkpoint each; 1 significantly above zero and 2 significantly below; 2 more, in which other parts differ, "
         "left out)."
     )
     assert found.sentences[-1] == LIMITS
