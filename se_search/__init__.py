@@ -1,4 +1,4 @@
-"""Finds where Squeeze-and-Excitation blocks are worth their cost in a timm backbone.
+"""Finds where attention, such as Squeeze-and-Excitation, is worth its cost in a timm backbone.
 
 Importing the package is light: torch and timm are loaded when a name that needs them is used. It also registers the
 architecture ``se_search`` with timm as soon as timm is imported, so that exported folders load with

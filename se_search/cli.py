@@ -772,7 +772,7 @@ def evidence(
     backbone: Annotated[
         str | None,
         typer.Argument(
-            metavar="[BACKBONE]",
+            metavar="BACKBONE",
             help="Name of a timm architecture.  [default: all families]",
             autocompletion=completion.backbones,
         ),
@@ -801,7 +801,7 @@ def evidence(
 @_command(".evidence.text")
 def atlas(
     pattern: Annotated[
-        str, typer.Argument(metavar="[PATTERN]", help="Names of timm architectures, with wildcards.")
+        str, typer.Argument(metavar="PATTERN", help="Names of timm architectures, with wildcards.")
     ] = "*",
     html: Annotated[
         Path | None,
@@ -964,7 +964,7 @@ def latency(
 def reproduce(
     what: Annotated[
         Literal["all", "params"],
-        typer.Argument(metavar="[WHAT]", help="all: every table; params: the tables of parameters and FLOPs."),
+        typer.Argument(metavar="WHAT", help="all: every table; params: the tables of parameters and FLOPs."),
     ] = "all",
 ) -> _Result:
     """Show the SENet paper's tables: its errors, its costs beside those counted on timm's networks, and its ablations.
