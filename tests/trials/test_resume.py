@@ -36,6 +36,12 @@ def takes(monkeypatch):
     return of
 
 
+@pytest.fixture
+def unreported(monkeypatch):
+    """Searches write no report, which would take about a second each."""
+    monkeypatch.setattr(se_search.Run, "report", lambda run: None)
+
+
 @pytest.fixture(scope="module")
 def digits():
     return load_data("digits", "test_resnet")
@@ -69,6 +75,7 @@ def test_processes_of_torchrun_do_not_choose_each_for_itself(takes, digits, monk
         choose_training(load_study("digits", backbone="test_resnet", device="cpu", evaluator=AUTO), digits)
 
 
+@pytest.mark.usefixtures("unreported")
 def test_a_resumed_run_keeps_the_choice_and_run_json_has_the_times(takes, tmp_path):
     settings = {"evaluator.channels_last": "auto"}
     more = {"backbone": "test_resnet", "evaluator": Quick, "latency": {"limit": 0.01, "size": "data"}, "out": tmp_path}
@@ -93,6 +100,7 @@ def test_what_a_study_leaves_out_is_that_of_its_run_folder():
     assert with_choices_of(there, study(device="auto")).device == "cuda:1"
 
 
+@pytest.mark.usefixtures("unreported")
 def test_a_warning_is_shown_once_and_counted_over_resumes(tmp_path):
     class Warns(Quick):
         def evaluate(self, config):
