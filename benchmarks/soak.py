@@ -65,6 +65,7 @@ def soak(directory: Path, minutes: float, seed: int) -> Counter:
             if ended.code not in (0, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGINT):
                 counts["failed commands"] += 1
                 print(ended.output, flush=True)
+                break
             if (directory / "run" / "study.db").exists():
                 try:
                     now = complete_trials(directory / "run")
