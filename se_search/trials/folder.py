@@ -101,7 +101,8 @@ def check_links(folder: Path) -> None:
         RunFolderError: If a link does.
     """
     written = [f"{STORAGE_FILE}{end}" for end in _STORAGE_ENDS] + [NETWORKS, VERIFICATION, EXCITATION, *TRACKED]
-    for one in (*(folder / name for name in written), *(folder / EXCITATION).glob("*")):
+    subfolders = [one for name in (EXCITATION, "tensorboard") for one in (folder / name).glob("*")]
+    for one in (*(folder / name for name in written), *subfolders):
         if one.is_symlink():
             raise RunFolderError(f"{one} is a link: replace it by what it leads to")
 

@@ -45,7 +45,7 @@ def test_a_folder_may_have_any_name(tmp_path, name):
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
 
-@pytest.mark.parametrize("name", ["study.db", "verification", "excitation/trial-1"])
+@pytest.mark.parametrize("name", ["study.db", "verification", "excitation/trial-1", "tensorboard/trial-1"])
 def test_no_link_in_a_run_folder_leads_what_is_written_out_of_it(tmp_path, name):
     with open_folder(tmp_path / "run", STUDY):
         pass
