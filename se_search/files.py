@@ -153,7 +153,7 @@ def is_name(text: str) -> bool:
 
 def remove_unfinished(folder: Path) -> None:
     """Remove temporary files that killed processes left in ``folder``."""
-    for left in folder.rglob(f".*{_UNFINISHED}"):
+    for left in folder.rglob(f".*.????????{_UNFINISHED}"):  # as tempfile names them
         if _is_abandoned(left):
             with suppress(OSError):
                 left.unlink(missing_ok=True)

@@ -127,7 +127,7 @@ def test_a_damaged_study_file_is_named(tmp_path, text):
 def test_what_a_killed_process_left_unfinished_is_removed(tmp_path):
     with open_folder(tmp_path / "run", STUDY):
         pass
-    left = tmp_path / "run" / ".supernet.checkpoint.pt.x1.unfinished"
+    left = tmp_path / "run" / ".supernet.checkpoint.pt.x1y2z3_4.unfinished"
     left.write_bytes(b"half")
     with open_folder(tmp_path / "run", STUDY):
         pass
