@@ -30,7 +30,7 @@ _OFF = "off"
 _PER_BLOCK = "per block"
 
 
-class Place(Protocol):
+class SiteLike(Protocol):
     """What this module reads of a site."""
 
     @property
@@ -123,7 +123,11 @@ class Contributions:
 
 
 def describe_contributions(
-    trials: pd.DataFrame, sites: Sequence[Place], quality: Objective, images: Mapping[int, _Values], attention: str = SE
+    trials: pd.DataFrame,
+    sites: Sequence[SiteLike],
+    quality: Objective,
+    images: Mapping[int, _Values],
+    attention: str = SE,
 ) -> Contributions:
     """Estimate how each stage's ratio and placement, the gate and the position change accuracy or log-loss.
 
@@ -170,7 +174,7 @@ def describe_contributions(
 
 
 def steps_to(
-    number: int, trials: pd.DataFrame, sites: Sequence[Place], contributions: Contributions, attention: str = SE
+    number: int, trials: pd.DataFrame, sites: Sequence[SiteLike], contributions: Contributions, attention: str = SE
 ) -> tuple[Step, ...]:
     """Return the changes from no attention to the configuration of a trial, one at a time, with their effects.
 
@@ -201,7 +205,7 @@ def steps_to(
 
 def _interactions(
     complete: pd.DataFrame,
-    sites: Sequence[Place],
+    sites: Sequence[SiteLike],
     columns: dict[tuple[str, str], _Values],
     values: _Values,
     by_image: _Values | None,
@@ -255,7 +259,7 @@ class _Varied:
     reference: str = ""
 
 
-def _varied(complete: pd.DataFrame, sites: Sequence[Place], attention: str) -> list[_Varied]:
+def _varied(complete: pd.DataFrame, sites: Sequence[SiteLike], attention: str) -> list[_Varied]:
     read = [read_config(text) for text in complete["config"]]
     configs = [_by_stage(config, sites) for config in read]
     ranks = {one.label: one.rank for config in read for one in config.placed}
@@ -279,7 +283,7 @@ def _varied(complete: pd.DataFrame, sites: Sequence[Place], attention: str) -> l
     return factors + _alternatives("gate", [gate or _OFF for gate in complete["gate"]])
 
 
-def _by_stage(config: SEConfig, sites: Sequence[Place]) -> dict[int, list[tuple[str, str]]]:
+def _by_stage(config: SEConfig, sites: Sequence[SiteLike]) -> dict[int, list[tuple[str, str]]]:
     """Return the label (or ``"kept"``) and position of each block with attention, by stage."""
     placed = {(one.site.block, one.site.position): one.label for one in config.placed}
     removed = {(site.block, site.position) for site in config.removed}
