@@ -10,6 +10,7 @@ import optuna
 import pytest
 import torch
 import yaml
+from faults.table import write_table
 from filelock import FileLock
 
 TINY_STUDY = {
@@ -18,6 +19,11 @@ TINY_STUDY = {
     "evaluator": {"epochs": 1, "recalibration_images": 64},
     "latency": {"limit": 0.05, "size": "data"},
 }
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print the table of phases and faults after its tests."""
+    write_table(terminalreporter)
 
 
 _THREADS, _VERBOSITY = torch.get_num_threads(), optuna.logging.get_verbosity()

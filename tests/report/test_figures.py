@@ -59,11 +59,13 @@ def results(thirty):
 
 
 def markers(figure):
-    """Traces of trials with one point for each, but not verified values."""
+    """Traces of trials with one point for each, but neither verified values nor arrows to what is beyond the axes."""
     return [
         trace
         for trace in figure.data
-        if trace.customdata is not None and trace.mode == "markers" and not trace.name.startswith("verified")
+        if trace.customdata is not None
+        and trace.mode == "markers"
+        and not trace.name.startswith(("verified", "beyond"))
     ]
 
 

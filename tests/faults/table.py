@@ -1,9 +1,8 @@
-"""Prints the table of phases and faults after its tests."""
-
-from cells import EMPTY, FAULTS, PHASES
+"""The table of phases and faults."""
 
 
-def pytest_terminal_summary(terminalreporter):
+def write_table(terminalreporter):
+    """Print the table after its tests; nothing after others."""
     outcomes = {}
     for outcome in ("passed", "failed"):
         for report in terminalreporter.stats.get(outcome, ()):
@@ -12,6 +11,8 @@ def pytest_terminal_summary(terminalreporter):
                 outcomes[tuple(cell)] = "holds" if outcome == "passed" else "FAILS"
     if not outcomes:
         return
+    from faults.cells import EMPTY, FAULTS, PHASES
+
     reasons = list(dict.fromkeys(EMPTY.values()))
     marks = {cell: f"({reasons.index(reason) + 1})" for cell, reason in EMPTY.items()}
     terminalreporter.section("phases and faults")
