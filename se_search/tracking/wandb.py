@@ -15,14 +15,14 @@ class WeightsAndBiases(Tracker):
     """Values over trial numbers, losses over epochs, and interactive figures."""
 
     def __init__(self, folder: Path, key: str) -> None:
-        self.key = key or wandb.util.generate_id()
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "se-search"),
             name=folder.resolve().name,
-            id=self.key,
+            id=key or None,
             resume="allow",
             dir=str(folder),
         )
+        self.key = self._run.id
         self._run.define_metric("trials/*", step_metric="trial")
         self._run.define_metric("loss/*", step_metric="epoch")
 
