@@ -92,7 +92,8 @@ def test_the_wheel_is_described(built):
     assert described.get_payload(decode=True).decode() == (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"se_search-{se_search.__version__}.dist-info/licenses/LICENSE" in built.wheel_files
     assert set(described.get_all("Provides-Extra")) == {
-        *("onnx", "openvino", "hfds", "wds", "png", "ray", "dashboard", "docs", "dev"),
+        *("onnx", "openvino", "hfds", "wds", "png", "ray", "dashboard"),
+        *("tensorboard", "wandb", "mlflow", "docs", "dev"),
     }
 
 
