@@ -30,6 +30,7 @@ from .style import (
 
 _WIDTH_OF_NOTES = 34
 _SIGNIFICANCE = {True: ("significant", SHADES[2], "circle"), False: ("not significant", SOFT, "circle-open")}
+_Point = tuple[int, Sequence[float], str]  # place on the axis, effect with the ends of its interval, hover text
 
 
 def stage_contributions(trials: pd.DataFrame, run: RunRecord) -> go.Figure:
@@ -40,7 +41,7 @@ def stage_contributions(trials: pd.DataFrame, run: RunRecord) -> go.Figure:
     quality = run.quality
     figure = go.Figure()
     ticks: list[str] = []
-    points: dict[bool, list[tuple[int, tuple[float, float, float], str]]] = {True: [], False: []}
+    points: list[_Point] = []
     for factor in factors:
         notes = _notes(factor, f"no {run.attention}")
         figure.add_annotation(
@@ -60,12 +61,22 @@ def stage_contributions(trials: pd.DataFrame, run: RunRecord) -> go.Figure:
         for level in factor.levels:
             if level.effect is not None:
                 label = f"{factor.name}, {level.level}: {_in_words(level.effect, quality)}"
-                place = len(ticks), level.effect, f"{escape(label)}<br>{counted(level.trials, 'trial')}"
-                points[level.effect[1] > 0 or level.effect[2] < 0].append(place)
+                points.append((len(ticks), level.effect, f"{escape(label)}<br>{counted(level.trials, 'trial')}"))
             ticks.append(f"{cut(level.level, 14)} ({level.trials})")
+    _add_effects(figure, points, quality)
+    style_figure(figure, _change(quality), "")
+    figure.add_vline(x=0, line={"color": INK, "width": 1})
+    return figure.update_layout(
+        height=130 + 22 * len(ticks), showlegend=True, yaxis=category_axis(ticks, downwards=True) | {"ticks": ""}
+    )
+
+
+def _add_effects(figure: go.Figure, points: Sequence[_Point], quality: Objective) -> None:
+    """Add effects with their intervals, in one colour if they are significant and in another if not."""
     for significant, (label, colour, symbol) in _SIGNIFICANCE.items():
-        if points[significant]:
-            places, effects, texts = zip(*points[significant], strict=True)
+        drawn = [one for one in points if (one[1][1] > 0 or one[1][2] < 0) == significant]
+        if drawn:
+            places, effects, texts = zip(*drawn, strict=True)
             values = np.transpose(effects) * quality.factor
             figure.add_scatter(
                 x=short_numbers(values[0]),
@@ -77,11 +88,6 @@ def stage_contributions(trials: pd.DataFrame, run: RunRecord) -> go.Figure:
                 text=texts,
                 hovertemplate="%{text}<extra></extra>",
             )
-    style_figure(figure, _change(quality), "")
-    figure.add_vline(x=0, line={"color": INK, "width": 1})
-    return figure.update_layout(
-        height=130 + 22 * len(ticks), showlegend=True, yaxis=category_axis(ticks, downwards=True) | {"ticks": ""}
-    )
 
 
 def _notes(factor: Factor, baseline: str) -> list[str]:
@@ -103,21 +109,7 @@ def stage_interactions(trials: pd.DataFrame, run: RunRecord) -> go.Figure:
     if not known:
         return empty_figure("Interactions cannot be estimated: too few trials have each combination of two stages.")
     figure = go.Figure()
-    for significant, (label, colour, symbol) in _SIGNIFICANCE.items():
-        drawn = [one for one in known if (one[2][1] > 0 or one[2][2] < 0) == significant]
-        if drawn:
-            places, shown, effects = zip(*drawn, strict=True)
-            values = np.transpose(effects) * quality.factor
-            figure.add_scatter(
-                x=short_numbers(values[0]),
-                y=places,
-                error_x=error_bars(colour, *values),
-                mode="markers",
-                name=label,
-                marker={"color": colour, "size": 10, "symbol": symbol},
-                text=[_describe_pair(one, effect, run) for one, effect in zip(shown, effects, strict=True)],
-                hovertemplate="%{text}<extra></extra>",
-            )
+    _add_effects(figure, [(place, effect, _describe_pair(one, effect, run)) for place, one, effect in known], quality)
     style_figure(figure, _change(quality), "")
     figure.add_vline(x=0, line={"color": INK, "width": 1})
     labels = [
