@@ -156,8 +156,9 @@ class Batches:
                     done += 1
                     yield batch
                 return
-            except RuntimeError as error:
-                if not str(error).startswith("DataLoader worker"):
+            except (RuntimeError, ConnectionError, EOFError) as error:
+                # A batch of a process that has died since cannot be fetched from it.
+                if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
                     raise
                 if died:
                     raise DataError(

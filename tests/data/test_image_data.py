@@ -166,6 +166,23 @@ def test_a_process_that_dies_is_replaced_once_and_no_batch_is_lost(tmp_path):
     assert drawn == labels_of(batches(Deadly(tmp_path / "marker", 7), 2, shuffle_seed=3, workers=2))
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError, EOFError])
+def test_a_batch_that_its_process_can_no_longer_hand_over_is_drawn_by_another(monkeypatch, error):
+    drawn = batches(numbered(4), 2)
+    loader, loads = drawn._loader, []
+
+    def fails_once():
+        loads.append(loader())
+        for batch in loads[-1]:
+            yield batch
+            if len(loads) == 1:
+                raise error
+
+    monkeypatch.setattr(type(drawn), "_loader", lambda self: fails_once())
+    assert labels_of(drawn) == [[0, 1], [2, 3]]
+    assert len(loads) == 2
+
+
 def test_processes_that_die_again_are_told_in_a_sentence(tmp_path):
     (tmp_path / "marker").write_text("xx")
     with pytest.raises(DataError, match="two processes that load images were killed or crashed: free memory or lower"):

@@ -14,7 +14,7 @@ from se_search import SEConfig, create_model
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes, limits and capabilities of Linux")
 
-BUDGET = 2
+BUDGET = 3  # as many as the known answers, which a resumed search may try in another order
 
 
 class Undisturbed:
@@ -91,7 +91,9 @@ def test_the_same_command_again_ends_as_if_nothing_had_happened(undisturbed, pha
     failed = disturbed.code == 0 and fault == "out of memory"  # its trial failed, and another one took its place
     assert {name: trials[name] for name in trials.keys() & wanted.keys()}.items() <= wanted.items()
     assert failed or trials.keys() == wanted.keys()
-    assert contents(directory) == contents(expected)
+    # A killed process leaves the socket by which it handed over batches, as with any loader of PyTorch.
+    left = {name: what for name, what in contents(directory).items() if not name.startswith("tmp/pymp-")}
+    assert left == contents(expected)
 
 
 def test_quick_cells_hold():
