@@ -25,8 +25,9 @@ QUICK = {
     "vision_transformer",
 }
 
-# Hiera orders tokens by units, NesT groups them by windows.
-WITHOUT_GRIDS = {"hiera", "nest"}
+# CSATv2 begins with a cosine transform, Hiera orders tokens by units, NesT groups them by windows, TNT has tokens in
+# tokens.
+WITHOUT_GRIDS = {"csatv2", "hiera", "nest", "tnt"}
 
 
 def tensors(output):
