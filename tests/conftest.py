@@ -10,7 +10,7 @@ import optuna
 import pytest
 import torch
 import yaml
-from faults.table import write_table
+from fault_table import write_table
 from filelock import FileLock
 
 TINY_STUDY = {

@@ -1,4 +1,7 @@
-"""The table of phases and faults."""
+"""The table of phases and faults that follows the tests of `faults`."""
+
+import sys
+from pathlib import Path
 
 
 def write_table(terminalreporter):
@@ -11,7 +14,8 @@ def write_table(terminalreporter):
                 outcomes[tuple(cell)] = "holds" if outcome == "passed" else "FAILS"
     if not outcomes:
         return
-    from faults.cells import EMPTY, FAULTS, PHASES
+    sys.path.append(str(Path(__file__).parent / "faults"))  # as pytest does where it collects the tests
+    from cells import EMPTY, FAULTS, PHASES
 
     reasons = list(dict.fromkeys(EMPTY.values()))
     marks = {cell: f"({reasons.index(reason) + 1})" for cell, reason in EMPTY.items()}
