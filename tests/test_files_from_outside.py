@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conditions import CONDITIONS
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from se_search import SEConfig, create_model, export_timm, load_exported
 from se_search.errors import SeSearchError
 from se_search.files import read_json
 from se_search.latency.additive import MeasuredLatency, measurements_to_json
-from se_search.latency.meter import LatencyConditions, Ratio
+from se_search.latency.meter import Ratio
 from se_search.latency.other_device import OtherDevice
 from se_search.results.trainings import read_outcomes, result_file
 from se_search.study.files import load_study
@@ -24,23 +25,6 @@ from se_search.trials.latency import LATENCY_MODEL_FILE, read_latency_measuremen
 from se_search.trials.notes import pack, pack_losses
 
 CONFIG = SEConfig.uniform("test_resnet", 16)
-CONDITIONS = LatencyConditions(
-    device="cpu",
-    processor="a processor",
-    threads=1,
-    affinity=(0, 1),
-    dtype="float32",
-    memory_format="contiguous",
-    runtime="eager",
-    optimized=False,
-    cuda_graph=False,
-    copies=True,
-    clock_mhz=None,
-    batch=1,
-    size=(3, 32, 32),
-    target=0.005,
-    limit=5.0,
-)
 MEASURED = measurements_to_json([MeasuredLatency(CONFIG, Ratio(1.1, 1.0, 1.2, 80, 8, "target", 0.0, CONDITIONS))])
 
 VALUES = st.recursive(

@@ -1,7 +1,5 @@
 """Trials whose latency decides whether they are on the Pareto front."""
 
-from typing import Any
-
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
@@ -40,6 +38,5 @@ def uncertain_contenders(study: optuna.Study, target: float) -> list[FrozenTrial
 
 def _is_possible(trial: FrozenTrial) -> bool:
     """Return whether a latency within its interval is within the study's limits."""
-    notes: dict[str, Any] = trial.user_attrs
-    slack = notes["latency_ratio"] - notes["latency_low"]
+    slack = trial.user_attrs["latency_ratio"] - trial.user_attrs["latency_low"]
     return all(value - (slack if name == "max_latency" else 0.0) <= 0 for name, value in trial.constraints.items())

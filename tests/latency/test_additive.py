@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conditions import CONDITIONS
 from scipy import stats
 
 from se_search import SEConfig, find_sites
@@ -16,27 +17,10 @@ from se_search.latency.additive import (
     measurements_from_json,
     measurements_to_json,
 )
-from se_search.latency.meter import PILOT, LatencyConditions, Ratio
+from se_search.latency.meter import PILOT, Ratio
 from se_search.latency.pooled import pool_latencies
 from se_search.network.config import PlacedSE
 
-CONDITIONS = LatencyConditions(
-    device="cpu",
-    processor="a processor",
-    threads=1,
-    affinity=(0, 1),
-    dtype="float32",
-    memory_format="contiguous",
-    runtime="eager, torch 2.14.1",
-    optimized=False,
-    cuda_graph=False,
-    copies=True,
-    clock_mhz=None,
-    batch=1,
-    size=(3, 32, 32),
-    target=0.005,
-    limit=5.0,
-)
 BACKBONE = "resnet10t"
 STAGES = (2, 3, 4, 5)
 RATIOS = (2, 4, 8, 16, 32)
