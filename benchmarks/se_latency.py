@@ -21,7 +21,7 @@ from torch import nn
 
 from se_search import SEConfig, create_model, optimize_for_inference
 from se_search.deployment.deployment import MEMORY_FORMATS, Deployment
-from se_search.deployment.inference import PooledLinear
+from se_search.deployment.layers import PooledLinear
 from se_search.deployment.prepare import prepare
 from se_search.deployment.runtimes.base import Prepared, using_threads
 from se_search.statistics import Estimate, two_stage_mean

@@ -1,11 +1,11 @@
-"""Properties of a node of an exported program: arguments, purity, writes in place."""
+"""Properties of a node of an exported program: arguments, purity, writes in place; names of new modules."""
 
 import operator
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 
 def shape_of(node: Any) -> tuple[Any, ...]:
@@ -65,3 +65,10 @@ def storage_of(node: fx.Node) -> fx.Node:
     while node.args and isinstance(node.args[0], fx.Node) and is_alias(node.target):
         node = node.args[0]
     return node
+
+
+def free_name(module: nn.Module, name: str) -> str:
+    """Return ``name`` with as many underscores behind it as make it new in ``module``."""
+    while hasattr(module, name):
+        name += "_"
+    return name

@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..errors import ExportError, first_reason
 from ..network.backbones import default_input_size
-from ..words import by
-from .aten import arguments_of, is_elementwise, is_function, is_written, shape_of, storage_of, written_by
+from .aten import arguments_of, free_name, is_elementwise, is_function, is_written, shape_of, storage_of, written_by
+from .fusion import fuse_for_gpu
 from .graph import trace
+from .layers import FixedSize, GatedConv, PooledLinear
 
 _ATEN = torch.ops.aten
 _CONV, _LINEAR, _MEAN = _ATEN.conv2d.default, _ATEN.linear.default, _ATEN.mean.dim
@@ -46,6 +46,8 @@ def optimize_for_inference(model: nn.Module, input_size: tuple[int, int, int] | 
     - The layers of the excitation operate on vectors; when one image is compiled, as sums that a compiler fuses.
     - Where that 1×1 convolution has fewer weights than outputs for one image, the gate of a single image scales the
       weights instead of the output, but not in compiled or exported networks.
+    - On an NVIDIA GPU one kernel scales, adds the shortcut and applies ReLU, and another does a small excitation.
+      Compiled and exported networks have neither.
 
     The network takes images of one size in batches of any size, on the device and in the precision of ``model``.
     Convert that first: ``optimize_for_inference(model.bfloat16())``. The new weights are copies without gradients.
@@ -72,60 +74,6 @@ def optimize_for_inference(model: nn.Module, input_size: tuple[int, int, int] | 
         ) from error
 
 
-class FixedSize(nn.Module):
-    """Checks the size of images: ``(channels, height, width)``."""
-
-    def __init__(self, input_size: tuple[int, int, int]) -> None:
-        super().__init__()
-        self.input_size = input_size
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return ``images``.
-
-        Raises:
-            ExportError: If they have another size.
-        """
-        if tuple(images.shape[1:]) != self.input_size:
-            raise ExportError(
-                f"images of {by(images.shape[1:])} cannot be taken: this network was optimized for "
-                f"{by(self.input_size)}"
-            )
-        return images
-
-
-class _ConstantLayer(nn.Module):
-    """A layer with weights of shape ``(outputs, inputs, …)`` and biases of shape ``(outputs,)`` or ``None``."""
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-
-
-class PooledLinear(_ConstantLayer):
-    """A linear layer of an excitation; its weights have the shape ``(outputs, inputs)``."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map ``x`` of shape ``(N, inputs)`` to ``(N, outputs)``."""
-        if torch.compiler.is_compiling() and not torch.compiler.is_exporting() and x.shape[0] == 1:
-            # Inductor fuses a sum with the operations around it, while a matrix product is a separate call.
-            product = (self.weight[None] * x[:, None, :]).sum(-1)
-            return product if self.bias is None else product + self.bias
-        return F.linear(x, self.weight, self.bias)
-
-
-class GatedConv(_ConstantLayer):
-    """A 1×1 convolution with scaled outputs; for a single image the weights are scaled instead."""
-
-    def forward(self, x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
-        """Convolve ``x`` of shape ``(N, inputs, H, W)`` and scale by ``gate`` of shape ``(N, outputs, 1, 1)``."""
-        # Compilers and runtimes prepare constant weights: varying ones would cost far more than the scaling.
-        if x.shape[0] == 1 and not torch.compiler.is_compiling():
-            bias = None if self.bias is None else self.bias * gate.flatten()
-            return F.conv2d(x, self.weight * gate.reshape(-1, 1, 1, 1), bias)
-        return F.conv2d(x, self.weight, self.bias) * gate
-
-
 @dataclass(frozen=True)
 class _Layer:
     """A convolution or linear layer with constant weights.
@@ -146,6 +94,7 @@ def _rewrite(module: fx.GraphModule, size: tuple[int, int, int]) -> fx.GraphModu
     _fold_norms(module)
     _squeeze_narrow(module)
     _drop_unused(module.graph)
+    fuse_for_gpu(module)
     _gate_weights(module)
     _drop_unused(module.graph)
     graph = fx.Graph()  # without attributes of torch.export that prevent pickling
@@ -162,7 +111,7 @@ def _take_one_tensor(module: fx.GraphModule, size: tuple[int, int, int]) -> None
     output.args = (output.all_input_nodes[0],)
     for guards in graph.find_nodes(op="call_module", target="_guards_fn"):
         graph.erase_node(guards)
-    name = _free_name(module, "fixed_size")
+    name = free_name(module, "fixed_size")
     module.add_module(name, FixedSize(size))
     with graph.inserting_after(images):
         checked = graph.call_module(name, (images,))
@@ -358,22 +307,16 @@ def _layer(module: fx.GraphModule, node: fx.Node) -> _Layer:
 
 
 def _add_layer(module: fx.GraphModule, kind: type[nn.Module], layer: _Layer, weight: torch.Tensor) -> str:
-    name = _free_name(module, layer.name)
+    name = free_name(module, layer.name)
     bias = None if layer.bias is None else layer.bias.to(layer.like)
     module.add_module(name, kind(weight.to(layer.like), bias))
     return name
 
 
 def _add_constant(module: fx.GraphModule, name: str, value: torch.Tensor) -> fx.Node:
-    name = _free_name(module, name)
+    name = free_name(module, name)
     module.register_parameter(name, nn.Parameter(value, requires_grad=False))
     return module.graph.get_attr(name)
-
-
-def _free_name(module: nn.Module, name: str) -> str:
-    while hasattr(module, name):
-        name += "_"
-    return name
 
 
 def _is_constant(module: fx.GraphModule, node: fx.Node) -> bool:

@@ -13,7 +13,7 @@ from torch import nn
 
 from se_search import PlacedSE, SEConfig, find_sites, insert, optimize_for_inference
 from se_search.deployment.graph import export_graph
-from se_search.deployment.inference import GatedConv, PooledLinear
+from se_search.deployment.layers import GatedConv, PooledLinear
 from se_search.errors import ExportError
 from se_search.network.attention.gates import GATES
 from se_search.network.attention.se_layers import create_se_block

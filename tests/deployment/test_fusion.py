@@ -1,0 +1,189 @@
+"""Kernels for a GPU: where they come in, what stands in their way, and what they compute.
+
+Without a GPU the modules compute with PyTorch's operations, and Triton's interpreter runs the kernels.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from networks import bare_network
+from torch import nn
+
+from se_search import SEConfig, insert, optimize_for_inference
+from se_search.deployment import fusion
+from se_search.deployment.layers import Excitation, ScaleAddReLU
+
+TOLERANCE = 1e-5
+
+
+@pytest.fixture
+def with_kernels(monkeypatch):
+    monkeypatch.setattr(fusion, "_has_kernels", lambda device: True)
+
+
+def fused(model, kind=ScaleAddReLU):
+    return sum(isinstance(module, kind) for module in model.modules())
+
+
+def assert_equal_outputs(optimized, model, size):
+    images = torch.randn(3, *size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for _ in range(2):  # the second pass would find what the first one wrote to
+            expected = model(images.clone())
+            assert (optimized(images.clone()) - expected).abs().max() <= TOLERANCE * expected.abs().max()
+
+
+@pytest.fixture(scope="module")
+def searched():
+    """``resnet10t`` has four blocks; each ends with the sum of its branches and ReLU."""
+    torch.manual_seed(0)
+    model = insert(bare_network("resnet10t"), SEConfig.uniform("resnet10t", 4)).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("fc2.weight"):
+            nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def test_each_block_ends_in_one_kernel_and_each_excitation_is_one(searched, with_kernels):
+    optimized = optimize_for_inference(searched, (3, 64, 64))
+    assert (fused(optimized), fused(optimized, Excitation)) == (4, 4)
+    assert_equal_outputs(optimized, searched, (3, 64, 64))
+    again = optimize_for_inference(optimized)
+    assert_equal_outputs(again, searched, (3, 64, 64))
+
+
+def test_the_bare_network_is_fused_in_the_same_way(with_kernels):
+    bare = bare_network("resnet10t").eval()
+    optimized = optimize_for_inference(bare, (3, 64, 64))
+    assert fused(optimized) == 4
+    assert_equal_outputs(optimized, bare, (3, 64, 64))
+
+
+def test_on_a_cpu_nothing_is_fused(searched):
+    optimized = optimize_for_inference(searched, (3, 64, 64))
+    assert (fused(optimized), fused(optimized, Excitation)) == (0, 0)
+
+
+class Tail(nn.Module):
+    """Two convolutions and a gate, which a subclass combines."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.shortcut = nn.Conv2d(4, 8, 3, padding=1), nn.Conv2d(4, 8, 1)
+
+    def forward(self, images):
+        x = self.conv(images)
+        return self.combine(x, self.shortcut(images), x.mean((2, 3), keepdim=True).tanh())
+
+
+class AddsInPlace(Tail):
+    def combine(self, x, other, gate):
+        x = x * gate
+        x += other
+        return x.relu_()
+
+
+class AddsTheProductToTheShortcut(Tail):
+    def combine(self, x, other, gate):
+        return (other + gate * x).relu()
+
+
+@pytest.mark.parametrize("kind", [AddsInPlace, AddsTheProductToTheShortcut])
+def test_the_order_of_the_operands_does_not_matter(kind, with_kernels):
+    model = kind().eval()
+    optimized = optimize_for_inference(model, (4, 6, 6))
+    assert fused(optimized) == 1
+    assert "mul" not in " ".join(str(node.target) for node in optimized.graph.nodes)
+    assert_equal_outputs(optimized, model, (4, 6, 6))
+
+
+class ReadsTheSum(Tail):
+    def combine(self, x, other, gate):
+        x = x * gate + other
+        return x.relu() + x
+
+
+class AddsHalf(Tail):
+    def combine(self, x, other, gate):
+        return torch.add(x * gate, other, alpha=0.5).relu()
+
+
+class AddsAVector(Tail):
+    def combine(self, x, other, gate):
+        return (x * gate + other.mean((2, 3), keepdim=True)).relu()
+
+
+class ReadsTheShortcutThatWasWrittenTo(Tail):
+    def combine(self, x, other, gate):
+        return other.add_(x).relu() + other
+
+
+class AddsToAView(Tail):
+    def combine(self, x, other, gate):
+        view = x.view(x.shape)
+        return view.add_(other).relu() * x
+
+
+class WritesToTheShortcutBeforeTheActivation(Tail):
+    def combine(self, x, other, gate):
+        total = x * gate + other
+        other.zero_()
+        return total.relu() + other
+
+
+class WritesToTheGateBeforeTheSum(Tail):
+    def combine(self, x, other, gate):
+        scaled = x * gate
+        gate.zero_()
+        return (scaled + other).relu() + gate
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        ReadsTheSum,
+        AddsHalf,
+        AddsAVector,
+        ReadsTheShortcutThatWasWrittenTo,
+        AddsToAView,
+        WritesToTheShortcutBeforeTheActivation,
+        WritesToTheGateBeforeTheSum,
+    ],
+)
+def test_what_stands_in_the_way_is_respected(kind, with_kernels):
+    model = kind().eval()
+    optimized = optimize_for_inference(model, (4, 6, 6))
+    assert fused(optimized) == 0
+    assert_equal_outputs(optimized, model, (4, 6, 6))
+
+
+FORMULAS = """
+import torch
+from se_search.deployment.kernels import excite, scale_add_relu
+
+torch.manual_seed(0)
+for memory_format in (torch.contiguous_format, torch.channels_last):
+    x, other = (torch.randn(3, 5, 7, 11).to(memory_format=memory_format) for _ in range(2))
+    for gate in (torch.rand(3, 5, 1, 1), None):
+        out = scale_add_relu(x, gate, other)
+        assert torch.allclose(out, torch.relu(x * (1 if gate is None else gate) + other), rtol=1e-6, atol=1e-6)
+        assert out.stride() == x.stride()
+for inputs, hidden, outputs in ((64, 4, 64), (70, 5, 130)):
+    pooled, weight, bias = torch.randn(3, inputs), torch.randn(hidden, inputs), torch.randn(hidden)
+    weight2, bias2 = torch.randn(outputs, hidden), torch.randn(outputs)
+    expected = torch.sigmoid(torch.relu(pooled @ weight.T + bias) @ weight2.T + bias2)
+    assert torch.allclose(excite(pooled, weight, bias, weight2, bias2), expected, rtol=1e-5, atol=1e-6)
+"""
+
+
+def test_the_kernels_compute_their_formulas():
+    """In a process of its own: Triton interprets only what is imported after the variable is set."""
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", FORMULAS], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
