@@ -79,7 +79,7 @@ def prepare(network: nn.Module, deployment: Deployment) -> Prepared:
             ) from error
         _check_images(ready, images)
         if deployment.optimized:
-            ready = optimize_for_inference(ready, deployment.size)
+            ready = optimize_for_inference(ready, deployment.size, deployment.cuda_graph)
         ready.to(memory_format=memory_format)
         return runtime.prepare(ready, images, deployment, type(network).__name__)
 

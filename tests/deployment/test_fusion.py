@@ -48,7 +48,7 @@ def searched():
 
 
 def test_each_block_ends_in_one_kernel_and_each_excitation_is_one(searched, with_kernels):
-    optimized = optimize_for_inference(searched, (3, 64, 64))
+    optimized = optimize_for_inference(searched, (3, 64, 64), cuda_graph=True)
     assert (fused(optimized), fused(optimized, Excitation)) == (4, 4)
     assert_equal_outputs(optimized, searched, (3, 64, 64))
     again = optimize_for_inference(optimized)
@@ -57,12 +57,15 @@ def test_each_block_ends_in_one_kernel_and_each_excitation_is_one(searched, with
 
 def test_the_bare_network_is_fused_in_the_same_way(with_kernels):
     bare = bare_network("resnet10t").eval()
-    optimized = optimize_for_inference(bare, (3, 64, 64))
+    optimized = optimize_for_inference(bare, (3, 64, 64), cuda_graph=True)
     assert fused(optimized) == 4
     assert_equal_outputs(optimized, bare, (3, 64, 64))
 
 
-def test_on_a_cpu_nothing_is_fused(searched):
+def test_on_a_cpu_and_without_a_graph_nothing_is_fused(searched, monkeypatch):
+    optimized = optimize_for_inference(searched, (3, 64, 64), cuda_graph=True)
+    assert (fused(optimized), fused(optimized, Excitation)) == (0, 0)
+    monkeypatch.setattr(fusion, "_has_kernels", lambda device: True)
     optimized = optimize_for_inference(searched, (3, 64, 64))
     assert (fused(optimized), fused(optimized, Excitation)) == (0, 0)
 
@@ -95,7 +98,7 @@ class AddsTheProductToTheShortcut(Tail):
 @pytest.mark.parametrize("kind", [AddsInPlace, AddsTheProductToTheShortcut])
 def test_the_order_of_the_operands_does_not_matter(kind, with_kernels):
     model = kind().eval()
-    optimized = optimize_for_inference(model, (4, 6, 6))
+    optimized = optimize_for_inference(model, (4, 6, 6), cuda_graph=True)
     assert fused(optimized) == 1
     assert "mul" not in " ".join(str(node.target) for node in optimized.graph.nodes)
     assert_equal_outputs(optimized, model, (4, 6, 6))
@@ -156,7 +159,7 @@ class WritesToTheGateBeforeTheSum(Tail):
 )
 def test_what_stands_in_the_way_is_respected(kind, with_kernels):
     model = kind().eval()
-    optimized = optimize_for_inference(model, (4, 6, 6))
+    optimized = optimize_for_inference(model, (4, 6, 6), cuda_graph=True)
     assert fused(optimized) == 0
     assert_equal_outputs(optimized, model, (4, 6, 6))
 

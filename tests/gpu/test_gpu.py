@@ -51,7 +51,7 @@ def test_kernels_compute_what_the_network_computes(memory_format, images, launch
     batch = torch.randn(images, *SIZE, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         expected = model.double()(batch.double()).cuda()
-        optimized = optimize_for_inference(model.float().cuda(), SIZE).to(memory_format=memory_format)
+        optimized = optimize_for_inference(model.float().cuda(), SIZE, cuda_graph=True).to(memory_format=memory_format)
         on_gpu = batch.cuda().to(memory_format=memory_format)
         error = (optimized(on_gpu) - expected).abs().max() / expected.abs().max()
         assert error <= 1e-5
