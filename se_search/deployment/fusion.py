@@ -34,7 +34,7 @@ def _has_kernels(device: torch.device) -> bool:
 
 
 def _fuse_tail(module: fx.GraphModule, relu: fx.Node) -> None:
-    added = relu.args[0]
+    added: Any = relu.args[0]
     if not _is_alone(added) or added.target not in (_ATEN.add.Tensor, _ATEN.add_.Tensor):
         return
     x, other = arguments_of(added)["self"], arguments_of(added)["other"]
@@ -53,7 +53,7 @@ def _fuse_tail(module: fx.GraphModule, relu: fx.Node) -> None:
     _replace(module, list(dict.fromkeys((relu, added, first))), ScaleAddReLU(), "scale_add_relu", (x, gate, other))
 
 
-def _scaled(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+def _scaled(node: fx.Node) -> tuple[Any, Any] | None:
     """Return a tensor of shape ``(N, C, H, W)`` and its gate of shape ``(N, C, 1, 1)`` if ``node`` multiplies them."""
     if _is_alone(node) and node.target is _ATEN.mul.Tensor:
         for x, gate in (node.args, node.args[::-1]):
@@ -63,19 +63,22 @@ def _scaled(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
 
 
 def _fuse_excitation(module: fx.GraphModule, sigmoid: fx.Node) -> None:
-    second = _layer(module, sigmoid.args[0])
-    relu = sigmoid.args[0].args[0] if second else None
-    if relu is None or not _is_alone(relu) or relu.target not in _RELU:
+    after: Any = sigmoid.args[0]
+    second = _layer(module, after)
+    if second is None:
         return
-    if first := _layer(module, relu.args[0]):
-        nodes = [sigmoid, sigmoid.args[0], relu, relu.args[0]]
-        _replace(module, nodes, Excitation(first, second), "excitation", relu.args[0].args)
+    relu = after.args[0]
+    if not _is_alone(relu) or relu.target not in _RELU:
+        return
+    before = relu.args[0]
+    if first := _layer(module, before):
+        _replace(module, [sigmoid, after, relu, before], Excitation(first, second), "excitation", before.args)
 
 
 def _layer(module: fx.GraphModule, node: fx.Node) -> PooledLinear | None:
-    """Return the layer with a bias that only one operation uses, if ``node`` is one."""
-    layer = module.get_submodule(node.target) if node.op == "call_module" and _is_alone(node) else None
-    return layer if isinstance(layer, PooledLinear) and layer.bias is not None else None
+    """Return the layer whose output only one operation uses, if ``node`` is one."""
+    layer = module.get_submodule(str(node.target)) if node.op == "call_module" and _is_alone(node) else None
+    return layer if isinstance(layer, PooledLinear) else None
 
 
 def _is_alone(node: fx.Node) -> bool:

@@ -45,7 +45,7 @@ def scale_add_relu(x: torch.Tensor, gate: torch.Tensor | None, other: torch.Tens
     """
     out = torch.empty_like(x)
     total, channels, pixels = x.numel(), x.shape[1], x.shape[2] * x.shape[3]
-    with torch.cuda.device_of(x):  # on which Triton launches
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # on which Triton launches
         _scale_add_relu[(triton.cdiv(total, _ELEMENTS),)](
             x,
             x if gate is None else gate.reshape(-1),
@@ -109,7 +109,7 @@ def excite(
     """
     gate = pooled.new_empty(len(pooled), len(weight2))
     hidden, inputs = weight.shape
-    with torch.cuda.device_of(pooled):
+    with torch.cuda.device_of(pooled):  # type: ignore[no-untyped-call]
         _excite[(len(pooled),)](
             pooled,
             weight,

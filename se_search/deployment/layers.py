@@ -89,12 +89,13 @@ class Excitation(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``x`` of shape ``(N, inputs)`` to gates of shape ``(N, outputs)``."""
-        weights = max(self.first.weight.numel(), self.second.weight.numel())
-        if _uses_kernels(x) and weights <= _MOST_WEIGHTS and x.is_contiguous():
+        first, second = self.first, self.second
+        few = max(first.weight.numel(), second.weight.numel()) <= _MOST_WEIGHTS
+        if _uses_kernels(x) and few and x.is_contiguous() and first.bias is not None and second.bias is not None:
             from .kernels import excite  # needs Triton
 
-            return excite(x, self.first.weight, self.first.bias, self.second.weight, self.second.bias)
-        return self.second(F.relu(self.first(x))).sigmoid()
+            return excite(x, first.weight, first.bias, second.weight, second.bias)
+        return second(F.relu(first(x))).sigmoid()
 
 
 _MOST_WEIGHTS = 1 << 15
