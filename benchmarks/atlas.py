@@ -15,14 +15,16 @@ channels (the formula is 2/r of it), and for r = 4, 8, 16, 32 the counted parame
 multiply-additions. For the backbone's own attention also the parameters and multiply-additions that removing it saves.
 
 Latency is that of uniform r=16, of each stage alone and of r=16 without the last stage, over that of the bare backbone,
-at timm's input size. Each is measured for about a second, and the additive model of the search pools the measurements
-of an architecture. The packed costs say which architectures there are. Eager at batch 1 comes first for all families,
-then batch 8, then compiled, and then a second and a third member of each; within these, small networks come first.
+at timm's input size. Each is measured for about a second, up to four times while an interval is wide, and the additive
+model of the search pools the measurements of an architecture. The packed costs say which architectures there are. Eager
+at batch 1 comes first for all families, then batch 8, then compiled, and then a second and a third member of each;
+within these, small networks come first.
 Rows have the form of ``se-search latency --json``.
 """
 
 import argparse
 import gzip
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -55,6 +57,9 @@ RUNS = (("eager", 1), ("eager", 8), ("compile", 1), ("compile", 8))
 
 LEAST_LOOKS = 4
 """Measurements of an architecture, of about a second each."""
+
+WIDEST, MOST_ROUNDS = 0.1, 4
+"""Half-width of a pooled interval, as a share, above which every configuration is measured again, and how often."""
 
 KEYS = {"costs": ("name", "family"), "latency": ("backbone", "runtime", "batch")}
 """What the rows of a part are of."""
@@ -115,13 +120,17 @@ def latency(name: str, runtime: str, batch: int) -> Iterator[Row]:
     configs = named_configs(name)
     meter = LatencyMeter(create_model(SEConfig(name)), deployment)
     looks: dict[SEConfig, list[Ratio]] = {config: [] for config in configs.values()}
-    while sum(map(len, looks.values())) < LEAST_LOOKS or not all(looks.values()):
+    for rounds in itertools.count(1):
         for config, ratios in looks.items():
             ratios.append(meter.measure(create_model(config), LOOK))
-    pooled = pool_latencies([MeasuredLatency(config, one) for config, ratios in looks.items() for one in ratios])
-    for label, config in configs.items():
+        pooled = pool_latencies([MeasuredLatency(config, one) for config, ratios in looks.items() for one in ratios])
+        predicted = [pooled.predict(config) for config in configs.values()]
+        widest = max((one.high - one.low) / 2 / one.value for one in predicted)
+        if rounds == MOST_ROUNDS or (rounds * len(looks) >= LEAST_LOOKS and widest <= WIDEST):
+            break
+    for (label, config), ratio_pooled in zip(configs.items(), predicted, strict=True):
         ratio = replace(looks[config][-1], pairs=sum(one.pairs for one in looks[config]))
-        yield json.loads(latency_row(label, config, deployment, ratio, pooled.predict(config)).to_json())
+        yield json.loads(latency_row(label, config, deployment, ratio, ratio_pooled).to_json())
 
 
 def rows_of(folder: Path, what: str) -> Iterator[Row]:

@@ -97,7 +97,10 @@ def latency_figure(latencies: Iterable[LatencyRow]) -> go.Figure:
             hovertemplate="%{text}<extra></extra>",
         )
     style_figure(figure, "FLOPs that SE with r=16 adds (%)", "latency that it adds (%)")
-    return figure.update_layout(height=480)
+    # The few widest intervals would squeeze all others: the axis shows every value, not every interval.
+    values = 100 * (table["latency_ratio"] - 1)
+    margin = max(1.0, 0.15 * (values.max() - values.min()))
+    return figure.update_layout(height=480, yaxis={"range": [values.min() - margin, values.max() + margin]})
 
 
 def render_atlas() -> str:
@@ -117,6 +120,7 @@ def render_atlas() -> str:
         backbones=len({row.backbone for row in latencies}),
         ratios=RATIOS,
         counted=counted,
+        short=lambda number: f"{number:,.0f}" if number >= 1000 else f"{number:.3g}",
     )
 
 

@@ -86,8 +86,9 @@ def test_latencies_are_drawn_against_flops_and_stand_in_the_table(monkeypatch):
     assert [trace.name for trace in figure.data] == ["eager, batch 1", "compile, batch 1"]
     assert list(figure.data[0].y) == pytest.approx([5, 8])
     assert list(figure.data[0].error_y.array) == pytest.approx([1, 1])
+    assert list(figure.layout.yaxis.range) == pytest.approx([1, 9])  # every value, with a margin of a point at least
     monkeypatch.setattr(atlas_page, "atlas_latencies", lambda: rows)
     monkeypatch.setattr(atlas_page, "architectures", lambda: RESNETS)
     page = atlas_page.render_atlas()
     assert "measured in 2 architectures" in page
-    assert '<td data-value="1.08">+8.0 %</td>' in page
+    assert '<td data-value="1.08">+8.0 % [+7.0 %, +9.0 %]</td>' in page
