@@ -1,6 +1,7 @@
-"""Properties of a node of an exported program: arguments, purity, writes in place; names of new modules."""
+"""Properties of a node of an exported program: arguments, purity, writes in place; new modules in place of nodes."""
 
 import operator
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,6 +66,18 @@ def storage_of(node: fx.Node) -> fx.Node:
     while node.args and isinstance(node.args[0], fx.Node) and is_alias(node.target):
         node = node.args[0]
     return node
+
+
+def replace_by_module(module: fx.GraphModule, nodes: list[fx.Node], layer: nn.Module, args: tuple[Any, ...]) -> None:
+    """Compute the value of the first of ``nodes`` by a new layer; the others are what only it used, last one first."""
+    name = free_name(module, re.sub("(?<=[a-z])(?=[A-Z])", "_", type(layer).__name__).lower())
+    module.add_module(name, layer)
+    with module.graph.inserting_before(nodes[0]):
+        result = module.graph.call_module(name, args)
+    result.meta = dict(nodes[0].meta)
+    nodes[0].replace_all_uses_with(result)
+    for node in nodes:
+        module.graph.erase_node(node)
 
 
 def free_name(module: nn.Module, name: str) -> str:

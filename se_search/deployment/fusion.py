@@ -4,9 +4,9 @@ import importlib.util
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 
-from .aten import arguments_of, free_name, is_written, shape_of, storage_of
+from .aten import arguments_of, is_written, replace_by_module, shape_of, storage_of
 from .layers import Excitation, PooledLinear, ScaleAddReLU
 
 _ATEN = torch.ops.aten
@@ -50,7 +50,7 @@ def _fuse_tail(module: fx.GraphModule, relu: fx.Node) -> None:
     for one in (x, gate, other):
         if one and ((first is not added and is_written(one, first, added)) or is_written(one, added, relu)):
             return
-    _replace(module, list(dict.fromkeys((relu, added, first))), ScaleAddReLU(), "scale_add_relu", (x, gate, other))
+    replace_by_module(module, list(dict.fromkeys((relu, added, first))), ScaleAddReLU(), (x, gate, other))
 
 
 def _scaled(node: fx.Node) -> tuple[Any, Any] | None:
@@ -72,7 +72,7 @@ def _fuse_excitation(module: fx.GraphModule, sigmoid: fx.Node) -> None:
         return
     before = relu.args[0]
     if first := _layer(module, before):
-        _replace(module, [sigmoid, after, relu, before], Excitation(first, second), "excitation", before.args)
+        replace_by_module(module, [sigmoid, after, relu, before], Excitation(first, second), before.args)
 
 
 def _layer(module: fx.GraphModule, node: fx.Node) -> PooledLinear | None:
@@ -83,15 +83,3 @@ def _layer(module: fx.GraphModule, node: fx.Node) -> PooledLinear | None:
 
 def _is_alone(node: fx.Node) -> bool:
     return len(node.users) == 1
-
-
-def _replace(module: fx.GraphModule, nodes: list[fx.Node], fused: nn.Module, name: str, args: tuple[Any, ...]) -> None:
-    """Compute the value of the first of ``nodes`` by a new module; the others are what only it used, last one first."""
-    name = free_name(module, name)
-    module.add_module(name, fused)
-    with module.graph.inserting_before(nodes[0]):
-        result = module.graph.call_module(name, args)
-    result.meta = dict(nodes[0].meta)
-    nodes[0].replace_all_uses_with(result)
-    for node in nodes:
-        module.graph.erase_node(node)

@@ -18,7 +18,8 @@ from ..network.backbones import default_input_size
 from .aten import arguments_of, free_name, is_elementwise, is_function, is_written, shape_of, storage_of, written_by
 from .fusion import fuse_for_gpu
 from .graph import trace
-from .layers import FixedSize, GatedConv, PooledLinear
+from .layers import FixedSize, PooledLinear
+from .scaling import scale_in_passing
 
 _ATEN = torch.ops.aten
 _CONV, _LINEAR, _MEAN = _ATEN.conv2d.default, _ATEN.linear.default, _ATEN.mean.dim
@@ -46,8 +47,7 @@ def optimize_for_inference(
       channels, the input is averaged instead: averages commute with an affine map, which is merged into the first layer
       of the excitation. Maxima and windows are squeezed as they are.
     - The layers of the excitation operate on vectors; when one image is compiled, as sums that a compiler fuses.
-    - Where that 1×1 convolution has fewer weights than outputs for one image, the gate of a single image scales the
-      weights instead of the output, but not in compiled or exported networks.
+    - A gate scales in the same pass over memory as the sum that follows, or in place.
     - For a CUDA graph, one kernel scales, adds the shortcut and applies ReLU, and another does a small excitation.
 
     The network takes images of one size in batches of any size, on the device and in the precision of ``model``.
@@ -99,7 +99,7 @@ def _rewrite(module: fx.GraphModule, size: tuple[int, int, int], cuda_graph: boo
     _drop_unused(module.graph)
     if cuda_graph:
         fuse_for_gpu(module)
-    _gate_weights(module)
+    scale_in_passing(module)
     _drop_unused(module.graph)
     graph = fx.Graph()  # without attributes of torch.export that prevent pickling
     graph.output(graph.graph_copy(module.graph, {}))
@@ -200,7 +200,7 @@ def _squeeze_narrow(module: fx.GraphModule) -> None:
             if vector is None:
                 layer, vector = _squeeze(module, layer, source)
             with graph.inserting_before(node):
-                result = graph.call_module(_add_layer(module, PooledLinear, layer, layer.weight.flatten(1)), (vector,))
+                result = graph.call_module(_add_layer(module, layer), (vector,))
         elif source in vectors and node.all_input_nodes == [source] and is_elementwise(node):
             with graph.inserting_before(node):
                 result = graph.call_function(node.target, (vectors[source], *node.args[1:]), node.kwargs)
@@ -260,29 +260,6 @@ def _averaged(node: fx.Node) -> tuple[fx.Node | None, tuple[int, ...]]:
     return (source, axes) if len(axes) == rank - 2 and 0 not in axes else (None, ())
 
 
-def _gate_weights(module: fx.GraphModule) -> None:
-    """Merge the gate into 1×1 convolutions with fewer weights than outputs."""
-    graph = module.graph
-    for scaled in graph.find_nodes(op="call_function", target=_ATEN.mul.Tensor):
-        for conv, gate in (scaled.args, scaled.args[::-1]):
-            if not _is_pointwise(module, conv) or len(conv.users) > 1:
-                continue
-            _, inputs, height, width = shape_of(conv.args[0])
-            if (
-                shape_of(gate)[1:] == (shape_of(conv)[1], 1, 1)
-                and height * width > inputs
-                and not is_written(conv.args[0], conv, scaled)
-            ):
-                layer = _layer(module, conv)
-                with graph.inserting_before(scaled):
-                    gated = graph.call_module(_add_layer(module, GatedConv, layer, layer.weight), (conv.args[0], gate))
-                gated.meta = dict(scaled.meta)
-                scaled.replace_all_uses_with(gated)
-                graph.erase_node(scaled)
-                graph.erase_node(conv)
-                break
-
-
 def _is_pointwise(module: fx.GraphModule, node: Any) -> bool:
     """Whether ``node`` is a 1×1 convolution with stride 1, one group and no padding."""
     if not _is_layer(module, node, _CONV):
@@ -310,10 +287,10 @@ def _layer(module: fx.GraphModule, node: fx.Node) -> _Layer:
     return _Layer(name, _exactly(weight), None if bias is None else _exactly(bias), weight)
 
 
-def _add_layer(module: fx.GraphModule, kind: type[nn.Module], layer: _Layer, weight: torch.Tensor) -> str:
+def _add_layer(module: fx.GraphModule, layer: _Layer) -> str:
     name = free_name(module, layer.name)
     bias = None if layer.bias is None else layer.bias.to(layer.like)
-    module.add_module(name, kind(weight.to(layer.like), bias))
+    module.add_module(name, PooledLinear(layer.weight.flatten(1).to(layer.like), bias))
     return name
 
 

@@ -29,17 +29,13 @@ class FixedSize(nn.Module):
         return images
 
 
-class _ConstantLayer(nn.Module):
-    """A layer with weights of shape ``(outputs, inputs, …)`` and biases of shape ``(outputs,)`` or ``None``."""
+class PooledLinear(nn.Module):
+    """A linear layer of an excitation: weights of shape ``(outputs, inputs)``, and biases ``(outputs,)`` or none."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-
-
-class PooledLinear(_ConstantLayer):
-    """A linear layer of an excitation; its weights have the shape ``(outputs, inputs)``."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``x`` of shape ``(N, inputs)`` to ``(N, outputs)``."""
@@ -50,16 +46,19 @@ class PooledLinear(_ConstantLayer):
         return F.linear(x, self.weight, self.bias)
 
 
-class GatedConv(_ConstantLayer):
-    """A 1×1 convolution with scaled outputs; for a single image the weights are scaled instead."""
+class ScaledSum(nn.Module):
+    """``x * gate + other`` in one pass over memory, written over ``x`` where nothing else reads that."""
 
-    def forward(self, x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
-        """Convolve ``x`` of shape ``(N, inputs, H, W)`` and scale by ``gate`` of shape ``(N, outputs, 1, 1)``."""
-        # Compilers and runtimes prepare constant weights: varying ones would cost far more than the scaling.
-        if x.shape[0] == 1 and not torch.compiler.is_compiling():
-            bias = None if self.bias is None else self.bias * gate.flatten()
-            return F.conv2d(x, self.weight * gate.reshape(-1, 1, 1, 1), bias)
-        return F.conv2d(x, self.weight, self.bias) * gate
+    def __init__(self, overwrites: bool) -> None:
+        super().__init__()
+        self.overwrites = overwrites
+
+    def forward(self, x: torch.Tensor, gate: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Return a tensor of the shape of ``x`` and ``other``, to which the gate is expanded."""
+        if torch.compiler.is_compiling():  # compilers fuse by themselves
+            return x * gate + other
+        gradients = x.requires_grad or gate.requires_grad or other.requires_grad
+        return torch.addcmul(other, x, gate, out=x if self.overwrites and not gradients else None)
 
 
 class ScaleAddReLU(nn.Module):

@@ -13,7 +13,7 @@ from torch import nn
 
 from se_search import PlacedSE, SEConfig, find_sites, insert, optimize_for_inference
 from se_search.deployment.graph import export_graph
-from se_search.deployment.layers import GatedConv, PooledLinear
+from se_search.deployment.layers import PooledLinear
 from se_search.errors import ExportError
 from se_search.network.attention.gates import GATES
 from se_search.network.attention.se_layers import create_se_block
@@ -175,8 +175,7 @@ def test_no_norm_is_left_in_a_network_of_convolutions_and_norms(bottlenecks):
     model, optimized = bottlenecks
     assert not [one for one in operations(optimized) if "batch_norm" in one]
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
-    left = operations(optimized).count("aten.conv2d.default") + len(layers(optimized, GatedConv))
-    assert left == len(convolutions) - 2 * 4  # four SE blocks of two each
+    assert operations(optimized).count("aten.conv2d.default") == len(convolutions) - 2 * 4  # four SE blocks of two each
 
 
 def test_the_squeeze_reads_the_narrow_tensor_where_a_1x1_convolution_widens_it(bottlenecks):
@@ -199,12 +198,6 @@ def test_the_squeeze_reads_the_narrow_tensor_where_a_1x1_convolution_widens_it(b
 def test_the_squeeze_stays_on_the_output_where_that_is_no_wider():
     optimized = optimize_for_inference(searched(SEConfig.uniform("resnet10t", 4)), size_of("resnet10t"))
     assert [layer.weight.shape[1] for layer in layers(optimized, PooledLinear)][::2] == [64, 128, 256, 512]
-
-
-def test_the_gate_scales_the_weights_where_these_are_fewer_than_the_outputs(bottlenecks):
-    # At 96 pixels the stages have 24, 12, 6 and 3 squared places, and 64 to 512 channels before the last convolution.
-    _, optimized = bottlenecks
-    assert [layer.weight.shape[:2] for layer in layers(optimized, GatedConv)] == [(256, 64), (512, 128)]
 
 
 def test_a_composed_layer_is_the_product_of_both():
