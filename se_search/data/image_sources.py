@@ -15,6 +15,7 @@ from timm.data import create_dataset
 from torch.utils.data import Dataset
 
 from ..errors import DataError, first_reason, printable
+from .decoded import DecodedImages
 from .fingerprint import ImageFile, content_key
 from .image_data import ImageStream, Unreadable, UnreadableImages
 
@@ -150,9 +151,17 @@ class TimmSource(Source):
         self.split, self.labels = split, labels
         self.classes = tuple(map(printable_name, dataset.reader.class_to_idx))
         self._reader = dataset.reader
+        self._decoded = DecodedImages(len(labels))
 
     def read(self, index: int) -> Image.Image:
         """Return an image in RGB."""
+        image = self._decoded.find(index)
+        if image is None:
+            image = self._decode(index)
+            self._decoded.add(index, image)
+        return image
+
+    def _decode(self, index: int) -> Image.Image:
         file, _ = self._reader[index]
         with file, warnings.catch_warnings():
             # PIL reads up to twice the pixels at which it warns.
@@ -165,12 +174,11 @@ class TimmSource(Source):
 class FolderSource(TimmSource):
     """Images of a folder."""
 
-    def read(self, index: int) -> Image.Image:
-        """Return an image in RGB."""
+    def _decode(self, index: int) -> Image.Image:
         file = self._reader.samples[index][0]
         if not os.path.isfile(file):  # opening a pipe would block
             raise DataError(f"{file} is not a file")
-        return super().read(index)
+        return super()._decode(index)
 
     def name(self, index: int) -> str:
         """Return the location of an image, for messages."""
