@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, default_collate
 
 from ..errors import DataError
 from ..words import some_of
@@ -131,6 +131,7 @@ class Batches:
     batch: int
     shuffle_seed: int | None
     workers: int
+    pinned: bool
 
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch)
@@ -179,14 +180,24 @@ class Batches:
             images, shuffle, workers = _Seeded(self.images, seed), self.shuffle_seed is not None, self.workers
         # A separate generator leaves the process's random state unchanged.
         generator = torch.Generator().manual_seed(seed)
-        return DataLoader(images, self.batch, shuffle, num_workers=workers, collate_fn=_collate, generator=generator)
+        return DataLoader(
+            images,
+            self.batch,
+            shuffle,
+            num_workers=workers,
+            collate_fn=_collate,
+            generator=generator,
+            pin_memory=self.pinned,
+        )
 
 
-def batches(images: ImageSet, batch: int, shuffle_seed: int | None = None, workers: int = 0) -> Batches:
+def batches(
+    images: ImageSet, batch: int, shuffle_seed: int | None = None, workers: int = 0, pinned: bool = False
+) -> Batches:
     """Return the batches of one pass over ``images``: pairs of images and class indices.
 
-    All arguments but ``workers`` determine the batches, including random augmentation. Drawing them leaves the random
-    state of the process unchanged. Images that cannot be read are left out and recorded in
+    ``images``, ``batch`` and ``shuffle_seed`` determine the batches, including random augmentation. Drawing them leaves
+    the random state of the process unchanged. Images that cannot be read are left out and recorded in
     :attr:`ImageData.unreadable`, so that a batch may have fewer images than ``batch``.
 
     Args:
@@ -195,11 +206,12 @@ def batches(images: ImageSet, batch: int, shuffle_seed: int | None = None, worke
         shuffle_seed: Seed of the order and the augmentation, not negative; without it the order is that of ``images``.
         workers: Processes that read images; 0 reads them in this process. An :class:`ImageStream` is always read by
             one.
+        pinned: Whether batches are in page-locked memory, from which a CUDA device copies while it computes.
 
     Raises:
         DataError: While iterating, if more images cannot be read than :attr:`UnreadableImages.limit`.
     """
-    return Batches(images, batch, shuffle_seed, workers)
+    return Batches(images, batch, shuffle_seed, workers, pinned)
 
 
 def sample(images: ImageSet, count: int, seed: int) -> ImageSet:
@@ -208,8 +220,10 @@ def sample(images: ImageSet, count: int, seed: int) -> ImageSet:
         return images
     if isinstance(images, ImageStream):
         return _StreamSample(images, count, seed)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    return Subset(cast("Dataset[Any]", images), order[:count].tolist())
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:count].tolist()
+    if type(images) is TensorDataset:
+        return TensorDataset(*images[chosen])
+    return Subset(cast("Dataset[Any]", images), chosen)
 
 
 @dataclass(eq=False)
@@ -240,7 +254,9 @@ class _Seeded(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitems__(self, indices: list[int]) -> list[Any]:
+    def __getitems__(self, indices: list[int]) -> Any:
+        if type(self.images) is TensorDataset:
+            return self.images[indices]  # a whole batch, without collating
         at_once = getattr(self.images, "__getitems__", None)
         with _seeded(self.seed, indices[0]):
             return [self.images[index] for index in indices] if at_once is None else at_once(indices)
@@ -296,8 +312,10 @@ def _seeded(*seeds: int) -> Iterator[None]:
             np.random.set_state(numpy)
 
 
-def _collate(drawn: list[Any]) -> tuple[Any, list[str]]:
+def _collate(drawn: Any) -> tuple[Any, list[str]]:
     """Return a batch of the readable images, ``None`` if there are none, and the names of the others."""
+    if isinstance(drawn, tuple):
+        return drawn, []
     read = [one for one in drawn if not isinstance(one, Unreadable)]
     return default_collate(read) if read else None, [one.name for one in drawn if isinstance(one, Unreadable)]
 

@@ -121,7 +121,7 @@ def time_images(model: nn.Module, images: ImageSet, recipe: TrainingRecipe, devi
     device, seen = torch.device(device), []
     model.eval()
     with torch.inference_mode():
-        drawn = batches(images, recipe.batch, workers=recipe.workers)
+        drawn = batches(images, recipe.batch, workers=recipe.workers, pinned=device.type == "cuda")
         begun = time.perf_counter()
         for inputs, _ in itertools.islice(drawn, _TIMED_BATCHES):
             with autocast(recipe, device):
@@ -156,7 +156,7 @@ def evaluate_network(
     device = torch.device(device)
     losses, correct = [], []
     with torch.inference_mode():
-        for inputs, labels in batches(images, batch, workers=recipe.workers):
+        for inputs, labels in batches(images, batch, workers=recipe.workers, pinned=device.type == "cuda"):
             with autocast(recipe, device):
                 logits = model(to_device(inputs, recipe, device))
             logits = logits.float().cpu()
