@@ -89,7 +89,7 @@ class Team:
             dist.broadcast(state, 0)
         torch.set_rng_state(state)
 
-    def average_gradients(self, model: nn.Module, losses: Sequence[float], images: int) -> list[float]:
+    def average_gradients(self, model: nn.Module, losses: Sequence[torch.Tensor], images: int) -> list[torch.Tensor]:
         """Replace gradients by their mean over all images of a step.
 
         Args:
@@ -104,7 +104,8 @@ class Team:
         gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
         # A parameter that no rank used keeps no gradient, so that the optimizer skips it.
         used = [float(one.grad is not None) for one in parameters]
-        head = torch.tensor([1.0, float(np.mean(losses)) if losses else 0.0, *used], device=gradients[0].device)
+        own = float(torch.stack(list(losses)).mean()) if losses else 0.0
+        head = torch.tensor([1.0, own, *used], device=gradients[0].device)
         # One all-reduce for everything, because each has a fixed cost.
         everything = torch.cat([head, *(one.flatten() for one in gradients)]) * images
         with _converting_errors():
@@ -115,7 +116,7 @@ class Team:
         means = torch.split(everything[len(head) :] / total, [one.numel() for one in parameters])
         for parameter, gradient, mean, by_any in zip(parameters, gradients, means, used, strict=True):
             parameter.grad = gradient.copy_(mean.view_as(gradient)) if by_any else None
-        return [loss / total]
+        return [torch.tensor(loss / total)]
 
 
 class Share(Subset[Any]):

@@ -5,7 +5,7 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,10 @@ from .protocols import ProgressBar
 from .tuning import Tuning
 
 _LEAST_IMPROVEMENT = 0.001
+
+# timm's names of PyTorch's optimizers that update all weights in one pass over memory. SGD can too, but then fails for
+# blocks of a supernet that get their first gradient later than others.
+_FUSED = ("adam", "adamw")
 
 _TIMED_STEPS = 3
 _TIMED_SECONDS = 5.0
@@ -159,6 +163,7 @@ class Training:
             lr=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
             param_group_fn=None if tuning is None else lambda model: tuning.groups(model, recipe.weight_decay),
+            **({"fused": True} if recipe.optimizer in _FUSED else {}),
         )
         self._scheduler, _ = create_scheduler_v2(
             self._optimizer,
@@ -268,10 +273,11 @@ class Training:
         self.model.train()
         if self._tuning is not None:
             self._tuning.set_modes(self.model)
-        seen: list[float] = []
-        drawn = batches(self._images, recipe.batch, seed, recipe.workers)
+        seen = _SeenLosses(epoch)
+        drawn = batches(self._images, recipe.batch, seed, recipe.workers, self._device.type == "cuda")
         # A share can be empty if a batch is small or unreadable. All ranks still take the same number of steps.
         for step, batch in zip(range(self.steps), itertools.chain(drawn, itertools.repeat(None)), strict=False):
+            seen.check()
             self.step = epoch * self.steps + step
             if self._team is not None:
                 self._team.sync_random_state()
@@ -282,13 +288,7 @@ class Training:
             advance(1)
             if not values:
                 continue
-            seen += values
-            for value in values:
-                if not math.isfinite(value):
-                    raise DivergenceError(
-                        f"the training loss is {value} in epoch {epoch + 1}, step {step + 1}: "
-                        "lower the study's learning_rate or set its clip_gradient"
-                    )
+            seen.add(step, values)
             if recipe.clip_gradient is not None:
                 dispatch_clip_grad(self.model.parameters(), recipe.clip_gradient)
             self._optimizer.step()
@@ -296,18 +296,18 @@ class Training:
             self._scheduler.step_update(done)
             if self._average is not None:
                 self._average.update(self.model, step=done)
-        return float(np.mean(seen))
+        return seen.mean()
 
     def _add_gradients(
         self, batch: tuple[torch.Tensor, torch.Tensor] | None, losses: Losses
-    ) -> tuple[list[float], int]:
+    ) -> tuple[list[torch.Tensor], int]:
         """Add the gradients of one step; return its losses and the number of images.
 
         A step with fewer than two images is skipped, because batch normalisation needs two.
         """
         if batch is None or len(batch[0]) < 2:
             return [], 0
-        images, targets = to_device(batch[0], self.recipe, self._device), batch[1].to(self._device)
+        images, targets = to_device(batch[0], self.recipe, self._device), batch[1].to(self._device, non_blocking=True)
         if self._mixup is not None:
             even = len(images) // 2 * 2
             images, targets = self._mixup(images[:even], targets[:even])
@@ -315,7 +315,7 @@ class Training:
         for loss in losses(images, targets):
             if loss.requires_grad:  # not if all weights that it depends on are frozen
                 loss.backward()  # type: ignore[no-untyped-call]
-            values.append(float(loss.detach()))
+            values.append(loss.detach())
         return values, len(images)
 
     def _broadcast_state(self, team: Team) -> None:
@@ -361,6 +361,43 @@ class Training:
             ) from error
 
 
+class _SeenLosses:
+    """The losses of an epoch.
+
+    They are read when the next batch is there: reading one waits for the device, which can work until then.
+    """
+
+    def __init__(self, epoch: int) -> None:
+        self._epoch = epoch
+        self._read: list[float] = []
+        self._last: tuple[int, Sequence[torch.Tensor]] = 0, ()
+
+    def add(self, step: int, losses: Sequence[torch.Tensor]) -> None:
+        """Keep the losses of a step until :meth:`check`."""
+        self._last = step, losses
+
+    def check(self) -> None:
+        """Read the losses of the last step.
+
+        Raises:
+            DivergenceError: If one is not finite.
+        """
+        step, losses = self._last
+        for value in map(float, losses):
+            if not math.isfinite(value):
+                raise DivergenceError(
+                    f"the training loss is {value} in epoch {self._epoch + 1}, step {step + 1}: "
+                    "lower the study's learning_rate or set its clip_gradient"
+                )
+            self._read.append(value)
+        self._last = step, ()
+
+    def mean(self) -> float:
+        """Return the mean of all losses, see :meth:`check`."""
+        self.check()
+        return float(np.mean(self._read))
+
+
 def classification_losses(model: nn.Module, recipe: TrainingRecipe) -> Losses:
     """Return the cross-entropy loss with the recipe's label smoothing and precision."""
     trained = torch.compile(model) if recipe.compile else model
@@ -388,7 +425,8 @@ def prepare_network(model: nn.Module, recipe: TrainingRecipe, device: torch.devi
 
 def to_device(images: torch.Tensor, recipe: TrainingRecipe, device: torch.device) -> torch.Tensor:
     """Move images to the device and the recipe's memory format."""
-    return images.to(device, memory_format=torch.channels_last if recipe.channels_last else torch.preserve_format)
+    memory_format = torch.channels_last if recipe.channels_last else torch.preserve_format
+    return images.to(device, non_blocking=True, memory_format=memory_format)
 
 
 def autocast(recipe: TrainingRecipe, device: torch.device) -> torch.autocast:

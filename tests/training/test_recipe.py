@@ -94,6 +94,19 @@ def test_the_optimizer_is_timms():
     assert type(training._optimizer).__name__ == "Lamb"
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_updating_weights_in_one_pass_changes_no_more_than_rounding_does(optimizer, channels_last):
+    recipe = replace(RECIPE, optimizer=optimizer, channels_last=channels_last)
+    trainings = [Training(tiny_network(), recipe, tiny_data(), "cpu") for _ in range(2)]
+    for group in trainings[1]._optimizer.param_groups:
+        assert group["fused"]
+        group["fused"] = False
+    fused, plain = (training.finish().state_dict() for training in trainings)
+    for name, value in fused.items():
+        torch.testing.assert_close(value, plain[name], rtol=1e-3, atol=1e-4)
+
+
 def test_the_gradient_is_clipped():
     """The first step with Nesterov's momentum of 0.9 (timm's sgd) is the learning rate times 1.9 gradients."""
     recipe = replace(
