@@ -66,8 +66,8 @@ NETWORKS = ("resnet18", "resnet50", "mobilenetv2_100", "vit_tiny_patch16_224", "
 SIDES = ("timm", "timm again", "plain", "supernet", "pretrained")
 FILE_SIDES = ("timm", "timm again", "plain", "pretrained", "timm load", "load")
 CLASSES = 10
-WARM_UP = 2
-LEAST_TURNS = 5
+WARM_UP = 1
+LEAST_TURNS = 4
 MOST_TURNS = 60
 TURN_SECONDS = 0.5
 JPEG_SIZE = (500, 375)
@@ -243,10 +243,10 @@ def synchronize(device: torch.device) -> None:
 
 
 def steps_of_a_turn(cell: Cell, recipe: TrainingRecipe) -> int:
-    """Return how many steps of timm's take about :data:`TURN_SECONDS`, at least four."""
+    """Return how many steps of timm's take about :data:`TURN_SECONDS`, at least two."""
     timms = Timm(cell, recipe, tensors(noise(cell, 4), cell), 4)
     seconds = min(time_turn(Side(timms.epoch), torch.device(cell.device)) for _ in range(2)) / 4
-    return min(128, max(4, round(TURN_SECONDS / seconds)))
+    return min(128, max(2, round(TURN_SECONDS / seconds)))
 
 
 def noise(cell: Cell, steps: int) -> ImageData:
