@@ -73,6 +73,7 @@ Weights = Annotated[
 
 def main() -> None:
     """Run the command line."""
+    _limit_spinning()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a log in another encoding must not end a search
@@ -86,6 +87,16 @@ def main() -> None:
         sys.exit(2)
     finally:
         _close_output()
+
+
+def _limit_spinning() -> None:
+    """Let threads that wait for each other sleep sooner, unless the user has chosen; call it before importing PyTorch.
+
+    GNU's OpenMP lets them wait in a loop 30 times as long. While another process has one of two CPUs, training then
+    takes up to 26 times as long, and otherwise no less (``benchmarks/busy_machine.py``).
+    """
+    if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
+        os.environ["GOMP_SPINCOUNT"] = "10000"
 
 
 def _in_lines(text: str) -> str:

@@ -18,7 +18,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from se_search import SEConfig, __version__, completion, parameter_overhead
-from se_search.cli import app
+from se_search.cli import app, main
 from se_search.network.insertion import whole_state
 from se_search.results.excitation import AnalysisPage
 from se_search.results.record import read_results
@@ -438,6 +438,21 @@ def test_shipped_spaces_and_studies_are_listed():
 
 def test_version():
     assert invoke("--version").output == f"se-search {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, "10000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "active"}, None)]
+)
+def test_waiting_threads_sleep_sooner_unless_the_user_chose(monkeypatch, given, expected):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # restored afterwards
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.argv", ["se-search", "--version"])
+    with pytest.raises(SystemExit):
+        main()
+    assert os.environ.get("GOMP_SPINCOUNT") == expected
 
 
 @pytest.mark.parametrize("command", COMMANDS)
