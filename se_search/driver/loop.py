@@ -88,7 +88,7 @@ def run_search(
     # The other processes of torchrun end here: only the first one writes to the folder.
     take_part(used, space, data, definition.device)
     warn_if_busy()
-    definition.evaluator.check(folder)
+    definition.evaluator.check(folder, definition.backbone, data)
     latency = search.open_latency(folder)
 
     def open_executor() -> Executor:
@@ -226,7 +226,7 @@ def plan_search(
     """
     cluster = cluster or ClusterOptions()
     search = _prepare(definition, folder, evaluator, measures or {}, cluster)
-    search.definition.evaluator.check(folder)
+    search.definition.evaluator.check(folder, search.definition.backbone, search.data)
     done = 0
     if (folder / STORAGE_FILE).exists():
         with closing(load_trials(folder)) as study:

@@ -144,11 +144,11 @@ class EvaluatorDefinition(Definition):
         """Whether training starts from weights that timm publishes, so that their licence applies."""
         return False
 
-    def check(self, folder: Path) -> None:
+    def check(self, folder: Path, backbone: str, data: "ImageData") -> None:
         """Check the inputs of training in a run folder, without training or writing.
 
         Raises:
-            DefinitionError: If an input is missing.
+            DefinitionError: If an input is missing or cannot be used.
         """
 
     def create(
@@ -241,17 +241,22 @@ class _FromBackbone(EvaluatorDefinition):
         """Whether ``pretrained`` is ``"timm"``."""
         return self.pretrained == "timm"
 
-    def check(self, folder: Path) -> None:
-        """Check that the weights of ``pretrained`` exist, unless the run folder already has a common backbone.
+    def check(self, folder: Path, backbone: str, data: "ImageData") -> None:
+        """Check the weights of ``pretrained``, unless the run folder already has a common backbone.
 
         Raises:
-            DefinitionError: If the weights do not exist.
+            DefinitionError: If they do not exist, or those of a file or folder cannot be loaded into the backbone.
         """
+        from ..network.backbones import network_options
         from ..training.common_start import BACKBONE_WEIGHTS
-        from ..training.pretrained import check_pretrained
+        from ..training.pretrained import check_pretrained, is_downloaded, load_pretrained
 
-        if self.pretrained is not None and not (folder / BACKBONE_WEIGHTS).exists():
-            check_pretrained(self.pretrained)
+        if self.pretrained is None or (folder / BACKBONE_WEIGHTS).exists():
+            return
+        check_pretrained(self.pretrained)
+        if not is_downloaded(self.pretrained):
+            options = network_options(backbone, data.input_size) | {"num_classes": data.classes}
+            load_pretrained(backbone, self.pretrained, options)
 
     @property
     def has_common_backbone(self) -> bool:

@@ -136,6 +136,11 @@ def _difference(backbone: str, checkpoint: str) -> str:
     )
 
 
+def is_downloaded(pretrained: str) -> bool:
+    """Whether timm downloads the weights; ``pretrained`` is as for :func:`load_pretrained`."""
+    return pretrained == "timm" or pretrained.startswith(HF_HUB)
+
+
 def check_pretrained(pretrained: str) -> None:
     """Check that weights exist, without reading them; ``pretrained`` is as for :func:`load_pretrained`.
 
@@ -147,7 +152,7 @@ def check_pretrained(pretrained: str) -> None:
     if pretrained.startswith(LOCAL_DIR):
         exists = os.path.isdir(pretrained.removeprefix(LOCAL_DIR))
     else:  # Path.is_file raises for impossible names
-        exists = pretrained == "timm" or pretrained.startswith(HF_HUB) or os.path.isfile(pretrained)
+        exists = is_downloaded(pretrained) or os.path.isfile(pretrained)
     if not exists:
         raise DefinitionError(
             f"{as_given('pretrained')} {pretrained!r} does not exist: use timm, {LOCAL_DIR}FOLDER, {HF_HUB}NAME or the "

@@ -7,8 +7,10 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 from se_search import search
+from se_search.cli import app
 from se_search.data.load import load_data
 from se_search.errors import DefinitionError
 from se_search.training.evaluator import evaluate_network
@@ -83,3 +85,23 @@ def test_verification_starts_from_the_adapted_backbone_and_the_card_says_so(run,
     images = load_data("digits").validation.tensors[0][:50]
     with torch.no_grad():
         torch.testing.assert_close(exported(images), backbone.eval()(images), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "words"),
+    [
+        ("test_vit", {}, "tensors of this backbone are missing in it"),
+        ("test_resnet", {"bn1.bias": torch.zeros(3)}, "1 of its tensors have another shape, the first is bn1.bias"),
+        ("test_resnet", {"bn1.bias": torch.full((32,), torch.nan)}, "NaN or infinite values in bn1.bias"),
+        ("test_resnet", {"bn1.bias": print}, "Python objects, which are not read because they can run code"),
+    ],
+)
+def test_wrong_weights_are_one_sentence_and_nothing_is_written(tmp_path, monkeypatch, architecture, changes, words):
+    monkeypatch.chdir(tmp_path)
+    torch.save(timm.create_model(architecture, num_classes=10).state_dict() | changes, "weights.pth")
+    result = CliRunner().invoke(app, ["run", "--backbone", "test_resnet", "--pretrained", "weights.pth"])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: --pretrained weights.pth ")
+    assert result.stderr.count("\n") == 1
+    assert words in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.pth"]

@@ -107,6 +107,8 @@ def test_the_exported_network_with_timms_transform_has_the_accuracy_of_the_trial
         (["--data", "nothing"], ["'nothing'", "digits", "folder of images"]),
         (["--data", "empty"], ["empty"]),
         (["--data", "one"], ["class"]),
+        (["--data", "unlabeled"], ["outside of any class"]),
+        (["--data", "splits"], ["splits with different classes", "'b'", "'c'"]),
         (["--data", "digits", "--image-size", "64"], ["image_size"]),
         (["--data", "pictures", "--image-size", "4"], ["image-size", "8"]),
         (
@@ -122,7 +124,8 @@ def test_wrong_data_and_evaluators_are_one_sentence_and_nothing_is_written(tmp_p
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(STUDY))
     (tmp_path / "empty").mkdir()
-    for folder in ("pictures/a", "pictures/b", "one/a"):
+    splits = ("splits/train/a", "splits/train/b", "splits/val/a", "splits/val/c")
+    for folder in ("pictures/a", "pictures/b", "one/a", "unlabeled", *splits):
         (tmp_path / folder).mkdir(parents=True)
         for number in range(10):
             Image.new("RGB", (16, 16)).save(tmp_path / folder / f"{number}.png")
