@@ -171,6 +171,16 @@ def test_the_command_takes_weights_of_a_file(found, trained, tmp_path, monkeypat
     assert invoke("thin", "out", "--data", "digits", "--limit", "0", "--row", "0").exit_code == 2
 
 
+def test_images_of_other_classes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_file(create_model(SEConfig(BACKBONE), num_classes=7).state_dict(), "weights.safetensors")
+    result = invoke("thin", BACKBONE, "--pretrained", "weights.safetensors", "--data", "digits")
+    assert result.exit_code == 2
+    assert result.stderr.strip() == (
+        "Error: the network has 7 classes and digits has 10: give data with the network's classes"
+    )
+
+
 def test_latency_is_measured_in_pairs_with_the_untouched_network(trained, data):
     few = replace(data, validation=Subset(DIGITS.validation, range(60)), test=Subset(DIGITS.test, range(20)))
     found = thin(trained, few, limit=0.02)

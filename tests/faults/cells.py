@@ -87,6 +87,7 @@ PHASES = {
     "tracing": Phase(RUN, Point("se_search.network.sites:_discover")),
     "adapting": Phase(ADAPTED, Point("se_search.training.common_start:CommonStart._train", batch=10)),
     "shared training": Phase(RUN, Point("se_search.training.supernet:Supernet._train", batch=10)),
+    "shared training from weights": Phase(ADAPTED, Point("se_search.training.supernet:Supernet._train", batch=10)),
     "calibration": Phase(RUN, Point("se_search.training.supernet:Supernet._select_calibrated", 2, batch=2)),
     "latency": Phase(RUN, Point("se_search.latency.meter:LatencyMeter.measure", 2)),
     "evaluation": Phase(RUN, Point("se_search.training.supernet:evaluate_network", 2, batch=2)),

@@ -121,11 +121,8 @@ class Killed(Exception):
     """Simulates a process that is killed during training."""
 
 
-def test_an_interrupted_adaptation_ends_as_an_uninterrupted_one(tmp_path):
-    file = weights(tmp_path, 7)
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "parts").mkdir()
-    start_of(file, adaptation=Adaptation(2, 0.003)).prepare(tmp_path / "whole", no_progress)
+def killing_after(last):
+    """Return a list of the trainings that begin, and a progress bar that ends each after so many steps."""
     begun = []
 
     @contextmanager
@@ -136,11 +133,20 @@ def test_an_interrupted_adaptation_ends_as_an_uninterrupted_one(tmp_path):
         def advance(step=1, line=None):
             nonlocal steps
             steps += step
-            if steps == 6:
+            if steps == last:
                 raise Killed
 
         yield advance
 
+    return begun, interrupting
+
+
+def test_an_interrupted_adaptation_ends_as_an_uninterrupted_one(tmp_path):
+    file = weights(tmp_path, 7)
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "parts").mkdir()
+    start_of(file, adaptation=Adaptation(2, 0.003)).prepare(tmp_path / "whole", no_progress)
+    begun, interrupting = killing_after(6)
     with pytest.raises(Killed):
         start_of(file, adaptation=Adaptation(2, 0.003)).prepare(tmp_path / "parts", interrupting)
     assert (tmp_path / "parts" / BACKBONE_CHECKPOINT).exists()
@@ -152,20 +158,34 @@ def test_an_interrupted_adaptation_ends_as_an_uninterrupted_one(tmp_path):
     assert not (tmp_path / "parts" / BACKBONE_CHECKPOINT).exists()
 
 
-def trained(adapted, folder, rate):
-    """The supernet after one epoch with a learning rate of the backbone."""
+def train(adapted, folder, rate, epochs=1, progress_bar=no_progress):
+    """Train a supernet from the adapted backbone with a learning rate of the backbone."""
     _, _, source = adapted
+    folder.mkdir(exist_ok=True)
     for name in (BACKBONE_WEIGHTS, BACKBONE_SUMMARY):
         (folder / name).write_bytes((source / name).read_bytes())
-    recipe = TrainingRecipe(epochs=1, batch=64, learning_rate=0.003)
+    recipe = TrainingRecipe(epochs=epochs, batch=64, learning_rate=0.003)
     network = PretrainedSupernet(start_of("not read again", recipe), WIDEST, rate)
-    network.prepare(folder, SPACE, no_progress)
-    return network, load_file(folder / WEIGHTS), load_file(folder / BACKBONE_WEIGHTS)
+    network.prepare(folder, SPACE, progress_bar)
+    return network
+
+
+def test_an_interrupted_joint_training_ends_as_an_uninterrupted_one(adapted, tmp_path):
+    train(adapted, tmp_path / "whole", 0.1, epochs=2)
+    begun, interrupting = killing_after(6)
+    with pytest.raises(Killed):
+        train(adapted, tmp_path / "parts", 0.1, 2, interrupting)
+    assert not (tmp_path / "parts" / WEIGHTS).exists()
+    train(adapted, tmp_path / "parts", 0.1, 2, interrupting)
+    assert [(total, completed) for _, total, completed in begun] == [(8, 0), (8, 4)]
+    whole, parts = (load_file(tmp_path / name / WEIGHTS) for name in ("whole", "parts"))
+    assert all(torch.equal(value, parts[name]) for name, value in whole.items())
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1])
 def test_the_backbone_is_frozen_or_learns_and_its_statistics_stay(adapted, tmp_path, rate):
-    network, after, before = trained(adapted, tmp_path, rate)
+    network = train(adapted, tmp_path, rate)
+    after, before = (load_file(tmp_path / name) for name in (WEIGHTS, BACKBONE_WEIGHTS))
     moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
     parameters = {name for name, _ in timm.create_model(BACKBONE).named_parameters()}
     assert moved == (parameters if rate else set())
