@@ -1,7 +1,7 @@
 """The trials of a search: propose configurations, store results, count and report."""
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,7 +77,7 @@ class Trials:
             return max_params is None or parameter_share(config) <= max_params
 
         _fail_killed(study)
-        self._names = _enqueue_priors(space, further, is_allowed, study)
+        self._names, self._first = _find_priors(space, further, is_allowed, study)
         exact = exact_objectives(space, definition.objectives, size)
         limits = {
             index: limit
@@ -109,7 +109,9 @@ class Trials:
 
     def propose(self) -> Proposal | None:
         """Start a trial of a new configuration; ``None`` if the space has no other within the limits."""
-        if self._sampler.is_exhausted(self._study) and not _count(self._study, TrialState.WAITING):
+        if self._first:
+            self._study.enqueue_trial(self._space.to_parameters(self._first.popleft()))
+        elif self._sampler.is_exhausted(self._study) and not _count(self._study, TrialState.WAITING):
             return None
         with self._study.at_once() as note:
             trial = self._study.ask(dict(self._space.distributions))
@@ -287,20 +289,25 @@ def _halving_values(definition: StudyDefinition, evaluation: Evaluation, costs: 
     return [-goal.sign * known[goal.name] for goal in goals if goal.name in known]
 
 
-def _enqueue_priors(
+def _find_priors(
     space: SearchSpace, further: Mapping[SEConfig, str], is_allowed: Callable[[SEConfig], bool], study: SearchStudy
-) -> dict[SEConfig, str]:
-    """Enqueue the known answers and further configurations that are new; return their and the paper variants' names."""
+) -> tuple[dict[SEConfig, str], deque[SEConfig]]:
+    """Return the names of known answers, further configurations and paper variants, and those to try first, in order.
+
+    Those to try first are the known answers and further configurations that are new. None waits in the study before its
+    turn, or one that is interrupted would follow all others when the search resumes.
+    """
     names = {config: name for name, config in space.known_answers().items()}
     names |= {config: name for config, name in further.items() if config not in names}
     tried = tried_structures(study, space)
+    first: deque[SEConfig] = deque()
     for config, name in names.items():
         if not is_allowed(config):
             say(f"Skipped {name}: it exceeds {as_given('max_params')}.")
         elif space.structure(config) not in tried:
-            study.enqueue_trial(space.to_parameters(config))
+            first.append(config)
             tried.add(space.structure(config))
-    return {config: name for name, config in space.paper_variants().items()} | names
+    return {config: name for name, config in space.paper_variants().items()} | names, first
 
 
 def _line(number: int, measured: Mapping[str, Any], own: Iterable[str]) -> str:

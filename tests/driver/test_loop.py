@@ -54,6 +54,17 @@ def test_the_known_answers_come_first_and_the_budget_counts_distinct_networks(fi
     assert len(structures) == len(trials)
 
 
+def test_a_known_answer_that_was_interrupted_or_killed_comes_first_when_the_search_resumes(tmp_path):
+    study = load_study("digits", backbone="test_resnet", sampler="random")
+    space = SearchSpace("test_resnet", load_space("stages"))
+    with run_folder.open_folder(tmp_path / "run", study) as opened:
+        started = Trials(study, space, (1, 8, 8), opened, {})
+        started.interrupt(started.propose())
+        Trials(study, space, (1, 8, 8), opened, {}).propose()  # and killed
+        resumed = Trials(study, space, (1, 8, 8), opened, {})
+        assert [resumed.propose().named["name"] for _ in range(2)] == ["no SE", "uniform r=16"]
+
+
 def test_a_resume_reads_the_definition_of_its_folder_once(going_on, monkeypatch):
     folder, go_on = going_on
     read = []

@@ -181,7 +181,7 @@ def test_priors_are_tried_first_kept_and_not_analysed_again(tmp_path, monkeypatc
         run_search(study, tmp_path / "run", render=render_excitation)
     states = [trial.state for trial in load_trials(tmp_path / "run").get_trials()]
     assert states.count(TrialState.COMPLETE) == 2
-    assert set(states) == {TrialState.COMPLETE, TrialState.WAITING}
+    assert set(states) == {TrialState.COMPLETE}
     file.write_text(json.dumps(analysis))
     page.unlink()
     run_search(first, tmp_path / "run", render=render_excitation)
