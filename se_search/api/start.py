@@ -21,6 +21,7 @@ from ..study.objectives import OBJECTIVES
 from ..study.options import python_parameters, shows_parameters
 from ..tracking.tracking import Tracking
 from ..trials.evaluators import EvaluatorFactory
+from ..trials.folder import STUDY_FILE, read_definition
 from ..trials.images import check_text, with_absolute_paths
 from ..trials.trials import Measure
 from .run import Run
@@ -82,13 +83,16 @@ def search(  # noqa: PLR0913
         cluster=ClusterOptions(workers, ray, gpus_per_trial, latency_node),
         **arguments,
     )
-    with closing(Tracking(call.definition.track, call.folder)) as tracking:
+    track = call.definition.track
+    if track is None and (call.folder / STUDY_FILE).is_file():
+        track = read_definition(call.folder).track
+    with closing(Tracking(track, call.folder)) as tracking:
         run_search(
             call.definition, call.folder, call.evaluator, call.measures, render_excitation, call.cluster, tracking
         )
         run = Run(call.folder, call.evaluator)
         run.report()
-        if call.definition.track is not None:
+        if track is not None:
             trials, record = read_results(call.folder)
             tracking.log_results(record.curves, lambda: report_figures(trials, record))
     return run

@@ -7,6 +7,7 @@ from ..study.definitions import StudyDefinition
 _CHOSEN = (
     "device",
     "threads",
+    "track",
     "splits.cut",
     "latency.source",
     "latency.size",

@@ -7,11 +7,15 @@ import pytest
 from own_evaluators import Quick
 
 import se_search
+from se_search.api import start
 from se_search.data.load import load_data
 from se_search.errors import DefinitionError
 from se_search.study.files import load_study
+from se_search.tracking import tracking
+from se_search.tracking.tracker import Tracker
 from se_search.training.recipe import StepTimes, Training
 from se_search.trials.evaluators import choose_training
+from se_search.trials.folder import read_definition
 from se_search.trials.resume import with_choices_of
 
 AUTO = {"name": "supernet", "precision": "auto", "channels_last": "auto"}
@@ -98,6 +102,29 @@ def test_what_a_study_leaves_out_is_that_of_its_run_folder():
     resumed = with_choices_of(there, study(threads=2, device="cpu", evaluator={"precision": "float32"}))
     assert (resumed.threads, resumed.device, resumed.evaluator.precision) == (2, "cpu", "float32")
     assert with_choices_of(there, study(device="auto")).device == "cuda:1"
+
+
+@pytest.mark.usefixtures("unreported")
+def test_a_resumed_search_keeps_tracking_as_its_folder_says(tmp_path, monkeypatch):
+    opened = []
+
+    class Numbers(Tracker):
+        def __init__(self, folder, key):
+            self.trials = []
+            opened.append(self)
+
+        def log_trial(self, number, parameters, values):
+            self.trials.append(number)
+
+        log_curve = log_figure = close = lambda self, *given: None
+
+    monkeypatch.setattr(tracking, "_find", lambda package: Numbers)
+    monkeypatch.setattr(start, "report_figures", lambda *results: {})
+    more = {"backbone": "test_resnet", "evaluator": Quick, "latency": {"limit": 0.01, "size": "data"}, "out": tmp_path}
+    se_search.search(**more, budget=1, track="wandb")
+    se_search.search(**more, budget=2)
+    assert [one.trials for one in opened] == [[0], [1]]
+    assert read_definition(tmp_path).track == "wandb"
 
 
 @pytest.mark.usefixtures("unreported")
