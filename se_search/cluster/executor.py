@@ -138,6 +138,11 @@ class ClusterOptions:
         """Whether other processes evaluate trials."""
         return self.workers != 1 or self.ray is not None
 
+    @property
+    def parallel(self) -> int | None:
+        """Number of trials at once; ``None`` if the nodes of a cluster decide it."""
+        return None if self.ray is not None else self.workers
+
     def check(self, study: StudyDefinition) -> None:
         """Check that a study can be searched with these options.
 

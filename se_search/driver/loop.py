@@ -26,7 +26,7 @@ from ..results.power import power_of_run
 from ..study.definitions import StudyDefinition
 from ..study.space import SearchSpace
 from ..tracking.tracking import Tracking
-from ..training.distributed import take_part
+from ..training.distributed import rank, take_part
 from ..training.evaluator import Evaluator
 from ..trials.evaluators import (
     EvaluatorFactory,
@@ -119,7 +119,7 @@ def run_search(
         try:
             with (
                 counting_warnings(folder),
-                following(search.show_plan(folder, latency, count_finished(study), cluster.workers)),
+                following(search.show_plan(folder, latency, count_finished(study), cluster.parallel)),
             ):
                 with memory_told():
                     used.prepare(folder, space, progress_bar)
@@ -168,11 +168,11 @@ class _Search:
         """Run the backbone in its runtime, so that an unsupported one is rejected before hours of training."""
         return StudyLatency(self.definition, self.space, self.data.input_size, self.data.classes, folder)
 
-    def plan(self, folder: Path, latency: StudyLatency, done: int, parallel: int) -> Plan:
+    def plan(self, folder: Path, latency: StudyLatency, done: int, parallel: int | None) -> Plan:
         """Return :func:`se_search.driver.plan.make_plan` of the search."""
         return make_plan(self.definition, folder, self.space, self.data, self.evaluator, latency, done, parallel)
 
-    def show_plan(self, folder: Path, latency: StudyLatency, done: int, parallel: int) -> Schedule:
+    def show_plan(self, folder: Path, latency: StudyLatency, done: int, parallel: int | None) -> Schedule:
         """Print the plan if trials are left, and return its schedule."""
         if done >= self.definition.budget:
             return Schedule()
@@ -223,16 +223,19 @@ def plan_search(
 
     Raises:
         SeSearchError: If an argument is invalid.
+        SystemExit: On ranks above 0 of torchrun.
     """
     cluster = cluster or ClusterOptions()
     search = _prepare(definition, folder, evaluator, measures or {}, cluster)
+    if rank() > 0:  # one process of torchrun plans
+        raise SystemExit(0)
     search.definition.evaluator.check(folder, search.definition.backbone, search.data)
     done = 0
     if (folder / STORAGE_FILE).exists():
         with closing(load_trials(folder)) as study:
             done = count_finished(study)
     with closing(search.open_latency(folder)) as latency:
-        return search.plan(folder, latency, done, cluster.workers)
+        return search.plan(folder, latency, done, cluster.parallel)
 
 
 def _say_scope(definition: StudyDefinition) -> None:

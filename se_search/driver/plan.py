@@ -134,7 +134,7 @@ def make_plan(
     evaluator: Evaluator,
     latency: StudyLatency,
     done: int = 0,
-    parallel: int = 1,
+    parallel: int | None = 1,
 ) -> Plan:
     """Plan a search, with estimates from a few timed steps. Nothing is written, and random states stay as they are.
 
@@ -146,7 +146,7 @@ def make_plan(
         evaluator: Its evaluator, not prepared.
         latency: Its latency.
         done: Number of trials that are finished already.
-        parallel: Number of trials that run at once.
+        parallel: Number of trials that run at once; ``None`` if it is unknown.
     """
     points = math.prod(len(one.choices) for one in space.distributions.values())
     trials = max(min(definition.budget, points) - done, 0)
@@ -159,7 +159,10 @@ def make_plan(
             if isinstance(evaluator, EstimatingEvaluator):
                 effort = evaluator.estimate(folder, space)
                 before = effort.phases + before
-                trial = (effort.trial + _SECONDS_PER_PROPOSAL) / parallel + looks
+                if parallel is None:
+                    problem = "The nodes of the cluster decide how many trials run at once: their time is unknown."
+                else:
+                    trial = (effort.trial + _SECONDS_PER_PROPOSAL) / parallel + looks
                 per_trial = effort.trial_bytes + _BYTES_PER_ROW + _BYTES_PER_IMAGE * len(data.validation)
                 disk = _BYTES_OF_REPORT + effort.shared_bytes + trials * per_trial
             else:

@@ -9,6 +9,7 @@ from own_evaluators import Quick
 
 import se_search
 from se_search import SEConfig, parameter_overhead, progress
+from se_search.cluster.executor import ClusterOptions
 from se_search.data.load import load_data
 from se_search.driver.plan import find_corners
 from se_search.network.backbones import create_on_meta
@@ -63,6 +64,13 @@ def test_a_dry_run_of_a_finished_run_writes_nothing_and_plans_what_is_left(finis
     shown = capsys.readouterr().out
     for words in ("stage 2: ", "Evaluated first: no SE, uniform r=16", "Most parameters", "Estimated: about"):
         assert words in shown
+
+
+def test_how_long_trials_take_on_a_cluster_is_unknown(finished_run, monkeypatch):
+    monkeypatch.setattr(ClusterOptions, "check", lambda options, study: None)  # there is no cluster
+    plan = se_search.plan(study=str(finished_run / "tiny.yaml"), out=finished_run / "run", budget=10, ray="auto")
+    assert plan.seconds is None
+    assert "nodes of the cluster decide how many trials run at once" in plan.problem
 
 
 def test_the_plan_of_a_run_names_its_phases_in_their_order(finished_run):
