@@ -130,12 +130,13 @@ class _Grouped(TyperCommand):
 class _Result(NamedTuple):
     """What a command has found: functions that return it for JSON, and that print it.
 
-    JSON has each item of a list on a line of its own if ``lines``.
+    JSON has each item of a list on a line of its own if ``lines``. ``form`` is the option that chose another form.
     """
 
     content: Callable[[], Any]
     show: Callable[[], None]
     lines: bool = False
+    form: str = ""
 
 
 class _Output(NamedTuple):
@@ -161,6 +162,8 @@ class _Output(NamedTuple):
         if not self.as_json:
             result.show()
             return
+        if result.form:
+            raise DefinitionError(f"{result.form} and --json are two forms of one result: omit one of them")
         content = plain(result.content())
         for one in content if result.lines else [content]:
             for line in json.dumps(one, indent=None if result.lines else 2, allow_nan=False).splitlines():
@@ -842,7 +845,7 @@ def atlas(
         return _Result(lambda: {"page": page}, lambda: say(f"Atlas: {page}", to_copy=True))
     found = architectures(pattern)
     show = functools.partial(write_csv, found, sys.stdout) if as_csv else functools.partial(show_atlas, found)
-    return _Result(lambda: [describe(name) for name in found], show)
+    return _Result(lambda: [describe(name) for name in found], show, form="--csv" if as_csv else "")
 
 
 @_command()
