@@ -94,10 +94,11 @@ def _shallow(blocks: Sequence[ExcitedBlock], statistics: Sequence[GateStatistics
     first, others = _thirds([one.replicated_specificity for one in statistics])
     named = _named(blocks[: _first_third(blocks)])
     share = f"{in_words(first.estimate())} of the variance lies between classes in the first third ({named})"
+    difference = difference_in_words("accuracy", _less(first, others).estimate())
     found = _where_gates_vary(statistics, _is_agnostic_before_others)
     return found, (
         f"{share}, and {in_words(others.estimate())} in the other blocks; the difference is "
-        f"{in_words(_less(first, others).estimate(), '+')}{_constant_after(statistics)}."
+        f"{difference}{_constant_after(statistics)}."
     )
 
 
@@ -209,9 +210,9 @@ def _named(blocks: Sequence[ExcitedBlock]) -> str:
     return blocks[0].block if len(blocks) == 1 else f"{blocks[0].block} to {blocks[-1].block}"
 
 
-def in_words(share: Estimate, sign: str = "") -> str:
+def in_words(share: Estimate) -> str:
     """Format a share with its interval: 12.0 % [10.0, 14.0]."""
-    return percent_with_interval(share.value, share.low, share.high, decimals=1, sign=sign)
+    return percent_with_interval(share.value, share.low, share.high, decimals=1)
 
 
 def listed(estimate: Estimate) -> list[float]:
