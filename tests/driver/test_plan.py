@@ -73,6 +73,13 @@ def test_how_long_trials_take_on_a_cluster_is_unknown(finished_run, monkeypatch)
     assert "nodes of the cluster decide how many trials run at once" in plan.problem
 
 
+def test_one_process_of_torchrun_plans(finished_run, monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match=r"^0$"):
+        se_search.plan(study=str(finished_run / "tiny.yaml"), out=finished_run / "run", budget=10)
+
+
 def test_the_plan_of_a_run_names_its_phases_in_their_order(finished_run):
     shown = (finished_run / "output.txt").read_text()
     titles = ["Training the supernet", "Evaluating configurations", "Measuring the latency", "Writing the report"]
