@@ -91,7 +91,7 @@ def find_observations(
 def _shallow(blocks: Sequence[ExcitedBlock], statistics: Sequence[GateStatistics]) -> tuple[Found, str]:
     if len(blocks) == 1:
         return "cannot be told", "The network has only one block."
-    first, others = _thirds([one.replicated_specificity for one in statistics])
+    first, others = map(_as_shown, _thirds([one.replicated_specificity for one in statistics]))
     named = _named(blocks[: _first_third(blocks)])
     share = f"{in_words(first.estimate())} of the variance lies between classes in the first third ({named})"
     difference = difference_in_words("accuracy", _less(first, others).estimate())
@@ -156,6 +156,11 @@ def _less(one: Replicated, other: Replicated) -> Replicated:
     return Replicated(one.value - other.value, one.replicates - other.replicates)
 
 
+def _as_shown(share: Replicated) -> Replicated:
+    """Return an estimate of a share that is not negative, as :func:`in_words` and the page show it."""
+    return Replicated(max(share.value, 0.0), np.maximum(share.replicates, 0.0))
+
+
 def _first_third(blocks: Sequence[Any]) -> int:
     """Return the number of blocks in the first third, at least one."""
     return max(1, len(blocks) // 3)
@@ -211,8 +216,8 @@ def _named(blocks: Sequence[ExcitedBlock]) -> str:
 
 
 def in_words(share: Estimate) -> str:
-    """Format a share with its interval: 12.0 % [10.0, 14.0]."""
-    return percent_with_interval(share.value, share.low, share.high, decimals=1)
+    """Format a share with its interval: 12.0 % [10.0, 14.0]. An unbiased estimate can be negative; a share is not."""
+    return percent_with_interval(*(max(one, 0.0) for one in astuple(share)), decimals=1)
 
 
 def listed(estimate: Estimate) -> list[float]:

@@ -200,6 +200,7 @@ def test_the_papers_observations_are_judged_by_what_was_found(analysis):
     # A block that is always one, then two that only the class decides.
     assert (shallow["found"], deep["found"]) == ("seen", "seen")
     assert "0.0 % [0.0, 0.0]" in shallow["evidence"]
+    assert "the difference is -100.00 points [-100.00, -100.00]" in shallow["evidence"]
     assert saturated["found"] == "not seen"
     assert alike["found"] == "seen"
     assert "copies: 100.0 % [100.0, 100.0]" in alike["evidence"]
