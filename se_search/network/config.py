@@ -119,6 +119,12 @@ class SEConfig:
         placed = (one.structure for one in self.placed)
         return (*placed, *((site,) for site in self.removed), *((site, "constant") for site in self.constant))
 
+    def structure_at(self, sites: Collection[Site]) -> tuple[tuple[Any, ...], ...]:
+        """Key that is equal for configurations that do not differ at some sites."""
+        placed = (one for one in self.placed if one.site in sites)
+        removed, constant = (tuple(site for site in of if site in sites) for of in (self.removed, self.constant))
+        return replace(self, placed=tuple(placed), removed=removed, constant=constant).structure
+
     @property
     def attention(self) -> str:
         """The word for the kinds of its new blocks; SE without any."""

@@ -42,6 +42,7 @@ from .recipe import (
     load_weights,
     prepare_network,
 )
+from .shared_passes import SharedPasses
 from .tuning import Tuning
 
 WEIGHTS = "supernet.safetensors"
@@ -102,6 +103,7 @@ class Supernet:
             self._elastic[site] = create_elastic([block.on_grid(place.known_grid) for block in blocks], kept)
             attach(self.model, site, place, self._elastic[site])
         prepare_network(self.model, recipe, self.device)
+        self._passes = SharedPasses(self.model, self._elastic)
         names = {module: name for name, module in self.model.named_modules()}
         self._names = {site: names[elastic] for site, elastic in self._elastic.items()}
         self._statistics: dict[Any, dict[str, torch.Tensor]] = {}
@@ -222,6 +224,7 @@ class Supernet:
     def _forget(self) -> None:
         self._statistics.clear()
         self._gates.clear()
+        self._passes.forget()
 
     def evaluate(self, config: SEConfig) -> Evaluation:
         """Evaluate a configuration on the validation images after recalibrating normalisation statistics.
@@ -234,7 +237,8 @@ class Supernet:
             shape = [1, 1, 1, 1]
             shape[LAYOUTS[site.layout]] = -1
             self._elastic[site].fix(gate.reshape(shape))
-        return evaluate_network(self.model, self.data.validation, self.recipe.batch, self.device, self.recipe)
+        passes = self._passes.start("validation", config)
+        return evaluate_network(passes, self.data.validation, self.recipe.batch, self.device, self.recipe)
 
     def network(self, config: SEConfig) -> nn.Module:
         """Return the plain network of ``config`` with its slice of the shared weights, in evaluation mode on the CPU.
@@ -281,7 +285,8 @@ class Supernet:
             with autocast(self.recipe, self.device):
                 drawn = batches(self._calibration_images(), self.recipe.batch, workers=self.recipe.workers)
                 # Normalisation over a batch needs two images.
-                update_bn((one for one in drawn if len(one[0]) > 1), self.model, self.device)
+                passes = self._passes.start("calibration", config)
+                update_bn((one for one in drawn if len(one[0]) > 1), passes, self.device)
             if len(self._statistics) == _KEPT_STATISTICS:
                 del self._statistics[next(iter(self._statistics))]
             known = {name: buffer.clone() for name, buffer in self.model.named_buffers()}

@@ -110,6 +110,21 @@ def test_structure_is_equal_where_rounded_widths_are():
     assert first != second
 
 
+def test_the_structure_at_some_sites_does_not_depend_on_the_others():
+    early, late = SITES[:4], SITES[4:]
+    other = UNIFORM.without_sites(late[:2]).with_site(late[3], 4)
+    assert (
+        other.structure_at(early)
+        == UNIFORM.structure_at(early)
+        != UNIFORM.without_sites(early[1:2]).structure_at(early)
+    )
+    assert other.structure_at(late) != UNIFORM.structure_at(late)
+    assert other.structure_at(SITES) == other.structure
+    own = find_sites("mobilenetv3_small_050", position="existing")
+    changed = SEConfig("mobilenetv3_small_050", removed=own[:2], constant=own[2:4])
+    assert changed.structure_at(own[1:3]) == SEConfig("mobilenetv3_small_050", (), own[1:2], own[2:3]).structure
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
