@@ -28,7 +28,7 @@ from .style import (
     style_figure,
 )
 
-_WIDTH_OF_NOTES = 34
+_WIDTH_OF_NOTES = 27
 _SIGNIFICANCE = {True: ("significant", SHADES[2], "circle"), False: ("not significant", SOFT, "circle-open")}
 _Point = tuple[int, Sequence[float], str]  # place on the axis, effect with the ends of its interval, hover text
 

@@ -176,7 +176,7 @@ def _by_channel(figure: go.Figure, analysis: dict[str, Any]) -> go.Figure:
         height=220,
         showlegend=False,
         hovermode="x unified",
-        margin={"l": 10, "r": 10, "t": 10, "b": 10},
+        margin={"t": 10},
         xaxis={"title": {"font": {"size": 12}}},
         yaxis={"title": {"font": {"size": 12}}, "range": activation_range(analysis)},
     )

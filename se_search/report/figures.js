@@ -78,7 +78,9 @@ function isDrawn(place) {
 function setTheme(theme, all = false) {
   if (theme === document.documentElement.dataset.theme) return;
   document.documentElement.dataset.theme = theme;
-  for (const square of document.querySelectorAll("[data-colour]")) square.style.background = coloured(square.dataset.colour);
+  for (const one of document.querySelectorAll("[data-colour]")) {
+    one.style[one.tagName === "line" ? "stroke" : "background"] = coloured(one.dataset.colour);
+  }
   for (const place of drawn.values()) {
     if (all || near.has(place)) draw(place);
     else outdated.add(place);

@@ -125,7 +125,7 @@ def three_objectives(trials: pd.DataFrame, run: RunRecord) -> go.Figure | None:
         coloraxis={"colorscale": list(SCALE), "showscale": False},
         scene={
             **{name: axis | {"title": {"text": one.short_title, "font": {"size": 13}}} for name, one in axes.items()},
-            "camera": {"eye": {"x": -2.1, "y": -2.0, "z": 1.05}, "center": {"x": 0, "y": 0, "z": -0.15}},
+            "camera": {"eye": {"x": -2.4, "y": -2.3, "z": 1.2}, "center": {"x": 0, "y": 0, "z": -0.15}},
             "aspectmode": "cube",
         },
     )

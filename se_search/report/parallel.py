@@ -56,7 +56,7 @@ def parallel_coordinates(trials: pd.DataFrame, run: RunRecord) -> go.Figure:
                 y=place,
                 text=label,
                 textangle=angle,
-                borderpad=0,
+                borderpad=2,  # or a dashed line that ends at it would look like a minus sign
                 xanchor="right",
                 xshift=-7,
             )

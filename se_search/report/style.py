@@ -35,6 +35,7 @@ DARK: dict[str, str] = {
     FAINT_LINES: "rgba(168,176,189,0.36)",
     EMPTY_CELL: "rgba(168,176,189,0.16)",
     SCALE[0]: "#8a74d6",
+    PALETTE[0]: "#3d9be0",
     **dict(zip(SHADES, ("#eaf4ff", "#c6e0f7", "#93c5ec", "#5ea3d8", "#3a7fb8", "#2b6193"), strict=True)),
 }
 """Dark-page replacement of each theme-dependent colour of a light page.
@@ -45,6 +46,9 @@ SELECTABLE = {"selected": {"marker": {"opacity": 1, "size": 16}}, "unselected": 
 """Appearance of points in a selection."""
 LABEL: dict[str, Any] = {"showarrow": False, "font": {"size": 12, "color": INK}, "bgcolor": PAPER}
 """An annotation inside a figure."""
+
+
+_MODE_BAR = 36  # pixels at the right edge for Plotly's buttons, which would cover what is drawn there
 
 
 def cut(text: str, longest: int = 60) -> str:
@@ -112,8 +116,16 @@ def style_figure(figure: go.Figure, x_title: str, y_title: str) -> None:
         paper_bgcolor=CLEAR,
         plot_bgcolor=CLEAR,
         font={"family": _FONT, "size": 13, "color": INK},
-        margin={"l": 10, "r": 20, "t": 30, "b": 10},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left", "bgcolor": CLEAR},
+        margin={"l": 10, "r": _MODE_BAR, "t": 30, "b": 10},
+        legend={
+            "orientation": "h",
+            "y": 1.02,
+            "yanchor": "bottom",
+            "x": 0,
+            "xanchor": "left",
+            "bgcolor": CLEAR,
+            "font": {"size": 12},
+        },
         hoverlabel={"align": "left", "bgcolor": PAPER, "bordercolor": EDGE, "font": {"color": INK, "size": 13}},
         hovermode="closest",
         modebar={"orientation": "v", "bgcolor": CLEAR, "color": EDGE, "activecolor": SOFT},

@@ -221,7 +221,7 @@ def test_the_page_draws_the_analysis_offline_without_an_error(open_page, excitat
     found = page.locator(".observations li")
     assert found.count() == len(analysis["observations"]) > 0
     for index, one in enumerate(analysis["observations"]):
-        words = found.nth(index).inner_text()
+        words = found.nth(index).inner_text().replace("\u00a0", " ")
         assert words.split("\n")[0][2:] == one["found"]
         assert one["paper"] in words
         assert one["evidence"] in words
