@@ -77,7 +77,8 @@ def _add_published_results(app: Any, docname: str, source: list[str]) -> None:
 def _write_figure(app: Any, error: Exception | None) -> None:
     # The figure of evidence.md and the page of atlas.md, which need no network.
     if error is None and app.builder.format == "html":
-        published_gains(se_search.published_results()).write_html(Path(app.outdir, "published-gains.html"))
+        gains = published_gains(se_search.published_results())
+        gains.write_html(Path(app.outdir, "published-gains.html"), config={"displaylogo": False, "responsive": True})
         write_atlas(Path(app.outdir, "all-architectures.html"))
 
 

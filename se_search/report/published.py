@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from .style import PALETTE, error_bars, style_figure
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up")
+_MILLIONS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 def published_gains(results: pd.DataFrame) -> go.Figure:
@@ -39,7 +40,7 @@ def published_gains(results: pd.DataFrame) -> go.Figure:
         )
     style_figure(figure, "parameters without attention (millions)", "gain in top-1 accuracy (points)")
     figure.add_hline(y=0, line_width=1)
-    return figure.update_layout(height=480, xaxis={"type": "log", "dtick": "D2"})
+    return figure.update_layout(height=480, xaxis={"type": "log", "tickvals": _MILLIONS})
 
 
 def _hover(row: dict[object, object]) -> str:
