@@ -368,7 +368,8 @@ def measure_for_model(
             except Exception as error:  # a runtime can raise anything
                 raise EvaluationError(f"configuration {config.id} cannot be timed: {first_reason(error)}") from error
             write_text(file, measurements_to_json(measured))
-            advance()
+            ratio, done = measured[-1].ratio, f"{len(measured)}/{len(wanted)}"
+            advance(1, f"{done} latency ×{ratio.median:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]")
     return measured
 
 
