@@ -149,6 +149,15 @@ def test_what_needs_no_network_is_light(statement):
     assert "se_search" in loaded
 
 
+def test_scikit_learn_and_the_distributions_of_scipy_are_not_imported_with_the_package():
+    """They are a tenth of all imports, and few commands need them."""
+    for file in FILES:
+        at_once = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ImportFrom | ast.Import)]
+        loaded = {getattr(node, "module", None) or one.name for node in at_once for one in node.names}
+        loaded |= {f"{getattr(node, 'module', '')}.{one.name}" for node in at_once for one in node.names}
+        assert not {name for name in loaded if name.startswith(("sklearn", "scipy.stats"))}, file
+
+
 def test_every_public_name_is_there():
     assert set(se_search.__all__) <= set(dir(se_search))
     for name in se_search.__all__:

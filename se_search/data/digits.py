@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch.utils.data import Dataset, TensorDataset
 
 from .image_data import ImageData
@@ -170,11 +168,15 @@ def load_local_digits() -> ImageData:
 
 
 def _digits() -> tuple[torch.Tensor, torch.Tensor]:
+    from sklearn.datasets import load_digits  # a tenth of all imports, which only this and the split need
+
     digits = load_digits()
     return torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16, torch.tensor(digits.target)
 
 
 def _split(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    from sklearn.model_selection import train_test_split  # as above
+
     rest, test = train_test_split(range(len(labels)), test_size=397, stratify=labels, random_state=_SPLIT_SEED)
     train, validation = train_test_split(rest, test_size=400, stratify=labels[rest], random_state=_SPLIT_SEED)
     return torch.tensor(train), torch.tensor(validation), torch.tensor(test)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 from timm.data import create_dataset, create_transform, get_img_extensions, resolve_model_data_config
 from timm.utils.misc import natural_key
 
@@ -314,6 +313,8 @@ def _cut_by_contents(name: str, source: Source, absent: Sequence[str]) -> dict[s
 
 def _cut_by_order(name: str, source: Source, absent: Sequence[str]) -> dict[str, list[int]]:
     """Cut absent parts at random, stratified by class, as up to version 0.1.0: the order of the names matters."""
+    from sklearn.model_selection import train_test_split  # a tenth of all imports, for runs of version 0.1.0 only
+
     labels = np.asarray(source.labels)
     counts = _check_enough(name, source, len(absent))
     size = max(min(round(CUT_SHARE * len(labels)), CUT_LIMIT), len(counts))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import optuna
 import pandas as pd
 from optuna.trial import TrialState
-from scipy import optimize, stats
+from scipy import optimize, special
 
 from ..network.config import SEConfig
 from ..statistics import CONFIDENCE, Estimate, Interval, difference_in_words
@@ -416,7 +416,7 @@ def _regress(
         within = _variance_between_images(design, projection, free, by_image)
     freedom = len(values) - round(float(leverages.sum()))
     tail = (1 - CONFIDENCE) / 2 / (comparisons or max(int(known[1:].sum()), 1))
-    margins = np.sqrt(stats.t.isf(tail, freedoms) ** 2 * between + stats.norm.isf(tail) ** 2 * within)
+    margins = np.sqrt(special.stdtrit(freedoms, tail) ** 2 * between + special.ndtri(tail) ** 2 * within)
     intervals = {
         key: (float(effect), float(effect - margin), float(effect + margin)) if is_known else None
         for key, effect, margin, is_known in zip(columns, effects[1:], margins[1:], known[1:], strict=True)
@@ -460,7 +460,7 @@ def _noncentrality(statistic: float, lost: int, freedom: int, probability: float
     """Return the non-centrality of F at which the distribution function has this value at the statistic."""
 
     def excess(candidate: float) -> float:
-        return float(stats.ncf.cdf(statistic, lost, freedom, candidate)) - probability
+        return float(special.ncfdtr(lost, freedom, candidate, statistic)) - probability
 
     if excess(0.0) <= 0:
         return 0.0

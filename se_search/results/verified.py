@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from ..statistics import (
     CONFIDENCE,
@@ -367,7 +367,10 @@ def _better_than(outcomes: Mapping[str, npt.NDArray[Any]], quality: Objective) -
 
 
 def _share(part: int, of: int) -> Interval:
-    low, high = stats.binomtest(part, of).proportion_ci(CONFIDENCE, method="exact")
+    """Return a share of trainings with its exact interval (Clopper and Pearson 1934)."""
+    tail = (1 - CONFIDENCE) / 2
+    low = special.betaincinv(part, of - part + 1, tail) if part else 0.0
+    high = special.betaincinv(part + 1, of - part, 1 - tail) if part < of else 1.0
     return part / of, float(low), float(high)
 
 

@@ -14,8 +14,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.search_space import IntersectionSearchSpace
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from scipy.special import erfcx, logsumexp
-from scipy.stats import norm
+from scipy.special import erfcx, logsumexp, ndtr
 
 from .fronts import is_on_front
 from .gaussian_process import Array, GaussianProcess, Points, encode, fit
@@ -284,8 +283,13 @@ def _log_improvement(scaled: Array) -> Array:
     near = np.maximum(scaled, -1.0)
     far = np.clip(scaled, _ASYMPTOTIC, -1.0)
     rest = np.log1p(far * np.sqrt(np.pi / 2) * erfcx(-far / np.sqrt(2)))
-    tail = norm.logpdf(scaled) + np.where(scaled < _ASYMPTOTIC, -2 * np.log(np.maximum(-scaled, 1.0)), rest)
-    return np.where(scaled > -1, np.log(norm.pdf(near) + near * norm.cdf(near)), tail)
+    tail = _log_density(scaled) + np.where(scaled < _ASYMPTOTIC, -2 * np.log(np.maximum(-scaled, 1.0)), rest)
+    return np.where(scaled > -1, np.log(np.exp(_log_density(near)) + near * ndtr(near)), tail)
+
+
+def _log_density(scaled: Array) -> Array:
+    """Logarithm of the standard normal density."""
+    return -(scaled**2) / 2 - np.log(2 * np.pi) / 2
 
 
 def _choices(distribution: BaseDistribution) -> tuple[Any, ...]:
