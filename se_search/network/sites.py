@@ -215,10 +215,16 @@ def find_places(backbone: str | nn.Module, input_size: tuple[int, int, int] | No
 
 
 def find_places_once(model: nn.Module, backbone: str, arguments: Mapping[str, Any]) -> dict[Site, Place]:
-    """Cached :func:`find_places` for a bare network, by its architecture and arguments for ``timm.create_model``."""
-    if not all(isinstance(value, _PLAIN) for value in arguments.values()):
+    """Cached :func:`find_places` for a bare network, by its architecture and arguments for ``timm.create_model``.
+
+    A positive number of classes changes no site: it is left out, so that a search traces its backbone once.
+    """
+    varied = {name: value for name, value in arguments.items() if name != "num_classes" or not value}
+    if not varied:
+        return find_places(backbone)
+    if not all(isinstance(value, _PLAIN) for value in varied.values()):
         return find_places(model)
-    key = (backbone, *sorted(arguments.items()))
+    key = (backbone, *sorted(varied.items()))
     if key not in _places_of_created:
         _places_of_created[key] = find_places(model)
     return _places_of_created[key]

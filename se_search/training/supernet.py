@@ -26,7 +26,7 @@ from ..network.config import SEConfig
 from ..network.folding import fold_gates
 from ..network.gates import find_gates
 from ..network.insertion import attach, create_model, write_weights
-from ..network.sites import Site, find_places
+from ..network.sites import Site, find_places_once
 from ..progress import Phase
 from .distributed import Team, together
 from .evaluator import Effort, Evaluation, evaluate_network, time_images
@@ -96,7 +96,10 @@ class Supernet:
         self._options = network_options(backbone, data.input_size) | {"num_classes": data.classes}
         self.model = create_model(SEConfig(backbone), **self._options)
         self._elastic: dict[Site, Elastic] = {}
-        places = {(site.block, site.position): place for site, place in find_places(self.model).items()}
+        places = {
+            (site.block, site.position): place
+            for site, place in find_places_once(self.model, backbone, self._options).items()
+        }
         for site, blocks in groupby(widest, key=lambda block: block.site):
             place = places[site.block, site.position]
             kept = self.model.get_submodule(place.host) if place.side == "existing" else None

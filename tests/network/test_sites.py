@@ -8,6 +8,8 @@ import torch
 
 from se_search import PlacedSE, SEConfig, Site, create_model, find_sites
 from se_search.errors import BackboneError
+from se_search.network import sites
+from se_search.network.overhead import backbone_costs
 from se_search.network.sites import trace_backbone
 
 RESNETS = [
@@ -193,3 +195,18 @@ class Turned(torch.nn.Module):
 
     def forward(self, x):
         return self.block(x.transpose(1, 2)).mean(1)
+
+
+def test_a_backbone_is_traced_once_for_any_number_of_classes(monkeypatch):
+    traced, discover = [], sites._discover
+    monkeypatch.setattr(sites, "_discover", lambda *given: traced.append(given) or discover(*given))
+    monkeypatch.setattr(sites, "_places_of_created", {})
+    for cached in (sites._trace_by_name, backbone_costs):
+        cached.cache_clear()
+    config = SEConfig.uniform("test_resnet", 16)
+    for classes in (10, 1000):
+        create_model(config, num_classes=classes)
+    backbone_costs("test_resnet")
+    assert len(traced) == 1
+    create_model(config, in_chans=1)
+    assert len(traced) == 2
