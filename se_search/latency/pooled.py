@@ -1,7 +1,8 @@
 """Latency ratios estimated from all measurements of a run together."""
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,8 +34,6 @@ class PooledLatency:
     Attributes:
         configs: The measured configurations without repetition, in order of their first measurement.
         ratios: Estimated ratio of each, of shape (n,).
-        covariance: Joint covariance of the estimates, of shape (n, n), scaled such that quantiles of the normal
-            distribution give the intervals.
         freedom: Measured configurations beyond those that determine the costs.
         terms: A group of sites and ``"removed"`` or a term of a kind of attention, for each cost.
         costs: Share of the backbone's latency that each term adds; those of the smallest norm if the measurements
@@ -46,16 +45,34 @@ class PooledLatency:
 
     configs: tuple[SEConfig, ...]
     ratios: _Matrix
-    covariance: _Matrix
     freedom: int
     terms: tuple[tuple[SiteGroup, str], ...]
     costs: _Matrix
     costs_covariance: _Matrix
     deviation: float
+    _fit: "_Fit | None"
+    _places: Mapping[int, int]
+    """Place in the fit of each configuration but the bare backbone, by its index."""
+
+    @functools.cached_property
+    def covariance(self) -> _Matrix:
+        """Joint covariance of the ratios, of shape (n, n), scaled such that normal quantiles give the intervals."""
+        covariance = np.zeros((len(self.configs), len(self.configs)))
+        if self._fit is not None:
+            searched = list(self._places)
+            covariance[np.ix_(searched, searched)] = self._fit.covariance()
+        return covariance
 
     def estimate(self, index: int) -> Estimate:
         """Return the ratio of ``configs[index]`` with its 95 % interval."""
-        return _interval(float(self.ratios[index]), float(self.covariance[index, index]))
+        place = self._places.get(index)
+        variance = 0.0 if self._fit is None or place is None else self._fit.variance(place)
+        return _interval(float(self.ratios[index]), variance)
+
+    def estimates(self) -> list[Estimate]:
+        """Return the ratios of :attr:`configs` with their 95 % intervals."""
+        variances = self.covariance.diagonal().tolist()
+        return [_interval(ratio, variance) for ratio, variance in zip(self.ratios.tolist(), variances, strict=True)]
 
     def predict(self, config: SEConfig) -> Estimate:
         """Return the ratio of a configuration with its 95 % interval; that of a measured one is its estimate.
@@ -83,8 +100,16 @@ class PooledLatency:
         return _interval(value, self.deviation**2 + float(row @ self.costs_covariance @ row))
 
 
-def pool_latencies(measured: Sequence[MeasuredLatency]) -> PooledLatency:
-    """Estimate the ratio of each measured configuration from all measurements.
+def pool_latencies(measured: Iterable[MeasuredLatency]) -> PooledLatency:
+    """Estimate the ratio of each measured configuration from all measurements, with :class:`LatencyPool`."""
+    pool = LatencyPool()
+    for one in measured:
+        pool.add(one)
+    return pool.fit()
+
+
+class LatencyPool:
+    """Measurements from which the ratio of each measured configuration is estimated.
 
     It is a linear mixed model. A ratio is one plus the costs of the configuration's sites plus a deviation of its own,
     and a measurement adds its noise. Costs and deviations are the best linear unbiased predictors (Henderson 1975): a
@@ -99,42 +124,64 @@ def pool_latencies(measured: Sequence[MeasuredLatency]) -> PooledLatency:
 
     If the configurations are not more than the costs, each ratio is that of its measurements. A configuration may occur
     several times; its measurements are weighted by their inverse variances.
+
+    Attributes:
+        measured: The measurements in the order in which they were added.
     """
-    variances, freedoms = _noise([one.ratio for one in measured])
-    configs = tuple(dict.fromkeys(one.config for one in measured))
-    place = {config: index for index, config in enumerate(configs)}
-    searched = [index for index, config in enumerate(configs) if not _is_backbone(config)]
-    counted = [count_terms(configs[index]) for index in searched]
-    terms = tuple(sorted({term for amounts in counted for term in amounts}))
-    rows = np.array([[amounts.get(term, 0.0) for term in terms] for amounts in counted])
-    ratios, covariance = np.ones(len(configs)), np.zeros((len(configs), len(configs)))
-    if not terms:
-        return PooledLatency(configs, ratios, covariance, 0, (), np.empty(0), np.empty((0, 0)), 0.0)
 
-    basis, transform = _basis(rows)
-    freedom = len(searched) - basis.shape[1]
-    if freedom >= 1:
-        variances, freedoms = _moderated(variances, freedoms, np.array([one.ratio.rounds for one in measured]))
-    of_config = np.array([place[one.config] for one in measured])
-    weights = np.array([(of_config == index) / variances for index in searched])
-    noise = 1 / weights.sum(1)
-    extra = noise * (weights @ np.array([one.ratio.median for one in measured])) - 1
-    freedoms = weights.sum(1) ** 2 / (weights**2 / freedoms).sum(1)
+    def __init__(self) -> None:
+        self.measured: list[MeasuredLatency] = []
+        # What a configuration costs is counted once: a search fits after each of thousands of trials.
+        self._index: dict[SEConfig, int] = {}
+        self._amounts: list[dict[tuple[SiteGroup, str], float] | None] = []  # None: the bare backbone
+        self._of_config: list[int] = []
 
-    fit = _integrate(basis, extra, noise)
-    scale = _t_quantiles(_freedom_of_estimates(fit, basis, noise, freedoms)) / normal_quantile(CONFIDENCE)
-    ratios[searched] = np.maximum(1 + fit.values, _SMALLEST)
-    covariance[np.ix_(searched, searched)] = fit.covariance * np.outer(scale, scale)
-    return PooledLatency(
-        configs,
-        ratios,
-        covariance,
-        freedom,
-        terms,
-        transform @ fit.coefficients,
-        transform @ fit.coefficients_covariance @ transform.T,
-        fit.deviation,
-    )
+    def add(self, one: MeasuredLatency) -> int:
+        """Add a measurement; return the index of its configuration."""
+        self.measured.append(one)
+        index = self._index.setdefault(one.config, len(self._index))
+        if index == len(self._amounts):
+            self._amounts.append(None if _is_backbone(one.config) else count_terms(one.config))
+        self._of_config.append(index)
+        return index
+
+    def fit(self) -> PooledLatency:
+        """Estimate the ratios."""
+        configs, ratios = tuple(self._index), np.ones(len(self._index))
+        priced = {index: amounts for index, amounts in enumerate(self._amounts) if amounts is not None}
+        searched = list(priced)
+        terms = tuple(sorted({term for amounts in priced.values() for term in amounts}))
+        if not terms:
+            return PooledLatency(configs, ratios, 0, (), np.empty(0), np.empty((0, 0)), 0.0, None, {})
+        rows = np.array([[amounts.get(term, 0.0) for term in terms] for amounts in priced.values()])
+        basis, transform = _basis(rows)
+        freedom = len(searched) - basis.shape[1]
+
+        found = [one.ratio for one in self.measured]
+        variances, freedoms = _noise(found)
+        if freedom >= 1:
+            variances, freedoms = _moderated(variances, freedoms, np.array([one.rounds for one in found]))
+        # Sums over the measurements of each configuration.
+        count, of_config = len(configs), np.array(self._of_config)
+        weights = np.bincount(of_config, 1 / variances, count)[searched]
+        medians = np.array([one.median for one in found])
+        extra = np.bincount(of_config, medians / variances, count)[searched] / weights - 1
+        freedoms = weights**2 / np.bincount(of_config, 1 / (variances**2 * freedoms), count)[searched]
+
+        fit = _integrate(basis, extra, 1 / weights, freedoms)
+        ratios[searched] = np.maximum(1 + fit.mean, _SMALLEST)
+        coefficients, covariance = fit.coefficients()
+        return PooledLatency(
+            configs,
+            ratios,
+            freedom,
+            terms,
+            transform @ coefficients,
+            transform @ covariance @ transform.T,
+            fit.deviation,
+            fit,
+            {index: place for place, index in enumerate(searched)},
+        )
 
 
 def _t_quantiles(freedom: _Matrix) -> _Matrix:
@@ -143,27 +190,100 @@ def _t_quantiles(freedom: _Matrix) -> _Matrix:
 
 
 class _Fit(NamedTuple):
-    """Posterior means and covariances of a mixed model."""
+    """A mixed model at candidates of the deviations' standard deviation, with their posterior density.
 
+    Attributes:
+        basis: Orthonormal basis of the columns, of shape (n, costs).
+        noise: Variance of the noise of each configuration, of shape (n,).
+        freedoms: Degrees of freedom of these, of shape (n,).
+        deviations: The candidates, of shape (k,).
+        density: Their posterior probabilities, of shape (k,).
+        fitted: Coefficients of the basis, of shape (k, costs).
+        uncertain: Their covariances, of shape (k, costs, costs).
+        values: Ratios minus one, of shape (k, n).
+    """
+
+    basis: _Matrix
+    noise: _Matrix
+    freedoms: _Matrix
+    deviations: _Matrix
+    density: _Matrix
+    fitted: _Matrix
+    uncertain: _Matrix
     values: _Matrix
-    covariance: _Matrix
-    coefficients: _Matrix
-    coefficients_covariance: _Matrix
-    deviation: float
+
+    @property
+    def mean(self) -> _Matrix:
+        """Posterior means of the ratios minus one, of shape (n,)."""
+        return self.density @ self.values
+
+    @property
+    def deviation(self) -> float:
+        """Root mean square of the deviations' standard deviation."""
+        return math.sqrt(float(self.density @ self.deviations**2))
+
+    def coefficients(self) -> tuple[_Matrix, _Matrix]:
+        """Return the posterior means and the covariance of the coefficients."""
+        mean = self.density @ self.fitted
+        spread = self.fitted - mean
+        return mean, np.einsum("k,kij->ij", self.density, self.uncertain) + (spread.T * self.density) @ spread
+
+    def variance(self, place: int) -> float:
+        """Return an element of the diagonal of :meth:`covariance`."""
+        here = np.array([place])
+        own, left, right = self._spreads(here)
+        variances = own + (left * right).sum(1)
+        return float((variances * self._scales(variances, here) ** 2)[0])
+
+    def covariance(self) -> _Matrix:
+        """Return the posterior covariance of the ratios, scaled by the quantiles of Student's t distributions."""
+        everything = np.arange(len(self.noise))
+        own, left, right = self._spreads(everything)
+        covariance = left @ right.T
+        covariance[np.diag_indices_from(covariance)] += own
+        scales = self._scales(np.diag(covariance), everything)
+        return np.asarray(covariance * np.outer(scales, scales))
+
+    def _spreads(self, places: npt.NDArray[np.int64]) -> tuple[_Matrix, _Matrix, _Matrix]:
+        """Return the variances that ratios do not share, and two matrices whose product has what they share."""
+        squares, noise = self.deviations[:, None] ** 2, self.noise[places]
+        noise_share = noise / (squares + noise)
+        shrunk = noise_share[:, :, None] * self.basis[places]
+        spread = (self.values[:, places] - self.mean[places])[:, :, None]
+        right = np.concatenate([spread, shrunk], axis=2)
+        left = self.density[:, None, None] * np.concatenate([spread, shrunk @ self.uncertain], axis=2)
+        left, right = (one.transpose(1, 0, 2).reshape(len(places), -1) for one in (left, right))
+        return self.density @ (squares * noise_share), left, right
+
+    def _scales(self, variances: _Matrix, places: npt.NDArray[np.int64]) -> _Matrix:
+        """Return the quantiles of Student's t distributions of estimates over that of the normal distribution.
+
+        The degrees of freedom of an estimate's variance follow from those of the measurements (Satterthwaite 1946). Its
+        derivative by the variance of a measurement is the square of the measurement's weight in the estimate.
+        """
+        noise_share = 1 / (self.deviation**2 + self.noise)
+        weighted = self.basis.T * noise_share
+        noise_share = self.noise * noise_share
+        shrunk = noise_share[places][:, None] * self.basis[places]
+        share = shrunk @ np.linalg.solve(weighted @ self.basis, weighted)
+        share[np.arange(len(places)), places] += 1 - noise_share[places]
+        freedoms = variances**2 / (np.square(np.square(share)) @ (self.noise**2 / self.freedoms))
+        return _t_quantiles(freedoms) / normal_quantile(CONFIDENCE)
 
 
-def _integrate(basis: _Matrix, extra: _Matrix, noise: _Matrix) -> _Fit:
+def _integrate(basis: _Matrix, extra: _Matrix, noise: _Matrix, freedoms: _Matrix) -> _Fit:
     """Fit the mixed model at many standard deviations of the deviation, and average over their likelihood."""
-    freedom = max(len(extra) - basis.shape[1], 1)
+    count, costs = basis.shape
+    freedom = max(count - costs, 1)
     residuals = extra - basis @ (basis.T @ extra)
     typical = math.sqrt(float(np.median(noise)))
     largest = 10 * max(typical, math.sqrt(float(residuals @ residuals) / freedom))
     deviations = np.geomspace(typical / 100, largest, _DEVIATIONS)
-    squares = deviations[:, None] ** 2
 
-    weights = 1 / (squares + noise)
-    information = (basis.T * weights[:, None, :]) @ basis
-    uncertain = np.linalg.inv(information)
+    weights = 1 / (deviations[:, None] ** 2 + noise)
+    products = (basis[:, :, None] * basis[:, None]).reshape(count, -1)
+    information = (weights @ products).reshape(-1, costs, costs)
+    uncertain = np.asarray(np.linalg.inv(information), dtype=float)
     coefficients = np.einsum("kij,kj->ki", uncertain, (weights * extra) @ basis)
     residuals = extra - coefficients @ basis.T
     # Restricted likelihood; the candidates' distances grow with them, which a uniform prior has to undo.
@@ -172,35 +292,8 @@ def _integrate(basis: _Matrix, extra: _Matrix, noise: _Matrix) -> _Fit:
     )
     density = np.exp(log_density - log_density.max())
     density /= density.sum()
-
-    noise_share = noise * weights
-    values = extra - noise_share * residuals
-    mean, mean_coefficients = density @ values, density @ coefficients
-    covariance = np.diag(density @ (squares * noise_share))
-    covariance += ((values - mean).T * density) @ (values - mean)
-    for share, one, probability in zip(noise_share, uncertain, density, strict=True):
-        shrunk = share[:, None] * basis
-        covariance += probability * (shrunk @ one @ shrunk.T)
-    spread = coefficients - mean_coefficients
-    return _Fit(
-        mean,
-        covariance,
-        mean_coefficients,
-        np.einsum("k,kij->ij", density, uncertain) + (spread.T * density) @ spread,
-        math.sqrt(float(density @ deviations**2)),
-    )
-
-
-def _freedom_of_estimates(fit: _Fit, basis: _Matrix, noise: _Matrix, freedoms: _Matrix) -> _Matrix:
-    """Return the degrees of freedom of each estimate's variance (Satterthwaite 1946).
-
-    The derivative of an estimate's variance by that of a measurement is the square of the measurement's weight in it.
-    """
-    weights = 1 / (fit.deviation**2 + noise)
-    shrunk = (noise * weights)[:, None] * basis
-    share = shrunk @ np.linalg.solve((basis.T * weights) @ basis, basis.T * weights)
-    share += np.diag(1 - noise * weights)
-    return np.asarray(np.diag(fit.covariance) ** 2 / ((share**2 * noise) ** 2 / freedoms).sum(1))
+    values = extra - noise * weights * residuals
+    return _Fit(basis, noise, freedoms, deviations, density, coefficients, uncertain, values)
 
 
 def combine_ratios(ratios: Sequence[Ratio]) -> Estimate:

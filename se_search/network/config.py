@@ -251,6 +251,12 @@ class SEConfig:
 
 
 @functools.lru_cache(maxsize=4096)
+def read_config(text: str) -> SEConfig:
+    """Read a configuration as :meth:`SEConfig.from_json`, with a cache."""
+    return SEConfig.from_json(text)
+
+
+@functools.lru_cache(maxsize=4096)
 def _forward_order(site: Site) -> tuple[Any, ...]:
     return site.stage, natural_key(site.block), site.position
 

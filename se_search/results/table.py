@@ -1,6 +1,5 @@
 """Results of a study: the table of trials, the Pareto front, and the gain from attention."""
 
-import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
@@ -11,7 +10,7 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from ..network.attention import DEFAULT_KIND, KINDS
-from ..network.config import SEConfig
+from ..network.config import read_config as read_config
 from ..statistics import CONFIDENCE, Estimate, Interval, confidence_of_each, crossed_difference, difference_in_words
 from ..study.objectives import COLUMNS, OBJECTIVES, Objective
 from ..trials.notes import PREDICTED, converting_foreign_trial_errors, quality_of, unpack
@@ -244,12 +243,6 @@ def _row(trial: FrozenTrial, columns: Iterable[str]) -> dict[str, Any]:
             "seconds": seconds if seconds >= 0 else math.nan,  # negative: the clock was set back meanwhile
         }
     )
-
-
-@functools.lru_cache(maxsize=4096)
-def read_config(text: str) -> SEConfig:
-    """Read the configuration of a trial, with a cache."""
-    return SEConfig.from_json(text)
 
 
 def _advantage(trial: FrozenTrial, none: FrozenTrial, quality: Objective, confidence: float) -> Advantage:

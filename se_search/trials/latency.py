@@ -26,7 +26,7 @@ from ..latency.comparable import check_same_conditions
 from ..latency.isolated import IsolatedMeter
 from ..latency.meter import LatencyConditions, LatencyMeter, Ratio
 from ..latency.other_device import OtherDevice
-from ..latency.pooled import PooledLatency, pool_latencies
+from ..latency.pooled import LatencyPool, PooledLatency, pool_latencies
 from ..network.backbones import backbone_input_size, network_options
 from ..network.config import SEConfig
 from ..network.insertion import create_model
@@ -117,7 +117,7 @@ class StudyLatency:
             found = copied if folder and copied.is_file() and not file.exists() else file
             self._meter = OtherDevice(found, definition.backbone, self.size)
             self._model = _model_of(self._meter, space, definition.seed)
-        self._measurements: list[MeasuredLatency] = []
+        self._pool = LatencyPool()
         self._first: Mapping[str, Any] = {}
 
     def close(self) -> None:
@@ -156,7 +156,8 @@ class StudyLatency:
             return
         with converting_foreign_trial_errors():
             before = pooled_trials(study)
-        self._measurements = before.measurements if before else []
+        for one in before.measurements if before else ():
+            self._pool.add(one)
         self._first = first.to_dict()
         if not elsewhere:
             try:
@@ -207,8 +208,8 @@ class StudyLatency:
         """Return the attributes of :meth:`measured`; a ratio that is pooled is the one that all measurements give."""
         if not self._is_pooled:
             return measured
-        self._measurements.append(MeasuredLatency(config, read_look(measured)))
-        return measured | pooled_columns(pool_latencies(self._measurements), config)
+        index = self._pool.add(MeasuredLatency(config, read_look(measured)))
+        return measured | pooled_columns(self._pool.fit().estimate(index))
 
     def looks_left(self, study: optuna.Study) -> int:
         """Return how many further measurements a study with pooled latencies may have."""

@@ -1,11 +1,12 @@
 """The attributes that a search stores with its study and trials."""
 
 import base64
+import copy
 import io
 import math
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 from optuna.exceptions import ExperimentalWarning
+from optuna.storages import InMemoryStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from ..data.fingerprint import describe_difference
@@ -23,7 +26,7 @@ from ..errors import RunFolderError
 from ..latency.meter import LatencyConditions
 from ..study.definitions import StudyDefinition
 from ..study.objectives import Objective, quality_among
-from .pooling import pooled_trials
+from .pooling import keep_pooled, pooled_trials
 
 _MAX_BYTES = 2**25  # a text of a third-party study can decompress to any size
 _MAX_LOSSES = 4096  # per seed: the packed text stays below 25 kB
@@ -100,15 +103,31 @@ def with_measured_latency(study: optuna.Study) -> optuna.Study:
         if not measured:
             return study
         names = list(study.metric_names or ())
+        trials = [
+            _with_latency(trial, measured[trial.number], names) if trial.number in measured else trial
+            for trial in study.get_trials(deepcopy=False)
+        ]
         with errors_of_optuna_only():  # Optuna would log the creation of the study
-            merged = optuna.create_study(directions=study.directions)
+            merged = _StudyOf(study.directions, trials)
             merged.set_metric_names(names)
         for name, value in study.user_attrs.items():
             merged.set_user_attr(name, value)
-        for trial in study.get_trials(deepcopy=False):
-            note = measured.get(trial.number)
-            merged.add_trial(trial if note is None else _with_latency(trial, note, names))
+        keep_pooled(study, merged)
         return merged
+
+
+class _StudyOf(optuna.Study):
+    """A study in memory that has given trials: Optuna would copy and check each of thousands."""
+
+    def __init__(self, directions: Sequence[StudyDirection], trials: Sequence[FrozenTrial]) -> None:
+        storage = InMemoryStorage()
+        super().__init__(optuna.create_study(storage=storage, directions=directions).study_name, storage)
+        self._given = trials
+
+    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
+        """Return the trials, or those of some states."""
+        found = [trial for trial in self._given if states is None or trial.state in states]
+        return copy.deepcopy(found) if deepcopy else found
 
 
 @contextmanager
@@ -141,6 +160,7 @@ def _with_latency(trial: FrozenTrial, note: dict[str, Any], names: Sequence[str]
         user_attrs=trial.user_attrs | note,
         constraints=limits,
     )
+    changed.number = trial.number
     changed.datetime_start, changed.datetime_complete = trial.datetime_start, trial.datetime_complete
     return changed
 

@@ -4,16 +4,18 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from ..latency.additive import MeasuredLatency, checked_ratio
 from ..latency.meter import LatencyConditions, Ratio
-from ..latency.pooled import PooledLatency, combine_ratios, pool_latencies
-from ..network.config import SEConfig
+from ..latency.pooled import LatencyPool, PooledLatency, combine_ratios
+from ..network.config import read_config
+from ..statistics import Estimate
 
 LOOKS = "latency_looks:"
 """Prefix of study attributes; with a trial's number, the list of its latency measurements after the first."""
@@ -26,10 +28,12 @@ class PooledTrials:
     Attributes:
         measured: The measurements of each trial, by its number.
         pooled: Latencies of their configurations.
+        places: Index of the configuration of each trial in these.
     """
 
     measured: Mapping[int, tuple[MeasuredLatency, ...]]
     pooled: PooledLatency
+    places: tuple[int, ...]
 
     @property
     def measurements(self) -> list[MeasuredLatency]:
@@ -44,29 +48,24 @@ class PooledTrials:
     @property
     def ratios(self) -> npt.NDArray[np.float64]:
         """Latency ratio of each trial, of shape (trials,)."""
-        return self.pooled.ratios[self._places]
+        return self.pooled.ratios[list(self.places)]
 
     @property
     def covariance(self) -> npt.NDArray[np.float64]:
         """Joint covariance of the ratios, of shape (trials, trials), for intervals by normal quantiles."""
-        return self.pooled.covariance[np.ix_(self._places, self._places)]
-
-    @property
-    def _places(self) -> list[int]:
-        of_config = {config: place for place, config in enumerate(self.pooled.configs)}
-        return [of_config[measured[0].config] for measured in self.measured.values()]
+        return self.pooled.covariance[np.ix_(self.places, self.places)]
 
     def notes(self) -> dict[int, dict[str, Any]]:
         """Return the attributes of each trial: its pooled latency, and its own measurements together."""
+        estimates = self.pooled.estimates()
         return {
-            number: pooled_columns(self.pooled, measured[0].config) | _measured_columns([one.ratio for one in measured])
-            for number, measured in self.measured.items()
+            number: pooled_columns(estimates[place]) | _measured_columns([one.ratio for one in measured])
+            for (number, measured), place in zip(self.measured.items(), self.places, strict=True)
         }
 
 
-def pooled_columns(pooled: PooledLatency, config: SEConfig) -> dict[str, float]:
-    """Return the pooled latency of a measured configuration by the names of a trial's attributes."""
-    estimate = pooled.predict(config)
+def pooled_columns(estimate: Estimate) -> dict[str, float]:
+    """Return a pooled latency by the names of a trial's attributes."""
     return {"latency_ratio": estimate.value, "latency_low": estimate.low, "latency_high": estimate.high}
 
 
@@ -97,22 +96,38 @@ def read_look(notes: Mapping[str, Any]) -> Ratio:
 def pooled_trials(study: optuna.Study) -> PooledTrials | None:
     """Pool the latencies of a study's finished trials; ``None`` if its latencies are not pooled.
 
-    The result depends on the stored measurements only.
+    The result depends on the stored measurements only. It is kept until there are more: finished trials do not change.
 
     Raises:
         ValueError: If measurements were not written by se-search, or another exception of
             :data:`se_search.trials.notes.FOREIGN`.
     """
     looks = further_looks(study)
-    measured = {}
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    stored = len(trials), sum(map(len, looks.values()))
+    if study not in _kept or _kept[study][0] != stored:
+        _kept[study] = stored, _pool(trials, looks)
+    return _kept[study][1]
+
+
+def keep_pooled(study: optuna.Study, other: optuna.Study) -> None:
+    """Let :func:`pooled_trials` return the same for a copy of a study, which it has pooled before."""
+    _kept[other] = _kept[study]
+
+
+_kept: WeakKeyDictionary[optuna.Study, tuple[tuple[int, int], PooledTrials | None]] = WeakKeyDictionary()
+
+
+def _pool(trials: Sequence[FrozenTrial], looks: Mapping[int, Sequence[Mapping[str, Any]]]) -> PooledTrials | None:
+    pool, measured, places = LatencyPool(), {}, []
+    for trial in trials:
         if "latency_look" in trial.user_attrs:
-            config = SEConfig.from_json(trial.user_attrs["config"])
+            config = read_config(trial.user_attrs["config"])
             notes = [trial.user_attrs, *looks.get(trial.number, ())]
             measured[trial.number] = tuple(MeasuredLatency(config, read_look(one)) for one in notes)
-    if not measured:
-        return None
-    return PooledTrials(measured, pool_latencies(list(itertools.chain(*measured.values()))))
+            (place,) = {pool.add(one) for one in measured[trial.number]}
+            places.append(place)
+    return PooledTrials(measured, pool.fit(), tuple(places)) if measured else None
 
 
 def further_looks(study: optuna.Study) -> dict[int, list[dict[str, Any]]]:

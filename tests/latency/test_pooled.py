@@ -10,9 +10,10 @@ from test_additive import BACKBONE, CONDITIONS, configuration, design, draw, rat
 
 from se_search import SEConfig
 from se_search.errors import ConfigurationError
+from se_search.latency import pooled as pooled_latency
 from se_search.latency.additive import MeasuredLatency, count_terms
 from se_search.latency.meter import Ratio
-from se_search.latency.pooled import pool_latencies
+from se_search.latency.pooled import LatencyPool, pool_latencies
 from se_search.statistics import two_stage_mean
 
 
@@ -81,6 +82,22 @@ def test_a_noisy_measurement_does_not_win_a_place_and_the_values_are_those_of_he
     assert estimate.value == pytest.approx(truth, abs=0.02)
     assert estimate.low < truth < estimate.high
     assert pooled.ratios.argmax() == len(configs) - 1 or estimate.value > np.median(pooled.ratios)
+
+
+def test_a_search_counts_the_costs_of_each_configuration_once_and_computes_one_interval(monkeypatch):
+    counts = []
+    monkeypatch.setattr(pooled_latency, "count_terms", lambda config: counts.append(config) or count_terms(config))
+    random = np.random.default_rng(0)
+    configs = list(dict.fromkeys(design(random, 20)))
+    pool = LatencyPool()
+    for config in (*configs, *configs[:5]):
+        index = pool.add(MeasuredLatency(config, ratio_of(true_ratio(config), 0.003)))
+        fit = pool.fit()
+        assert fit.configs[index] == config
+        alone = fit.estimate(index)
+        assert "covariance" not in vars(fit)
+        assert astuple(alone) == pytest.approx(astuple(fit.estimates()[index]))
+    assert counts == [config for config in configs if config.placed]
 
 
 def test_with_no_more_configurations_than_costs_each_keeps_its_measurement_and_its_interval():

@@ -14,7 +14,7 @@ from se_search.driver.loop import run_search
 from se_search.errors import RunFolderError
 from se_search.latency.additive import MeasuredLatency
 from se_search.latency.meter import LatencyMeter, Ratio
-from se_search.latency.pooled import pool_latencies
+from se_search.latency.pooled import LatencyPool, pool_latencies
 from se_search.network.config import SEConfig
 from se_search.network.insertion import create_model_on_meta
 from se_search.network.overhead import count_flops
@@ -101,6 +101,14 @@ def test_tables_show_the_pooled_ratio_and_the_measured_one(tmp_path, looks):
     # Together the ratios are more certain than each alone.
     wide = trials["latency_measured_high"] - trials["latency_measured_low"]
     assert ((trials["latency_high"] - trials["latency_low"]) / wide)[1:].median() < 1
+
+
+def test_a_report_pools_the_latencies_of_a_run_once(tmp_path, looks, monkeypatch):
+    search(tmp_path / "run")
+    fits, fit = [], LatencyPool.fit
+    monkeypatch.setattr(LatencyPool, "fit", lambda pool: fits.append(pool) or fit(pool))
+    load_run(tmp_path / "run").report()
+    assert len(fits) == 1
 
 
 def test_an_interrupted_run_resumes_its_further_measurements_and_a_finished_one_makes_none(
