@@ -116,7 +116,10 @@ class DistinctSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Propose the parameters of a new, allowed configuration."""
+        """Propose the parameters of a new, allowed configuration; those of an enqueued trial are its own."""
+        enqueued = trial.system_attrs.get("fixed_params", {})
+        if search_space.keys() <= enqueued.keys():
+            return {name: enqueued[name] for name in search_space}
         for _ in range(_GP_PROPOSALS if isinstance(self._base, GPSampler) else _PROPOSALS):
             joint = self._base.infer_relative_search_space(study, trial)
             proposal = self._base.sample_relative(study, trial, joint)
@@ -135,7 +138,7 @@ class DistinctSampler(BaseSampler):
             proposal = self._space.canonical(drawn)
             if self._is_new_and_allowed(proposal):
                 return proposal
-        # The space is exhausted only when Optuna asks for an enqueued trial, which ignores the proposal.
+        # Nothing is left only if it was not asked before (is_exhausted).
         return self._first_left() or next(self._space.enumerate())
 
     def sample_independent(

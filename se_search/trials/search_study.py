@@ -3,13 +3,15 @@
 import functools
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import orm, text
 from sqlalchemy.engine import URL
 
@@ -20,9 +22,10 @@ LOCK_LIMIT = 30.0
 
 
 class SearchStudy(optuna.Study):
-    """The Optuna study in a database file, which can group writes into one transaction.
+    """The Optuna study in a database file, which can group reads, and group writes into one transaction.
 
-    Optuna commits each parameter and each attribute of a trial separately, and each commit waits for the disk.
+    Optuna commits each parameter and each attribute of a trial separately, and each commit waits for the disk. It reads
+    the new trials whenever somebody asks for a list.
     """
 
     def __init__(self, file: Path) -> None:
@@ -30,7 +33,46 @@ class SearchStudy(optuna.Study):
         self._engine = storage.engine
         self._sessions: orm.scoped_session[Any] = orm.scoped_session(orm.sessionmaker(self._engine, class_=_Session))
         storage.scoped_session = self._sessions  # Optuna's storage writes through it
+        self._reads_once, self._read = False, list[FrozenTrial]()
         super().__init__(STUDY_NAME, storage)
+
+    @contextmanager
+    def reading_once(self) -> Iterator[None]:
+        """Read the trials when the block begins; ``get_trials(deepcopy=False)`` shows these throughout."""
+        self._read = super().get_trials(deepcopy=False)
+        self._reads_once = True
+        try:
+            yield
+        finally:
+            self._reads_once = False
+
+    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
+        """Return the trials as Optuna does, or those of :meth:`reading_once`."""
+        if deepcopy or not self._reads_once:
+            return super().get_trials(deepcopy, states)
+        return [trial for trial in self._read if states is None or trial.state in states]
+
+    def ask_all(self, distributions: Mapping[str, BaseDistribution]) -> tuple[Trial, dict[str, Any]]:
+        """Start a trial as ``ask(distributions)`` does, and store its parameters together, within :meth:`at_once`.
+
+        The sampler proposes all of them, also those of an enqueued trial.
+
+        Returns:
+            The trial, which does not know its parameters, and these.
+        """
+        trial = self.ask()
+        parameters = {name: trial.relative_params[name] for name in distributions}
+        rows = [
+            {
+                "name": name,
+                "value": one.to_internal_repr(parameters[name]),
+                "distribution": distribution_to_json(one),
+                "number": trial.number,
+            }
+            for name, one in distributions.items()
+        ]
+        self._sessions().execute(_ADD_PARAMETER, rows)
+        return trial, parameters
 
     @contextmanager
     def at_once(self) -> Iterator[Callable[[int, Mapping[str, Any]], None]]:
@@ -80,6 +122,10 @@ def _set_user_attributes(session: orm.Session, number: int, attributes: Mapping[
     session.execute(_SET_USER_ATTRIBUTE, rows)
 
 
+_ADD_PARAMETER = text(
+    "INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json) "
+    "SELECT trial_id, :name, :value, :distribution FROM trials WHERE number = :number"
+)
 _TRIAL_OF_NUMBER = text("SELECT trial_id FROM trials WHERE number = :number")  # the storage holds one study
 _SET_USER_ATTRIBUTE = text(
     "INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (:trial, :name, :value) "

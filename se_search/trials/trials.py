@@ -98,7 +98,9 @@ class Trials:
 
     @property
     def rungs(self) -> list[Mapping[str, list[float]]]:
-        """Values of finished trials at the rungs of successive halving."""
+        """Values of finished trials at the rungs of successive halving; none without it."""
+        if self._definition.evaluator.rung_factor is None:
+            return []
         finished = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         return [one.user_attrs["rungs"] for one in finished if "rungs" in one.user_attrs]
 
@@ -111,11 +113,11 @@ class Trials:
         """Start a trial of a new configuration; ``None`` if the space has no other within the limits."""
         if self._first:
             self._study.enqueue_trial(self._space.to_parameters(self._first.popleft()))
-        elif self._sampler.is_exhausted(self._study) and not _count(self._study, TrialState.WAITING):
-            return None
-        with self._study.at_once() as note:
-            trial = self._study.ask(dict(self._space.distributions))
-            config = self._space.to_config(trial.params)
+        with self._study.reading_once(), self._study.at_once() as note:
+            if not _count(self._study, TrialState.WAITING) and self._sampler.is_exhausted(self._study):
+                return None
+            trial, parameters = self._study.ask_all(self._space.distributions)
+            config = self._space.to_config(parameters)
             named = {"name": self._names[config]} if config in self._names else {}
             blocks = config.block_count
             note(trial.number, {"config": config.to_json(), "config_id": config.id, "se_blocks": blocks} | named)

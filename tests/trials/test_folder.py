@@ -11,8 +11,12 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
+from se_search import SEConfig
 from se_search.errors import RunFolderError
+from se_search.sampling.distinct import DistinctSampler
 from se_search.study.files import load_study
+from se_search.study.space import SearchSpace
+from se_search.study.space_definition import SpaceDefinition
 from se_search.trials import folder as folder_module
 from se_search.trials.folder import load_trials, open_folder, read_definition
 
@@ -153,6 +157,34 @@ def test_what_is_written_at_once_is_seen_by_others_as_a_whole(tmp_path):
         (seen,) = load_trials(tmp_path / "run").trials
     assert seen.state == TrialState.COMPLETE
     assert seen.user_attrs == {"kind": "last", "of": [1, 2], "share": 0.1}
+
+
+def test_proposals_are_written_together_as_optuna_writes_them_one_by_one(tmp_path, monkeypatch):
+    space = SearchSpace("resnet10t", SpaceDefinition(placement="stage", ratios=(4, 16), gates=("sigmoid",)))
+    reads, get_trials = [], optuna.Study.get_trials
+    monkeypatch.setattr(
+        optuna.Study, "get_trials", lambda *given, **named: reads.append(1) or get_trials(*given, **named)
+    )
+    written = []
+    for name in ("together", "one by one"):
+        with open_folder(tmp_path / name, STUDY) as study:
+            study.sampler = DistinctSampler(space, "ehvi", 0, lambda config: True, {}, {})
+            study.enqueue_trial(space.to_parameters(SEConfig.uniform("resnet10t", 16, position="standard")))
+            for _ in range(3):
+                if name == "together":
+                    reads.clear()
+                    with study.reading_once(), study.at_once():
+                        assert not study.sampler.is_exhausted(study)
+                        trial, parameters = study.ask_all(space.distributions)
+                    assert len(reads) == 1
+                else:
+                    trial = study.ask(space.distributions)
+                    parameters = trial.params
+                study.tell(trial, [0.5] * len(STUDY.objectives))
+                written.append((parameters, study.trials[-1].params, study.trials[-1].distributions))
+    assert written[:3] == written[3:]
+    assert written[0][0] == space.to_parameters(SEConfig.uniform("resnet10t", 16, position="standard"))
+    assert all(parameters == stored for parameters, stored, _ in written)
 
 
 @pytest.mark.parametrize("last", [{"what JSON cannot hold": {1, 2}}, {"kind": "last"}])
