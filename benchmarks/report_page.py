@@ -1,11 +1,12 @@
-"""Size and loading time of a report by the number of trials.
+"""Size and loading time of a report by the number of trials, and of the page of the atlas.
 
-python benchmarks/report_page.py runs/resnet50-digits --trials 50 1000
+    python benchmarks/report_page.py runs/resnet50-digits --trials 50 1000
+    python benchmarks/report_page.py --atlas
 
 The trials are those of a finished run, repeated with random configurations of its space and perturbed values.
-Baselines are not repeated, because the figures label them.
-Loading is timed in a new window of headless Chromium (Playwright, no GPU), from navigation until the first two figures
-are drawn and the page responds to a click.
+Baselines are not repeated, because the figures label them. The page of the atlas is that of `se-search atlas --html`,
+with all architectures. Loading is timed in a new window of headless Chromium (Playwright, no GPU), from navigation
+until the first figure is drawn and the page responds. The pages are opened in turn.
 """
 
 import argparse
@@ -21,38 +22,43 @@ import numpy as np
 import pandas as pd
 from playwright.sync_api import Browser, sync_playwright
 
+from se_search.evidence.atlas import architectures
 from se_search.network.overhead import added_parameters, backbone_parameters
+from se_search.report.atlas_page import write_atlas
 from se_search.report.page import render_report
 from se_search.results.picks import pick_trials
 from se_search.results.record import read_results
 from se_search.study.space import SearchSpace
 from se_search.trials.folder import read_definition
+from se_search.words import counted
 
 
 def main() -> None:
-    """Write a page per number of trials, open each several times in turn, and print a table."""
+    """Write the pages, open each several times in turn, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--trials", type=int, nargs="+", default=[50, 1000])
+    parser.add_argument("run", type=Path, nargs="?", help="run folder whose trials are repeated")
+    parser.add_argument("--trials", type=int, nargs="+", default=[1, 50, 1000])
+    parser.add_argument("--atlas", action="store_true", help="also the page of the atlas")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--width", type=int, default=1400)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        files = {count: Path(folder, f"{count}.html") for count in (1, *arguments.trials)}
-        for count, file in files.items():
+        files: dict[str, Path] = {}
+        for count in arguments.trials if arguments.run else ():
+            files[counted(count, "trial")] = file = Path(folder, f"{count}.html")
             file.write_text(write_page(arguments.run, count), encoding="utf-8")
+        if arguments.atlas:
+            files[f"atlas of {len(architectures())} architectures"] = write_atlas(Path(folder, "atlas.html"))
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        seconds: dict[int, list[float]] = {count: [] for count in files}
+        seconds: dict[str, list[float]] = {name: [] for name in files}
         for _ in range(arguments.repeats):
-            for count, file in files.items():
-                seconds[count].append(open_page(browser, file, arguments.width))
+            for name, file in files.items():
+                seconds[name].append(open_page(browser, file, arguments.width))
         browser.close()
-        for count, file in files.items():
-            median = statistics.median(seconds[count])
+        for name, file in files.items():
             print(
-                f"{count} trials: {file.stat().st_size / 1e6:.2f} MB, ready after {median:.2f} s "
-                f"[{min(seconds[count]):.2f}, {max(seconds[count]):.2f}], "
-                f"×{median / statistics.median(seconds[1]):.2f} of one trial"
+                f"{name}: {file.stat().st_size / 1e6:.2f} MB, ready after {statistics.median(seconds[name]):.2f} s "
+                f"[{min(seconds[name]):.2f}, {max(seconds[name]):.2f}]"
             )
 
 
@@ -96,7 +102,7 @@ def open_page(browser: Browser, file: Path, width: int) -> float:
     page = browser.new_page(viewport={"width": width, "height": 900})
     begun = time.perf_counter()
     page.goto(file.as_uri())
-    page.wait_for_selector("#figure-overhead .point", state="attached")
+    page.wait_for_selector("#figure-overhead .point, #figure-costs .point", state="attached")
     page.evaluate("() => new Promise(requestAnimationFrame)")
     seconds = time.perf_counter() - begun
     page.close()

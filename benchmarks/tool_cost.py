@@ -1,13 +1,14 @@
 """Overhead of the tool: time between evaluations, start-up time of commands, and memory.
 
-    python benchmarks/tool_cost.py --trials 50 1000 10000 --samplers random tpe --out tool_cost.json
+    python benchmarks/tool_cost.py --trials 50 1000 10000 --samplers random ehvi --out tool_cost.json
 
-A search runs with an evaluator that returns immediately and with latency from the additive model. For each number of
-trials, a run folder is filled with trials of random configurations. The next trials are timed, from the end of one
-evaluation to the start of the next, in wall-clock and CPU time. Each number and sampler has its own process, whose peak
-memory is reported. The same number of trials then runs under the profiler; its times include its own overhead, and
-parts can contain each other. The script also reports the seconds from starting Python to the evaluator's preparation
-and to the first evaluation, and those of `se-search --help`.
+A search runs with an evaluator that returns immediately, and with invented measurements of latency, which are pooled as
+those of any run. For each number of trials, a run folder is filled with trials of random configurations. The next
+trials are timed, from the end of one evaluation to the start of the next, in wall-clock and CPU time. Each number and
+sampler has its own process, whose peak memory is reported. The same number of trials then runs under the profiler; its
+times include its own overhead, and parts can contain each other. So are a further look at the latency of the front, but
+for the measurement, and the report. The script also reports the seconds from starting Python to the evaluator's
+preparation and to the first evaluation, and those of commands that load no PyTorch.
 """
 
 import argparse
@@ -30,40 +31,48 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from optuna.distributions import distribution_to_json
 from optuna.trial import FrozenTrial
 
-from se_search import SEConfig
+from se_search import SEConfig, load_run
 from se_search.data.image_data import ImageData
 from se_search.driver.loop import run_search
 from se_search.files import write_text
+from se_search.latency.meter import LatencyConditions, Ratio
 from se_search.network.overhead import added_parameters, backbone_parameters
 from se_search.progress import console
+from se_search.results.contenders import uncertain_contenders
 from se_search.statistics import accuracy_estimate, mean_estimate
 from se_search.study.definitions import StudyDefinition
 from se_search.study.evaluator_definition import FROM_PYTHON
 from se_search.study.files import load_study
+from se_search.study.safe_yaml import write_yaml
 from se_search.study.space import SearchSpace
 from se_search.training.evaluator import Evaluation
 from se_search.training.protocols import ConfigurationSource, ProgressBar
-from se_search.trials.folder import STORAGE_FILE, STUDY_FILE, load_trials
+from se_search.trials.folder import STORAGE_FILE, STUDY_FILE, load_trials, read_definition
+from se_search.trials.latency import StudyLatency
 from se_search.trials.notes import pack, pack_losses, unpack
+from se_search.trials.pooling import describe_look
 
 PARTS = {
     "ask": ("study.py", "ask"),
-    "ask: proposing": ("samplers.py", "sample_relative"),
+    "ask: proposing": ("distinct.py", "sample_relative"),
     "ask: Optuna's TPE": ("sampler.py", "_sample"),
-    "ask: what was tried": ("samplers.py", "structures"),
-    "anything left": ("samplers.py", "is_exhausted"),
+    "ask: what was tried": ("distinct.py", "structures"),
+    "ask: parameters": ("_cached_storage.py", "set_trial_param"),
+    "anything left": ("distinct.py", "is_exhausted"),
     "lists of trials": ("_cached_storage.py", "get_all_trials"),
     "counting FLOPs": ("overhead.py", "flops_overhead"),
-    "latency": ("study_latency.py", "of"),
-    "packing": ("results.py", "pack"),
+    "latency": ("latency.py", "pooled"),
+    "packing": ("notes.py", "pack"),
     "tell": ("study.py", "tell"),
     "commits": ("base.py", "do_commit"),
 }
 """Parts of a trial: file and name of the function whose cumulative time counts."""
+
+LIGHT = ("--help", "--version", "spaces", "evidence resnet50", "atlas resnet50", "sites resnet50")
+"""Commands that load no PyTorch."""
 
 _START = """
 import os, sys, time
@@ -149,7 +158,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--space", default="blocks")
     parser.add_argument("--trials", type=int, nargs="+", default=[50, 1000, 10_000])
-    parser.add_argument("--samplers", nargs="+", default=["random", "tpe"])
+    parser.add_argument("--samplers", nargs="+", default=["random", "ehvi"])
     parser.add_argument("--timed", type=int, default=20, help="timed trials per number of trials")
     parser.add_argument("--starts", type=int, default=5, help="starts per command")
     parser.add_argument("--out", type=Path, help="JSON file to write")
@@ -163,7 +172,7 @@ def main() -> None:
             filled = Path(kept) / str(trials)
             pool.apply(fill, (options.backbone, options.space, trials, filled))
             for sampler in options.samplers:
-                arguments = (options.backbone, options.space, sampler, trials, options.timed, filled)
+                arguments = (sampler, trials, options.timed, filled)
                 measured["trials"].append(pool.apply(measure_trials, arguments))
                 show(measured["trials"][-1])
     measured["start"] = measure_start(options.backbone, options.space, options.starts)
@@ -174,7 +183,7 @@ def main() -> None:
 
 
 def definition(backbone: str, space: str, sampler: str, budget: int) -> StudyDefinition:
-    """Return the study: the default one with the null evaluator and latency from the model."""
+    """Return the study: the default one with the null evaluator, and a target that each latency reaches."""
     return load_study(
         "digits",
         backbone=backbone,
@@ -183,14 +192,27 @@ def definition(backbone: str, space: str, sampler: str, budget: int) -> StudyDef
         budget=budget,
         threads=1,
         evaluator=f"{FROM_PYTHON}Null",
-        latency="model",
-        latency_limit=0.01,
+        latency_target=0.5,
     )
+
+
+def measured(latency: StudyLatency, config: SEConfig) -> dict[str, Any]:
+    """Return invented attributes of a measurement, in place of :meth:`StudyLatency.measured`."""
+    return describe_look(ratio_of(config, latency._meter.conditions))
+
+
+def ratio_of(config: SEConfig, conditions: LatencyConditions) -> Ratio:
+    """Return an invented measurement, the same for each configuration."""
+    draw = random.Random(config.id)
+    ratio = 1 + 0.01 * len(config.placed) + draw.gauss(0, 0.004)
+    error = 0.01 * draw.lognormvariate(0, 0.5)
+    return Ratio(ratio, ratio - error, ratio + error, 6, 3, "limit", 0.0, conditions)
 
 
 def fill(backbone: str, space: str, trials: int, folder: Path) -> None:
     """Create a run folder of ``trials`` complete trials: the first few searched, the others copied with changes."""
     console.quiet = True
+    StudyLatency.measured = measured  # type: ignore[method-assign]
     first = definition(backbone, space, "random", 4)
     run_search(first, folder, Null())
     study = load_trials(folder)
@@ -222,16 +244,21 @@ def add_trial(
     """
     evaluation = evaluate(config, len(unpack(template.user_attrs["correct"])[0]))
     overhead = added_parameters(config) / backbone_parameters(config.backbone)
-    notes = template.user_attrs | {
-        "config": config.to_json(),
-        "config_id": config.id,
-        "se_blocks": config.block_count,
-        "parameter_overhead": overhead,
-        "latency_ratio": 1 + overhead,
-        "accuracy": evaluation.accuracy.value,
-        "correct": pack(evaluation.correct),
-        "losses": pack_losses(evaluation.losses),
-    }
+    conditions = LatencyConditions.from_dict(template.user_attrs["latency_conditions"])
+    notes = (
+        template.user_attrs
+        | describe_look(ratio_of(config, conditions))
+        | {
+            "config": config.to_json(),
+            "config_id": config.id,
+            "se_blocks": config.block_count,
+            "parameter_overhead": overhead,
+            "latency_ratio": 1 + overhead,
+            "accuracy": evaluation.accuracy.value,
+            "correct": pack(evaluation.correct),
+            "losses": pack_losses(evaluation.losses),
+        }
+    )
     (trial,) = connection.execute(
         "INSERT INTO trials (number, study_id, state, datetime_start, datetime_complete) "
         "SELECT ?, study_id, state, datetime_start, datetime_complete FROM trials WHERE number = ? RETURNING trial_id",
@@ -254,13 +281,15 @@ def add_trial(
     )
 
 
-def measure_trials(backbone: str, space: str, sampler: str, trials: int, timed: int, filled: Path) -> dict[str, Any]:
+def measure_trials(sampler: str, trials: int, timed: int, filled: Path) -> dict[str, Any]:
     """Resume a copy of a filled run folder and time the next trials; then profile as many."""
     console.quiet = True
+    StudyLatency.measured = measured  # type: ignore[method-assign]
     folder = filled.with_name(f"{trials}-{sampler}")
     shutil.copytree(filled, folder)
-    study = definition(backbone, space, sampler, trials + timed + 1)
-    write_text(folder / STUDY_FILE, yaml.safe_dump(study.model_dump(mode="json")))
+    # With the settings that the first search has made explicit.
+    study = read_definition(folder).model_copy(update={"sampler": sampler, "budget": trials + timed + 1})
+    write_text(folder / STUDY_FILE, write_yaml(study.model_dump(mode="json")))
     plain = Null()
     started = time.perf_counter()
     run_search(study, folder, plain)
@@ -268,6 +297,13 @@ def measure_trials(backbone: str, space: str, sampler: str, trials: int, timed: 
     profile = cProfile.Profile()
     more = study.model_copy(update={"budget": trials + 2 * timed + 2})
     run_search(more, folder, Null(timed + 1, profile))
+    with closing(load_trials(folder)) as stored:
+        begun = time.perf_counter()
+        uncertain_contenders(stored, 0.005)
+        looked = time.perf_counter() - begun
+    begun = time.perf_counter()
+    report = load_run(folder).report()
+    written = time.perf_counter() - begun
     return {
         "sampler": sampler,
         "trials": trials,
@@ -275,6 +311,9 @@ def measure_trials(backbone: str, space: str, sampler: str, trials: int, timed: 
         "processor_milliseconds": plain.between(1),
         "seconds_to_resume": plain.entered[0][0] - started,
         "peak_mib": peak,
+        "seconds_of_a_further_look": looked,
+        "seconds_to_report": written,
+        "report_megabytes": report.stat().st_size / 1e6,
         "parts": parts_of(profile, timed),
     }
 
@@ -291,7 +330,7 @@ def parts_of(profile: cProfile.Profile, trials: int) -> dict[str, float]:
 
 
 def measure_start(backbone: str, space: str, starts: int) -> dict[str, float]:
-    """Return median seconds from process start to preparation, first evaluation, and end of ``--help``."""
+    """Return median seconds from process start to preparation, first evaluation, and end of light commands."""
     moments: dict[str, list[float]] = {}
     for _ in range(starts):
         with tempfile.TemporaryDirectory() as folder:
@@ -301,9 +340,10 @@ def measure_start(backbone: str, space: str, starts: int) -> dict[str, float]:
         at = [float(line.removeprefix("at ")) - begun for line in printed.splitlines() if line.startswith("at ")]
         moments.setdefault("to the evaluator's preparation", []).append(at[0])
         moments.setdefault("to the first evaluation", []).append(at[1])
-        begun = time.time()
-        subprocess.run([sys.executable, "-m", "se_search", "--help"], check=True, capture_output=True)
-        moments.setdefault("se-search --help", []).append(time.time() - begun)
+        for command in LIGHT:
+            begun = time.time()
+            subprocess.run([sys.executable, "-m", "se_search", *command.split()], check=True, capture_output=True)
+            moments.setdefault(f"se-search {command}", []).append(time.time() - begun)
     return {name: statistics.median(seconds) for name, seconds in moments.items()}
 
 
@@ -313,7 +353,9 @@ def show(one: dict[str, Any]) -> None:
     print(
         f"{one['sampler']} at {one['trials']} trials: median {statistics.median(times):.0f} ms a trial "
         f"({times[0]:.0f} to {times[-1]:.0f}), {busy:.0f} ms of the processor; "
-        f"{one['seconds_to_resume']:.1f} s to resume, peak {one['peak_mib']:.0f} MiB"
+        f"{one['seconds_to_resume']:.1f} s to resume, peak {one['peak_mib']:.0f} MiB; a further look "
+        f"{one['seconds_of_a_further_look']:.2f} s; the report of {one['report_megabytes']:.1f} MB "
+        f"{one['seconds_to_report']:.1f} s"
     )
     print("  profiled, ms: " + ", ".join(f"{part} {ms:.1f}" for part, ms in one["parts"].items()), flush=True)
 
