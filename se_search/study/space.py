@@ -3,7 +3,7 @@
 import itertools
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -86,19 +86,21 @@ class SearchSpace:
         self._one_kind = len(self.kinds) == 1
         self._switch = next(iter(next(iter(self.kinds.values())).per_stage)) if self._one_kind else _KIND
         self.distributions: dict[str, CategoricalDistribution] = {}
+        self._names_of: dict[int, list[str]] = {stage: [] for stage in self.stages}
         for stage in self.stages:
             if not self._one_kind:
                 values = tuple(self.kinds) if definition.attention_per == "stage" else (ON,)
-                self._add(f"stage{stage}.{_KIND}", self._without_block(stage, _KIND) + values)
+                self._add(f"stage{stage}.{_KIND}", self._without_block(stage, _KIND) + values, stage)
             for kind, choices in self.kinds.items():
                 for name, values in choices.per_stage.items():
-                    self._add(self._of_stage(stage, kind, name), self._without_block(stage, name) + values)
+                    self._add(self._of_stage(stage, kind, name), self._without_block(stage, name) + values, stage)
         if len(self.positions) > 1:
             for stage in self.stages:
-                self._add(self._position_name(stage), self.positions)
+                self._add(self._position_name(stage), self.positions, stage)
         if definition.placement == "block":
             for site in self.sites:
-                self._add(site.block, (False, True, *((CONSTANT,) if site in self._foldable else ())))
+                constant = (CONSTANT,) if site in self._foldable else ()
+                self._add(site.block, (False, True, *constant), self._stage_of[site])
         if not self._one_kind and definition.attention_per == "network":
             self._add(_KIND, tuple(self.kinds))
         for kind, choices in self.kinds.items():
@@ -150,8 +152,16 @@ class SearchSpace:
         for block in self.blocks():
             yield from (self.place(site, block) for site in self.sites)
 
-    def _add(self, name: str, values: tuple[Any, ...]) -> None:
+    def _add(self, name: str, values: tuple[Any, ...], stage: int | None = None) -> None:
+        """Add a parameter of a stage, or of all."""
         self.distributions[name] = CategoricalDistribution(values)
+        for names in self._names_of.values() if stage is None else [self._names_of[stage]]:
+            if name not in names:
+                names.append(name)
+
+    def names_of(self, stage: int) -> list[str]:
+        """Return the names of the parameters that the blocks of a stage depend on."""
+        return self._names_of[stage]
 
     def _of_network(self, kind: str, name: str) -> str:
         return name if self._one_kind else f"{kind}.{name}"
@@ -189,13 +199,20 @@ class SearchSpace:
         placed, removed, constant = self.chosen(parameters)
         return SEConfig(self.backbone, tuple(self.place(*one) for one in placed), tuple(removed), tuple(constant))
 
-    def chosen(self, parameters: Mapping[str, Any]) -> tuple[list[tuple[Site, Block]], list[Site], list[Site]]:
-        """Return the sites that get a block, with the block, and those whose own attention is removed or constant."""
+    def chosen(
+        self, parameters: Mapping[str, Any], stages: Collection[int] | None = None
+    ) -> tuple[list[tuple[Site, Block]], list[Site], list[Site]]:
+        """Return the sites that get a block, with the block, and those whose own attention is removed or constant.
+
+        Args:
+            parameters: The parameters; for some stages only, those of :meth:`names_of`.
+            stages: The stages; by default all.
+        """
         placed, removed, constant = [], [], []
-        blocks = {stage: self._block_of(parameters, stage) for stage in self.stages}
+        blocks = {stage: self._block_of(parameters, stage) for stage in (self.stages if stages is None else stages)}
         for site in self.sites:
             stage = self._stage_of[site]
-            if site.position != parameters.get(self._position_name(stage), self.positions[0]):
+            if stage not in blocks or site.position != parameters.get(self._position_name(stage), self.positions[0]):
                 continue
             block, own = blocks[stage], parameters.get(site.block, True)
             if own and CONSTANT in (block, own):
