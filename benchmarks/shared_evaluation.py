@@ -22,7 +22,6 @@ import torch
 from torch.optim.swa_utils import update_bn
 
 from se_search import SEConfig, load_run
-from se_search.data.image_data import batches
 from se_search.statistics import rank_agreement
 from se_search.study.space import SearchSpace
 from se_search.training.evaluator import Evaluation, evaluate_network
@@ -39,7 +38,7 @@ class Unshared(Supernet):
         """Evaluate without constant gates."""
         self.select(config)
         with autocast(self.recipe, self.device):
-            update_bn(batches(self._calibration_images(), self.recipe.batch), self.model, self.device)
+            update_bn(self._calibration_batches(), self.model, self.device)
         self.model.eval()
         return evaluate_network(self.model, self.data.validation, self.recipe.batch, self.device, self.recipe)
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from ..data.image_data import ImageData, ImageSet, batches, sample
+from ..data.image_data import Batches, ImageData, ImageSet, batches, sample
 from ..files import write_text
 from ..memory import memory_told
 from ..network.attention.elastic import create_elastic
@@ -279,6 +279,12 @@ class Supernet:
     def _calibration_images(self) -> ImageSet:
         return sample(self.data.calibration, self._recalibration_images, self.recipe.seed)
 
+    def _calibration_batches(self) -> Batches:
+        """Return batches in random order: in their own, often that of the classes, each batch would be a class."""
+        images = self._calibration_images()
+        is_drawn = len(images) < len(self.data.calibration)  # at random already
+        return batches(images, self.recipe.batch, None if is_drawn else self.recipe.seed, self.recipe.workers)
+
     @memory_told()
     def _select_calibrated(self, config: SEConfig) -> None:
         """Select a configuration, with the statistics to evaluate it with."""
@@ -286,10 +292,9 @@ class Supernet:
         known = self._statistics.get(config.structure)
         if known is None:
             with autocast(self.recipe, self.device):
-                drawn = batches(self._calibration_images(), self.recipe.batch, workers=self.recipe.workers)
-                # Normalisation over a batch needs two images.
                 passes = self._passes.start("calibration", config)
-                update_bn((one for one in drawn if len(one[0]) > 1), passes, self.device)
+                # Normalisation over a batch needs two images.
+                update_bn((one for one in self._calibration_batches() if len(one[0]) > 1), passes, self.device)
             if len(self._statistics) == _KEPT_STATISTICS:
                 del self._statistics[next(iter(self._statistics))]
             known = {name: buffer.clone() for name, buffer in self.model.named_buffers()}

@@ -12,7 +12,6 @@ from torch.optim.swa_utils import update_bn
 from torch.utils.data import Subset
 
 from se_search import PlacedSE, SEConfig, find_sites
-from se_search.data.image_data import batches
 from se_search.data.load import load_data
 from se_search.network.attention.se_layers import ElasticSE
 from se_search.network.insertion import write_weights
@@ -53,7 +52,7 @@ def alone(network, config):
     recipe = network.recipe
     network.select(config)
     with autocast(recipe, network.device):
-        update_bn(batches(network._calibration_images(), recipe.batch), network.model)
+        update_bn(network._calibration_batches(), network.model)
     network.model.eval()
     losses = evaluate_network(network.model, network.data.validation, recipe.batch, network.device, recipe).losses
     return losses, statistics_of(network)

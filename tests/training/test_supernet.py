@@ -3,12 +3,14 @@
 import json
 import random
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from torch.utils.data import TensorDataset
 
 from se_search import PlacedSE, SEConfig, create_model, find_sites
 from se_search.data.load import load_data
@@ -45,10 +47,10 @@ def silent(description, total, completed):
     yield lambda steps=1, line=None: None
 
 
-def supernet(epochs=1, seed=0, learning_rate=0.003, recalibration_images=128, **settings):
+def supernet(epochs=1, seed=0, learning_rate=0.003, recalibration_images=128, data=DATA, **settings):
     widest = [PlacedSE(site, 2) for site in find_sites(BACKBONE, position="standard")]
     recipe = TrainingRecipe(epochs=epochs, batch=64, learning_rate=learning_rate, seed=seed)
-    return Supernet(BACKBONE, widest, DATA, recipe, recalibration_images=recalibration_images, **settings)
+    return Supernet(BACKBONE, widest, data, recipe, recalibration_images=recalibration_images, **settings)
 
 
 def train(network, folder, progress_bar=silent):
@@ -320,6 +322,17 @@ def test_with_an_average_of_the_weights_the_average_is_kept(trained, tmp_path):
     assert not torch.equal(network.model.fc.weight, trained.model.fc.weight)
     assert torch.allclose(network.model.fc.weight, trained.model.fc.weight, atol=0.01)
     assert torch.equal(supernet_of(tmp_path).model.fc.weight, network.model.fc.weight)
+
+
+def test_images_in_the_order_of_their_classes_are_not_recalibrated_with_class_by_class():
+    images, labels = (part[:500] for part in DATA.calibration.tensors)
+    order = labels.argsort()
+    ordered = replace(DATA, calibration=TensorDataset(images[order], labels[order]))
+    for count in (400, 500, 600):
+        network = supernet(recalibration_images=count, data=ordered)
+        drawn = [labels for _, labels in network._calibration_batches()]
+        assert sum(map(len, drawn)) == min(count, 500)
+        assert min(len(set(some.tolist())) for some in drawn[:-1]) > 7  # 64 images of ten classes
 
 
 def test_a_last_recalibration_batch_of_one_image_is_left_out():
