@@ -28,6 +28,7 @@ from .safe_path import safe_path
 from .study.options import OPTIONS, read_settings, shows_parameters
 
 if TYPE_CHECKING:
+    from .api.sites import SiteList
     from .study.files import ListedSpace
 
 _RESUMES = " The same command resumes."
@@ -164,7 +165,8 @@ class _Output(NamedTuple):
             return
         if result.form:
             raise DefinitionError(f"{result.form} and --json are two forms of one result: omit one of them")
-        content = plain(result.content())
+        with self.of_progress():  # what only JSON has may be computed now
+            content = plain(result.content())
         for one in content if result.lines else [content]:
             for line in json.dumps(one, indent=None if result.lines else 2, allow_nan=False).splitlines():
                 say(line, to_copy=True)
@@ -848,7 +850,7 @@ def atlas(
     return _Result(lambda: [describe(name) for name in found], show, form="--csv" if as_csv else "")
 
 
-@_command()
+@_command(".evidence.text")
 def sites(
     backbone: Backbone,
     position: Annotated[
@@ -863,7 +865,8 @@ def sites(
     """List the sites for attention in a backbone, by stage or one by one, with the cost of SE.
 
     Costs are for SE with r=16. For the backbone's own attention, "now" shows its weights, and with --all their
-    equivalent reduction ratio.
+    equivalent reduction ratio. The sums by stage are those of the atlas if it has the architecture in the installed
+    version of timm, or else of a trace, as sites are.
 
     \b
     Example:
@@ -871,15 +874,29 @@ def sites(
       se-search sites resnet50 --position standard --all
       se-search sites efficientnet_b0 --position existing
     """
-    from .api.sites import list_sites
+    from .evidence.atlas import known_costs
+    from .evidence.text import show_stages
     from .network.attention.kind import check_choice
-    from .network.discovery import POSITIONS
-    from .terminal import show_sites
+    from .network.positions import POSITIONS
 
     if position is not None:
         check_choice("position", position, POSITIONS)
-    found = list_sites(backbone, position)
-    return _Result(found.to_json, lambda: show_sites(found, everything, skipped))
+
+    def trace() -> "SiteList":
+        _load(".terminal")
+        from .api.sites import list_sites
+
+        return list_sites(backbone, position)
+
+    # The network of a tag can differ from the architecture's, and so can its images.
+    known = None if everything or skipped or "." in backbone else known_costs(backbone)
+    if known is not None:
+        show = functools.partial(show_stages, known.sites, known.parameters, position)
+        return _Result(lambda: trace().to_json(), show)
+    found = trace()
+    from .terminal import show_sites
+
+    return _Result(found.to_json, lambda: show_sites(found, position, everything, skipped))
 
 
 @_command()

@@ -14,6 +14,7 @@ from .api.thin import Thinning
 from .evidence.known import points
 from .evidence.paper import ABLATIONS, CountedFigure, command_for, paper_pairs
 from .evidence.published import PublishedPair
+from .evidence.text import show_stages, show_totals
 from .export.timm_folder import Exported
 from .latency.meter import remarks
 from .progress import console, print_table, say, width_of_table
@@ -23,7 +24,6 @@ from .report.tables import (
     describe_front,
     describe_latency,
     describe_sites,
-    describe_stages,
     describe_thinned_blocks,
     describe_thinning,
     describe_verified,
@@ -161,23 +161,20 @@ def _load_command(exported: Exported, plain: bool) -> str:
     return f"python -c {quoted}"
 
 
-def show_sites(found: SiteList, everything: bool, skipped: bool) -> None:
-    """Show the sites of a backbone by stage, with the parameters of SE blocks there.
+def show_sites(found: SiteList, position: str | None, everything: bool, skipped: bool) -> None:
+    """Show the sites of a backbone, by stage or one by one, with the parameters of SE blocks there.
 
     Args:
         found: The sites.
+        position: The position that they are listed for; ``None`` for all.
         everything: Show each site instead of the sums of each stage and position.
         skipped: Also show the skipped places.
     """
     if everything:
         _print_table(describe_sites(found.sites), right=_NUMBERS_OF_SITES)
+        show_totals(found.stages, found.parameters)
     else:
-        _print_table(describe_stages(found.sites), right=_NUMBERS_OF_SITES)
-        say("Stages are numbered as in the paper: the stem is 1. --all lists every site.")
-    for one in found.totals:
-        added = f"adds {one.formula:,.0f} to {found.parameters:,} parameters"
-        share = percent(one.formula / found.parameters, sign="+")
-        say(f"{one.position}: {counted(one.sites, 'site')}; r=16 at all {added} ({share}).")
+        show_stages(found.stages, found.parameters, position)
     if not skipped:
         return
     say("")
@@ -187,7 +184,7 @@ def show_sites(found: SiteList, everything: bool, skipped: bool) -> None:
         _print_table(found.skipped.rename(columns={"reason": "reason for skipping"}))
 
 
-_NUMBERS_OF_SITES = ("sites", "channels", "2C²/16", "now")
+_NUMBERS_OF_SITES = ("channels", "2C²/16", "now")
 
 
 def show_latency(measured: pd.DataFrame, target: float, limit: float) -> None:

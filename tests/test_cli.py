@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 from se_search import SEConfig, __version__, completion, parameter_overhead
+from se_search.api import sites
 from se_search.cli import app, main
 from se_search.network.insertion import whole_state
+from se_search.network.sites import find_places
 from se_search.results.excitation import AnalysisPage
 from se_search.results.record import read_results
 
@@ -413,6 +416,27 @@ def test_sites_shows_sums_of_stages_beside_the_modules_of_timm():
     # 2 · Σ C² / 16 over the blocks of a stage.
     assert rows[1] == ["2", "layer1", "standard", "3", "256", f"{3 * 2 * 256**2 // 16:,}"]
     assert rows[4] == ["5", "layer4", "standard", "3", "2,048", f"{3 * 2 * 2048**2 // 16:,}"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--position", "pre"], ["--position", "identity"]])
+def test_sites_prints_the_same_from_the_atlas_as_from_a_trace(monkeypatch, arguments):
+    traced = []
+    monkeypatch.setattr(sites, "find_places", lambda name: traced.append(name) or find_places(name))
+    from_atlas = [invoke("sites", name, *arguments).output for name in ("test_resnet", "test_efficientnet")]
+    assert traced == []
+    monkeypatch.setattr(metadata, "version", lambda name: "0.0")
+    assert [invoke("sites", name, *arguments).output for name in ("test_resnet", "test_efficientnet")] == from_atlas
+    assert traced == ["test_resnet", "test_efficientnet"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["test_resnet", "--all"], ["test_resnet", "--skipped"], ["test_resnet.r160_in1k"]]
+)
+def test_sites_traces_what_the_atlas_does_not_have(monkeypatch, arguments):
+    traced = []
+    monkeypatch.setattr(sites, "find_places", lambda name: traced.append(name) or find_places(name))
+    assert invoke("sites", *arguments).exit_code == 0
+    assert traced == arguments[:1]
 
 
 def test_sites_tells_why_places_are_left_out():

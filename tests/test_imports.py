@@ -139,6 +139,10 @@ def test_the_order_names_every_part():
         "assert 'resnet50' in completion.backbones('resnet5'); "
         "assert \"--sampler is 'foo'\" in CliRunner().invoke(cli.app, ['run', '--sampler', 'foo']).stderr",
         "from se_search.study import files; files.list_spaces(); files.list_studies()",
+        # What the atlas and the published tables tell.
+        "import se_search.cli as cli; from typer.testing import CliRunner; "
+        "asked = [['sites', 'resnet50'], ['evidence', 'resnet50'], ['atlas', 'resnet50']]; "
+        "assert all(CliRunner().invoke(cli.app, one).exit_code == 0 for one in asked)",
     ],
 )
 def test_what_needs_no_network_is_light(statement):

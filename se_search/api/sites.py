@@ -1,28 +1,17 @@
 """The sites of a backbone, by stage and one by one."""
 
-import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from ..files import plain
-from ..network.config import SEConfig
-from ..network.overhead import backbone_parameters, formula_by_stage
-from ..network.sites import find_places, trace_backbone
+from ..network.overhead import backbone_parameters
+from ..network.sites import find_places, modules_of_stages, sum_by_stage, trace_backbone
+from ..network.stages import StageSites, totals_by_position
 
 _RATIO = 16
 _COLUMNS = ("stage", "module", "block", "position", "layout", "grid", "channels", "formula", "weights")
-
-
-@dataclass(frozen=True)
-class PositionTotal:
-    """Number of sites of a position, and the parameters of SE with r=16 at all of them, by the formula."""
-
-    position: str
-    sites: int
-    formula: float
 
 
 @dataclass(frozen=True)
@@ -35,19 +24,28 @@ class SiteList:
         sites: One row for each site, with ``stage`` (as in the paper), ``module`` (timm's, of the whole stage),
             ``block``, ``position``, ``layout``, ``grid``, ``channels``, ``formula`` (2C²/16) and ``weights`` of
             attention that stands there.
-        totals: Sums by position.
+        stages: Sums by stage and position, of all positions.
         skipped: Places without a site, with the reason.
     """
 
     backbone: str
     parameters: int
     sites: pd.DataFrame
-    totals: tuple[PositionTotal, ...]
+    stages: tuple[StageSites, ...]
     skipped: pd.DataFrame
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        return {str(name): one for name, one in plain(self).items()}
+        content: dict[str, Any] = plain(
+            {
+                "backbone": self.backbone,
+                "parameters": self.parameters,
+                "sites": self.sites,
+                "totals": totals_by_position(self.stages),
+                "skipped": self.skipped,
+            }
+        )
+        return content
 
 
 def list_sites(backbone: str, position: str | None = None) -> SiteList:
@@ -61,10 +59,7 @@ def list_sites(backbone: str, position: str | None = None) -> SiteList:
         BackboneError: If timm does not know the backbone, or it has no site.
     """
     places = find_places(backbone)
-    blocks: dict[int, list[str]] = {}
-    for site in places:
-        blocks.setdefault(site.stage, []).append(site.block)
-    modules = {stage: _module_of(names) for stage, names in blocks.items()}
+    modules = modules_of_stages(places)
     rows = [
         {
             "stage": site.stage,
@@ -80,14 +75,6 @@ def list_sites(backbone: str, position: str | None = None) -> SiteList:
         for site, place in places.items()
         if position in (None, site.position)
     ]
-    totals = [
-        PositionTotal(
-            offered,
-            sum(site.position == offered for site in places),
-            sum(formula_by_stage(SEConfig.uniform(backbone, _RATIO, position=offered)).values()),
-        )
-        for offered in dict.fromkeys(site.position for site in places)
-    ]
     without = [(one.block, one.position, one.reason) for one in trace_backbone(backbone).skipped]
     without += [
         (site.block, site.position, f"for attention with local extent only: {place.grid}")
@@ -99,13 +86,6 @@ def list_sites(backbone: str, position: str | None = None) -> SiteList:
         backbone,
         backbone_parameters(backbone),
         pd.DataFrame(rows, columns=list(_COLUMNS)),
-        tuple(totals),
+        sum_by_stage({site: place.weights for site, place in places.items()}),
         skipped if position is None else skipped[skipped["position"] == position],
     )
-
-
-def _module_of(blocks: Sequence[str]) -> str:
-    """Return timm's module that contains all blocks of a stage; the first and the last one if none does."""
-    parts = zip(*(block.split(".") for block in blocks), strict=False)
-    levels = itertools.takewhile(lambda names: len(set(names)) == 1, parts)
-    return ".".join(first for first, *_ in levels) or f"{blocks[0]} … {blocks[-1]}"

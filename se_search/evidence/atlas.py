@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from ..errors import BackboneError
 from ..network.positions import default_among
+from ..network.stages import StageSites
 from ..words import by
 
 RATIOS = (4, 8, 16, 32)
@@ -21,22 +22,14 @@ _FILE = "atlas.json.gz"
 
 
 @dataclass(frozen=True)
-class SiteGroupCosts:
+class SiteGroupCosts(StageSites):
     """Costs of SE at all sites of a stage and position.
 
     Attributes:
-        stage: Number of the stage; the stem is 1.
-        position: The position.
-        sites: Number of sites.
-        squares: Sum of the squared channels: the formula is 2/r of it.
         parameters: Counted parameters, with biases and rounded widths, for each of :data:`RATIOS`.
         flops: Counted multiply-additions, likewise.
     """
 
-    stage: int
-    position: str
-    sites: int
-    squares: int
     parameters: tuple[int, ...]
     flops: tuple[int, ...]
 
@@ -50,7 +43,7 @@ class ArchitectureCosts:
         parameters: Its parameters.
         flops: Its multiply-additions for one image.
         input_size: ``(channels, height, width)``.
-        sites: Costs of SE by stage and position.
+        sites: Costs of SE by stage and position, in forward order.
         attention_sites: Number of sites of its own attention.
         attention_parameters: Parameters that removing this attention saves.
         attention_flops: Multiply-additions that this saves.
@@ -120,8 +113,8 @@ class Atlas:
             row["flops"],
             tuple(row["input_size"]),
             tuple(
-                SiteGroupCosts(**one | {"parameters": tuple(one["parameters"]), "flops": tuple(one["flops"])})
-                for one in row["sites"]
+                SiteGroupCosts(**group | {name: tuple(group[name]) for name in ("channels", "parameters", "flops")})
+                for group in row["sites"]
             ),
             attention.get("sites", 0),
             attention.get("parameters", 0),

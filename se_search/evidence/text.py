@@ -1,9 +1,10 @@
-"""Published results on the terminal, without PyTorch."""
+"""Published results and the atlas on the terminal, without PyTorch."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
+from ..network.stages import StageSites, totals_by_position
 from ..progress import print_table, say
-from ..words import percent
+from ..words import counted, percent
 from .atlas import RATIOS, ArchitectureCosts, atlas
 from .known import Evidence, points
 from .published import PublishedPair, family_of, gains_of, se_pairs
@@ -84,6 +85,38 @@ def show_atlas(found: Mapping[str, ArchitectureCosts | None]) -> None:
         "as shares of the backbone's; FLOPs: those of r=16; own: parameters of the backbone's own attention, which SE "
         "replaces at existing sites."
     )
+
+
+def show_stages(stages: Sequence[StageSites], parameters: int, position: str | None) -> None:
+    """Show the sites of a backbone by stage, with the parameters of SE blocks there.
+
+    Args:
+        stages: The sites of all positions.
+        parameters: Parameters of the backbone.
+        position: Show the stages of this position only.
+    """
+    rows = []
+    for one in stages:
+        if position in (None, one.position):
+            channels = " to ".join(f"{number:,}" for number in sorted(set(one.channels)))
+            now = f"{one.weights:,}" if one.weights else ""
+            costs = (str(one.sites), channels, f"{one.formula(16):,.0f}", now)
+            rows.append((str(one.stage), one.module, one.position, *costs))
+    if rows:
+        print_table(("stage", "module", "position", *_OF_SITES), rows, _OF_SITES)
+    say("Stages are numbered as in the paper: the stem is 1. --all lists every site.")
+    show_totals(stages, parameters)
+
+
+_OF_SITES = ("sites", "channels", "2C²/16", "now")
+
+
+def show_totals(stages: Iterable[StageSites], parameters: int) -> None:
+    """Show the parameters that SE at all sites of each position adds; arguments as for :func:`show_stages`."""
+    for one in totals_by_position(stages):
+        added = f"adds {one.formula:,.0f} to {parameters:,} parameters"
+        share = percent(one.formula / parameters, sign="+")
+        say(f"{one.position}: {counted(one.sites, 'site')}; r=16 at all {added} ({share}).")
 
 
 def _print_by_stage(costs: ArchitectureCosts) -> None:

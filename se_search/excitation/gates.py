@@ -35,7 +35,7 @@ class ExcitedBlock:
     """Channel attention whose gate, such as ``"sigmoid"``, multiplies each channel of each image.
 
     ``module`` is the name of the attention module and ``block`` that of the block that contains it. Its stage and its
-    position, one of :data:`se_search.network.discovery.POSITIONS`, are ``None`` if they are unknown.
+    position, one of :data:`se_search.network.positions.POSITIONS`, are ``None`` if they are unknown.
     """
 
     module: str

@@ -10,10 +10,8 @@ from torch import nn
 
 from .attention.grid import LAYOUTS, Grid
 from .axes import find_grid
+from .positions import POSITIONS
 from .tracing import BATCH, ELEMENTWISE, SLICES, Addition, Call, EmptySlot, Node, Operation, Trace
-
-POSITIONS = ("standard", "pre", "post", "identity", "3x3", "existing")
-"""The paper's positions (section 6.5 of the journal version), and ``existing`` for the backbone's own attention."""
 
 ATTENTION = frozenset(
     {

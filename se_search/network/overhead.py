@@ -165,12 +165,14 @@ class SiteCosts:
         elements: Elements that the block scales.
         grid: Their grid; ``None`` if it is unknown.
         attention_parameters: Parameters of the backbone's own attention there.
+        attention_weights: The same without biases.
         attention_flops: Its multiply-additions.
     """
 
     elements: int
     grid: Grid | None
     attention_parameters: int
+    attention_weights: int
     attention_flops: int
 
 
@@ -217,7 +219,9 @@ def backbone_costs(backbone: str, input_size: tuple[int, int, int] | None = None
     sites = {}
     for site, place in places.items():
         own = _without_pools(counts[f"{root}.{place.host}"]) // 2 if place.side == "existing" else 0
-        sites[site] = SiteCosts(math.prod(shapes[site]), _grid_at(site, shapes[site]), place.parameters, own)
+        sites[site] = SiteCosts(
+            math.prod(shapes[site]), _grid_at(site, shapes[site]), place.parameters, place.weights, own
+        )
     return BackboneCosts(size, parameters, _without_pools(counts["Global"]) // 2, sites)
 
 

@@ -1,6 +1,9 @@
-"""Which position blocks have if none is named, without PyTorch."""
+"""The positions of blocks, and which one they have if none is named, without PyTorch."""
 
 from collections.abc import Collection
+
+POSITIONS = ("standard", "pre", "post", "identity", "3x3", "existing")
+"""The paper's positions (section 6.5 of the journal version), and ``existing`` for the backbone's own attention."""
 
 _ORDER = ("existing", "standard", "post", "pre", "identity", "3x3")
 

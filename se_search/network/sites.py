@@ -1,8 +1,9 @@
 """Sites for SE blocks in a backbone, found by tracing."""
 
 import functools
+import itertools
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +16,9 @@ from ..words import by
 from .attention.grid import Grid
 from .attention.kind import PlacedAttention, check_choice
 from .backbones import copy_on_meta, create_on_meta, default_input_size, network_options
-from .discovery import POSITIONS, Found, Place, discover, name_blocks, stream_of
-from .positions import default_among
+from .discovery import Found, Place, discover, name_blocks, stream_of
+from .positions import POSITIONS, default_among
+from .stages import StageSites
 from .tracing import EmptySlot, Trace
 
 _BRANCH_SLOT, _SHORTCUT_SLOT = "se", "downsample"
@@ -31,7 +33,7 @@ class Site:
         block: Name of the block in the backbone, such as ``"layer2.0"``. For a block with several residual branches,
             name of the module in which the branch ends, such as ``"blocks.0.attn"``.
         stage: Number of the stage as in the SENet paper: the stem is 1, resnet50's ``layer1`` is 2.
-        position: One of :data:`se_search.network.discovery.POSITIONS`.
+        position: One of :data:`se_search.network.positions.POSITIONS`.
         channels: Channels that the SE block scales.
         layout: Order of the dimensions: ``"NCHW"``, ``"NHWC"`` or, for tokens, ``"NLC"`` or ``"NCL"``.
         grid: Rows and columns of the positions in the traced network; ``None`` if they are unknown, as in a
@@ -99,7 +101,7 @@ def find_sites(
     Args:
         backbone: A timm architecture name, or a model, which stays unchanged.
         input_size: ``(channels, height, width)`` for the trace; timm's input size by default.
-        position: Return the sites of this position only, one of :data:`se_search.network.discovery.POSITIONS`.
+        position: Return the sites of this position only, one of :data:`se_search.network.positions.POSITIONS`.
 
     Raises:
         BackboneError: If the name is unknown, or the network cannot be traced or has no site.
@@ -196,6 +198,44 @@ def default_position(backbone: str) -> str:
         BackboneError: As :func:`find_sites`.
     """
     return default_among({site.position for site in find_sites(backbone)})
+
+
+def sum_by_stage(weights: Mapping[Site, int]) -> tuple[StageSites, ...]:
+    """Sum up sites by stage and position, in the order of their first sites.
+
+    Args:
+        weights: All sites of a backbone in forward order, with the weights of its own attention there.
+    """
+    modules = modules_of_stages(weights)
+    groups: dict[tuple[int, str], list[Site]] = {}
+    for site in weights:
+        groups.setdefault((site.stage, site.position), []).append(site)
+    return tuple(
+        StageSites(
+            stage,
+            position,
+            modules[stage],
+            len(sites),
+            (min(site.channels for site in sites), max(site.channels for site in sites)),
+            sum(site.channels**2 for site in sites),
+            sum(weights[site] for site in sites),
+        )
+        for (stage, position), sites in groups.items()
+    )
+
+
+def modules_of_stages(sites: Iterable[Site]) -> dict[int, str]:
+    """Return timm's module that contains all blocks of each stage; the first and the last block if none does."""
+    blocks: dict[int, list[str]] = {}
+    for site in sites:
+        blocks.setdefault(site.stage, []).append(site.block)
+    return {stage: _module_of(names) for stage, names in blocks.items()}
+
+
+def _module_of(blocks: Sequence[str]) -> str:
+    parts = zip(*(block.split(".") for block in blocks), strict=False)
+    levels = itertools.takewhile(lambda names: len(set(names)) == 1, parts)
+    return ".".join(first for first, *_ in levels) or f"{blocks[0]} … {blocks[-1]}"
 
 
 def find_places(backbone: str | nn.Module, input_size: tuple[int, int, int] | None = None) -> dict[Site, Place]:

@@ -153,26 +153,6 @@ def describe_sites(sites: pd.DataFrame) -> pd.DataFrame:
     return table if gridded or table.empty else table.drop(columns="grid")
 
 
-def describe_stages(sites: pd.DataFrame) -> pd.DataFrame:
-    """Return the sums of the sites by stage and position as text."""
-    rows = []
-    for (stage, position), group in sites.groupby(["stage", "position"], sort=False):
-        channels = sorted(set(group["channels"]))
-        weights = group["weights"].sum()
-        rows.append(
-            {
-                "stage": str(stage),
-                "module": group["module"].iloc[0],
-                "position": position,
-                "sites": str(len(group)),
-                "channels": f"{channels[0]:,}" + (f" to {channels[-1]:,}" if len(channels) > 1 else ""),
-                "2C²/16": f"{group['formula'].sum():,.0f}",
-                "now": f"{weights:,}" if weights else "",
-            }
-        )
-    return pd.DataFrame(rows)
-
-
 def _grid_in_words(grid: Sequence[int] | None) -> str:
     if grid is None:
         return "unknown"

@@ -26,8 +26,21 @@ def check_costs(name):
     assert costs is not None
     assert costs.parameters == backbone_parameters(name)
     assert costs.flops == count_flops(create_model_on_meta(SEConfig(name)))
-    offered = {(site.stage, site.position) for site in find_places(name)}
-    assert {(group.stage, group.position) for group in costs.sites} == offered
+    places = find_places(name)
+    # In forward order, as they are listed.
+    assert [(group.stage, group.position) for group in costs.sites] == list(
+        dict.fromkeys((site.stage, site.position) for site in places)
+    )
+    for group in costs.sites:
+        of_stage = [site for site in places if site.stage == group.stage]
+        here = [site for site in of_stage if site.position == group.position]
+        assert group.channels == (min(site.channels for site in here), max(site.channels for site in here))
+        assert group.weights == sum(places[site].weights for site in here)
+        first, _, last = group.module.partition(" … ")
+        if last:
+            assert (first, last) == (of_stage[0].block, of_stage[-1].block)
+        else:
+            assert all(f"{site.block}.".startswith(f"{group.module}.") for site in of_stage)
     for group in costs.sites[:: max(len(costs.sites) // 4, 1)]:
         for place, ratio in enumerate(RATIOS):
             config = SEConfig.uniform(name, ratio, [group.stage], position=group.position)
