@@ -1,5 +1,6 @@
 """A configuration in words, as squares for its blocks, and as the cells of a drawing."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -60,7 +61,7 @@ def describe_stages(config: str, sites: Sequence[SiteRecord], attention: str = S
     return "; ".join(parts) or f"no {attention}"
 
 
-def draw_configuration(config: str, sites: Sequence[SiteRecord], attention: str = SE) -> list[StageDrawing]:
+def draw_configuration(config: str, sites: Sequence[SiteRecord], attention: str = SE) -> tuple[StageDrawing, ...]:
     """Return what to draw of a configuration: one row for each stage, one cell for each block.
 
     Args:
@@ -68,6 +69,12 @@ def draw_configuration(config: str, sites: Sequence[SiteRecord], attention: str 
         sites: Every site of the space, in forward order.
         attention: The word for the kinds of attention that were searched.
     """
+    return _draw(config, tuple(sites), attention)
+
+
+@functools.lru_cache(maxsize=4096)
+def _draw(config: str, sites: tuple[SiteRecord, ...], attention: str) -> tuple[StageDrawing, ...]:
+    """Return the same; a report shows each configuration in five places."""
     read = read_config(config)
     placed = {(one.site.block, one.site.position): one for one in read.placed}
     removed = {(site.block, site.position) for site in read.removed}
@@ -103,7 +110,7 @@ def draw_configuration(config: str, sites: Sequence[SiteRecord], attention: str 
         cells = tuple(map(draw_block, blocks.values()))
         used = sorted({(not cell.rank, cell.rank or 0, cell.label) for cell in cells if cell.label})
         drawn.append(StageDrawing(stage, ", ".join(label for _, _, label in used) or "–", cells))
-    return drawn
+    return tuple(drawn)
 
 
 def shade(rank: int) -> str:

@@ -75,8 +75,9 @@ def _history(rooms: Values) -> list[float]:
     """Return the hypervolume after each row of distances to the reference point; those within are positive."""
     front = np.empty((0, rooms.shape[1]))
     history = [0.0]
-    for room in rooms:
-        if (room > 0).all() and not (front >= room).all(axis=1).any():
+    within = np.asarray((rooms > 0).all(axis=1))
+    for index, room in enumerate(rooms):
+        if within[index] and not (front >= room).all(axis=1).any():
             front = np.vstack([front[(front > room).any(axis=1)], room])
             history.append(float(areas_of_the_best(front[:, 1:], front[:, 0]) @ front[:, 0]))
         else:
