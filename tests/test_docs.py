@@ -122,8 +122,15 @@ def requirements() -> set[str]:
 def small(words: list[str]) -> list[str]:
     """The `se-search` command that is run in place of one in the documentation."""
     words = [IN_COMMANDS.get(before, word) for before, word in itertools.pairwise(["", *words])]
+    if "--image-size" in words:  # embedded data have their own
+        place = words.index("--image-size")
+        del words[place : place + 2]
     if words[1:2] == ["run"] and "--study" not in words:
         words += ["--study", "tiny.yaml"]
+    if "own-images-pretrained" in words:  # its weights would be downloaded, and it has a budget of its own
+        words += ["--pretrained", "weights.safetensors", "--budget", "3"]
+    if words[1:2] == ["latency"] and "--model" in words and "--size" not in words:
+        words += ["--size", "32"]  # that of the tiny study's data
     if words[1:2] == ["latency"] and "--limit" not in words:
         words += ["--limit", "0.1"]
     return words
