@@ -111,12 +111,13 @@ class Trials:
 
     def propose(self) -> Proposal | None:
         """Start a trial of a new configuration; ``None`` if the space has no other within the limits."""
-        if self._first:
-            self._study.enqueue_trial(self._space.to_parameters(self._first.popleft()))
-        with self._study.reading_once(), self._study.at_once() as note:
-            if not _count(self._study, TrialState.WAITING) and self._sampler.is_exhausted(self._study):
-                return None
-            trial, parameters = self._study.ask_all(self._space.distributions)
+        with self._study.at_once() as note:
+            if self._first:
+                self._study.enqueue_trial(self._space.to_parameters(self._first.popleft()))
+            with self._study.reading_once():
+                if not _count(self._study, TrialState.WAITING) and self._sampler.is_exhausted(self._study):
+                    return None
+                trial, parameters = self._study.ask_all(self._space.distributions)
             config = self._space.to_config(parameters)
             named = {"name": self._names[config]} if config in self._names else {}
             blocks = config.block_count

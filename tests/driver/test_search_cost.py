@@ -116,7 +116,7 @@ def test_what_a_trial_reads_and_converts_does_not_grow_with_the_trials_before_it
 def test_killed_at_any_write_every_complete_trial_is_whole_and_the_search_goes_on_as_it_would_have(tmp_path):
     run(tmp_path / "whole", 6, Null())
     whole = load_trials(tmp_path / "whole").trials
-    for moment in range(4, 40, 14):  # a trial takes about fifteen statements
+    for moment in range(4, 24, 7):  # a trial takes nine statements
         folder = tmp_path / str(moment)
         run(folder, 3, Null())
         written = []
