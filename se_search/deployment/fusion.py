@@ -8,6 +8,7 @@ from torch import fx
 
 from .aten import arguments_of, is_written, replace_by_module, shape_of, storage_of
 from .layers import Excitation, PooledLinear, ScaleAddReLU
+from .scaling import factors_of
 
 _ATEN = torch.ops.aten
 _RELU = (_ATEN.relu.default, _ATEN.relu_.default)
@@ -55,11 +56,8 @@ def _fuse_tail(module: fx.GraphModule, relu: fx.Node) -> None:
 
 def _scaled(node: fx.Node) -> tuple[Any, Any] | None:
     """Return a tensor of shape ``(N, C, H, W)`` and its gate of shape ``(N, C, 1, 1)`` if ``node`` multiplies them."""
-    if _is_alone(node) and node.target is _ATEN.mul.Tensor:
-        for x, gate in (node.args, node.args[::-1]):
-            if shape_of(x) == shape_of(node) and shape_of(gate) == (*shape_of(node)[:2], 1, 1):
-                return x, gate
-    return None
+    factors = factors_of(node) if _is_alone(node) else None
+    return factors if factors and shape_of(factors[1]) == (*shape_of(node)[:2], 1, 1) else None
 
 
 def _fuse_excitation(module: fx.GraphModule, sigmoid: fx.Node) -> None:
