@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from networks import bare_network
+from networks import Tail, bare_network
 from torch import nn
 
 from se_search import SEConfig, insert, optimize_for_inference
@@ -68,19 +68,6 @@ def test_on_a_cpu_and_without_a_graph_nothing_is_fused(searched, monkeypatch):
     monkeypatch.setattr(fusion, "_has_kernels", lambda device: True)
     optimized = optimize_for_inference(searched, (3, 64, 64))
     assert (fused(optimized), fused(optimized, Excitation)) == (0, 0)
-
-
-class Tail(nn.Module):
-    """Two convolutions and a gate, which a subclass combines."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.conv, self.shortcut = nn.Conv2d(4, 8, 3, padding=1), nn.Conv2d(4, 8, 1)
-
-    def forward(self, images):
-        x = self.conv(images)
-        return self.combine(x, self.shortcut(images), x.mean((2, 3), keepdim=True).tanh())
 
 
 class AddsInPlace(Tail):

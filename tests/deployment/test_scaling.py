@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks import bare_network
+from networks import Tail, bare_network
 from torch import nn
 
 from se_search import SEConfig, insert, optimize_for_inference
@@ -66,19 +66,6 @@ def test_gradients_reach_the_images_as_before():
         network(images).logsumexp(1).sum().backward()
         gradients.append(images.grad)
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-6)
-
-
-class Tail(nn.Module):
-    """Two convolutions and a gate, which a subclass combines."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.conv, self.shortcut = nn.Conv2d(4, 8, 3, padding=1), nn.Conv2d(4, 8, 1)
-
-    def forward(self, images):
-        x = self.conv(images)
-        return self.combine(x, self.shortcut(images), x.mean((2, 3), keepdim=True).tanh())
 
 
 class AddsInPlace(Tail):
