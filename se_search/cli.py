@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 _RESUMES = " The same command resumes."
 
-_COMPARISON = Path("comparison.html")
 _SEARCH, _CLUSTER = "Search", "Cluster"
 
 app = typer.Typer(
@@ -429,17 +428,12 @@ def verify(
 
 @_command()
 def report(
-    folders: Annotated[
-        list[Path], typer.Argument(metavar="FOLDER", help="Run folder.", autocompletion=completion.run_folders)
-    ],
+    folder: RunFolder,
     formats: Annotated[
         list[str] | None,
         typer.Option("--format", metavar="NAME", help="html, md, csv or png; repeatable.  [default: html]"),
     ] = None,
-    live: Annotated[bool, typer.Option("--live", hidden=True)] = False,
-    every: Annotated[int | None, typer.Option(hidden=True)] = None,
-    to: Annotated[Path | None, typer.Option(hidden=True)] = None,
-) -> _Result | None:
+) -> _Result:
     """Rewrite a run's report, tables and run.json from its trials.
 
     Use watch for a running search and compare for several runs.
@@ -452,32 +446,9 @@ def report(
     from .api import load_run
     from .terminal import show_report
 
-    if live or every is not None or to is not None or len(folders) > 1:
-        _report_as_before(folders, formats, live, every, to)
-        return None
-    found = load_run(folders[0])
+    found = load_run(folder)
     files = found.report_as(*(formats or ["html"]))
     return _Result(found.to_json, lambda: show_report(found.folder, files))
-
-
-def _report_as_before(
-    folders: list[Path], formats: list[str] | None, live: bool, every: int | None, to: Path | None
-) -> None:
-    """Run the deprecated forms of ``watch`` and ``compare``; removed with the release after the next."""
-    several, html = len(folders) > 1, formats in (None, ["html"])
-    if several and (live or not html):
-        raise DefinitionError("--live and --format require a single run: several runs give one HTML page")
-    if to is not None and not several:
-        raise DefinitionError("--to requires two run folders or more: it names the page that compares them")
-    if every is not None and not live:
-        raise DefinitionError("--every requires --live: it is the interval between reports")
-    if live and not html:
-        raise DefinitionError("--live writes only the HTML report: remove --live or --format")
-    complain(f"Deprecated: use se-search {'compare' if several else 'watch'} instead.")
-    if several:
-        _compare(folders, to or _COMPARISON).show()
-    else:
-        _watch(folders[0], 10 if every is None else every)
 
 
 @_command()
@@ -490,10 +461,6 @@ def watch(folder: RunFolder, every: Annotated[int, typer.Option(help="Interval b
     Example:
       se-search watch runs/resnet50-digits
     """
-    _watch(folder, every)
-
-
-def _watch(folder: Path, every: int) -> None:
     from .api import follow_run
 
     say(f"Report: {follow_run(folder, every)}", to_copy=True)
@@ -505,7 +472,7 @@ def compare(
         list[Path],
         typer.Argument(metavar="FOLDER", help="Run folders, at least two.", autocompletion=completion.run_folders),
     ],
-    to: Annotated[Path, typer.Option(help="HTML page to write.")] = _COMPARISON,
+    to: Annotated[Path, typer.Option(help="HTML page to write.")] = Path("comparison.html"),
 ) -> _Result:
     """Compare the fronts of several runs in one page. Each run's report is rewritten.
 
@@ -513,10 +480,6 @@ def compare(
     Example:
       se-search compare runs/first runs/second --to comparison.html
     """
-    return _compare(folders, to)
-
-
-def _compare(folders: list[Path], to: Path) -> _Result:
     from .api import load_run, write_comparison
     from .report.comparison import describe_ratios
     from .results.comparison import compare_runs

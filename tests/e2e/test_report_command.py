@@ -53,16 +53,6 @@ def test_several_runs_have_a_page_and_a_report_each(directory):
     assert (directory / "again.html").is_file()
 
 
-def test_the_spellings_before_watch_and_compare_say_what_to_type_instead(directory):
-    result = invoke("report", "run", "other", "--to", "again.html")
-    assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[-1] == "Comparison: again.html"
-    assert result.stderr == "Deprecated: use se-search compare instead.\n"
-    result = invoke("report", "run", "--live", "--every", "1")
-    assert result.stdout.splitlines() == ["6 of 6: run/report.html", "Report: run/report.html"]
-    assert result.stderr == "Deprecated: use se-search watch instead.\n"
-
-
 @pytest.mark.parametrize("form", ["html", "md", "csv"])
 def test_a_terminal_is_told_while_the_report_is_written(finished_run, form, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
@@ -86,15 +76,6 @@ def test_a_terminal_is_told_while_the_report_is_written(finished_run, form, monk
             ["report", "run", "--format", "csv", "--format", "pdf"],
             "format 'pdf' is unknown: choose one of html, md, csv, png",
         ),
-        # Spellings before watch and compare:
-        (["report", "run", "other", "--live"], "--live and --format require a single run"),
-        (["report", "run", "other", "--format", "md"], "--live and --format require a single run"),
-        (
-            ["report", "run", "--to", "page.html"],
-            "--to requires two run folders or more: it names the page that compares them",
-        ),
-        (["report", "run", "--every", "5"], "--every requires --live: it is the interval between reports"),
-        (["report", "run", "--live", "--format", "md"], "--live writes only the HTML report"),
     ],
 )
 def test_a_mistake_is_told_in_one_sentence_and_nothing_is_written(directory, arguments, sentence):
