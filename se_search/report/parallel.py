@@ -45,26 +45,31 @@ def parallel_coordinates(trials: pd.DataFrame, run: RunRecord) -> go.Figure:
             customdata=[number for one in numbers for number in (*[one] * len(axes), None)],
             hovertemplate="%{text}<extra></extra>",
         )
+    edges, labels, edge = [], [], {"color": EDGE, "width": 1}
     for index, axis in enumerate(axes):
-        figure.add_shape(type="line", x0=index, x1=index, y0=-0.03, y1=1.03, line={"color": EDGE, "width": 1})
+        edges.append({"type": "line", "x0": index, "x1": index, "y0": -0.03, "y1": 1.03, "line": edge})
         for place, label in axis.ticks:
             angle = -90 if len(label) > _LONGEST_TICK else 0
             # Beside the axis: on it, the label would cover the lines' markers.
-            figure.add_annotation(
-                **LABEL,
-                x=index,
-                y=place,
-                text=label,
-                textangle=angle,
-                borderpad=2,  # or a dashed line that ends at it would look like a minus sign
-                xanchor="right",
-                xshift=-7,
+            labels.append(
+                LABEL
+                | {
+                    "x": index,
+                    "y": place,
+                    "text": label,
+                    "textangle": angle,
+                    "borderpad": 2,  # or a dashed line that ends at it would look like a minus sign
+                    "xanchor": "right",
+                    "xshift": -7,
+                }
             )
     style_figure(figure, "", "")
     return figure.update_layout(
         height=460,
         xaxis=category_axis([axis.title for axis in axes]) | {"showline": False, "ticks": ""},
         yaxis={"visible": False, "range": [-0.06, 1.06]},
+        shapes=edges,
+        annotations=labels,
     )
 
 
