@@ -83,23 +83,54 @@ def browser():
         browser.close()
 
 
+LINE_OF_SCRIPTS = 10_000
+
+
+@pytest.fixture(scope="session")
+def _page(browser):
+    """A page for all tests: a new one has a new process, and its start takes longer than opening a report."""
+    context = browser.new_context(offline=True)
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    return context.new_page()
+
+
 @pytest.fixture
-def open_page(browser):
-    """A function that opens a file without a network and returns the page, its errors and what it asked for."""
-    contexts = []
+def open_page(_page, tmp_path_factory):
+    """A function that opens a file without a network and returns the page, its errors and what it asked for.
+
+    Each call leaves the file before, with what that has kept. Chromium compiles a script once for one address and line,
+    and Plotly takes it a second: so a copy of the file is opened, always the same one, with its scripts on one line.
+    """
+    copy = tmp_path_factory.getbasetemp() / "page.html"
+    listeners = {}
+
+    def leave():
+        for event in list(listeners):
+            _page.remove_listener(event, listeners.pop(event))
+        _page.evaluate("location.protocol === 'file:' && (localStorage.clear(), sessionStorage.clear())")
+        _page.goto("about:blank")
+        _page.mouse.move(0, 0)
 
     def open_file(file, width=1400, scheme="light", fragment=""):
-        context = browser.new_context(viewport={"width": width, "height": 900}, offline=True, color_scheme=scheme)
-        context.grant_permissions(["clipboard-read", "clipboard-write"])
-        contexts.append(context)
-        page = context.new_page()
+        leave()
         errors, asked = [], []
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(file.as_uri() + fragment)
-        return page, errors, asked
+
+        def dismiss(dialog):
+            errors.append(dialog.message)
+            dialog.dismiss()
+
+        listeners["console"] = lambda message: errors.append(message.text) if message.type == "error" else None
+        listeners["pageerror"] = lambda error: errors.append(str(error))
+        listeners["dialog"] = dismiss
+        listeners["request"] = lambda request: asked.append(request.url)
+        for event, listener in listeners.items():
+            _page.on(event, listener)
+        _page.set_viewport_size({"width": width, "height": 900})
+        _page.emulate_media(media="null", color_scheme=scheme)
+        above, *scripts = file.read_text(encoding="utf-8").partition("<script>")
+        copy.write_text("".join((above, "\n" * (LINE_OF_SCRIPTS - above.count("\n")), *scripts)), encoding="utf-8")
+        _page.goto(copy.as_uri() + fragment)
+        return _page, errors, asked
 
     yield open_file
-    for context in contexts:
-        context.close()
+    leave()

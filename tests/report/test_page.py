@@ -4,6 +4,7 @@ import io
 import json
 import random
 import shlex
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -37,7 +38,17 @@ def results(finished_run):
 @pytest.fixture
 def all_on_front(results):
     """The run's results, each trial on the front so that there is something to see."""
-    trials, run = results
+    return with_all_on_front(*results)
+
+
+@pytest.fixture(scope="module")
+def front_page(_finished_run, tmp_path_factory):
+    """The page of those results."""
+    folder = shutil.copytree(_finished_run / "run", tmp_path_factory.mktemp("front") / "run")
+    return write_page(folder.parent, *with_all_on_front(*read_results(folder)))
+
+
+def with_all_on_front(trials, run):
     trials["on_front"] = trials["state"] == "complete"
     trials["latency_ratio"] = 1 + 0.02 * trials["number"]  # measured ones may lie upon each other
     trials["latency_low"], trials["latency_high"] = trials["latency_ratio"] - 0.005, trials["latency_ratio"] + 0.005
@@ -141,9 +152,9 @@ def test_the_button_changes_the_theme_of_page_and_figures(finished_run, open_pag
 
 
 @pytest.mark.parametrize("width", [1400, 400])
-def test_a_click_on_a_point_chooses_the_trial_everywhere(open_page, tmp_path, all_on_front, width):
-    trials, run = all_on_front
-    page, errors, _ = open_page(write_page(tmp_path, trials, run), width)
+def test_a_click_on_a_point_chooses_the_trial_everywhere(open_page, front_page, all_on_front, width):
+    trials, _ = all_on_front
+    page, errors, _ = open_page(front_page, width)
     number = int(trials.sort_values("parameter_overhead")["number"].iloc[-1])
     page.mouse.click(*point_of(page, "overhead", number))
     page.wait_for_selector("#chosen:not([hidden])")
@@ -157,9 +168,9 @@ def test_a_click_on_a_point_chooses_the_trial_everywhere(open_page, tmp_path, al
     assert errors == []
 
 
-def test_switches_hide_intervals_and_make_costs_logarithmic(open_page, tmp_path, all_on_front):
-    trials, run = all_on_front
-    page, errors, _ = open_page(write_page(tmp_path, trials, run))
+def test_switches_hide_intervals_and_make_costs_logarithmic(open_page, front_page, all_on_front):
+    trials, _ = all_on_front
+    page, errors, _ = open_page(front_page)
     wait_for_figure(page, "overhead")
     bars = page.locator("#figure-overhead .errorbar")
     assert bars.count() > 0
@@ -177,9 +188,9 @@ def test_switches_hide_intervals_and_make_costs_logarithmic(open_page, tmp_path,
     assert errors == []
 
 
-def test_the_panel_does_not_cover_the_point_that_it_speaks_of(open_page, tmp_path, all_on_front):
-    trials, run = all_on_front
-    page, _, _ = open_page(write_page(tmp_path, trials, run), 400)
+def test_the_panel_does_not_cover_the_point_that_it_speaks_of(open_page, front_page, all_on_front):
+    trials, _ = all_on_front
+    page, _, _ = open_page(front_page, 400)
     number = int(trials.sort_values("parameter_overhead")["number"].iloc[-1])
     point_of(page, "overhead", number)
     page.evaluate("scrollBy(0, document.getElementById('figure-overhead').getBoundingClientRect().top - 420)")
@@ -210,16 +221,16 @@ def test_several_trials_are_chosen_with_shift_from_any_part_and_kept_in_the_addr
 
 
 @pytest.mark.parametrize("fragment", ["#trials=,", "#trials=__proto__"])
-def test_an_address_that_names_no_trial_chooses_none(open_page, tmp_path, all_on_front, fragment):
-    page, errors, _ = open_page(write_page(tmp_path, *all_on_front), fragment=fragment)
+def test_an_address_that_names_no_trial_chooses_none(open_page, front_page, fragment):
+    page, errors, _ = open_page(front_page, fragment=fragment)
     assert page.locator("tr.chosen").count() == 0
     page.evaluate("location.hash = '#trials=3'")
     page.wait_for_selector("#front tr.chosen[data-trial='3']")
     assert errors == []
 
 
-def test_escape_in_the_filter_leaves_the_choice_alone(open_page, tmp_path, all_on_front):
-    page, _, _ = open_page(write_page(tmp_path, *all_on_front), fragment="#trials=3")
+def test_escape_in_the_filter_leaves_the_choice_alone(open_page, front_page):
+    page, _, _ = open_page(front_page, fragment="#trials=3")
     page.get_by_label("Filter").first.fill("r=16")
     page.get_by_label("Filter").first.press("Escape")
     assert page.locator("#front tr.chosen").get_attribute("data-trial") == "3"
@@ -233,8 +244,8 @@ def test_no_figure_offers_to_send_itself_elsewhere(finished_run, open_page):
     assert not [title for title in titles if "hare" in title or "loud" in title]
 
 
-def test_a_column_of_the_heat_map_chooses_its_member(open_page, tmp_path, all_on_front):
-    page, _, _ = open_page(write_page(tmp_path, *all_on_front))
+def test_a_column_of_the_heat_map_chooses_its_member(open_page, front_page):
+    page, _, _ = open_page(front_page)
     wait_for_figure(page, "heat_map")
     number, x, y = page.evaluate(
         """() => {
@@ -262,9 +273,9 @@ def test_the_command_is_copied_and_names_the_folder_and_the_trial(open_page, tmp
     assert page.locator("#cards code").inner_text() == copied
 
 
-def test_the_table_holds_the_front_and_a_drawing_of_every_block(open_page, tmp_path, all_on_front):
+def test_the_table_holds_the_front_and_a_drawing_of_every_block(open_page, front_page, all_on_front):
     trials, run = all_on_front
-    page, _, _ = open_page(write_page(tmp_path, trials, run))
+    page, _, _ = open_page(front_page)
     rows = page.locator("#front tbody tr")
     shown = [int(rows.nth(index).get_attribute("data-trial")) for index in range(rows.count())]
     assert sorted(shown) == sorted(trials["number"])
@@ -313,9 +324,9 @@ def test_a_latency_of_the_additive_model_is_called_predicted(open_page, tmp_path
     assert errors == []
 
 
-def test_a_heading_sorts_by_value_and_again_in_reverse(open_page, tmp_path, all_on_front):
-    trials, run = all_on_front
-    page, _, _ = open_page(write_page(tmp_path, trials, run))
+def test_a_heading_sorts_by_value_and_again_in_reverse(open_page, front_page, all_on_front):
+    trials, _ = all_on_front
+    page, _, _ = open_page(front_page)
     for heading, cell, column in (("Latency", 4, "latency_ratio"), ("Parameters", 3, "parameter_overhead")):
         expected = sorted(trials[column])
         button = page.get_by_role("region", name="Pareto front").get_by_role("button", name=heading)
@@ -327,9 +338,9 @@ def test_a_heading_sorts_by_value_and_again_in_reverse(open_page, tmp_path, all_
             assert page.locator(f"#front th[aria-sort={direction}]").inner_text().startswith(heading)
 
 
-def test_the_front_is_filtered_and_what_is_shown_can_be_downloaded(open_page, tmp_path, all_on_front):
-    trials, run = all_on_front
-    page, _, _ = open_page(write_page(tmp_path, trials, run))
+def test_the_front_is_filtered_and_what_is_shown_can_be_downloaded(open_page, front_page, all_on_front):
+    trials, _ = all_on_front
+    page, _, _ = open_page(front_page)
     region = page.get_by_role("region", name="Pareto front")
     region.get_by_role("button", name="Parameters").click()
     page.get_by_label("Filter").first.fill("r=16 UNIFORM")
@@ -509,10 +520,10 @@ def test_a_thousand_trials_fit_in_a_page_below_eight_megabytes(open_page, tmp_pa
     assert errors == []
 
 
-def test_three_objectives_are_a_figure_of_their_own(open_page, tmp_path, all_on_front):
+def test_three_objectives_are_a_figure_of_their_own(open_page, front_page, all_on_front):
     trials, run = all_on_front
     assert [one.name for one in run.objectives] == ["accuracy", "parameter_overhead", "latency_ratio"]
-    page, errors, _ = open_page(write_page(tmp_path, trials, run))
+    page, errors, _ = open_page(front_page)
     page.locator("#figure-objectives").scroll_into_view_if_needed()
     page.wait_for_selector("#figure-objectives canvas")
     page.locator("#front tr[data-trial='1'] button.trial").click()
@@ -528,13 +539,14 @@ def test_three_objectives_are_a_figure_of_their_own(open_page, tmp_path, all_on_
 
 @pytest.mark.slow
 def test_without_webgl_a_trial_is_chosen_in_all_that_is_drawn(open_page, tmp_path, all_on_front):
-    page, errors, _ = open_page(write_page(tmp_path, *all_on_front))
-    page.add_init_script(
+    file = write_page(tmp_path, *all_on_front)
+    without = (
         "const create = HTMLCanvasElement.prototype.getContext;"
         "HTMLCanvasElement.prototype.getContext = function (kind, ...rest) {"
         " return kind.includes('webgl') ? null : create.call(this, kind, ...rest); };"
     )
-    page.reload()
+    file.write_text(file.read_text().replace("<head>", f"<head><script>{without}</script>", 1))
+    page, errors, _ = open_page(file)
     page.locator("#figure-objectives").scroll_into_view_if_needed()
     page.wait_for_function("document.getElementById('figure-objectives').innerText.includes('WebGL is off')")
     for name in FIGURES:
