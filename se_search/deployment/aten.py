@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+_ATEN = torch.ops.aten
+
 
 def shape_of(node: Any) -> tuple[Any, ...]:
     """Return the traced shape of the result of ``node``; empty if that is not a tensor."""
@@ -19,6 +21,22 @@ def arguments_of(node: fx.Node) -> dict[str, Any]:
     parameters = node.target._schema.arguments  # type: ignore[union-attr]
     given = dict(zip((one.name for one in parameters), node.args, strict=False)) | node.kwargs
     return {one.name: given.get(one.name, one.default_value) for one in parameters}
+
+
+def averaged(node: fx.Node) -> tuple[fx.Node | None, tuple[int, ...]]:
+    """Return the input and dimensions of an average over all dimensions but the batch and one more."""
+    if node.target is _ATEN.mean.dim and arguments_of(node)["dtype"] is None:
+        given = arguments_of(node)
+        source = given["self"]
+        rank = len(shape_of(source))
+        axes = tuple(sorted(axis % rank for axis in given["dim"] or range(rank)))
+    elif node.target is _ATEN.adaptive_avg_pool2d.default and set(arguments_of(node)["output_size"]) == {1}:
+        source = arguments_of(node)["self"]
+        rank = len(shape_of(source))
+        axes = (rank - 2, rank - 1)
+    else:
+        return None, ()
+    return (source, axes) if len(axes) == rank - 2 and 0 not in axes else (None, ())
 
 
 def is_elementwise(node: fx.Node) -> bool:
@@ -37,11 +55,10 @@ def is_function(node: fx.Node) -> bool:
 
 def is_written(value: fx.Node, start: fx.Node, end: fx.Node) -> bool:
     """Whether an operation between two others writes to the storage of ``value``."""
-    node, storage = start.next, storage_of(value)
-    while node is not end:
+    node, storage = start, storage_of(value)
+    while node is not end and (node := node.next) is not end:
         if any(storage_of(one) is storage for one in written_by(node)):
             return True
-        node = node.next
     return False
 
 

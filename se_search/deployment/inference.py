@@ -15,7 +15,17 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..errors import ExportError, first_reason
 from ..network.backbones import default_input_size
-from .aten import arguments_of, free_name, is_elementwise, is_function, is_written, shape_of, storage_of, written_by
+from .aten import (
+    arguments_of,
+    averaged,
+    free_name,
+    is_elementwise,
+    is_function,
+    is_written,
+    shape_of,
+    storage_of,
+    written_by,
+)
 from .fusion import fuse_for_gpu
 from .graph import trace
 from .layers import FixedSize, PooledLinear
@@ -48,7 +58,7 @@ def optimize_for_inference(
       of the excitation. Maxima and windows are squeezed as they are.
     - The layers of the excitation operate on vectors; when one image is compiled, as sums that a compiler fuses.
     - A gate scales in the same pass over memory as the sum that follows, or in place.
-    - For a CUDA graph, one kernel scales, adds the shortcut and applies ReLU, and another does a small excitation.
+    - For a CUDA graph, two kernels do a whole SE block with the sum and the ReLU that follow.
 
     The network takes images of one size in batches of any size, on the device and in the precision of ``model``.
     Convert that first: ``optimize_for_inference(model.bfloat16())``. The new weights are copies without gradients.
@@ -223,7 +233,7 @@ def _squeeze(module: fx.GraphModule, excitation: _Layer, pooled: fx.Node) -> tup
     mean: Any = pooled
     while mean.target in _SAME_ELEMENTS and len(mean.users) == 1:
         mean = mean.args[0]
-    wide, axes = _averaged(mean)
+    wide, axes = averaged(mean)
     before, after = shape_of(mean), shape_of(pooled)
     whole = before[:1] == after[:1] and math.prod(before[1:]) == math.prod(after[1:])
     if wide is None or len(mean.users) > 1 or not whole:
@@ -242,22 +252,6 @@ def _squeeze(module: fx.GraphModule, excitation: _Layer, pooled: fx.Node) -> tup
             return replace(excitation, weight=matrix @ layer.weight.flatten(1), bias=bias), vector
     with graph.inserting_before(mean):
         return excitation, graph.call_function(_MEAN, (wide, list(axes)))
-
-
-def _averaged(node: fx.Node) -> tuple[fx.Node | None, tuple[int, ...]]:
-    """Return the input and dimensions of an average over all dimensions but the batch and one more."""
-    if node.target is _MEAN and arguments_of(node)["dtype"] is None:
-        given = arguments_of(node)
-        source = given["self"]
-        rank = len(shape_of(source))
-        axes = tuple(sorted(axis % rank for axis in given["dim"] or range(rank)))
-    elif node.target is _ATEN.adaptive_avg_pool2d.default and set(arguments_of(node)["output_size"]) == {1}:
-        source = arguments_of(node)["self"]
-        rank = len(shape_of(source))
-        axes = (rank - 2, rank - 1)
-    else:
-        return None, ()
-    return (source, axes) if len(axes) == rank - 2 and 0 not in axes else (None, ())
 
 
 def _is_pointwise(module: fx.GraphModule, node: Any) -> bool:

@@ -78,27 +78,38 @@ class ScaleAddReLU(nn.Module):
         return total.relu_()
 
 
-class Excitation(nn.Module):
-    """Two layers with ReLU between them and a sigmoid behind, on a GPU in one kernel if they are small."""
+class SqueezeExcite(nn.Module):
+    """An SE block with the sum and the ReLU that follow if they do: on a GPU in two kernels.
 
-    def __init__(self, first: PooledLinear, second: PooledLinear) -> None:
+    Args:
+        first: The first layer of the excitation.
+        second: The second.
+        axis: Dimension of the channels: 1, or the last.
+        activated: Whether ReLU follows.
+    """
+
+    def __init__(self, first: PooledLinear, second: PooledLinear, axis: int, activated: bool) -> None:
         super().__init__()
         self.first = first
         self.second = second
+        self.axis = axis
+        self.activated = activated
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map ``x`` of shape ``(N, inputs)`` to gates of shape ``(N, outputs)``."""
-        first, second = self.first, self.second
-        few = max(first.weight.numel(), second.weight.numel()) <= _MOST_WEIGHTS
-        if _uses_kernels(x) and few and x.is_contiguous() and first.bias is not None and second.bias is not None:
-            from .kernels import excite  # needs Triton
+    def forward(self, source: torch.Tensor, x: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
+        """Return ``x`` scaled by the gates that the averages of ``source`` give, plus ``other``."""
+        first, second, axis = self.first, self.second, self.axis
+        alike = other is None or (x.stride(), x.dtype) == (other.stride(), other.dtype)
+        if _uses_kernels(x) and alike and _is_dense(source, axis) and _is_dense(x, axis):
+            from .kernels import squeeze_excite  # needs Triton
 
-            return excite(x, first.weight, first.bias, second.weight, second.bias)
-        return second(F.relu(first(x))).sigmoid()
-
-
-_MOST_WEIGHTS = 1 << 15
-"""Of a layer of an excitation, which one multiprocessor reads for each image."""
+            return squeeze_excite(
+                source, first.weight, first.bias, second.weight, second.bias, x, other, axis, self.activated
+            )
+        others = [place for place in range(1, x.ndim) if place != axis]
+        gate = second(F.relu(first(source.mean(others)))).sigmoid()
+        gate = gate.reshape([-1, *(1 if place in others else gate.shape[1] for place in range(1, x.ndim))])
+        total = x * gate if other is None else torch.addcmul(other, x, gate)
+        return total.relu_() if self.activated else total
 
 
 def _uses_kernels(x: torch.Tensor) -> bool:
@@ -106,5 +117,6 @@ def _uses_kernels(x: torch.Tensor) -> bool:
     return x.is_cuda and not torch.compiler.is_compiling()
 
 
-def _is_dense(x: torch.Tensor) -> bool:
-    return x.numel() < 1 << 31 and (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last))
+def _is_dense(x: torch.Tensor, axis: int = 1) -> bool:
+    channels_last = axis == 1 and x.is_contiguous(memory_format=torch.channels_last)
+    return x.numel() < 1 << 31 and (x.is_contiguous() or channels_last)

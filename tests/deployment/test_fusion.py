@@ -14,7 +14,7 @@ from torch import nn
 
 from se_search import SEConfig, insert, optimize_for_inference
 from se_search.deployment import fusion
-from se_search.deployment.layers import Excitation, ScaleAddReLU
+from se_search.deployment.layers import ScaleAddReLU, SqueezeExcite
 
 TOLERANCE = 1e-5
 
@@ -47,9 +47,14 @@ def searched():
     return model
 
 
-def test_each_block_ends_in_one_kernel_and_each_excitation_is_one(searched, with_kernels):
+def operations(model):
+    return [str(node.target) for node in model.graph.nodes if node.op == "call_function"]
+
+
+def test_each_block_is_one_module_with_its_sum_and_activation(searched, with_kernels):
     optimized = optimize_for_inference(searched, (3, 64, 64), cuda_graph=True)
-    assert (fused(optimized), fused(optimized, Excitation)) == (4, 4)
+    assert (fused(optimized, SqueezeExcite), fused(optimized)) == (4, 0)
+    assert not {"aten.mean.dim", "aten.mul.Tensor", "aten.add.Tensor"} & set(operations(optimized))
     assert_equal_outputs(optimized, searched, (3, 64, 64))
     again = optimize_for_inference(optimized)
     assert_equal_outputs(again, searched, (3, 64, 64))
@@ -64,10 +69,26 @@ def test_the_bare_network_is_fused_in_the_same_way(with_kernels):
 
 def test_on_a_cpu_and_without_a_graph_nothing_is_fused(searched, monkeypatch):
     optimized = optimize_for_inference(searched, (3, 64, 64), cuda_graph=True)
-    assert (fused(optimized), fused(optimized, Excitation)) == (0, 0)
+    assert (fused(optimized), fused(optimized, SqueezeExcite)) == (0, 0)
     monkeypatch.setattr(fusion, "_has_kernels", lambda device: True)
     optimized = optimize_for_inference(searched, (3, 64, 64))
-    assert (fused(optimized), fused(optimized, Excitation)) == (0, 0)
+    assert (fused(optimized), fused(optimized, SqueezeExcite)) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "position"),
+    [
+        ("test_resnet", "3x3"),  # before a convolution
+        ("test_convnext", "standard"),  # before a sum without activation; the network has the channels last
+    ],
+)
+def test_blocks_elsewhere_are_one_module_too(backbone, position, with_kernels):
+    config = SEConfig.uniform(backbone, 4, position=position)
+    model = insert(bare_network(backbone), config).eval()
+    optimized = optimize_for_inference(model, (3, 64, 64), cuda_graph=True)
+    assert fused(optimized, SqueezeExcite) == len(config.sites) > 0
+    assert "aten.mul.Tensor" not in operations(optimized)
+    assert_equal_outputs(optimized, model, (3, 64, 64))
 
 
 class AddsInPlace(Tail):
@@ -151,9 +172,54 @@ def test_what_stands_in_the_way_is_respected(kind, with_kernels):
     assert_equal_outputs(optimized, model, (4, 6, 6))
 
 
+class Block(Tail):
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
+
+    def gate(self, x):
+        return self.fc2(self.fc1(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+
+    def combine(self, x, other, gate):
+        return (other + x * self.gate(other)).relu()
+
+
+class ReadsItsGate(Block):
+    def combine(self, x, other, gate):
+        gate = self.gate(x)
+        return (x * gate + other).relu() + gate
+
+
+class WritesToWhatItSqueezed(Block):
+    def combine(self, x, other, gate):
+        scaled = other * self.gate(x)
+        x.zero_()
+        return (scaled + other).relu() + x
+
+
+class WritesToItsShortcutBeforeTheActivation(Block):
+    def combine(self, x, other, gate):
+        total = x * self.gate(x) + other
+        other.zero_()
+        return total.relu() + other
+
+
+@pytest.mark.parametrize(
+    ("kind", "blocks"),
+    [(Block, 1), (ReadsItsGate, 0), (WritesToWhatItSqueezed, 0), (WritesToItsShortcutBeforeTheActivation, 0)],
+)
+def test_a_block_is_fused_if_nothing_reads_or_writes_in_between(kind, blocks, with_kernels):
+    model = kind().eval()
+    optimized = optimize_for_inference(model, (4, 6, 6), cuda_graph=True)
+    assert fused(optimized, SqueezeExcite) == blocks
+    assert_equal_outputs(optimized, model, (4, 6, 6))
+
+
 FORMULAS = """
 import torch
-from se_search.deployment.kernels import excite, scale_add_relu
+from se_search.deployment import kernels, layers
+from se_search.deployment.kernels import scale_add_relu
+from se_search.deployment.layers import PooledLinear, SqueezeExcite
 
 torch.manual_seed(0)
 for memory_format in (torch.contiguous_format, torch.channels_last):
@@ -162,11 +228,33 @@ for memory_format in (torch.contiguous_format, torch.channels_last):
         out = scale_add_relu(x, gate, other)
         assert torch.allclose(out, torch.relu(x * (1 if gate is None else gate) + other), rtol=1e-6, atol=1e-6)
         assert out.stride() == x.stride()
-for inputs, hidden, outputs in ((64, 4, 64), (70, 5, 130)):
-    pooled, weight, bias = torch.randn(3, inputs), torch.randn(hidden, inputs), torch.randn(hidden)
-    weight2, bias2 = torch.randn(outputs, hidden), torch.randn(outputs)
-    expected = torch.sigmoid(torch.relu(pooled @ weight.T + bias) @ weight2.T + bias2)
-    assert torch.allclose(excite(pooled, weight, bias, weight2, bias2), expected, rtol=1e-5, atol=1e-6)
+
+def check(images, inputs, hidden, outputs, size, axis, memory_format, biased, added, activated):
+    x, other = (torch.randn(images, outputs, *size).to(memory_format=memory_format) for _ in range(2))
+    source = torch.randn(images, inputs, *size).to(memory_format=memory_format)
+    if axis != 1:
+        source, x, other = (one.to(memory_format=torch.channels_last).permute(0, 2, 3, 1) for one in (source, x, other))
+    first, second = (
+        PooledLinear(torch.randn(*shape), torch.randn(shape[0]) if biased else None)
+        for shape in ((hidden, inputs), (outputs, hidden))
+    )
+    block, other = SqueezeExcite(first, second, axis, activated), other if added else None
+    expected = block(source, x, other)
+    layers._uses_kernels, before = lambda x: True, layers._uses_kernels
+    try:
+        out = block(source, x, other)
+    finally:
+        layers._uses_kernels = before
+    assert torch.allclose(out, expected, rtol=1e-4, atol=1e-5), (out - expected).abs().max()
+    assert out.stride() == x.stride()
+
+last, contiguous = torch.channels_last, torch.contiguous_format
+check(1, 64, 4, 64, (7, 11), 1, contiguous, True, True, True)
+check(3, 70, 5, 130, (9, 7), 1, last, True, True, True)
+check(2, 48, 9, 24, (33, 32), 1, contiguous, False, True, False)
+check(2, 40, 5, 48, (3, 5), 3, contiguous, True, False, False)
+kernels._PROGRAMS = 8
+check(20, 40, 5, 8, (2, 2), 1, contiguous, True, True, True)
 """
 
 
