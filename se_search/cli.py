@@ -399,8 +399,8 @@ def verify(
     members: Annotated[
         str,
         typer.Option(
-            help="front (and what is not distinguishable from it), all (complete trials), verified (again, with more "
-            "seeds), or a number."
+            help="front (with trials not distinguishable from it), all (complete trials), verified (those verified "
+            "before) or a number."
         ),
     ] = "front",
     seeds: Annotated[int, typer.Option(help="Number of training seeds of each network.")] = 3,
@@ -409,9 +409,9 @@ def verify(
 ) -> _Result:
     """Retrain front members independently with several seeds. The same command resumes.
 
-    They are evaluated on the test images. The network without attention and, if the space contains them, the published
-    uniform networks are retrained with the same seeds and batches. The report and the tables show values, paired
-    differences and the rank agreement with the search.
+    They are evaluated on the test images. Baselines are retrained with the same seeds and batches: the network without
+    attention and, if the space contains them, uniform ones with published options. The report and the tables show
+    values, paired differences and the rank agreement with the search.
 
     \b
     Example:
@@ -551,9 +551,9 @@ def export(
 ) -> _Result:
     """Export a network as a folder that timm loads, with a model card.
 
-    The weights are the retrained ones if the network has been verified, of the training that is best on the validation
-    images. Otherwise, and with --search-weights, they are those that the search evaluated: with the supernet a slice of
-    its weights, without retraining.
+    If the network has been verified, the weights are retrained: those of its best training on the validation images.
+    Otherwise, and with --search-weights, they are those that the search evaluated: with the supernet a slice of its
+    weights, without retraining.
 
     \b
     Example:
@@ -618,8 +618,9 @@ def excitation(
 ) -> _Result:
     """Analyse the attention blocks of a trained network, and report which are idle.
 
-    Follows section 7.2 of the SENet paper: how much gates differ between classes, which gates are constant, and the
-    loss of accuracy when a block's gates are replaced by their means. The network was not trained on the images.
+    The analysis follows section 7.2 of the SENet paper: how much gates differ between classes, which gates are
+    constant, and how accuracy changes when a block's gates are replaced by their means. It uses images on which the
+    network was not trained.
 
     \b
     Example:
@@ -675,8 +676,8 @@ def thin(
     """Find which attention blocks of a trained network can become constants. Nothing is trained.
 
     A block whose gate hardly depends on the image becomes a factor in the weights beside it, and costs nothing. Single
-    blocks and growing sets of blocks are compared with the untouched network, image by image. The smallest network
-    whose log-loss rises by less than the tolerance for certain is chosen.
+    blocks and growing sets of blocks are compared with the original network, image by image. The smallest network for
+    which the interval of the rise of log-loss ends below the tolerance is chosen.
 
     \b
     Example:
@@ -730,9 +731,9 @@ def power(
         int | None, typer.Option(help="Number of validation and of test images, instead of those of --data.")
     ] = None,
 ) -> _Result:
-    """State the smallest differences that data can tell, and published gains of SE. Nothing is trained.
+    """State the smallest differences that data can show, and published gains of SE. Nothing is trained.
 
-    Noise is assumed. The report of a run states the same with the noise seen in it.
+    The noise is assumed. The report of a run states the same with the noise seen in it.
 
     \b
     Example:
@@ -828,8 +829,8 @@ def sites(
     """List the sites for attention in a backbone, by stage or one by one, with the cost of SE.
 
     Costs are for SE with r=16. For the backbone's own attention, "now" shows its weights, and with --all their
-    equivalent reduction ratio. The sums by stage are those of the atlas if it has the architecture in the installed
-    version of timm, or else of a trace, as sites are.
+    equivalent reduction ratio. Sums by stage are those of the atlas if it is of the installed version of timm.
+    Otherwise, and for --all and --skipped, the network is traced.
 
     \b
     Example:
@@ -910,8 +911,7 @@ def latency(
 ) -> _Result:
     """Measure the latency of networks with attention, relative to the bare backbone, on this machine.
 
-    The row "no SE" ("no ECA" in a space of ECA) compares the backbone with a copy of itself: its interval should
-    contain ×1.
+    The row "no SE" ("no ECA" in a space of ECA) compares the backbone with its copy: the interval should contain ×1.
 
     \b
     Example:
@@ -961,9 +961,9 @@ def reproduce(
         typer.Argument(metavar="WHAT", help="all: every table; params: the tables of parameters and FLOPs."),
     ] = "all",
 ) -> _Result:
-    """Show the SENet paper's tables: its errors, its costs beside those counted on timm's networks, and its ablations.
+    """Show the SENet paper's tables: errors, costs beside those counted on timm's networks, and ablations.
 
-    Each ablation has the command that runs it on images of yours. Nothing is trained.
+    Each ablation has the command that runs it on your images. Nothing is trained.
 
     \b
     Example:

@@ -120,15 +120,15 @@ def show_thinning(found: Thinning, exported: Exported | None) -> None:
     say("Networks with constant blocks: the front of log-loss and cost.")
     _print_table(describe_thinning(found.table))
     if found.conditions:
-        say(f"Latency against the untouched network; {found.conditions}.")
+        say(f"Latency against the original network; {found.conditions}.")
     if found.caution:
         say(found.caution)
         return
     if found.chosen is None:
-        say(f"No network is chosen: there is none {found.criterion}.")
+        say(f"No network is chosen: none has a {found.criterion}.")
         return
     assert found.confirmed is not None  # noqa: S101  # for mypy: a chosen network is confirmed
-    say(f"Chosen: row {found.chosen}, the smallest network {found.criterion}.")
+    say(f"Chosen: row {found.chosen}, the smallest network with a {found.criterion}.")
     say(f"On the test images its log-loss changes by {difference_in_words('log_loss', found.confirmed)}.")
     if exported is None:
         say("Next: export it with the same command and")
@@ -226,8 +226,8 @@ def show_paper(figures: Sequence[CountedFigure]) -> None:
     say("")
     say(
         "Errors are the paper's, of one training each. The ablations train longer than tables 2 to 5. Gains are in "
-        "points of top-1 accuracy, with the 95 % interval of two shares of the test images; it leaves out how much "
-        "another training would differ."
+        "points of top-1 accuracy. Their 95 % intervals are binomial and do not include the variation between "
+        "trainings."
     )
 
 

@@ -165,7 +165,7 @@ def test_the_command_takes_weights_of_a_file(found, trained, tmp_path, monkeypat
     result = invoke("thin", BACKBONE, *options, "--limit", "0.01", "--to", "out")
     assert result.exit_code == 0, result.output
     assert re.search(r"^\d +2 +-4\.26 % +×[\d.]+ \[[\d., ]+\] .*chosen *$", result.stdout, re.MULTILINE)
-    assert "Latency against the untouched network; batch 1, 3×32×32" in result.stdout
+    assert "Latency against the original network; batch 1, 3×32×32" in result.stdout
     assert "Chosen: row" in result.stdout
     assert "Exported to out" in result.stdout
     assert invoke("thin", "out", "--data", "digits", "--limit", "0", "--row", "0").exit_code == 2
@@ -181,7 +181,7 @@ def test_images_of_other_classes_are_refused(tmp_path, monkeypatch):
     )
 
 
-def test_latency_is_measured_in_pairs_with_the_untouched_network(trained, data):
+def test_latency_is_measured_in_pairs_with_the_original_network(trained, data):
     few = replace(data, validation=Subset(DIGITS.validation, range(60)), test=Subset(DIGITS.test, range(20)))
     found = thin(trained, few, limit=0.02)
     assert (found.table["latency_low"] <= found.table["latency_ratio"]).all()

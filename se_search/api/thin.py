@@ -53,7 +53,7 @@ class Thinning:
         images: Number of validation images.
         data: Name of the data.
         table: One row for each compared network: ``blocks`` that are constant, ``parameters``, ``parameter_change`` as
-            a share, ``accuracy_change`` and ``log_loss_change`` against the untouched network with the ends of their
+            a share, ``accuracy_change`` and ``log_loss_change`` against the original network with the ends of their
             intervals (``…_low``, ``…_high``), ``latency_ratio`` likewise with ``latency_low`` and ``latency_high`` if
             it was measured, whether it is on the ``front`` and whether it is ``chosen``.
         blocks: One row for each block that can become constant: ``block``, its gate's ``spread`` over images and the
@@ -81,7 +81,7 @@ class Thinning:
 
     @property
     def chosen(self) -> int | None:
-        """Row of the smallest network whose log-loss rises by less than the tolerance for certain."""
+        """Row of the smallest network whose rise of log-loss is significantly below the tolerance."""
         rows = self.table.index[self.table["chosen"]]
         return int(rows[0]) if len(rows) else None
 
@@ -89,8 +89,8 @@ class Thinning:
     def criterion(self) -> str:
         """The rule for the chosen network, which is the smallest one, in words."""
         return (
-            f"whose log-loss rises by less than {self.tolerance:g} for certain (upper end of the "
-            f"paired interval on {self.images} images, corrected for {counted(len(self.table), 'network')})"
+            f"rise of log-loss significantly below {self.tolerance:g} (paired interval on {self.images} images, "
+            f"corrected for {counted(len(self.table), 'network')})"
         )
 
     def network(self, row: int | None = None) -> nn.Module:
@@ -101,7 +101,7 @@ class Thinning:
         """
         row = self.chosen if row is None else row
         if row is None:
-            raise ConfigurationError(f"no network is chosen: there is none {self.criterion}; name a row of the table")
+            raise ConfigurationError(f"no network is chosen: none has a {self.criterion}; give a row of the table")
         if row not in self.table.index:
             raise ConfigurationError(f"row {row} does not exist: the table has rows 0 to {len(self.table) - 1}")
         return _folded(self._found, self._thinnable, self._thinnable.compared[row])
@@ -130,7 +130,7 @@ class Thinning:
             f"{published_name(images.name)}, and were folded into the weights beside them."
         )
         change = Result(
-            "log-loss against the untouched network",
+            "log-loss against the original network",
             "{:+.4f} [{:+.4f}, {:+.4f}]".format(*(values[f"log_loss_change{end}"] for end in ("", "_low", "_high"))),
             f"{self.images} validation images of {published_name(images.name)}, paired, 95 % interval",
         )
@@ -254,7 +254,7 @@ def _parameters(network: nn.Module, compared: Sequence[ConstantBlocks]) -> list[
 def _measure(
     found: TrainedNetwork, thinnable: Thinnable, device: str, limit: float, seed: int, progress_bar: ProgressBar
 ) -> list[Ratio]:
-    """Return the latency ratio of each folded network over the untouched one."""
+    """Return the latency ratio of each folded network over the original one."""
     deployment = Deployment(device=device, size=found.data.input_size)
     meter = LatencyMeter(found.network, deployment, TARGET, limit, seed)
     ratios = []

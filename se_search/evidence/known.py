@@ -17,9 +17,8 @@ _NEAREST = 5
 _RATIO = 16
 
 LIMITS = (
-    "Intervals are binomial (95 %), as if both networks had been tested on images of their own. They leave out how "
-    "much another training of the same network would differ: each result is one checkpoint. On other data SE can gain "
-    "more or less than on ImageNet."
+    "Intervals are binomial (95 %), as for two networks tested on different images. They do not include the variation "
+    "between trainings: each result is one checkpoint. On other data SE can gain more or less than on ImageNet."
 )
 """What the intervals leave out."""
 

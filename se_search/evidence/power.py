@@ -1,4 +1,4 @@
-"""What data can tell: the smallest differences that a search and its verification tell, against published gains."""
+"""What data can show: the smallest differences that a search and its verification detect, and published gains."""
 
 import math
 from dataclasses import asdict, dataclass, replace
@@ -59,9 +59,9 @@ class Reach:
         log_loss: Smallest difference of log-losses (nats); ``None`` if there is none.
         disagreement: Share of images on which exactly one of two networks is correct.
         assumed: Whether the noise is assumed, not seen in the run.
-        images_needed: Number of images that would tell a typical published gain; ``None`` if no number does.
+        images_needed: Number of images that would detect a typical published gain; ``None`` if no number does.
         with_seeds: Number of seeds of each network with these: ``seeds``, or more if no number of images tells it.
-        seeds_needed: Number of seeds that would tell it on these images; ``None`` if no number does.
+        seeds_needed: Number of seeds that would detect it on these images; ``None`` if no number does.
     """
 
     images: int
@@ -78,14 +78,14 @@ class Reach:
 
 @dataclass(frozen=True)
 class Power:
-    """What the data can tell, as numbers and in words.
+    """What the data can show, as numbers and in words.
 
     Attributes:
         search: Of the search, on validation images.
         verification: Of verification, on test images.
         published: Published gains of SE.
-        sentences: The differences that the search and verification can tell, the conditions, the published gains, and
-            what would tell these; one line each.
+        sentences: The differences that the search and verification can detect, the conditions, the published gains,
+            and what would detect these; one line each.
     """
 
     search: Reach
@@ -127,7 +127,7 @@ def power(
     budget: int = 50,
     images: int | None = None,
 ) -> Power:
-    """Return the smallest differences that a search on these data and its verification can tell, without training.
+    """Return the smallest differences that a search on these data and its verification can detect, without training.
 
     Noise is assumed: of run folders the report states the power with the noise seen. ``se-search power`` calls this.
 
@@ -204,8 +204,8 @@ def _images_and_seeds(difference: float, comparison: Comparison, noise: Variance
 def _can_be_told(search: Reach, verification: Reach) -> tuple[str, ...]:
     of_search = counted(search.comparisons, "configuration")
     return (
-        f"With {search.images:,} validation images, the search can tell {_differences(search)}.",
-        f"With {verification.images:,} test images and {counted(verification.seeds, 'seed')}, verification can tell "
+        f"With {search.images:,} validation images, the search can detect {_differences(search)}.",
+        f"With {verification.images:,} test images and {counted(verification.seeds, 'seed')}, verification can detect "
         f"{_differences(verification)}.",
         f"That is with 80 % power at 95 % confidence, corrected for {of_search} and {verification.comparisons} in "
         "verification.",
@@ -215,9 +215,9 @@ def _can_be_told(search: Reach, verification: Reach) -> tuple[str, ...]:
 
 def _differences(reach: Reach) -> str:
     if reach.accuracy is None:
-        return "no difference of accuracy at all"
-    loss = "" if reach.log_loss is None else f" or {reach.log_loss:.2g} nats of log-loss"
-    return f"differences of at least {_points(reach.accuracy)} of accuracy{loss}"
+        return "no difference in accuracy"
+    loss = "" if reach.log_loss is None else f" or {reach.log_loss:.2g} nats in log-loss"
+    return f"differences of at least {_points(reach.accuracy)} in accuracy{loss}"
 
 
 def _noise(search: Reach, verification: Reach) -> str:
@@ -253,13 +253,13 @@ def _verdict(search: Reach, verification: Reach, published: PublishedGains) -> s
     ]
     gain = f"a gain of {_points(published.typical)}"
     if len(told) == 2:
-        return f"So both the search and verification can tell {gain}."
+        return f"So both the search and verification can detect {gain}."
     lacking = ", and ".join(
         _in_need(reach, name, kind)
         for name, kind, reach in (("the search", "validation", search), ("verification", "test", verification))
         if name not in told
     )
-    can = f"{told[0]} can tell {gain}, " if told else f"neither the search nor verification can tell {gain}: "
+    can = f"{told[0]} can detect {gain}, " if told else f"neither the search nor verification can detect {gain}: "
     return f"So {can}{lacking}."
 
 

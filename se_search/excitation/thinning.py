@@ -21,15 +21,15 @@ from .gates import ExcitedBlock, find_blocks
 
 @dataclass(frozen=True)
 class ConstantBlocks:
-    """The network with some blocks constant, compared with the untouched network image by image.
+    """The network with some blocks constant, compared with the original network image by image.
 
     The intervals of all compared networks hold together at 95 %.
 
     Attributes:
         blocks: Names of the constant attention modules, in forward order.
         evaluation: Accuracy and log-loss on the images.
-        accuracy_change: Accuracy minus that of the untouched network.
-        log_loss_change: Log-loss minus that of the untouched network.
+        accuracy_change: Accuracy minus that of the original network.
+        log_loss_change: Log-loss minus that of the original network.
     """
 
     blocks: tuple[str, ...]
@@ -48,7 +48,7 @@ class Thinnable:
         gates: The mean gate of each block over calibration images, by the name of its module.
         spreads: How much each gate depends on the image, see :attr:`~se_search.training.mean_gates.GateMoments.spread`.
         folds: Where each gate is folded.
-        intact: The untouched network on the images.
+        intact: The original network on the images.
         compared: Each block alone, then growing sets of blocks.
     """
 
@@ -136,7 +136,7 @@ def compare_constants(
 
 
 def choose(compared: Sequence[ConstantBlocks], parameters: Sequence[int], tolerance: float) -> int | None:
-    """Return the smallest network whose log-loss rises by less than the tolerance for certain; ``None`` if none does.
+    """Return the smallest network whose rise of log-loss is significantly below the tolerance; ``None`` without one.
 
     Args:
         compared: The networks.

@@ -1,4 +1,4 @@
-"""Latencies of a device that is not at hand, from a file that was measured there."""
+"""Latencies of another device, from a file that was measured there."""
 
 from pathlib import Path
 
@@ -48,8 +48,8 @@ class OtherDevice:
                 raise DefinitionError(f"{name} mixes measurements that cannot be compared: {error}") from error
         if self.conditions.size != size:
             raise DefinitionError(
-                f"{name} was measured with images of {by(self.conditions.size)}, and the study's latency is that of "
-                f"{by(size)}: set {as_given('latency_size')}, or measure with --size {size[-1]}"
+                f"{name} was measured with images of {by(self.conditions.size)}, and the study measures at {by(size)}: "
+                f"set {as_given('latency_size')}, or measure with --size {size[-1]}"
             )
 
     def measure(self, model: nn.Module, limit: float | None = None) -> Ratio:
@@ -58,4 +58,4 @@ class OtherDevice:
         Raises:
             EvaluationError: Always.
         """
-        raise EvaluationError(f"latencies are those of {self.conditions.processor}, which is not at hand")
+        raise EvaluationError(f"latencies are those of {self.conditions.processor}, and cannot be measured here")

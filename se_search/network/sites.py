@@ -166,7 +166,7 @@ def check_grids_for(backbone: str, placed: Iterable[PlacedAttention], input_size
         if assumed is None or grid is None or not assumed.fits(grid):
             raise ConfigurationError(
                 f"{one.label} is impossible at {one.site.block} ({one.site.position}) of {backbone} with images of "
-                f"{by(input_size)}: the number of tokens does not tell their rows and columns; use images of the "
+                f"{by(input_size)}: their number of tokens does not determine rows and columns; use images of the "
                 f"aspect ratio of {by(default_input_size(model))}"
             )
 

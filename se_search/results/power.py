@@ -1,4 +1,4 @@
-"""What the data of a run can tell, with the noise seen in it."""
+"""What the data of a run can show, with the noise seen in it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,7 +32,7 @@ _Values = npt.NDArray[np.float64]
 
 
 def power_of_run(definition: StudyDefinition, study: optuna.Study, folder: Path, counts: ImageCounts) -> Power:
-    """Return what a run's data can tell.
+    """Return what a run's data can show.
 
     The noise is that of the complete trials and of the verified networks against the one without SE, and assumed as
     long as there are fewer than three of them.

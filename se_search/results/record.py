@@ -102,7 +102,7 @@ class RunRecord:
         hypervolume_history: Hypervolume of the front of estimates after each complete trial.
         hypervolume_reference: Reference value of each objective.
         timings: Seconds of shared training and of all trials.
-        power: The smallest differences that the data can tell.
+        power: The smallest differences that the data can show.
         hypervolume_intervals: Ends of the hypervolumes' intervals.
         attention: The word for the kinds of attention that were searched, such as SE.
         focus: Whether local focus helps, by verification or else the search; empty unless both kinds were tried.

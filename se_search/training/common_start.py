@@ -169,7 +169,7 @@ class CommonStart:
         names = frozenset(name for name, _ in model.named_parameters() if heads and name.startswith(heads))
         if not names:
             raise DefinitionError(
-                f"the classifier of {self.backbone} is unknown, so that it cannot be adapted alone: set "
+                f"the classifier of {self.backbone} is unknown, so it cannot be adapted alone: set "
                 f"{as_given('adapt.freeze', '--set evaluator.adapt.freeze=none')}"
             )
         return names

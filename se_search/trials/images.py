@@ -55,8 +55,8 @@ def located(definition: StudyDefinition, data: str | None) -> StudyDefinition:
         return definition
     if not (is_folder_name(definition.data) and is_folder_name(data)):
         raise DataError(
-            f"{as_given('data')} {data!r} must be the folder where the images of the run are now, and it used "
-            f"{definition.data!r}"
+            f"{as_given('data')} {data!r} cannot replace {definition.data!r}: it only gives the new path of a run's "
+            "folder of images"
         )
     return with_absolute_paths(definition.model_copy(update={"data": data}))
 
@@ -75,8 +75,8 @@ def run_data(folder: Path, definition: StudyDefinition) -> ImageData:
     started = (folder / STORAGE_FILE).exists()
     if started and is_folder_name(definition.data) and not os.path.isdir(os.path.expanduser(definition.data)):
         raise RunFolderError(
-            f"the images of {folder} are not a folder at {definition.data!r} any more: say with {as_given('data')} "
-            "where they are now"
+            f"the images of {folder} are no longer a folder at {definition.data!r}: give their folder with "
+            f"{as_given('data')}"
         )
     data = study_data(definition)
     if started:

@@ -163,7 +163,7 @@ class StudyLatency:
             try:
                 self.check_comparable(self._meter.conditions.to_dict())
             except EvaluationError as error:
-                raise RunFolderError(f"{folder} was started elsewhere: {error}; {_REMEDY}") from error
+                raise RunFolderError(f"{folder} was started on another device: {error}; {_REMEDY}") from error
 
     def fit_model(self, folder: Path) -> None:
         """Fit the additive model if the study uses it; call this before :meth:`measure_or_predict`.
@@ -333,7 +333,7 @@ def _model_of(other: OtherDevice, space: SearchSpace, seed: int) -> PooledLatenc
             model.predict(config)
     except ConfigurationError as error:
         raise DefinitionError(
-            f"the measurements of {other.conditions.processor} do not tell the latencies of this space: {error}; "
+            f"the measurements of {other.conditions.processor} do not determine the latencies of this space: {error}; "
             "measure there with `se-search latency BACKBONE --model FILE --space SPACE`"
         ) from error
     return model

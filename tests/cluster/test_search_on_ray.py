@@ -164,7 +164,7 @@ def test_the_node_that_offers_it_measures_latency(orders, nodes, tmp_path, monke
     attributes = [trial.user_attrs for trial in load_trials(run.folder).get_trials()]
     assert {one["latency_conditions"]["processor"] for one in attributes} == {there}
     assert right.node_id not in {node for _, _, node in orders.began()}
-    with pytest.raises(RunFolderError, match="started elsewhere: latency was measured with processor"):
+    with pytest.raises(RunFolderError, match="started on another device: latency was measured with processor"):
         search(tmp_path / "run", nodes, budget=4)
 
 

@@ -1,4 +1,4 @@
-"""What data can tell, in numbers and words, by itself and for a run."""
+"""What data can show, in numbers and words, by itself and for a run."""
 
 import json
 import subprocess
@@ -37,7 +37,7 @@ def test_the_differences_are_those_of_the_comparisons_of_search_and_verification
 
 def test_the_sentences_say_what_can_be_told_what_is_published_and_what_would_tell_it():
     search, verification, corrected, can, published, verdict = se_search.power("digits", "resnet50").sentences
-    assert search.startswith("With 400 validation images, the search can tell differences of at least ")
+    assert search.startswith("With 400 validation images, the search can detect differences of at least ")
     assert "corrected for 49 configurations" in corrected
     assert "397 test images and 3 seeds" in verification
     assert "noise assumed: two networks differ on 3.0 % of the images in the search, 11.0 % in verification" in can
@@ -45,7 +45,7 @@ def test_the_sentences_say_what_can_be_told_what_is_published_and_what_would_tel
         "Published gains of SE for resnet networks are -1.02 to +1.51 points (typically +0.79; 13 ImageNet results, "
         "one checkpoint each)."
     )
-    assert verdict.startswith("So neither the search nor verification can tell a gain of 0.79 points: ")
+    assert verdict.startswith("So neither the search nor verification can detect a gain of 0.79 points: ")
     assert "validation images" in verdict
 
 
@@ -53,7 +53,7 @@ def test_enough_images_can_tell():
     noise = Noise(Variances(0.02, 0.0, 0.02), Variances(0.01))
     found = describe_power(ImageCounts(1000, 200_000, 200_000), "resnet50", Plan(), noise, noise)
     assert found.search.accuracy < published_gains("resnet50").typical
-    assert found.sentences[-1] == "So both the search and verification can tell a gain of 0.79 points."
+    assert found.sentences[-1] == "So both the search and verification can detect a gain of 0.79 points."
     assert "noise seen in this run: two networks differ on 4.0 % of the images in the search" in found.sentences[3]
 
 
@@ -69,7 +69,7 @@ def test_noise_of_seeds_is_not_beaten_by_images():
 def test_a_handful_of_images_tells_nothing():
     found = se_search.power(images=4)
     assert found.search.accuracy is None
-    assert "no difference of accuracy at all" in found.sentences[0]
+    assert "no difference in accuracy" in found.sentences[0]
 
 
 def test_a_single_published_result_is_no_range():

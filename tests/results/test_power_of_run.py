@@ -50,7 +50,7 @@ def test_the_report_and_run_json_have_the_sentences_of_the_run(finished_run):
 
 def test_the_run_says_it_with_assumed_noise_before_anything_is_trained(finished_run):
     output = (finished_run / "output.txt").read_text()
-    said = output.index("With 400 validation images, the search can tell differences of at least")
+    said = output.index("With 400 validation images, the search can detect differences of at least")
     assert f"differ on {SEARCH_NOISE.accuracy.of_an_image:.1%}".replace("%", " %") in output
     assert said < output.index("Training")
 

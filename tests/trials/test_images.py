@@ -106,10 +106,10 @@ def test_a_relative_path_means_the_same_images_from_anywhere(searched, monkeypat
 def test_images_that_have_moved_are_found_by_data(searched, tmp_path):
     moved, run = tmp_path / "moved", load_run("run", Quick)
     (searched / "pics").rename(moved)
-    with pytest.raises(RunFolderError, match=r"are not a folder at .*pics' any more: say with data where they are now"):
+    with pytest.raises(RunFolderError, match=r"are no longer a folder at .*pics': give their folder with data"):
         run.export(trial=0, to="exported")
     assert run.export(trial=0, to="exported", data=str(moved)).trial == 0
-    with pytest.raises(DataError, match="data 'digits' must be the folder where the images of the run are now"):
+    with pytest.raises(DataError, match="data 'digits' cannot replace '"):
         run.export(trial=0, to="exported", data="digits")
     assert len(search("run", moved, budget=3).trials) == 3
     assert read_definition(Path("run")).data == str(moved)

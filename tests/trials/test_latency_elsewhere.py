@@ -1,4 +1,4 @@
-"""Latencies of a device that is not at hand: measured there into a file, and predicted here from it."""
+"""Latencies of another device: measured there into a file, and predicted here from it."""
 
 import json
 import random
@@ -115,7 +115,7 @@ BROKEN = {
     "a text for a number": (lambda content: changed(content, median="fast"), "is damaged or was not written by"),
     "no measurement": (lambda content: [], "has no measurement"),
     "two devices": (on_another, "mixes measurements.*'phone' before and 'tablet' now"),
-    "too few": (lambda content: content[:3], "do not tell the latencies of this space"),
+    "too few": (lambda content: content[:3], "do not determine the latencies of this space"),
 }
 
 
