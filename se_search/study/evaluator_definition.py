@@ -320,7 +320,7 @@ class SupernetDefinition(_FromBackbone):
     compile: Annotated[bool, AfterValidator(_not_compiled)] = False
     """Compile the network with ``torch.compile``; not possible with the supernet."""
 
-    recalibration_images: Annotated[int, Field(ge=2)] = 512
+    recalibration_images: Annotated[int, Field(ge=2)] = 256
     """Training images from which normalisation statistics are re-estimated for each configuration."""
 
     distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -485,6 +485,10 @@ def _kind_of(evaluator: Any) -> type[EvaluatorDefinition]:
     return SHIPPED_EVALUATORS.get(name, OwnEvaluatorDefinition) if isinstance(name, str) else OwnEvaluatorDefinition
 
 
+_OLD_DEFAULTS = {"recalibration_images": 512}
+"""Defaults of version 0.1.0 that have changed since."""
+
+
 def _without_old_defaults(evaluator: Any) -> Any:
     """Remove settings of other evaluators at their defaults, which files of version 0.1.0 contain.
 
@@ -493,10 +497,11 @@ def _without_old_defaults(evaluator: Any) -> Any:
     """
     if not isinstance(evaluator, dict):
         return evaluator
-    old = {name: kind.model_fields[name] for kind in _KINDS for name in kind.own_settings()}
+    fields = {name: kind.model_fields[name] for kind in _KINDS for name in kind.own_settings()}
+    old = {name: field.get_default(call_default_factory=True) for name, field in fields.items()} | _OLD_DEFAULTS
     for name in _kind_of(evaluator).own_settings():
         del old[name]
-    gone = {name for name, field in old.items() if evaluator.get(name) == field.get_default(call_default_factory=True)}
+    gone = {name for name, default in old.items() if evaluator.get(name) == default}
     if evaluator.get("learning_rate", 0) is None:
         gone.add("learning_rate")
     return {name: value for name, value in evaluator.items() if name not in gone}

@@ -81,7 +81,7 @@ class Supernet:
         data: ImageData,
         recipe: TrainingRecipe,
         device: str = "cpu",
-        recalibration_images: int = 512,
+        recalibration_images: int = 256,
         distillation: float = 0.0,
         patience: int | None = None,
     ) -> None:

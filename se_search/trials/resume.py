@@ -13,6 +13,7 @@ _CHOSEN = (
     "latency.size",
     "evaluator.precision",
     "evaluator.channels_last",
+    "evaluator.recalibration_images",
 )
 """Keys that the program, the machine or an earlier version may have chosen."""
 
@@ -25,6 +26,8 @@ def with_choices_of(there: StudyDefinition, definition: StudyDefinition) -> Stud
     for key in (*_CHOSEN, *_LATER):
         section, _, name = key.rpartition(".")
         mine, theirs = (_section(one, section) for one in (definition, there))
+        if not all(name in type(one).model_fields for one in (mine, theirs)):  # of another evaluator
+            continue
         left_out = name not in mine.model_fields_set or getattr(mine, name) in (None, "auto")
         if left_out if key in _CHOSEN else name not in theirs.model_fields_set:
             chosen = mine.model_copy(update={name: getattr(theirs, name)})

@@ -102,6 +102,11 @@ def test_what_a_study_leaves_out_is_that_of_its_run_folder():
     resumed = with_choices_of(there, study(threads=2, device="cpu", evaluator={"precision": "float32"}))
     assert (resumed.threads, resumed.device, resumed.evaluator.precision) == (2, "cpu", "float32")
     assert with_choices_of(there, study(device="auto")).device == "cuda:1"
+    there = study(evaluator={"recalibration_images": 512})  # the default of earlier versions
+    assert with_choices_of(there, study()).evaluator.recalibration_images == 512
+    assert with_choices_of(there, study(evaluator={"recalibration_images": 64})).evaluator.recalibration_images == 64
+    scratch = study(evaluator={"name": "scratch"})  # has no such setting
+    assert with_choices_of(there, scratch) == with_choices_of(scratch, scratch)
 
 
 @pytest.mark.usefixtures("unreported")
