@@ -59,14 +59,25 @@ for (const place of places) place.style.minHeight = `${drawings[nameOf(place)].l
 const near = new Set();
 const outdated = new Set();
 
+const queue = [];
+
+/** Draw the next figure of the queue; the browser shows it, and responds, before the one after it. */
+function drawNext() {
+  const place = queue[0];
+  requestAnimationFrame(() => setTimeout(() => { queue.shift(); if (queue.length) drawNext(); }));
+  if (near.has(place) && (!isDrawn(place) || outdated.delete(place))) draw(place);
+}
+
 /** Draw a figure when it comes near the viewport, not all at once. */
 const watch = new IntersectionObserver((entries) => {
+  const idle = !queue.length;
   for (const { target, isIntersecting } of entries) {
     if (!isIntersecting) { near.delete(target); continue; }
     near.add(target);
-    if (!isDrawn(target) || outdated.delete(target)) draw(target);
+    if (!isDrawn(target) || outdated.has(target)) queue.push(target);
     else target.dispatchEvent(new Event("near", { bubbles: true }));
   }
+  if (idle && queue.length) drawNext();
 }, { rootMargin: "300px" });
 // Start after all scripts have added their listeners.
 addEventListener("DOMContentLoaded", () => { for (const place of places) watch.observe(place); });
