@@ -7,8 +7,10 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
+import numpy.typing as npt
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.search_space import IntersectionSearchSpace
@@ -84,6 +86,7 @@ class EHVISampler(BaseSampler):
         self._drawing = random.Random()
         self._shared = IntersectionSearchSpace()
         self._places = sorted(self._exact)
+        self._seen: WeakKeyDictionary[Study, dict[int, Parameters]] = WeakKeyDictionary()
         self._costs: dict[Hashable, tuple[float, ...]] = {}
         self._whole: tuple[Choices, _Candidates] | None = None
         self._fits: dict[tuple[int, int, int], Array] = {}
@@ -114,15 +117,20 @@ class EHVISampler(BaseSampler):
             return {}
         space = {name: choices for name, one in search_space.items() if (choices := _choices(one))}
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
-        trials = [one for one in trials if set(space) <= set(one.params)]
+        seen = self._seen.setdefault(study, {})
+        for one in trials:
+            if one.number not in seen and space.keys() <= one.params.keys():
+                seen[one.number] = self._canonical(one.params)
+        trials = [one for one in trials if one.number in seen]
         key_of = itemgetter(*space)
-        tried = {key_of(self._canonical(one.params)) for one in trials}
+        known = [seen[one.number] for one in trials]
+        tried = set(map(key_of, known))
         done = sum(one.state == TrialState.COMPLETE for one in trials)
         self._drawing.seed(self._seed * 1_000_003 + done)
         if done >= self._startup:
             signs = np.array([-1.0 if one == StudyDirection.MAXIMIZE else 1.0 for one in study.directions])
-            for parameters in self._best_first(space, trials, signs, modelled):
-                if key_of(parameters) not in tried and self._accepts(parameters):
+            for parameters in self._best_first(space, trials, known, signs, modelled):
+                if self._accepts(parameters):
                     return parameters
         for _ in range(_RANDOM_DRAWS):
             parameters = self._draw(space)
@@ -140,30 +148,43 @@ class EHVISampler(BaseSampler):
         return self._canonical({name: self._drawing.choice(choices) for name, choices in space.items()})
 
     def _best_first(
-        self, space: Choices, trials: list[FrozenTrial], signs: Array, modelled: list[int]
+        self,
+        space: Choices,
+        trials: list[FrozenTrial],
+        parameters: list[Parameters],
+        signs: Array,
+        modelled: list[int],
     ) -> Iterator[Parameters]:
-        """Yield candidates in descending order of EHVI; ``trials`` are complete or running."""
-        done = [one for one in trials if one.state == TrialState.COMPLETE]
+        """Yield untried candidates in descending order of EHVI.
+
+        Args:
+            space: The choices of each parameter.
+            trials: The complete and running trials; running ones count with their predicted values.
+            parameters: Their parameters.
+            signs: Sign of each objective that makes it one to be minimised.
+            modelled: Indices of the objectives that are not exact.
+        """
         uncertain = modelled[0]
         costs = [place for place in range(len(signs)) if place != uncertain]
-        values = np.array([one.values for one in done]) * signs
-        models = {place: self._model(space, done, values[:, place], place) for place in modelled}
+        known = self._computed(space, parameters)
+        models = self._models(space, trials, known, signs, modelled)
 
         def costs_of(points: _Candidates) -> Array:
             columns = [
                 signs[place] * points.exact[:, self._places.index(place)]
                 if place in self._exact
-                else models[place].predict(points.encoded)[0]
+                else models[place].mean(points.encoded)
                 for place in costs
             ]
             return np.stack(columns, axis=1)
 
-        known = self._computed(
-            space, [self._canonical(one.params) for one in trials]
-        )  # running trials count with their predicted values
-        known_losses, known_costs = models[uncertain].predict(known.encoded)[0], costs_of(known)
+        known_losses, known_costs = models[uncertain].mean(known.encoded), costs_of(known)
         front = is_on_front(np.column_stack([known_losses, known_costs]))
         candidates = self._candidates(space, list(itertools.compress(known.parameters, front)))
+        tried = set(known.keys)
+        untried = np.flatnonzero([key not in tried for key in candidates.keys])
+        ties = np.array([self._drawing.random() for _ in candidates.keys])[untried]
+        candidates = candidates[untried]
         candidate_costs = costs_of(candidates)
         mean, deviation = models[uncertain].predict(candidates.encoded)
 
@@ -175,28 +196,40 @@ class EHVISampler(BaseSampler):
         gains = log_expected_improvement(
             mean, deviation, candidate_costs, known_losses[front], known_costs[front], worst
         )
-        ties = np.array([self._drawing.random() for _ in gains])
         for place in np.lexsort((ties, -gains)):
             yield candidates.parameters[place]
 
-    def _model(self, space: Choices, done: list[FrozenTrial], values: Array, place: int) -> GaussianProcess:
-        """Model an objective; refit its parameters only when the trials have grown by 10 %."""
+    def _models(
+        self,
+        space: Choices,
+        trials: list[FrozenTrial],
+        known: "_Candidates",
+        signs: Array,
+        modelled: list[int],
+    ) -> dict[int, GaussianProcess]:
+        """Model the objectives; refit the models' parameters only when the complete trials have grown by 10 %."""
+        done = np.flatnonzero([one.state == TrialState.COMPLETE for one in trials])
         learned = 1
         while _GROWTH * learned < len(done):
             learned = math.ceil(_GROWTH * learned)
-        key = place, learned, len(space)
-        if key not in self._fits:
-            self._fits[key] = fit(*self._observed(space, done[:learned], values, place))
-        return GaussianProcess(*self._observed(space, done, values, place), self._fits[key])
 
-    def _observed(
-        self, space: Choices, trials: list[FrozenTrial], values: Array, place: int
-    ) -> tuple[Points, Array, Array]:
-        """Points, values and known variances of at most ``_MOST_FITTED`` trials, evenly spaced."""
-        places = np.unique(np.linspace(0, len(trials) - 1, min(len(trials), _MOST_FITTED)).astype(np.int64))
-        chosen = [trials[place] for place in places]
-        known = np.array([self._noise(one).get(place, 0.0) for one in chosen])
-        return encode(space, [self._canonical(one.params) for one in chosen]), values[places], known
+        def observed(places: npt.NDArray[np.int64]) -> tuple[Points, Array, Array]:
+            """Points, values and known variances of at most ``_MOST_FITTED`` trials, evenly spaced."""
+            spaced = np.linspace(0, len(places) - 1, min(len(places), _MOST_FITTED))
+            chosen = places[np.unique(spaced.astype(np.int64))]
+            noise = [self._noise(trials[one]) for one in chosen]
+            variances = np.array([[one.get(place, 0.0) for one in noise] for place in range(len(signs))])
+            return known.encoded[chosen], signs[:, None] * np.array([trials[one].values for one in chosen]).T, variances
+
+        models = {}
+        points, values, variances = observed(done)
+        for place in modelled:
+            key = place, learned, len(space)
+            if key not in self._fits:
+                earlier, their_values, their_variances = observed(done[:learned])
+                self._fits[key] = fit(earlier, their_values[place], their_variances[place])
+            models[place] = GaussianProcess(points, values[place], variances[place], self._fits[key])
+        return models
 
     def _computed(self, space: Choices, parameters: list[Parameters]) -> "_Candidates":
         keys = list(map(itemgetter(*space), parameters))
@@ -204,7 +237,7 @@ class EHVISampler(BaseSampler):
             if key not in self._costs:
                 self._costs[key] = tuple(self._exact[place](one) for place in self._places)
         exact = np.array([self._costs[key] for key in keys])
-        return _Candidates(parameters, encode(space, parameters), exact.reshape(len(parameters), -1))
+        return _Candidates(parameters, keys, encode(space, parameters), exact.reshape(len(parameters), -1))
 
     def _candidates(self, space: Choices, front: list[Parameters]) -> "_Candidates":
         """All points of a small space; otherwise random points, and neighbours of the front in one parameter."""
@@ -219,9 +252,10 @@ class EHVISampler(BaseSampler):
         found: dict[Hashable, Parameters] = {}
         key_of = itemgetter(*space)
         for parameters in self._drawing.sample(front, min(len(front), _NEIGHBOURED)):
+            own = {name: parameters[name] for name in space}
             for name, choices in space.items():
                 for value in choices:
-                    near = self._canonical({one: parameters[one] for one in space} | {name: value})
+                    near = self._canonical(own | {name: value})
                     found[key_of(near)] = near
         for _ in range(_RANDOM_CANDIDATES):
             drawn = self._draw(space)
@@ -231,11 +265,16 @@ class EHVISampler(BaseSampler):
 
 @dataclass(frozen=True)
 class _Candidates:
-    """Points of a space: their parameters, the models' encoding of these, and their exact objectives."""
+    """Points of a space: their parameters, the values of these, the models' encoding, and the exact objectives."""
 
     parameters: list[Parameters]
+    keys: list[Hashable]
     encoded: Points
     exact: Array
+
+    def __getitem__(self, places: npt.NDArray[np.int64]) -> "_Candidates":
+        parameters, keys = ([of[place] for place in places] for of in (self.parameters, self.keys))
+        return _Candidates(parameters, keys, self.encoded[places], self.exact[places])
 
 
 def log_expected_improvement(

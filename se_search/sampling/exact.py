@@ -50,7 +50,9 @@ def _additive(
         placed, removed, constant = space.chosen(parameters, [stage])
         return sum(of_block(*one) for one in placed) + sum(map(of_removal, removed)) + sum(map(of_constant, constant))
 
+    names = {stage: space.names_of(stage) for stage in space.stages}
+
     def total(parameters: Mapping[str, Any]) -> float:
-        return sum(of_stage(stage, tuple(parameters[name] for name in space.names_of(stage))) for stage in space.stages)
+        return sum(of_stage(stage, tuple([parameters[one] for one in own])) for stage, own in names.items())
 
     return total

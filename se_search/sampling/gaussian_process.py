@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,9 @@ class Points:
     def __len__(self) -> int:
         return len(self.ordered)
 
+    def __getitem__(self, places: npt.NDArray[np.int64]) -> "Points":
+        return Points(self.ordered[places], self.nominal[places], self.of_ordered, self.of_nominal)
+
     @property
     def dimensions(self) -> int:
         """Number of parameters with more than one choice."""
@@ -52,7 +56,7 @@ def encode(space: Choices, parameters: Sequence[Mapping[str, Any]]) -> Points:
     ordered, nominal = [np.empty((len(parameters), 0))], [np.empty((len(parameters), 0))]
     for name, choices in varying.items():
         place = {choice: index for index, choice in enumerate(choices)}
-        places = [place[one[name]] for one in parameters]
+        places = np.fromiter(map(place.__getitem__, map(itemgetter(name), parameters)), np.int64, len(parameters))
         ordered.append(_ordered(choices)[places])
         nominal.append((np.eye(len(choices)) / np.sqrt(2))[places])
     owners = [np.repeat(np.arange(len(varying)), [one.shape[1] for one in parts[1:]]) for parts in (ordered, nominal)]
@@ -87,30 +91,41 @@ class GaussianProcess:
     """
 
     def __init__(self, points: Points, values: Array, known: Array, theta: Array) -> None:
-        self._theta = theta
+        self._theta, self._amplitude = theta, np.exp(theta[-3])
         self._columns = self._scaled(points)
         self._mean, self._deviation = _standardisation(values)
         known_variance = _standardised(known, self._deviation)
-        covariance = self._kernel(self._columns)
+        covariance = self._amplitude * self._correlation(self._columns)
         covariance[np.diag_indices_from(covariance)] += np.exp(theta[-2]) + known_variance + _JITTER
         self._factor = np.linalg.cholesky(covariance)
         self._weights = cho_solve((self._factor, True), (values - self._mean) / self._deviation)
 
+    def mean(self, points: Points) -> Array:
+        """Return the mean of the process, of shape (points,)."""
+        return self._mean_of(self._correlation(self._scaled(points)))
+
     def predict(self, points: Points) -> tuple[Array, Array]:
         """Return the mean and the standard deviation of the process, without noise, each of shape (points,)."""
-        covariance = self._kernel(self._scaled(points))
-        explained = solve_triangular(self._factor, covariance.T, lower=True)
-        variance = np.exp(self._theta[-3]) - (explained**2).sum(0)
-        deviation = np.sqrt(np.maximum(variance, _JITTER))
-        return self._mean + self._deviation * (covariance @ self._weights), self._deviation * deviation
+        correlation = self._correlation(self._scaled(points))
+        explained = self._amplitude * solve_triangular(self._factor, correlation.T, lower=True)
+        deviation = np.sqrt(np.maximum(self._amplitude - (explained**2).sum(0), _JITTER))
+        return self._mean_of(correlation), self._deviation * deviation
+
+    def _mean_of(self, correlation: Array) -> Array:
+        return self._mean + self._deviation * self._amplitude * (correlation @ self._weights)
 
     def _scaled(self, points: Points) -> Array:
-        rates, share = np.exp(-self._theta[:-3]), expit(self._theta[-1])
-        ordered = points.ordered * np.sqrt(1 - share) * rates[points.of_ordered]
-        return np.concatenate([ordered, points.nominal * np.sqrt(share) * rates[points.of_nominal]], axis=1)
+        """Return columns whose squared distance is 5 r²."""
+        rates, share = np.sqrt(5) * np.exp(-self._theta[:-3]), expit(self._theta[-1])
+        ordered = points.ordered * (np.sqrt(1 - share) * rates[points.of_ordered])
+        return np.concatenate([ordered, points.nominal * (np.sqrt(share) * rates[points.of_nominal])], axis=1)
 
-    def _kernel(self, columns: Array) -> Array:
-        return np.exp(self._theta[-3]) * _matern(np.sqrt(5) * cdist(columns, self._columns))
+    def _correlation(self, columns: Array) -> Array:
+        # A product of matrices takes a tenth of the time of cdist.
+        squared = columns @ (-2 * self._columns.T)
+        squared += (columns**2).sum(1)[:, None]
+        squared += (self._columns**2).sum(1)
+        return _matern(np.sqrt(np.maximum(squared, 0, out=squared), out=squared))
 
 
 def fit(points: Points, values: Array, known: Array) -> Array:
@@ -180,7 +195,12 @@ def _squared_distances(columns: Array, owners: npt.NDArray[np.int64], dimensions
 
 def _matern(distance: Array) -> Array:
     """Matérn correlation with ν = 5/2 at √5 times the scaled distance (Rasmussen and Williams 2006, equation 4.17)."""
-    return (1 + distance + distance**2 / 3) * np.exp(-distance)
+    polynomial = distance / 3
+    polynomial += 1
+    polynomial *= distance
+    polynomial += 1
+    polynomial *= np.exp(-distance)
+    return polynomial
 
 
 def _standardised(variance: Array, deviation: float) -> Array:

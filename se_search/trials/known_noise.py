@@ -37,25 +37,26 @@ class KnownNoise:
             if (objective := OBJECTIVES.get(name)) is not None and objective.interval is not None
         }
         self._reference = cache(self._mean_of_first)
-        self._of_images: dict[tuple[int, str], float] = {}
+        self._known: dict[int, Mapping[int, float]] = {}
 
     def __call__(self, trial: FrozenTrial) -> Mapping[int, float]:
-        """Return the variances.
+        """Return the variances, which are kept by the trial's number.
 
         Raises:
             RunFolderError: If the trial's attributes were not written by se-search.
         """
-        with converting_foreign_trial_errors():
-            return {place: self._variance(trial, objective) for place, objective in self._measured.items()}
+        if trial.number not in self._known:
+            with converting_foreign_trial_errors():
+                self._known[trial.number] = {
+                    place: self._variance(trial, objective) for place, objective in self._measured.items()
+                }
+        return self._known[trial.number]
 
     def _variance(self, trial: FrozenTrial, objective: Objective) -> float:
         outcomes = objective.outcomes
         if outcomes in trial.user_attrs:
-            key = trial.number, outcomes
-            if key not in self._of_images:
-                own = _by_image(trial, outcomes) - self._reference(outcomes)
-                self._of_images[key] = float(own.var(ddof=1) / len(own))
-            return self._of_images[key]
+            own = _by_image(trial, outcomes) - self._reference(outcomes)
+            return float(own.var(ddof=1) / len(own))
         low, high = (float(trial.user_attrs[end]) for end in objective.interval or ())
         return ((high - low) / (2 * normal_quantile(CONFIDENCE))) ** 2
 

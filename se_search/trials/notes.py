@@ -63,10 +63,11 @@ def unpack(text: str) -> npt.NDArray[Any]:
         content = io.BytesIO(stream.decompress(base64.b64decode(text), _MAX_BYTES))
         # NumPy would allocate the size that the header states, even if less data follow.
         read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, _, kind = read_header[np.lib.format.read_magic(content)](content)
-        whole = stream.eof and content.getbuffer().nbytes - content.tell() == math.prod(shape) * kind.itemsize
-        content.seek(0)
-        values = np.load(content, allow_pickle=False) if whole and kind.kind in "bf" else np.empty(0)
+        shape, columns_first, kind = read_header[np.lib.format.read_magic(content)](content)
+        data = content.read()
+        if not stream.eof or len(data) != math.prod(shape) * kind.itemsize or kind.kind not in "bf":
+            raise ValueError("not a whole array of numbers")
+        values = np.frombuffer(bytearray(data), kind).reshape(shape, order="F" if columns_first else "C")
     except Exception as error:  # base64, zlib and NumPy raise many types
         raise ValueError(f"a packed array cannot be read ({type(error).__name__})") from error
     if values.ndim != 2:

@@ -46,6 +46,7 @@ def test_the_posterior_with_known_noise_is_that_of_scikit_learn():
     expected_mean, expected_deviation = peer.predict(points.nominal, return_std=True)
     found_mean, found_deviation = process.predict(points)
     assert found_mean == pytest.approx(mean + deviation * expected_mean, abs=1e-6)
+    assert process.mean(points) == pytest.approx(found_mean, abs=1e-9)
     assert found_deviation == pytest.approx(deviation * expected_deviation, abs=1e-6)
 
 
