@@ -209,7 +209,7 @@ FIGURES = {
     "ablation": ReportFigure(
         ablation_path,
         "From no {attention} to the pick",
-        "One change at a time, with the effects and intervals of the additive model: no step was trained for itself.",
+        "One change at a time, with the effects and intervals of the additive model: no step was trained on its own.",
     ),
     "choices": ReportFigure(
         quality_by_choice,
