@@ -8,6 +8,7 @@ All sides train in one process, in turns of random order, each for the same few 
 
 * ``timm``: the steps of timm's ``train.py`` with timm's network, optimizer, schedule and loss;
 * ``timm again``: a second copy of it, the A/A control;
+* ``timm on device``: a copy whose images lie on the device before, a bound for what copying them can cost;
 * ``plain``: one network as the evaluators ``scratch`` and ``finetune`` train it;
 * ``plain tuned``: the same with ``cudnn.benchmark`` on, on a CUDA device;
 * ``supernet``: the shared network from random weights, of which a step trains two networks;
@@ -114,7 +115,12 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=20.0, help="measuring time of a cell, without preparation")
-    parser.add_argument("--sides", nargs="+", choices=sorted({*SIDES, *FILE_SIDES, "plain tuned"}), help="besides timm")
+    parser.add_argument(
+        "--sides",
+        nargs="+",
+        choices=sorted({*SIDES, *FILE_SIDES, "plain tuned", "timm on device"}),
+        help="besides timm",
+    )
     parser.add_argument("--from-files", action="store_true", help="read JPEG files")
     parser.add_argument("--images", type=int, default=1024, help="JPEG files to train on")
     parser.add_argument("--workers", type=int, help="processes that read files; as in a search by default")
@@ -125,7 +131,7 @@ def main() -> None:
         workers = 0 if arguments.device == "cpu" else min(16, os.cpu_count() or 1)
     sides = arguments.sides or (FILE_SIDES if arguments.from_files else SIDES)
     if not arguments.sides and arguments.device.startswith("cuda"):
-        sides = (*sides, "plain tuned")
+        sides = (*sides, "plain tuned", *(() if arguments.from_files else ("timm on device",)))
     sides = list(dict.fromkeys([*(reference(side) for side in sides), *sides]))
     device = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else platform.processor() or "CPU"
     print(f"{device}, PyTorch {torch.__version__}, timm {timm.__version__}, batch {arguments.batch}; speed of timm = 1")
@@ -265,7 +271,7 @@ def create_side(name: str, cell: Cell, recipe: TrainingRecipe, data: ImageData, 
     device = torch.device(cell.device)
     steps = len(data.train) // cell.batch
     if name.startswith("timm"):
-        drawn = files_of_timm(cell, data, folder) if cell.from_files else tensors(data, cell)
+        drawn = files_of_timm(cell, data, folder) if cell.from_files else tensors(data, cell, name == "timm on device")
         if name == "timm load":
             return Side(lambda: [None for _ in drawn()])
         return Side(Timm(cell, recipe, drawn, steps).epoch, benchmark=True)
@@ -311,13 +317,15 @@ def epochs_of(training: Training, losses: Losses) -> Callable[[], Any]:
 Drawn = Callable[[], Iterator[tuple[torch.Tensor, torch.Tensor]]]
 
 
-def tensors(data: ImageData, cell: Cell) -> Drawn:
-    """Return the batches of an epoch from tensors in memory, in a new order each time."""
+def tensors(data: ImageData, cell: Cell, on_device: bool = False) -> Drawn:
+    """Return the batches of an epoch from tensors in memory, or on the device, in a new order each time."""
     images, labels = data.train.tensors
     device = torch.device(cell.device)
+    if on_device:
+        images, labels = images.to(device), labels.to(device)
 
     def drawn() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for places in torch.randperm(len(images)).split(cell.batch):
+        for places in torch.randperm(len(images), device=images.device).split(cell.batch):
             yield images[places].to(device), labels[places].to(device)
 
     return drawn
