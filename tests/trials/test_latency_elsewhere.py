@@ -132,7 +132,7 @@ def test_damaged_and_foreign_files_are_refused_before_anything_is_written(tmp_pa
 
 
 def test_a_file_for_other_images_or_another_backbone_or_none_is_refused(tmp_path, phone):
-    with pytest.raises(DefinitionError, match="images of 3×160×160, and the study's latency is that of 3×64×64"):
+    with pytest.raises(DefinitionError, match="images of 3×160×160, and the study measures at 3×64×64"):
         search(tmp_path / "run", phone, latency_size=64)
     with pytest.raises(DefinitionError, match="is of backbone test_resnet, and the study's is resnet18"):
         search(tmp_path / "run", phone, backbone="resnet18", latency_size=160)
