@@ -123,7 +123,7 @@ def check_different(name: str, splits: Splits) -> None:
     """
     given = [split for split in splits.names.values() if split is not None]
     if twice := [split for split, count in Counter(given).items() if count > 1]:
-        raise DataError(f"data {name!r} have the split {twice[0]!r} named for two parts: parts must not share images")
+        raise DataError(f"data {name!r} have the split {twice[0]!r} named for two parts: give each its own")
 
 
 @dataclass(frozen=True)

@@ -73,8 +73,8 @@ class UnreadableImages:
         self.names.update(names)
         if len(self.names) > self.limit:
             raise DataError(
-                f"at least {len(self.names)} of the {self.total} {self.part} images cannot be read, where {self.limit} "
-                f"may be left out: repair or remove {some_of(self.names)}"
+                f"at least {len(self.names)} of the {self.total} {self.part} images cannot be read, more than the "
+                f"limit of {self.limit}: repair or remove {some_of(self.names)}"
             )
 
 

@@ -122,7 +122,7 @@ def test_the_limit_is_one_in_a_hundred_or_ten_but_not_more_than_half(total, limi
     noted.add([str(one) for one in range(limit)])
     noted.add([str(one) for one in range(limit)])
     with pytest.raises(
-        DataError, match=rf"at least {limit + 1} of the {total} test images .* where {limit} may be left"
+        DataError, match=rf"at least {limit + 1} of the {total} test images .* more than the limit of {limit}"
     ):
         noted.add(["one more"])
 

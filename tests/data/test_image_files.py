@@ -230,7 +230,7 @@ def test_too_many_unreadable_images_end_the_run_with_their_names(tmp_path):
     with pytest.raises(DataError) as error:
         list(batches(data.validation, 4))
     assert str(error.value) == (
-        "at least 11 of the 31 validation images cannot be read, where 10 may be left out: repair or remove "
+        "at least 11 of the 31 validation images cannot be read, more than the limit of 10: repair or remove "
         "'val/a/bad00.png', 'val/a/bad01.png', 'val/a/bad02.png' and 8 more"
     )
     (tmp_path / "val" / "a" / "bad10.png").unlink()
