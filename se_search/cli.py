@@ -323,7 +323,7 @@ def run(
     workers: Annotated[
         int,
         typer.Option(
-            help="Parallel trials on this machine, by Ray; each round first measures latencies.",
+            help="Trials at once on this machine, run by Ray; latencies are measured while none runs.",
             rich_help_panel=_CLUSTER,
         ),
     ] = 1,

@@ -226,7 +226,7 @@ class StudyDefinition(Definition):
     none."""
 
     space: str | SpaceDefinition = "stages"
-    """Name of a shipped space or of a plugin's, path of a file, or the space itself."""
+    """Name of a shipped space or of a plugin's, or path of a file; in a study also the space itself."""
 
     custom_objectives: dict[Annotated[str, AfterValidator(_objective_name)], Direction] = Field(default_factory=dict)
     """Directions of custom objectives, which Python functions measure, by name."""
@@ -252,7 +252,7 @@ class StudyDefinition(Definition):
     """Number of distinct configurations to complete."""
 
     track: Literal["tensorboard", "wandb", "mlflow"] | None = None
-    """Package that also gets trial values, training losses and figures; by default none."""
+    """Package to which trial values, training losses and figures are sent too; by default none."""
 
     trial_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Time limit of a trial (s), after which it fails; no limit by default."""
