@@ -2,16 +2,20 @@
 
     python benchmarks/search_efficiency.py --out search_efficiency.json       # hours; the same command resumes
     python benchmarks/search_efficiency.py --data digits-context --position post --learning-rate 0.004 --epochs 6 \\
-        --supernet-epochs 6 --seeds 1 --budget 20 --members 4 --verify-seeds 2
-    python benchmarks/search_efficiency.py --backbone resnet50 --learning-rate 0.002 --cost-only
+        --supernet-epochs 6 --methods se-search hand-written --budget 20 --members 4 --verify-seeds 2
+    python benchmarks/search_efficiency.py --backbone resnet50 --data digits --learning-rate 0.002 --cost-only
 
 Every method (see ``benchmarks/baselines/``) searches the space ``stages`` with its own evaluator. ``hand-written`` and
 ``paper`` train each configuration from scratch. All others evaluate with a supernet; they share it here, but each is
-charged its full training. A repeated configuration costs nothing.
+charged its full training, and each search evaluates anew and shares passes between its own configurations only. A
+repeated configuration costs nothing.
 
 The cost of a search ends when its front is chosen. It is the recorded seconds of training, evaluation and proposing,
-and the number of training passes: forward and backward of one network on one batch (two per supernet step). Batches
-that are only passed forward, for recalibration and evaluation, are counted separately.
+and the number of training passes: forward and backward of one network on one batch. Batches that are only passed
+forward, for recalibration and evaluation, are counted separately, as if no passes were shared.
+
+``--cost-only`` times one search of se-search, and epochs and evaluations of the hand-written script's kind before and
+after it. It prints what as many trials of that kind would take, and what the search took.
 
 The front is then verified. No SE and members of the front that the search saw, spread by overhead, are retrained with
 seeds that no search has used. The hypervolume uses parameter overhead, and log-loss on the test images minus that of
@@ -26,12 +30,11 @@ import hashlib
 import json
 import random
 import statistics
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, chain
-from math import ceil
+from math import ceil, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +75,17 @@ MARGIN = 0.05
 RESAMPLES = 1000
 COSTS = ("passes", "forward", "training s", "evaluation s", "proposing s", "seconds")
 BATCH = 64
+REFERENCES = 8
 
 
-def search(evaluate: Evaluate, space: SearchSpace, budget: int, seed: int) -> list[SEConfig]:
-    """Search as se-search does: known answers first, then expected hypervolume improvement, without repetition."""
-    study, sampler = create_study(space, "ehvi", seed)
+def search(
+    evaluate: Evaluate, space: SearchSpace, budget: int, seed: int, errors: Mapping[str, Values] | None = None
+) -> list[SEConfig]:
+    """Search as se-search does: known answers first, then expected hypervolume improvement, without repetition.
+
+    ``errors`` are standard deviations of values by configuration, which evaluations add.
+    """
+    study, sampler = create_study(space, "ehvi", seed, errors=errors)
     tried: list[SEConfig] = []
     waiting = len(space.known_answers())
     while len(tried) < budget and (len(tried) < waiting or not sampler.is_exhausted(study)):
@@ -127,7 +136,9 @@ class Bench:
         self.shared_recipe = replace(self.recipe, epochs=options.supernet_epochs)
         self.kept: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
         self._supernets: dict[int, Supernet] = {}
+        self._evaluates_for: tuple[str, int] | None = None
         where = f"{options.data} {options.backbone} {options.device} {options.threads} threads"
+        self.steps = ceil(len(self.data.train) / BATCH)
         self._alone = f"{where} {self.recipe!r}"
         self._shared = f"{where} {self.shared_recipe!r} {options.recalibration_images} {self.space.definition!r}"
 
@@ -173,26 +184,32 @@ class Bench:
         ]
         return np.array([one["losses"] for one in trained])
 
-    def shared_training(self, seed: int) -> float:
-        """Return the seconds of training a supernet."""
-
-        def measure() -> dict[str, Any]:
-            self._supernet(seed)
-            epochs = json.loads((self._folder(seed) / SUMMARY).read_text())["epochs"]
-            return {"training": sum(epoch["seconds"] for epoch in epochs)}
-
-        return float(self.once(self._shared, f"supernet, seed {seed}", measure)["training"])
-
-    def shared_evaluation(self, config: SEConfig, seed: int) -> Any:
-        """One evaluation with a trained supernet: ``log_loss`` and seconds of ``evaluation``."""
+    def shared_training(self, seed: int) -> Any:
+        """Return the cost of training a supernet: seconds of ``training``, and ``passes``."""
 
         def measure() -> dict[str, Any]:
             supernet = self._supernet(seed)
-            with timed() as evaluation:
-                loss = supernet.evaluate(config).log_loss.value
-            return {"log_loss": loss, "evaluation": evaluation[0]}
+            epochs = json.loads((self._folder(seed) / SUMMARY).read_text())["epochs"]
+            steps = range(len(epochs) * self.steps)
+            passes = sum(len(supernet._networks(self.bare, self.space.largest(), step)) for step in steps)
+            return {"training": sum(epoch["seconds"] for epoch in epochs), "passes": passes}
 
-        return self.once(self._shared, f"supernet, seed {seed}, {config.id}", measure)
+        return self.once(self._shared, f"supernet, seed {seed}", measure)
+
+    def shared_evaluation(self, config: SEConfig, method: str, seed: int) -> Any:
+        """One evaluation in a search: ``log_loss``, ``losses`` of images, and seconds of ``evaluation``."""
+
+        def measure() -> dict[str, Any]:
+            supernet = self._supernet(seed)
+            if self._evaluates_for != (method, seed):
+                supernet._forget()
+                self._evaluates_for = method, seed
+            with timed() as evaluation:
+                found = supernet.evaluate(config)
+            losses = found.losses[0].round(5).tolist()
+            return {"log_loss": found.log_loss.value, "losses": losses, "evaluation": evaluation[0]}
+
+        return self.once(self._shared, f"{method}, supernet, seed {seed}, {config.id}", measure)
 
     def _folder(self, seed: int) -> Path:
         name = hashlib.sha256(f"{self._shared}, seed {seed}".encode()).hexdigest()[:12]
@@ -202,46 +219,47 @@ class Bench:
         if seed not in self._supernets:
             folder = self._folder(seed)
             folder.mkdir(parents=True, exist_ok=True)
-            supernet = self.untrained(seed)
+            supernet = Supernet(
+                self.options.backbone,
+                self.space.widest_blocks(),
+                self.data,
+                replace(self.shared_recipe, seed=seed),
+                self.options.device,
+                self.options.recalibration_images,
+            )
             supernet.prepare(folder, self.space, no_progress)
             self._supernets = {seed: supernet}
         return self._supernets[seed]
 
-    def untrained(self, seed: int) -> Supernet:
-        """Return a new supernet of the space."""
-        options = self.options
-        return Supernet(
-            options.backbone,
-            self.space.widest_blocks(),
-            self.data,
-            replace(self.shared_recipe, seed=seed),
-            options.device,
-            options.recalibration_images,
-        )
-
     def run(self, method: str, seed: int) -> Found:
         """Search once."""
-        steps = ceil(len(self.data.train) / BATCH)
         validation = ceil(len(self.data.validation) / BATCH)
         recalibration = ceil(min(self.options.recalibration_images, len(self.data.calibration)) / BATCH)
         is_shared = method in SUPERNET
         seen: dict[SEConfig, Values] = {}
+        errors: dict[str, Values] = {}
         evaluating: list[float] = []
 
         def measured(config: SEConfig) -> Any:
-            return self.shared_evaluation(config, seed) if is_shared else self.trial(config, seed)
+            return self.shared_evaluation(config, method, seed) if is_shared else self.trial(config, seed)
 
         def evaluate(config: SEConfig) -> Values:
             with timed() as seconds:
                 if config not in seen:
                     seen[config] = measured(config)["log_loss"], overhead(config)
+                    if is_shared:
+                        errors.update(image_noise({one.id: np.array(measured(one)["losses"]) for one in seen}))
             evaluating.append(seconds[0])
             return seen[config]
 
-        first = {"training s": self.shared_training(seed), "passes": 2 * self.options.supernet_epochs * steps}
-        space, budget = self.space, self.options.budget
+        first = {}
+        if is_shared:
+            training = self.shared_training(seed)
+            first = {"training s": training["training"], "passes": training["passes"]}
+        propose = partial(search, errors=errors) if method == OURS else (SUPERNET | STAND_ALONE)[method]
+        budget = self.options.budget
         with timed() as whole:
-            tried = (SUPERNET | STAND_ALONE)[method](evaluate, space, budget, seed)
+            tried = propose(evaluate, self.space, budget, seed)
         proposing = self.once(
             f"{self._shared} {self._alone}",
             f"proposing of {method}, {budget} trials, seed {seed}",
@@ -257,16 +275,19 @@ class Bench:
             costs["training s"].append(is_new * one.get("training", 0.0))
             costs["evaluation s"].append(is_new * one["evaluation"])
             costs["proposing s"].append(proposing / len(tried))
-            costs["passes"].append(is_new * (not is_shared) * self.options.epochs * steps)
+            costs["passes"].append(is_new * (not is_shared) * self.options.epochs * self.steps)
             costs["forward"].append(is_new * (validation + is_shared * recalibration))
-        until = {
-            name: list(accumulate(values, initial=first.get(name, 0) if is_shared else 0))
-            for name, values in costs.items()
-        }
+        until = {name: list(accumulate(values, initial=first.get(name, 0))) for name, values in costs.items()}
         until["seconds"] = [
             sum(one) for one in zip(*(until[name] for name in until if name.endswith(" s")), strict=True)
         ]
         return Found(tried, seen, until)
+
+
+def image_noise(losses: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, Values]:
+    """Return the error of each log-loss that differs between configurations, as the search computes it."""
+    reference = np.mean(list(losses.values())[:REFERENCES], axis=0)
+    return {name: (float((one - reference).std(ddof=1) / sqrt(len(one))),) for name, one in losses.items()}
 
 
 class Verified:
@@ -319,7 +340,7 @@ def main() -> None:
     parser.add_argument("--position", default="default", help="position of the SE blocks")
     parser.add_argument("--epochs", type=int, default=8, help="epochs of each training from scratch")
     parser.add_argument("--supernet-epochs", type=int, default=8)
-    parser.add_argument("--recalibration-images", type=int, default=512)
+    parser.add_argument("--recalibration-images", type=int, default=256)
     parser.add_argument("--learning-rate", type=float, default=0.005)
     parser.add_argument("--budget", type=int, default=50, help="trials per search")
     parser.add_argument("--seeds", type=int, default=3, help="searches per method")
@@ -328,8 +349,8 @@ def main() -> None:
         "--members", type=int, default=6, help="maximum verified configurations per front, including no SE"
     )
     parser.add_argument("--verify-seeds", type=int, default=3, help="trainings per member")
-    parser.add_argument("--cost-only", action="store_true", help="measure epochs and evaluations without searching")
-    parser.add_argument("--repeats", type=int, default=3, help="measurements per kind with --cost-only")
+    parser.add_argument("--cost-only", action="store_true", help="do one search, and only estimate the script's cost")
+    parser.add_argument("--repeats", type=int, default=3, help="epochs timed before and after, with --cost-only")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("search_efficiency.json"))
@@ -438,44 +459,35 @@ def first_reached(values: npt.NDArray[np.float64], goal: float) -> str:
 
 
 def report_costs(bench: Bench) -> None:
-    """Measure epochs and evaluations in turn, and compute the cost of searches of 50 trials from their medians."""
+    """Time one search of se-search, and compare it with the estimate for the hand-written script."""
     options, rng = bench.options, random.Random(0)
-    seconds: dict[str, list[float]] = {
-        "alone epoch": [],
-        "alone evaluation": [],
-        "shared epoch": [],
-        "shared evaluation": [],
-    }
-    supernet = bench.untrained(0)
-    supernet.recipe = replace(supernet.recipe, epochs=1)
-    for repeat in range(options.repeats + 1):  # without the first, which allocates memory and selects kernels
-        config = bench.space.draw(rng)
-        once = replace(bench.recipe, epochs=1, seed=repeat)
-        training = Scratch(options.backbone, bench.data, once, options.device).training(config, repeat)
+    epochs: list[float] = []
+    evaluations: list[float] = []
+
+    def time_script() -> None:
+        once = replace(bench.recipe, epochs=1)
+        training = Scratch(options.backbone, bench.data, once, options.device).training(bench.space.draw(rng), 0)
         network = training.finish()
-        with timed() as alone:
+        with timed() as evaluation:
             evaluate_network(network, bench.data.validation, BATCH, options.device, once)
-        with tempfile.TemporaryDirectory() as folder:
-            supernet.prepare(Path(folder), bench.space, no_progress)
-            epochs = json.loads((Path(folder) / SUMMARY).read_text())["epochs"]
-        with timed() as shared:
-            supernet.evaluate(config)
-        measured = (training.history[0]["seconds"], alone[0], epochs[0]["seconds"], shared[0])
-        print(", ".join(f"{name} {one:.2f} s" for name, one in zip(seconds, measured, strict=True)), flush=True)
-        if repeat:
-            for values, one in zip(seconds.values(), measured, strict=True):
-                values.append(one)
-    middle = {name: statistics.median(values) for name, values in seconds.items()}
-    by_hand = options.budget * (options.epochs * middle["alone epoch"] + middle["alone evaluation"])
-    shared_training = options.supernet_epochs * middle["shared epoch"]
-    evaluation = options.budget * middle["shared evaluation"]
-    print(f"\n{describe(options)}: cost only, no search was done")
-    print(f"medians of {options.repeats}: {', '.join(f'{name} {one:.2f} s' for name, one in middle.items())}")
-    print(
-        f"{options.budget} trials of {options.epochs} epochs from scratch: {by_hand:.0f} s. "
-        f"A supernet of {options.supernet_epochs} epochs {shared_training:.0f} s and {options.budget} evaluations "
-        f"{evaluation:.0f} s: 1/{by_hand / (shared_training + evaluation):.1f} of that."
-    )
+        epochs.append(training.history[0]["seconds"])
+        evaluations.append(evaluation[0])
+        print(f"from scratch: epoch {epochs[-1]:.2f} s, evaluation {evaluations[-1]:.2f} s", flush=True)
+
+    for _ in range(options.repeats + 1):
+        time_script()
+    del epochs[0], evaluations[0]  # allocates memory and selects kernels
+    ours = {name: values[-1] for name, values in bench.run(OURS, 0).costs.items()}
+    for _ in range(options.repeats):
+        time_script()
+    epoch, evaluation = statistics.median(epochs), statistics.median(evaluations)
+    by_hand = options.budget * (options.epochs * epoch + evaluation)
+    passes = options.budget * options.epochs * bench.steps
+    print(f"\n{describe(options)}: a search of {options.budget} trials, the script's estimated")
+    print(f"{BY_HAND}: {by_hand:.0f} s, {passes} passes; median epoch {epoch:.2f} s, evaluation {evaluation:.2f} s")
+    parts = ", ".join(f"{name.removesuffix(' s')} {ours[name]:.1f} s" for name in ours if name.endswith(" s"))
+    print(f"{OURS}: {ours['seconds']:.0f} s, {ours['passes']:.0f} passes; {parts}")
+    print(f"a share of 1/{by_hand / ours['seconds']:.1f} and 1/{passes / ours['passes']:.1f}")
 
 
 def describe(options: argparse.Namespace) -> str:
