@@ -24,4 +24,10 @@ Several = Annotated[tuple[_T, ...], Listed, Field(min_length=1), AfterValidator(
 class Definition(BaseModel):
     """Validated, immutable data without unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),  # up to pydantic 2.9 a field called model_file was a warning
+    )
