@@ -31,11 +31,11 @@ def run_to_the_end(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def write_study(folder: Path) -> list[str]:
+def write_study(folder: Path, budget: int = BUDGET, epochs: int = 3) -> list[str]:
     study = {
         "backbone": "test_resnet",
-        "budget": BUDGET,
-        "evaluator": {"epochs": 3, "recalibration_images": 64},
+        "budget": budget,
+        "evaluator": {"epochs": epochs, "recalibration_images": 64},
         "latency": {"limit": 0.05, "size": "data"},
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(study))
@@ -104,7 +104,7 @@ def test_killed_three_times_the_search_ends_as_if_it_had_not_been(tmp_path):
 
 
 def test_interrupted_the_command_says_so_and_goes_on_later(tmp_path, monkeypatch):
-    arguments = write_study(tmp_path)
+    arguments = write_study(tmp_path, budget=3, epochs=2)
 
     def training() -> bool:
         return (tmp_path / "run" / "supernet.checkpoint.pt").exists()
@@ -115,7 +115,7 @@ def test_interrupted_the_command_says_so_and_goes_on_later(tmp_path, monkeypatch
     assert "Traceback" not in output
     monkeypatch.chdir(tmp_path)
     assert CliRunner().invoke(app, arguments).exit_code == 0
-    assert len(complete_trials(tmp_path)) == BUDGET
+    assert len(complete_trials(tmp_path)) == 3
 
 
 def test_a_finished_run_leaves_all_its_files_and_says_what_next(finished_run):
