@@ -75,16 +75,9 @@ def test_on_a_cpu_and_without_a_graph_nothing_is_fused(searched, monkeypatch):
     assert (fused(optimized), fused(optimized, SqueezeExcite)) == (0, 0)
 
 
-@pytest.mark.parametrize(
-    ("backbone", "position"),
-    [
-        ("test_resnet", "3x3"),  # before a convolution
-        ("test_convnext", "standard"),  # before a sum without activation; the network has the channels last
-    ],
-)
-def test_blocks_elsewhere_are_one_module_too(backbone, position, with_kernels):
-    config = SEConfig.uniform(backbone, 4, position=position)
-    model = insert(bare_network(backbone), config).eval()
+def test_blocks_with_the_channels_last_are_one_module_too(with_kernels):
+    config = SEConfig.uniform("test_convnext", 4)
+    model = insert(bare_network("test_convnext"), config).eval()
     optimized = optimize_for_inference(model, (3, 64, 64), cuda_graph=True)
     assert fused(optimized, SqueezeExcite) == len(config.sites) > 0
     assert "aten.mul.Tensor" not in operations(optimized)
@@ -184,6 +177,16 @@ class Block(Tail):
         return (other + x * self.gate(other)).relu()
 
 
+class WithoutActivation(Block):
+    def combine(self, x, other, gate):
+        return x * self.gate(x) + other
+
+
+class ScalesAlone(Block):
+    def combine(self, x, other, gate):
+        return x * self.gate(x)
+
+
 class ReadsItsGate(Block):
     def combine(self, x, other, gate):
         gate = self.gate(x)
@@ -206,7 +209,14 @@ class WritesToItsShortcutBeforeTheActivation(Block):
 
 @pytest.mark.parametrize(
     ("kind", "blocks"),
-    [(Block, 1), (ReadsItsGate, 0), (WritesToWhatItSqueezed, 0), (WritesToItsShortcutBeforeTheActivation, 0)],
+    [
+        (Block, 1),
+        (WithoutActivation, 1),
+        (ScalesAlone, 1),
+        (ReadsItsGate, 0),
+        (WritesToWhatItSqueezed, 0),
+        (WritesToItsShortcutBeforeTheActivation, 0),
+    ],
 )
 def test_a_block_is_fused_if_nothing_reads_or_writes_in_between(kind, blocks, with_kernels):
     model = kind().eval()
