@@ -82,7 +82,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=3, help="stand-alone trainings per configuration")
     parser.add_argument("--supernet-seeds", type=int, default=2)
-    parser.add_argument("--distillation", type=float, nargs="+", default=[0.0], help="shares to compare")
+    parser.add_argument("--distillation", type=float, nargs="+", default=[0.0], help="shares to compare, with sandwich")
     parser.add_argument("--rule", nargs="+", default=[SANDWICH], choices=[SANDWICH, *RULES], help="rules to compare")
     parser.add_argument("--learning-rate", type=float, default=0.002)
     parser.add_argument("--threads", type=int, default=1)
