@@ -4,11 +4,13 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from torch import nn
 
 from ..data.load import EMBEDDED
 from ..deployment.deployment import Deployment
@@ -29,7 +31,7 @@ from ..latency.other_device import OtherDevice
 from ..latency.pooled import LatencyPool, PooledLatency, pool_latencies
 from ..network.backbones import backbone_input_size, network_options
 from ..network.config import SEConfig
-from ..network.insertion import create_model
+from ..network.insertion import copy_with_blocks, create_model
 from ..network.sites import Site
 from ..progress import Phase, progress_bar
 from ..study.definitions import StudyDefinition
@@ -110,8 +112,7 @@ class StudyLatency:
             settings = latency.model_dump(exclude={"source", "target", "limit", "look", "size", "model_file"})
             deployment = Deployment(**settings, device=definition.device, size=self.size)
             kind = LatencyMeter if runtime_of(deployment).in_process else IsolatedMeter
-            backbone = create_model(SEConfig(definition.backbone), **self._options)
-            self._meter = kind(backbone, deployment, latency.target, latency.limit, definition.seed)
+            self._meter = kind(self._backbone, deployment, latency.target, latency.limit, definition.seed)
         else:
             file, copied = Path(latency.model_file), (folder or Path()) / LATENCY_MODEL_FILE
             found = copied if folder and copied.is_file() and not file.exists() else file
@@ -124,6 +125,10 @@ class StudyLatency:
         """End the separate process, if any."""
         if isinstance(self._meter, IsolatedMeter):
             self._meter.close()
+
+    @cached_property
+    def _backbone(self) -> nn.Module:
+        return create_model(SEConfig(self._definition.backbone), **self._options)
 
     @property
     def _is_pooled(self) -> bool:
@@ -199,8 +204,7 @@ class StudyLatency:
     def measured(self, config: SEConfig) -> dict[str, Any]:
         """Measure a configuration and return the trial's latency attributes, for :meth:`pooled` to complete."""
         if self._is_pooled:
-            model = create_model(config, **self._options)
-            return describe_look(self._meter.measure(model, self._definition.latency.look))
+            return describe_look(self._meter.measure(self._network(config), self._definition.latency.look))
         ratio = self._measure(config)
         return ratio.to_columns() | {"latency_conditions": ratio.conditions.to_dict()}
 
@@ -291,7 +295,7 @@ class StudyLatency:
             return 0.0, (), ()
         latency = self._definition.latency
         begun = time.perf_counter()
-        create_model(self._space.largest(), **self._options)
+        self._network(self._space.largest())
         created = time.perf_counter() - begun
         if self.is_predicted:
             wanted = len(configurations_to_measure(self._space, self._definition.seed))
@@ -308,7 +312,11 @@ class StudyLatency:
         return self._definition.latency.target
 
     def _measure(self, config: SEConfig) -> Ratio:
-        return self._meter.measure(create_model(config, **self._options))
+        return self._meter.measure(self._network(config))
+
+    def _network(self, config: SEConfig) -> nn.Module:
+        """Return a network to time, with the backbone's random weights."""
+        return copy_with_blocks(self._backbone, config, **self._options)
 
     def _keep(self, other: OtherDevice, file: Path) -> None:
         """Copy the measurements of another device into the run folder, or check that it has the same."""

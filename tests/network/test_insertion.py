@@ -10,7 +10,13 @@ from safetensors.torch import load_file
 
 from se_search import PlacedSE, SEConfig, create_model, find_sites, insert
 from se_search.errors import BackboneError, ConfigurationError
-from se_search.network.insertion import count_parameters, create_model_on_meta, whole_state, write_weights
+from se_search.network.insertion import (
+    copy_with_blocks,
+    count_parameters,
+    create_model_on_meta,
+    whole_state,
+    write_weights,
+)
 
 TWINS = [
     ("resnet50", "seresnet50"),
@@ -296,3 +302,13 @@ def test_weights_that_cannot_be_written_leave_no_file(tmp_path):
     written = load_file(tmp_path / "model.safetensors")
     assert written.keys() == model.state_dict().keys()
     assert all(torch.equal(value, written[name]) for name, value in model.state_dict().items())
+
+
+def test_a_copy_with_blocks_is_the_network_that_is_created_with_them(images):
+    config = SEConfig.uniform("resnet18", ratio=4)
+    backbone, created = branching(SEConfig("resnet18")), branching(config)
+    copied = copy_with_blocks(backbone, config, zero_init_last=False)
+    created.load_state_dict(copied.state_dict())
+    assert torch.equal(copied.eval()(images), created.eval()(images))
+    assert not torch.equal(copied(images), backbone.eval()(images))
+    assert all(torch.equal(copied.state_dict()[name], value) for name, value in backbone.state_dict().items())
