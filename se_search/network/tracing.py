@@ -316,7 +316,8 @@ class Trace(TorchFunctionMode):
         nodes = tuple(map(frame.node, inputs))
         shapes = [tuple(operand.shape) for operand in self._keep(operands)]
         contents = {id(operand): operand._version for operand in operands}
-        result = func(*args, **(kwargs or {}))
+        # On the meta device PyTorch computes a batch norm in Python, a third of the time of a trace.
+        result = torch.empty_like(args[0]) if name == "batch_norm" and args else func(*args, **(kwargs or {}))
         for tensor in self._keep(result):
             if contents.get(id(tensor)) == tensor._version:
                 continue  # returned unchanged, as by a `contiguous` or `float` that is a no-op
