@@ -1,6 +1,7 @@
 """Latency ratios estimated from all measurements of a run together."""
 
 import functools
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -131,40 +132,51 @@ class LatencyPool:
 
     def __init__(self) -> None:
         self.measured: list[MeasuredLatency] = []
-        # What a configuration costs is counted once: a search fits after each of thousands of trials.
+        # What depends on one measurement is computed once: a search fits after each of thousands of trials.
         self._index: dict[SEConfig, int] = {}
-        self._amounts: list[dict[tuple[SiteGroup, str], float] | None] = []  # None: the bare backbone
+        self._amounts: dict[int, dict[tuple[SiteGroup, str], float]] = {}  # of all but the bare backbone
+        self._terms: tuple[tuple[SiteGroup, str], ...] = ()
+        self._rows = np.empty((0, 0))  # multiplicities of these terms, in the order of the amounts
         self._of_config: list[int] = []
+        self._spreads: list[_Spread] = []
 
     def add(self, one: MeasuredLatency) -> int:
         """Add a measurement; return the index of its configuration."""
         self.measured.append(one)
-        index = self._index.setdefault(one.config, len(self._index))
-        if index == len(self._amounts):
-            self._amounts.append(None if _is_backbone(one.config) else count_terms(one.config))
+        count = len(self._index)
+        index = self._index.setdefault(one.config, count)
+        if index == count and not _is_backbone(one.config):
+            self._amounts[index] = count_terms(one.config)
         self._of_config.append(index)
+        self._spreads.append(_spread(one.ratio))
         return index
+
+    def _add_rows(self) -> None:
+        """Complete the rows of the terms' multiplicities."""
+        new = list(self._amounts.values())[len(self._rows) :]
+        terms = tuple(sorted({*self._terms, *itertools.chain(*new)}))
+        if terms != self._terms:
+            self._terms, self._rows, new = terms, np.empty((0, len(terms))), list(self._amounts.values())
+        rows = [[amounts.get(term, 0.0) for term in terms] for amounts in new]
+        self._rows = np.concatenate([self._rows, np.reshape(rows, (len(new), len(terms)))])
 
     def fit(self) -> PooledLatency:
         """Estimate the ratios."""
+        self._add_rows()
         configs, ratios = tuple(self._index), np.ones(len(self._index))
-        priced = {index: amounts for index, amounts in enumerate(self._amounts) if amounts is not None}
-        searched = list(priced)
-        terms = tuple(sorted({term for amounts in priced.values() for term in amounts}))
+        searched, terms = list(self._amounts), self._terms
         if not terms:
             return PooledLatency(configs, ratios, 0, (), np.empty(0), np.empty((0, 0)), 0.0, None, {})
-        rows = np.array([[amounts.get(term, 0.0) for term in terms] for amounts in priced.values()])
-        basis, transform = _basis(rows)
+        basis, transform = _basis(self._rows)
         freedom = len(searched) - basis.shape[1]
 
-        found = [one.ratio for one in self.measured]
-        variances, freedoms = _noise(found)
+        medians, half_widths, freedoms, rounds = np.array(self._spreads).T
+        variances = _variances(half_widths, freedoms)
         if freedom >= 1:
-            variances, freedoms = _moderated(variances, freedoms, np.array([one.rounds for one in found]))
+            variances, freedoms = _moderated(variances, freedoms, rounds)
         # Sums over the measurements of each configuration.
         count, of_config = len(configs), np.array(self._of_config)
         weights = np.bincount(of_config, 1 / variances, count)[searched]
-        medians = np.array([one.median for one in found])
         extra = np.bincount(of_config, medians / variances, count)[searched] / weights - 1
         freedoms = weights**2 / np.bincount(of_config, 1 / (variances**2 * freedoms), count)[searched]
 
@@ -300,9 +312,9 @@ def combine_ratios(ratios: Sequence[Ratio]) -> Estimate:
     """Return the ratio of one network from its measurements, weighted by their inverse variances."""
     if len(ratios) == 1:
         return Estimate(ratios[0].median, ratios[0].low, ratios[0].high)
-    variances, freedoms = _noise(ratios)
-    weights = 1 / variances
-    value = float(weights @ np.array([one.median for one in ratios]) / weights.sum())
+    medians, half_widths, freedoms, _ = np.array([_spread(one) for one in ratios]).T
+    weights = 1 / _variances(half_widths, freedoms)
+    value = float(weights @ medians / weights.sum())
     freedom = float(weights.sum() ** 2 / (weights**2 / freedoms).sum())
     return _interval(value, 1 / float(weights.sum()), t_quantile(CONFIDENCE, freedom))
 
@@ -314,14 +326,26 @@ def _basis(rows: _Matrix) -> tuple[_Matrix, _Matrix]:
     return left[:, kept], right[kept].T / sizes[kept]
 
 
-def _noise(ratios: Sequence[Ratio]) -> tuple[_Matrix, _Matrix]:
-    """Return the squared standard errors of measured ratios, computed from their intervals, and degrees of freedom."""
-    freedoms = np.array([(PILOT if one.stopped == "target" else one.rounds) - 1 for one in ratios], dtype=float)
-    half_widths = np.array([one.median * math.log(one.high / one.low) / 2 for one in ratios])
-    return np.maximum(half_widths / _t_quantiles(freedoms), _TINY) ** 2, freedoms
+class _Spread(NamedTuple):
+    """A measured ratio, the half-width of its interval, the degrees of freedom of that, and the rounds."""
+
+    median: float
+    half_width: float
+    freedom: float
+    rounds: float
 
 
-def _moderated(variances: _Matrix, freedoms: _Matrix, rounds: npt.NDArray[np.int64]) -> tuple[_Matrix, _Matrix]:
+def _spread(ratio: Ratio) -> _Spread:
+    half_width = ratio.median * math.log(ratio.high / ratio.low) / 2
+    return _Spread(ratio.median, half_width, (PILOT if ratio.stopped == "target" else ratio.rounds) - 1, ratio.rounds)
+
+
+def _variances(half_widths: _Matrix, freedoms: _Matrix) -> _Matrix:
+    """Return the squared standard errors of measured ratios, computed from their intervals."""
+    return np.asarray(np.maximum(half_widths / _t_quantiles(freedoms), _TINY) ** 2)
+
+
+def _moderated(variances: _Matrix, freedoms: _Matrix, rounds: _Matrix) -> tuple[_Matrix, _Matrix]:
     """Return squared standard errors moderated by those of all measurements, and their degrees of freedom.
 
     The variances between rounds are taken for a sample of a scaled inverse χ² distribution, which is fitted to the mean

@@ -89,6 +89,7 @@ class EHVISampler(BaseSampler):
         self._seen: WeakKeyDictionary[Study, dict[int, Parameters]] = WeakKeyDictionary()
         self._costs: dict[Hashable, tuple[float, ...]] = {}
         self._whole: tuple[Choices, _Candidates] | None = None
+        self._last: tuple[Choices, _Candidates] | None = None
         self._fits: dict[tuple[int, int, int], Array] = {}
 
     def reseed_rng(self) -> None:
@@ -122,14 +123,13 @@ class EHVISampler(BaseSampler):
             if one.number not in seen and space.keys() <= one.params.keys():
                 seen[one.number] = self._canonical(one.params)
         trials = [one for one in trials if one.number in seen]
-        key_of = itemgetter(*space)
-        known = [seen[one.number] for one in trials]
-        tried = set(map(key_of, known))
+        known = self._known_points(space, [seen[one.number] for one in trials])
+        key_of, tried = itemgetter(*space), set(known.keys)
         done = sum(one.state == TrialState.COMPLETE for one in trials)
         self._drawing.seed(self._seed * 1_000_003 + done)
         if done >= self._startup:
             signs = np.array([-1.0 if one == StudyDirection.MAXIMIZE else 1.0 for one in study.directions])
-            for parameters in self._best_first(space, trials, known, signs, modelled):
+            for parameters in self._best_first(space, trials, known, tried, signs, modelled):
                 if self._accepts(parameters):
                     return parameters
         for _ in range(_RANDOM_DRAWS):
@@ -151,7 +151,8 @@ class EHVISampler(BaseSampler):
         self,
         space: Choices,
         trials: list[FrozenTrial],
-        parameters: list[Parameters],
+        known: "_Candidates",
+        tried: set[Hashable],
         signs: Array,
         modelled: list[int],
     ) -> Iterator[Parameters]:
@@ -160,13 +161,13 @@ class EHVISampler(BaseSampler):
         Args:
             space: The choices of each parameter.
             trials: The complete and running trials; running ones count with their predicted values.
-            parameters: Their parameters.
+            known: Their points.
+            tried: The keys of these.
             signs: Sign of each objective that makes it one to be minimised.
             modelled: Indices of the objectives that are not exact.
         """
         uncertain = modelled[0]
         costs = [place for place in range(len(signs)) if place != uncertain]
-        known = self._computed(space, parameters)
         models = self._models(space, trials, known, signs, modelled)
 
         def costs_of(points: _Candidates) -> Array:
@@ -181,10 +182,9 @@ class EHVISampler(BaseSampler):
         known_losses, known_costs = models[uncertain].mean(known.encoded), costs_of(known)
         front = is_on_front(np.column_stack([known_losses, known_costs]))
         candidates = self._candidates(space, list(itertools.compress(known.parameters, front)))
-        tried = set(known.keys)
         untried = np.flatnonzero([key not in tried for key in candidates.keys])
         ties = np.array([self._drawing.random() for _ in candidates.keys])[untried]
-        candidates = candidates[untried]
+        candidates = candidates.take(untried)
         candidate_costs = costs_of(candidates)
         mean, deviation = models[uncertain].predict(candidates.encoded)
 
@@ -231,13 +231,23 @@ class EHVISampler(BaseSampler):
             models[place] = GaussianProcess(points, values[place], variances[place], self._fits[key])
         return models
 
+    def _known_points(self, space: Choices, parameters: list[Parameters]) -> "_Candidates":
+        """Points of trials; those of the last call that come first again are taken over."""
+        before = self._last[1] if self._last is not None and self._last[0] == space else self._computed(space, [])
+        pairs = zip(before.parameters, parameters, strict=False)
+        same = next((place for place, (old, new) in enumerate(pairs) if old is not new), len(before.parameters))
+        same = min(same, len(parameters))
+        known = before[slice(same)] + self._computed(space, parameters[same:])
+        self._last = space, known
+        return known
+
     def _computed(self, space: Choices, parameters: list[Parameters]) -> "_Candidates":
         keys = list(map(itemgetter(*space), parameters))
         for key, one in zip(keys, parameters, strict=True):
             if key not in self._costs:
                 self._costs[key] = tuple(self._exact[place](one) for place in self._places)
         exact = np.array([self._costs[key] for key in keys])
-        return _Candidates(parameters, keys, encode(space, parameters), exact.reshape(len(parameters), -1))
+        return _Candidates(parameters, keys, encode(space, parameters), exact.reshape(len(keys), len(self._places)))
 
     def _candidates(self, space: Choices, front: list[Parameters]) -> "_Candidates":
         """All points of a small space; otherwise random points, and neighbours of the front in one parameter."""
@@ -272,7 +282,19 @@ class _Candidates:
     encoded: Points
     exact: Array
 
-    def __getitem__(self, places: npt.NDArray[np.int64]) -> "_Candidates":
+    def __getitem__(self, places: slice) -> "_Candidates":
+        return _Candidates(self.parameters[places], self.keys[places], self.encoded[places], self.exact[places])
+
+    def __add__(self, other: "_Candidates") -> "_Candidates":
+        return _Candidates(
+            self.parameters + other.parameters,
+            self.keys + other.keys,
+            self.encoded + other.encoded,
+            np.concatenate([self.exact, other.exact]),
+        )
+
+    def take(self, places: npt.NDArray[np.int64]) -> "_Candidates":
+        """Return some of the points, by their indices."""
         parameters, keys = ([of[place] for place in places] for of in (self.parameters, self.keys))
         return _Candidates(parameters, keys, self.encoded[places], self.exact[places])
 

@@ -41,8 +41,12 @@ class Points:
     def __len__(self) -> int:
         return len(self.ordered)
 
-    def __getitem__(self, places: npt.NDArray[np.int64]) -> "Points":
+    def __getitem__(self, places: npt.NDArray[np.int64] | slice) -> "Points":
         return Points(self.ordered[places], self.nominal[places], self.of_ordered, self.of_nominal)
+
+    def __add__(self, other: "Points") -> "Points":
+        ordered, nominal = ([self.ordered, other.ordered], [self.nominal, other.nominal])
+        return Points(np.concatenate(ordered), np.concatenate(nominal), self.of_ordered, self.of_nominal)
 
     @property
     def dimensions(self) -> int:

@@ -8,6 +8,7 @@ import warnings
 import zlib
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from ..study.objectives import Objective, quality_among
 from .pooling import keep_pooled, pooled_trials
 
 _MAX_BYTES = 2**25  # a text of a third-party study can decompress to any size
+_FIRST_OF_HEADER = 12  # bytes before the text of the header at most; a newline ends it
 _MAX_LOSSES = 4096  # per seed: the packed text stays below 25 kB
 _MAX_LOSSES_OF_ALL_SEEDS = 10_000  # the packed text stays below 50 kB
 
@@ -60,19 +62,28 @@ def unpack(text: str) -> npt.NDArray[Any]:
     """
     try:
         stream = zlib.decompressobj()
-        content = io.BytesIO(stream.decompress(base64.b64decode(text), _MAX_BYTES))
+        content = stream.decompress(base64.b64decode(text), _MAX_BYTES)
+        start = content.index(b"\n", _FIRST_OF_HEADER) + 1
+        shape, columns_first, kind = _read_header(content[:start])
         # NumPy would allocate the size that the header states, even if less data follow.
-        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, columns_first, kind = read_header[np.lib.format.read_magic(content)](content)
-        data = content.read()
-        if not stream.eof or len(data) != math.prod(shape) * kind.itemsize or kind.kind not in "bf":
+        if not stream.eof or len(content) - start != math.prod(shape) * kind.itemsize or kind.kind not in "bf":
             raise ValueError("not a whole array of numbers")
-        values = np.frombuffer(bytearray(data), kind).reshape(shape, order="F" if columns_first else "C")
+        values = np.frombuffer(bytearray(content[start:]), kind).reshape(shape, order="F" if columns_first else "C")
     except Exception as error:  # base64, zlib and NumPy raise many types
         raise ValueError(f"a packed array cannot be read ({type(error).__name__})") from error
     if values.ndim != 2:
         raise ValueError("a packed array has no row for each seed and column for each image")
     return values
+
+
+@lru_cache  # NumPy parses it as Python; the arrays of a study have the same
+def _read_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    content = io.BytesIO(header)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    described = read_header[np.lib.format.read_magic(content)](content)
+    if content.read():
+        raise ValueError("the header ends earlier")
+    return described
 
 
 def pack_losses(losses: npt.NDArray[np.float32]) -> str:

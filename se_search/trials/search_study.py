@@ -38,7 +38,7 @@ class SearchStudy(optuna.Study):
 
     @contextmanager
     def reading_once(self) -> Iterator[None]:
-        """Read the trials when the block begins; ``get_trials(deepcopy=False)`` shows these throughout."""
+        """Read the trials when the block begins; all but copies of trials are these throughout."""
         self._read = super().get_trials(deepcopy=False)
         self._reads_once = True
         try:
@@ -46,11 +46,19 @@ class SearchStudy(optuna.Study):
         finally:
             self._reads_once = False
 
-    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
-        """Return the trials as Optuna does, or those of :meth:`reading_once`."""
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        # Optuna's own method of this name, by which get_trials and samplers read.
         if deepcopy or not self._reads_once:
-            return super().get_trials(deepcopy, states)
+            return super()._get_trials(deepcopy, states, use_cache)
         return [trial for trial in self._read if states is None or trial.state in states]
+
+    def _pop_waiting_trial_id(self) -> int | None:
+        # Optuna's ask would read all trials again to find an enqueued one.
+        if self._reads_once and not any(trial.state == TrialState.WAITING for trial in self._read):
+            return None
+        return super()._pop_waiting_trial_id()
 
     def ask_all(self, distributions: Mapping[str, BaseDistribution]) -> tuple[Trial, dict[str, Any]]:
         """Start a trial as ``ask(distributions)`` does, and store its parameters together, within :meth:`at_once`.

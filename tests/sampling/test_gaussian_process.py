@@ -6,17 +6,13 @@ from scipy import optimize, stats
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
-from se_search.sampling.gaussian_process import GaussianProcess, Points, encode, fit
+from se_search.sampling.gaussian_process import GaussianProcess, encode, fit
 
 SPACE = {"a": ("none", 4, 8, 16), "b": (False, True), "gate": ("sigmoid",), "c": (1, 2, 3)}
 RNG = np.random.default_rng(0)
 DRAWN = [{name: choices[RNG.integers(len(choices))] for name, choices in SPACE.items()} for _ in range(30)]
 VALUES = np.array([3 * (one["a"] != "none") + one["c"] + RNG.normal() for one in DRAWN])
 KNOWN = RNG.uniform(0, 2, 30)
-
-
-def select(points: Points, rows: slice) -> Points:
-    return Points(points.ordered[rows], points.nominal[rows], points.of_ordered, points.of_nominal)
 
 
 def test_numbers_lie_in_order_and_words_lie_apart():
@@ -36,7 +32,7 @@ def test_a_parameter_with_one_choice_has_no_column():
 def test_the_posterior_with_known_noise_is_that_of_scikit_learn():
     points, scales, amplitude, noise = encode(SPACE, DRAWN), np.array([0.8, 1.5, 2.0]), 1.3, 0.2
     only_nominal = np.concatenate([np.log(scales), np.log([amplitude, noise]), [40.0]])
-    process = GaussianProcess(select(points, slice(20)), VALUES[:20], KNOWN[:20], only_nominal)
+    process = GaussianProcess(points[:20], VALUES[:20], KNOWN[:20], only_nominal)
     mean, deviation = VALUES[:20].mean(), VALUES[:20].std()
     peer = GaussianProcessRegressor(
         ConstantKernel(amplitude) * Matern(scales[points.of_nominal], nu=2.5),
