@@ -73,16 +73,14 @@ def hypervolume_bounds(trials: TrialValues, reference: Values) -> Values:
 
 def _history(rooms: Values) -> list[float]:
     """Return the hypervolume after each row of distances to the reference point; those within are positive."""
-    front = np.empty((0, rooms.shape[1]))
-    history = [0.0]
-    within = np.asarray((rooms > 0).all(axis=1))
-    for index, room in enumerate(rooms):
-        if within[index] and not (front >= room).all(axis=1).any():
-            front = np.vstack([front[(front > room).any(axis=1)], room])
-            history.append(float(areas_of_the_best(front[:, 1:], front[:, 0]) @ front[:, 0]))
-        else:
-            history.append(history[-1])
-    return history[1:]
+    front, history = np.empty((0, rooms.shape[1])), np.zeros(len(rooms))
+    left = np.flatnonzero((rooms > 0).all(axis=1))
+    while left.size:  # the first of those that no row before dominates
+        place, room = left[0], rooms[left[0]]
+        front = np.vstack([front[(front > room).any(axis=1)], room])
+        history[place:] = areas_of_the_best(front[:, 1:], front[:, 0]) @ front[:, 0]
+        left = left[(rooms[left] > room).any(axis=1)]
+    return history.tolist()
 
 
 def areas_of_the_best(room: Values, gains: Values) -> Values:
