@@ -122,6 +122,23 @@ def test_the_middle_of_an_elastic_kernel_is_a_plain_block(kernel, gate):
     assert (gradient != 0).tolist() == [outside <= place < 9 - outside for place in range(9)]
 
 
+def test_an_elastic_block_that_starts_at_identity_returns_its_input_at_every_kernel():
+    elastic, x = ElasticECA(9, start="identity"), torch.randn(2, 16, 4, 4)
+    for kernel in KERNELS:
+        elastic.select(kernel, start="identity")
+        assert torch.equal(elastic(x), x)
+
+
+def test_an_elastic_block_keeps_the_backbones_attention_until_a_kernel_is_selected():
+    elastic, x = ElasticECA(9, kept=nn.Tanh()), torch.randn(2, 16, 4, 4)
+    elastic.keep()
+    assert torch.equal(elastic(x), x.tanh())
+    elastic.select(3)
+    plain = create_eca_block(3)
+    plain.load_state_dict(elastic.slice_state(3))
+    torch.testing.assert_close(elastic(x), plain(x), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("kernel", [0, 4, 11])
 def test_a_refused_selection_leaves_the_elastic_block_as_it_was(kernel):
     elastic = ElasticECA(9)
