@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -65,8 +66,17 @@ def trained(data):
 
 
 @pytest.fixture(scope="module")
-def found(trained, data):
-    return thin(trained, data, limit=0)
+def told():
+    return []
+
+
+@pytest.fixture(scope="module")
+def found(trained, data, told):
+    @contextmanager
+    def progress_bar(description, total, completed):
+        yield lambda steps=1, line=None: told.append(line)
+
+    return thin(trained, data, limit=0, progress_bar=progress_bar)
 
 
 def operations_of(model):
@@ -100,6 +110,12 @@ def test_growing_sets_follow_the_spread_of_the_gates(found):
     assert {frozenset(order[:count]) for count in range(1, 5)} <= sets
     assert {frozenset([one]) for one in order} <= sets
     assert len(sets) == len(found.table)
+
+
+def test_each_network_is_told_once_with_its_loss(found, told, trained):
+    lines = [line for line in told if line]
+    assert lines[0] == f"no block constant: log-loss {losses_of(trained).mean():.4f}"
+    assert len(set(lines)) == len(found.table) + 1
 
 
 def test_changes_are_those_of_the_folded_network_image_by_image(found, trained):

@@ -261,7 +261,7 @@ def _measure(
     with progress_bar("Measuring latency", len(thinnable.compared), 0) as advance:
         for one in thinnable.compared:
             ratios.append(meter.measure(_folded(found, thinnable, one)))
-            advance()
+            advance(1, f"{counted(len(one.blocks), 'block')} constant: latency ratio {ratios[-1].median:.4f}")
     return ratios
 
 

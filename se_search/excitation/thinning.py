@@ -16,6 +16,7 @@ from ..training.evaluator import Evaluation, evaluate_network
 from ..training.mean_gates import CALIBRATION_IMAGES, gate_moments
 from ..training.protocols import ProgressBar
 from ..training.recipe import TrainingRecipe
+from ..words import counted
 from .gates import ExcitedBlock, find_blocks
 
 
@@ -104,16 +105,19 @@ def compare_constants(
         means = {name: one.mean for name, one in moments.items()}
         spreads = {name: moments[name].spread for name in names}
         intact = evaluate_network(model, images, recipe.batch, device, recipe)
-        advance(2)
+        advance(2, f"no block constant: log-loss {intact.log_loss.value:.4f}")
         evaluated: dict[tuple[str, ...], Evaluation] = {}
 
         def evaluate(chosen: Iterable[str]) -> None:
             some = set(chosen)
             key = tuple(name for name in names if name in some)
+            line = None
             if key not in evaluated:
                 with replaced_gates({name: gates[name] for name in key}, means):
                     evaluated[key] = evaluate_network(model, images, recipe.batch, device, recipe)
-            advance()
+                what = key[0] if len(key) == 1 else counted(len(key), "block")
+                line = f"{what} constant: log-loss {evaluated[key].log_loss.value:.4f}"
+            advance(1, line)
 
         for name in names:
             evaluate([name])
