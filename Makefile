@@ -43,9 +43,12 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+# Not on top of the target above: pip would build the package twice.
+$(VENV)/.installed-dev: pyproject.toml
+	@echo "Installing se-search with the tools of its developers into $(VENV), with PyTorch: some minutes."
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
-	touch $@
+	touch $(VENV)/.installed $@
 
 $(LOWEST)/.installed: pyproject.toml
 	$(PYTHON) -m venv --clear $(LOWEST)
