@@ -128,7 +128,7 @@ def test_attributes_of_trials_that_no_search_writes_are_refused(finished_run, mo
 def test_attributes_nested_too_deeply_for_the_storage_make_it_damaged(finished_run, monkeypatch):
     monkeypatch.chdir(finished_run)
     with closing(sqlite3.connect("run/study.db")) as connection, connection:
-        connection.execute("UPDATE trial_user_attributes SET value_json = ?", ("[" * 2000 + "]" * 2000,))
+        connection.execute("UPDATE trial_user_attributes SET value_json = ?", ("[" * 100_000 + "]" * 100_000,))
     before = contents(finished_run)
     assert_refused(invoke("report", "run"), "study.db is damaged")
     assert contents(finished_run) == before
