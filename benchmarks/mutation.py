@@ -61,7 +61,19 @@ CORE = {
     "statistics": Part("se_search/statistics.py", ("tests/test_statistics.py",)),
     "insertion": Part("se_search/network/insertion.py", ("tests/network/test_insertion.py",)),
     "config": Part("se_search/network/config.py", ("tests/network/test_config.py",)),
+    "se": Part("se_search/network/attention/se.py", ("tests/network/test_placed.py", "tests/network/test_se.py")),
     "se_block": Part("se_search/network/attention/se_layers.py", ("tests/network/test_se.py",)),
+    "eca": Part("se_search/network/attention/eca.py", ("tests/network/test_placed.py", "tests/network/test_eca.py")),
+    "eca_block": Part(
+        "se_search/network/attention/eca_layers.py", ("tests/network/test_placed.py", "tests/network/test_eca.py")
+    ),
+    "local": Part(
+        "se_search/network/attention/local.py", ("tests/network/test_placed.py", "tests/network/test_local.py")
+    ),
+    "local_block": Part(
+        "se_search/network/attention/local_layers.py", ("tests/network/test_placed.py", "tests/network/test_local.py")
+    ),
+    "pooled": Part("se_search/latency/pooled.py", ("tests/latency/test_pooled.py", "tests/latency/test_additive.py")),
     "results": Part(
         "se_search/results/table.py",
         ("tests/results/test_table.py",),

@@ -108,7 +108,7 @@ def test_a_block_that_starts_at_identity_returns_its_input_and_learns(gate):
 
 
 @pytest.mark.parametrize("gate", GATES)
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", [1, *KERNELS])
 def test_the_middle_of_an_elastic_kernel_is_a_plain_block(kernel, gate):
     torch.manual_seed(0)
     elastic, plain = ElasticECA(9), create_eca_block(kernel, gate)

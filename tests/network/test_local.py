@@ -76,7 +76,7 @@ def space(name="test_vit", **keys):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(("kernel", "bias", "prefix"), [(3, True, 1), (3, False, 0), (5, True, 3)])
+@pytest.mark.parametrize(("kernel", "bias", "prefix"), [(3, True, 1), (3, False, 0), (5, True, 3), (1, True, 1)])
 def test_the_block_adds_the_sum_over_neighbours_in_every_layout(layout, kernel, bias, prefix):
     torch.manual_seed(0)
     grid = Grid(prefix, 5, 7)
@@ -92,6 +92,15 @@ def test_the_block_adds_the_sum_over_neighbours_in_every_layout(layout, kernel, 
     elastic.select(None)
     given = laid_out(x, layout, first)
     assert elastic(given) is given
+
+
+def test_the_convolution_that_is_added_has_three_by_three_taps_and_a_bias_for_each_channel_by_default():
+    block = randomised(LocalBlock(4))
+    x = torch.randn(2, 4, 5, 6)
+    torch.testing.assert_close(block(x), x + block.conv(x))
+    shapes = {"conv.weight": (4, 1, 3, 3), "conv.bias": (4,)}
+    for state in (block.state_dict(), ElasticLocal(4, 5).slice_state(3)):
+        assert {name: tuple(value.shape) for name, value in state.items()} == shapes
 
 
 def test_a_refused_kernel_leaves_the_elastic_block_as_it_was():
