@@ -65,13 +65,26 @@ CORE = {
     "se_block": Part("se_search/network/attention/se_layers.py", ("tests/network/test_se.py",)),
     "eca": Part("se_search/network/attention/eca.py", ("tests/network/test_placed.py", "tests/network/test_eca.py")),
     "eca_block": Part(
-        "se_search/network/attention/eca_layers.py", ("tests/network/test_placed.py", "tests/network/test_eca.py")
+        "se_search/network/attention/eca_layers.py",
+        ("tests/network/test_placed.py", "tests/network/test_eca.py", "-k", "not costs and not supernet and not file"),
     ),
     "local": Part(
-        "se_search/network/attention/local.py", ("tests/network/test_placed.py", "tests/network/test_local.py")
+        "se_search/network/attention/local.py",
+        (
+            "tests/network/test_placed.py",
+            "tests/network/test_local.py",
+            "-k",
+            "not costs and not supernet and not exports",
+        ),
     ),
     "local_block": Part(
-        "se_search/network/attention/local_layers.py", ("tests/network/test_placed.py", "tests/network/test_local.py")
+        "se_search/network/attention/local_layers.py",
+        (
+            "tests/network/test_placed.py",
+            "tests/network/test_local.py",
+            "-k",
+            "not costs and not supernet and not exports",
+        ),
     ),
     "pooled": Part("se_search/latency/pooled.py", ("tests/latency/test_pooled.py", "tests/latency/test_additive.py")),
     "results": Part(
