@@ -18,7 +18,7 @@ from ..latency.meter import LatencyConditions, LatencyMeter, Ratio
 from ..latency.stopping import LIMIT, TARGET
 from ..network.backbones import create_on_meta, default_input_size, network_options
 from ..network.config import SEConfig
-from ..network.insertion import create_model
+from ..network.insertion import copy_with_blocks, create_model
 from ..network.overhead import flops_overhead, parameter_share
 from ..progress import progress_bar
 from ..statistics import Estimate
@@ -89,9 +89,11 @@ def measure_configurations(
     measured = []
     with progress_bar("Measuring", len(options) * len(named)) as advance:
         for deployment, of_size in options.items():
-            meter = LatencyMeter(create_model(SEConfig(backbone), **of_size), deployment, target, limit, seed)
+            bare = create_model(SEConfig(backbone), **of_size)
+            meter = LatencyMeter(bare, deployment, target, limit, seed)
             for name, config in named.items():
-                measured.append(Measured(deployment, name, config, meter.measure(create_model(config, **of_size))))
+                ratio = meter.measure(copy_with_blocks(bare, config, **of_size))
+                measured.append(Measured(deployment, name, config, ratio))
                 advance()
     return measured
 
@@ -191,10 +193,11 @@ def measure_latency_model(
     options = network_options(backbone, deployment.size)
     check(deployment)
     wanted = configurations_to_measure(SearchSpace(backbone, load_space(space)), seed)
-    meter = LatencyMeter(create_model(SEConfig(backbone), **options), deployment, target, limit, seed)
+    bare = create_model(SEConfig(backbone), **options)
+    meter = LatencyMeter(bare, deployment, target, limit, seed)
 
     def measure(config: SEConfig) -> Ratio:
-        return meter.measure(create_model(config, **options))
+        return meter.measure(copy_with_blocks(bare, config, **options))
 
     measure_for_model(Path(file), wanted, meter.conditions, measure)
     return meter.conditions
