@@ -2,6 +2,7 @@
 
 import math
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,7 +21,7 @@ from .words import duration
 _FEWEST_STEPS = 3
 """Steps after which the observed speed of a phase replaces the estimated one."""
 
-_WIDTH_OF_PLAIN_LINES = 160
+_WIDTH_OF_PLAIN_LINES = 180
 
 
 class _Output(Console):
@@ -68,7 +69,7 @@ def print_table(
 ) -> None:
     """Print a table of texts, in which markup is not interpreted. A cell is wrapped between words only.
 
-    Where the longest words do not fit beside each other, each row is printed as a list.
+    Where the longest words do not fit beside each other, each row is printed as a paragraph.
 
     Args:
         headings: Headings of the columns.
@@ -85,9 +86,16 @@ def print_table(
         for row in rows:
             first, *others = zip(headings, row, strict=True)
             say(" ".join(filter(None, first)))
-            for heading, cell in others:
-                if cell:
-                    say("  " + ": ".join(filter(None, (" ".join(heading.split()), cell))))
+            cells = (": ".join(filter(None, (" ".join(heading.split()), cell))) for heading, cell in others if cell)
+            for line in textwrap.wrap(
+                "; ".join(cells),
+                console.width,
+                initial_indent="  ",
+                subsequent_indent="  ",
+                break_long_words=False,
+                break_on_hyphens=False,
+            ):
+                say(line)
         return
     spare = max(room - sum(least), 0)
     wanted = sum(most) - sum(least)

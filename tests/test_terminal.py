@@ -68,8 +68,21 @@ def test_no_word_of_a_table_is_broken_at_any_width(console_of, width):
     lines = shown.getvalue().splitlines()
     assert max(len(line.rstrip()) for line in lines) <= width
     words = {word for column in table for cell in (column, *table[column]) for word in cell.split()}
-    printed = {word for line in lines for word in line.replace(":", " ").split()}
+    printed = {word for line in lines for word in line.replace(":", " ").replace(";", " ").split()}
     assert {word.replace(":", "") for word in words} <= printed | {""}
+
+
+def test_a_row_that_does_not_fit_is_a_name_with_a_paragraph_below(console_of):
+    shown = console_of(30)
+    progress.print_table(
+        ("network", "", "r=4", "r=16", "source"), [["seresnet50", "se", "39.44 %", "9.90 %", "x" * 20]]
+    )
+    assert shown.getvalue().splitlines() == [
+        "network seresnet50",
+        "  se; r=4: 39.44 %; r=16: 9.90",
+        "  %; source:",
+        "  xxxxxxxxxxxxxxxxxxxx",
+    ]
 
 
 def test_markup_in_a_table_is_text(console_of):

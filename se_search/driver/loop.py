@@ -173,11 +173,11 @@ class _Search:
         return make_plan(self.definition, folder, self.space, self.data, self.evaluator, latency, done, parallel)
 
     def show_plan(self, folder: Path, latency: StudyLatency, done: int, parallel: int | None) -> Schedule:
-        """Print the plan if trials are left, and return its schedule."""
+        """Print the plan if trials are left, without the published results just printed, and return its schedule."""
         if done >= self.definition.budget:
             return Schedule()
         plan = self.plan(folder, latency, done, parallel)
-        plan.show()
+        plan.show(known=False)
         return Schedule(plan.phases)
 
 

@@ -95,8 +95,8 @@ class Plan:
         """Return plain data for JSON."""
         return asdict(self) | {"folder": str(self.folder), "seconds": self.seconds}
 
-    def show(self) -> None:
-        """Print the plan."""
+    def show(self, known: bool = True) -> None:
+        """Print the plan, by default with what is published about the backbone."""
         by_stage = ", ".join(f"stage {stage}: {sites}" for stage, sites in self.sites.items())
         say(f"Space: {self.points:,} combinations at {counted(sum(self.sites.values()), 'site')} ({by_stage}).")
         for one in self.corners:
@@ -105,7 +105,8 @@ class Plan:
                 f"{one.flops / 1e9:.3g} GFLOPs ({percent(one.flops_overhead, sign='+')})."
             )
         say(f"Evaluated first: {', '.join(self.first)}.")
-        say(self.known)
+        if known:
+            say(self.known)
         self.show_estimate()
 
     def show_estimate(self) -> None:

@@ -259,7 +259,7 @@ def _verdict(search: Reach, verification: Reach, published: PublishedGains) -> s
         for name, kind, reach in (("the search", "validation", search), ("verification", "test", verification))
         if name not in told
     )
-    can = f"{told[0]} can detect {gain}, " if told else f"neither the search nor verification can detect {gain}: "
+    can = f"{told[0]} can detect {gain}, but " if told else f"neither the search nor verification can detect {gain}: "
     return f"So {can}{lacking}."
 
 

@@ -143,7 +143,7 @@ def _print_results(pairs: Iterable[PublishedPair]) -> None:
         )
         for pair in pairs
     ]
-    headings = ("network", "recipe", "", "pixels", *_VALUES, "what else differs; source")
+    headings = ("network", "recipe", "", "pixels", *_VALUES, "what else differs, source")
     print_table(headings, rows, right=("pixels", *_VALUES), gap=1)
 
 

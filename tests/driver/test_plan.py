@@ -62,7 +62,13 @@ def test_a_dry_run_of_a_finished_run_writes_nothing_and_plans_what_is_left(finis
     assert plan.disk > 5_000_000
     plan.show()
     shown = capsys.readouterr().out
-    for words in ("stage 2: ", "Evaluated first: no SE, uniform r=16", "Most parameters", "Estimated: about"):
+    for words in (
+        "stage 2: ",
+        "Evaluated first: no SE, uniform r=16",
+        "Most parameters",
+        "Published for SE",
+        "Estimated: about",
+    ):
         assert words in shown
 
 

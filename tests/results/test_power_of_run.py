@@ -55,6 +55,13 @@ def test_the_run_says_it_with_assumed_noise_before_anything_is_trained(finished_
     assert said < output.index("Training")
 
 
+def test_published_gains_are_said_once_before_the_search_and_once_after(finished_run):
+    output = (finished_run / "output.txt").read_text()
+    before, after = output.split("Training the supernet", 1)
+    assert [before.count("Published gains of SE"), before.count("Published for SE")] == [1, 0]
+    assert after.count("Published for SE") == 1
+
+
 def test_verification_has_the_noise_of_its_networks_and_its_own_numbers(finished_run):
     folder = finished_run / "run"
     (folder / "verification").mkdir()
