@@ -63,7 +63,7 @@ class CorruptedDigits(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Corrupt a whole batch at once, which PyTorch's loaders call: one by one costs 20 times as much."""
+        """Corrupt a whole batch at once, which PyTorch's loaders call: one by one takes far longer."""
         images = (_corrupt(self.digits[indices]) - self.mean) / self.std
         return list(zip(images, self.labels[indices], strict=True))
 

@@ -17,7 +17,7 @@ from .ehvi import EHVISampler, Noise
 Structure = tuple[tuple[Any, ...], ...]
 
 _PROPOSALS = 20
-_GP_PROPOSALS = 3  # each takes about 0.1 s, and the next is often the same
+_GP_PROPOSALS = 3  # a proposal takes long, and the next is often the same
 _RANDOM_DRAWS = 200
 _POINTS_LOOKED_AT = 200_000
 
