@@ -76,7 +76,7 @@ def relative_difference(one, other):
 def assert_equal_outputs(optimized, model, size, tolerance=TOLERANCE):
     with torch.no_grad():
         for batch in (1, 5):
-            images = images_of(size, batch, batch)
+            images = images_of(size, batch, batch).to(next(model.parameters()).dtype)
             outputs = optimized(images)
             assert outputs.shape[0] == batch
             assert relative_difference(outputs, model(images)) <= tolerance
@@ -125,9 +125,10 @@ def configurations(draw):
 
 
 def check_configuration(config, seed):
-    model, size = searched(config, seed), size_of(config.backbone)
+    """In double precision: several ReLU gates in a row amplify rounding in single precision beyond any fixed bound."""
+    model, size = searched(config, seed).double(), size_of(config.backbone)
     optimized = optimize_for_inference(model, size)
-    assert_equal_outputs(optimized, model, size)
+    assert_equal_outputs(optimized, model, size, 1e-9)
     assert len(layers(optimized, PooledLinear)) >= 2 * len(config.placed)
 
 
