@@ -20,8 +20,9 @@ from torch import nn
 from typer.testing import CliRunner
 
 from se_search import PlacedSE, SEConfig, create_model, find_sites, insert, load_exported, load_run, parameter_overhead
-from se_search.api import search, spaces, studies
+from se_search.api import search, spaces, start, studies
 from se_search.cli import app
+from se_search.cluster.executor import ClusterOptions
 from se_search.data.load import load_data
 from se_search.driver.loop import load_network
 from se_search.errors import ConfigurationError, DefinitionError, RunFolderError
@@ -348,6 +349,15 @@ def test_search_is_the_function_whatever_has_been_imported():
         "print(callable(se_search.search), callable(loop.run_search))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True True\n"
+
+
+@pytest.mark.parametrize("data", ["my-images", "my-images/", "my-images/."])
+def test_a_run_folder_has_the_name_of_its_data_as_given(tmp_path, monkeypatch, data):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "my-images").symlink_to("elsewhere")
+    monkeypatch.chdir(tmp_path)
+    call = start._read_call(cluster=ClusterOptions(), backbone="resnet18", data=data)
+    assert call.folder == Path("runs/resnet18-my-images")
 
 
 def test_a_run_says_what_was_found(finished_run):

@@ -161,7 +161,7 @@ def _read_call(
     arguments |= {"evaluator": evaluator, "objectives": listed}
     definition = with_absolute_paths(load_study(name, settings, **arguments))
     named = arguments.get("data")
-    ending = Path(name).stem if named is None else Path(named).resolve().name
+    ending = Path(name).stem if named is None else os.path.basename(os.path.abspath(named))
     folder = Path(out) if out is not None else Path("runs") / f"{definition.backbone}-{ending}"
     check_text(folder, "out")
     return _Call(definition, folder, create, measures, cluster)

@@ -17,7 +17,7 @@ from ..evidence.known import known_in_brief
 from ..memory import peak_memory
 from ..network.config import SEConfig
 from ..network.overhead import added_flops, added_parameters, backbone_costs, backbone_parameters
-from ..progress import Phase, Schedule, print_table, say
+from ..progress import Phase, Schedule, console, print_table, say
 from ..study.definitions import StudyDefinition
 from ..study.space import SearchSpace
 from ..training.evaluator import EstimatingEvaluator, Evaluator
@@ -154,7 +154,7 @@ def make_plan(
     before: tuple[Phase, ...] = ()
     after: tuple[Phase, ...] = ()
     trial, disk, problem = None, None, ""
-    with _keeping_random_states():
+    with _keeping_random_states(), console.status("Timing a few steps"):
         try:
             looks, before, after = latency.phases(trials)
             if isinstance(evaluator, EstimatingEvaluator):

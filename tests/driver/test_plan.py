@@ -1,11 +1,13 @@
 """The plan of a search: exact corners, estimates of every evaluator, nothing written, and the time left."""
 
+import io
 import time
 
 import pytest
 import timm
 import torch
 from own_evaluators import Quick
+from rich.console import Console
 
 import se_search
 from se_search import SEConfig, parameter_overhead, progress
@@ -49,11 +51,14 @@ def test_no_network_of_a_thinning_space_is_outside_its_corners():
     assert most.parameter_overhead >= max(costs) == 0
 
 
-def test_a_dry_run_of_a_finished_run_writes_nothing_and_plans_what_is_left(finished_run, capsys):
+def test_a_dry_run_of_a_finished_run_writes_nothing_and_plans_what_is_left(finished_run, capsys, monkeypatch):
+    waiting = Console(file=io.StringIO(), force_terminal=True)
+    monkeypatch.setattr("se_search.driver.plan.console", waiting)
     before = contents(finished_run)
     study = str(finished_run / "tiny.yaml")
     plan = se_search.plan(study=study, out=finished_run / "run", budget=10)
     assert contents(finished_run) == before
+    assert "Timing a few steps" in waiting.file.getvalue()
     assert plan.trials == 4
     # The supernet is trained already.
     titles = ["Evaluating configurations", "Measuring the latency of the front and its rivals again"]
