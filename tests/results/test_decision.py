@@ -127,7 +127,7 @@ def test_a_verified_gain_is_exported_with_its_verified_weights():
     assert decision.figures[0].values == GAIN
     assert commands(decision) == ["se-search export 'runs/my run' --trial 1 --verified --to exported"]
     given = assert_a_command_line_takes(decision.next[0].command)
-    assert (given["folder"], given["trial"], given["verified"]) == (Path("runs/my run"), 1, True)
+    assert (Path(given["folder"]), given["trial"], given["verified"]) == (Path("runs/my run"), 1, True)
 
 
 def test_what_is_published_is_said_beside_it():

@@ -27,12 +27,15 @@ def without_sentences(content):
 
 
 def keys_of(content, before):
-    """Plain data with the keys that an earlier version wrote; a later one adds some."""
+    """Plain data with the keys that an earlier version wrote; a later one adds some.
+
+    The last digits of a number depend on the versions of packages: within 1e-9 it is the earlier number.
+    """
     if isinstance(content, dict) and isinstance(before, dict):
         return {key: keys_of(value, before[key]) for key, value in content.items() if key in before}
     if isinstance(content, list) and isinstance(before, list):
         return [keys_of(*both) for both in zip(content, before, strict=True)]
-    return content
+    return before if isinstance(before, float) and content == pytest.approx(before, rel=1e-9) else content
 
 
 def test_run_json_keeps_the_keys_and_values_that_version_0_1_0_wrote(tmp_path, monkeypatch):
@@ -42,8 +45,6 @@ def test_run_json_keeps_the_keys_and_values_that_version_0_1_0_wrote(tmp_path, m
     write_results(Path("run"))
     after = json.loads(Path("run/run.json").read_text())
     assert [key for key in after if key in before] == list(before)
-    history = before.pop("hypervolume_history")
-    assert after.pop("hypervolume_history") == pytest.approx(history, rel=1e-9)
     # An evaluator has its own settings only, some of which are of later versions.
     evaluator, evaluator_before = after.pop("evaluator"), before.pop("evaluator")
     assert keys_of(evaluator, evaluator_before).items() <= evaluator_before.items()
