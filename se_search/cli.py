@@ -904,8 +904,8 @@ def latency(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Measure what determines the latencies of --space and write it to FILE, from which "
-            "`se-search run --latency-from FILE` predicts on another machine.",
+            help="Measure what determines the latencies of --space and write it to FILE, for "
+            "`run --latency-from FILE` on another machine.",
         ),
     ] = None,
 ) -> _Result:
