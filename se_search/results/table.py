@@ -258,7 +258,7 @@ def _difference(
     return crossed_difference(one, other, confidence)
 
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "\t", "\n")
 
 
 def to_csv(table: pd.DataFrame, header: bool = True) -> str:
@@ -268,7 +268,10 @@ def to_csv(table: pd.DataFrame, header: bool = True) -> str:
     """
 
     def safe(cell: Any) -> Any:
-        return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+        if not isinstance(cell, str):
+            return cell
+        text = cell.replace("\r", "\n")  # not every version of Python quotes a carriage return, which begins a row
+        return f"'{text}" if text.startswith(_FORMULA) else text
 
     texts = table.select_dtypes(exclude=["number", "bool", "datetime"])
     return table.assign(**{str(name): texts[name].map(safe) for name in texts}).to_csv(index=False, header=header)

@@ -1,5 +1,6 @@
 """The table of trials, the front and its named members, against independent computations."""
 
+import io
 import itertools
 import logging
 import math
@@ -10,6 +11,7 @@ from base64 import b64encode
 
 import numpy as np
 import optuna
+import pandas as pd
 import pytest
 from optuna.trial import TrialState
 from scipy import stats
@@ -18,7 +20,7 @@ from se_search import SEConfig
 from se_search.errors import RunFolderError
 from se_search.results.hypervolume import hypervolume_history
 from se_search.results.picks import pick_trials
-from se_search.results.table import candidates_of, cautions, front_of, gain_over_none, trials_table
+from se_search.results.table import candidates_of, cautions, front_of, gain_over_none, to_csv, trials_table
 from se_search.trials.folder import load_trials
 from se_search.trials.notes import (
     MEASURED_LATENCY,
@@ -564,3 +566,14 @@ def test_conditions_of_a_latency_that_another_version_wrote_are_refused(finished
     assert latency_conditions(optuna.create_study()) is None
     with pytest.raises(RunFolderError, match="not written by se-search: KeyError\\('affinity'\\)"):
         latency_conditions(foreign)
+
+
+def test_no_text_of_a_csv_file_is_a_formula():
+    """The first characters are those of OWASP's page on CSV injection; numbers stay numbers."""
+    texts = [f"{first}1" for first in "=+-@\t\n\r"] + ["1=1", "", "a\r=1"]
+    written = to_csv(pd.DataFrame({"number": [-1.5] * len(texts), "name": texts}))
+    back = pd.read_csv(io.StringIO(written, newline=""), keep_default_na=False)
+    assert back["number"].tolist() == [-1.5] * len(texts)
+    # A carriage return becomes a line feed, which is quoted: the rest would begin a row.
+    assert back["name"].tolist() == ["'=1", "'+1", "'-1", "'@1", "'\t1", "'\n1", "'\n1", "1=1", "", "a\n=1"]
+    assert to_csv(pd.DataFrame({"name": ["=1", None]}), header=False) == '\'=1\n""\n'
