@@ -1,6 +1,6 @@
 """Mutation testing of the core modules.
 
-    python benchmarks/mutation.py                                   # half an hour on one core; requires Unix
+    python benchmarks/mutation.py                                   # hours on one core; requires Unix
     python benchmarks/mutation.py overhead halving --most 30 --seed 1
 
 A mutant is a module with one change. It is killed if a test fails, and survives if all pass. The changes are: another
@@ -48,21 +48,36 @@ MEMORY = 8 * 2**30
 
 @dataclass(frozen=True)
 class Part:
-    """A core module, or some of its functions, with its tests."""
+    """A core module with its tests."""
 
     file: str
     tests: tuple[str, ...]
-    functions: tuple[str, ...] = ()
 
 
 CORE = {
-    "overhead": Part("se_search/network/overhead.py", ("tests/network/test_overhead.py",)),
+    "overhead": Part(
+        "se_search/network/overhead.py",
+        (
+            "tests/network/test_overhead.py",
+            "tests/network/test_windows.py::test_parameters_and_flops_are_those_counted",
+        ),
+    ),
     "halving": Part("se_search/sampling/fronts.py", ("tests/sampling/test_halving.py", "-k", "not users_own")),
+    "shared_passes": Part(
+        "se_search/training/shared_passes.py", ("tests/training/test_shared_passes.py", "-m", "not slow")
+    ),
     "statistics": Part("se_search/statistics.py", ("tests/test_statistics.py",)),
     "insertion": Part("se_search/network/insertion.py", ("tests/network/test_insertion.py",)),
     "config": Part("se_search/network/config.py", ("tests/network/test_config.py",)),
     "se": Part("se_search/network/attention/se.py", ("tests/network/test_placed.py", "tests/network/test_se.py")),
-    "se_block": Part("se_search/network/attention/se_layers.py", ("tests/network/test_se.py",)),
+    "se_block": Part(
+        "se_search/network/attention/se_layers.py",
+        (
+            "tests/network/test_se.py",
+            "tests/network/test_windows.py::test_each_window_is_squeezed_and_scaled_on_its_own",
+            "tests/network/test_windows.py::test_windows_leave_out_the_tokens_before_the_map",
+        ),
+    ),
     "eca": Part("se_search/network/attention/eca.py", ("tests/network/test_placed.py", "tests/network/test_eca.py")),
     "eca_block": Part(
         "se_search/network/attention/eca_layers.py",
@@ -87,20 +102,11 @@ CORE = {
         ),
     ),
     "pooled": Part("se_search/latency/pooled.py", ("tests/latency/test_pooled.py", "tests/latency/test_additive.py")),
-    "results": Part(
-        "se_search/results/table.py",
-        ("tests/results/test_table.py",),
-        (
-            "trials_table",
-            "gain_over_none",
-            "front_of",
-            "_row",
-            "_cost",
-            "_is_tied",
-            "_difference",
-            "_contains_zero",
-        ),
-    ),
+    "results": Part("se_search/results/table.py", ("tests/results/test_table.py",)),
+    "front": Part("se_search/results/front.py", ("tests/results/test_front.py",)),
+    "verified_front": Part("se_search/results/verified_front.py", ("tests/results/test_verified.py",)),
+    "picks": Part("se_search/results/picks.py", ("tests/results/test_table.py", "tests/results/test_verified.py")),
+    "decision": Part("se_search/results/decision.py", ("tests/results/test_decision.py",)),
 }
 
 OPERATORS = {
@@ -184,7 +190,7 @@ class Mutator(ast.NodeTransformer):
         match node:
             case ast.JoinedStr() | ast.Expr(value=ast.Constant()) | ast.Call(func=ast.Attribute(attr="lru_cache")):
                 return node
-            case ast.arg() | ast.Raise():
+            case ast.arg() | ast.AnnAssign(value=None) | ast.Raise():
                 new = node
             case ast.AnnAssign(value=ast.expr() as value):
                 new = changed(node, value=self.visit(value))
@@ -201,12 +207,10 @@ class Mutator(ast.NodeTransformer):
         return new
 
 
-def mutate(source: str, functions: tuple[str, ...], wanted: int | None = None) -> tuple[ast.Module, list[str]]:
+def mutate(source: str, wanted: int | None = None) -> tuple[ast.Module, list[str]]:
     """Return the tree of ``source`` with one change, and the list of all changes."""
-    tree, mutator = ast.parse(source), Mutator(wanted)
-    for place, node in enumerate(tree.body):
-        if not functions or getattr(node, "name", "") in functions:
-            tree.body[place] = mutator.visit(node)
+    mutator = Mutator(wanted)
+    tree = mutator.visit(ast.parse(source))
     return ast.fix_missing_locations(tree), mutator.found
 
 
@@ -285,25 +289,25 @@ def main() -> None:
     gc.freeze()  # forks need not scan the objects of the imports
     torch.set_num_threads(1)
     living = []
-    print(f"{'module':<12}{'mutants':>9}{'tried':>7}{'killed':>8}{'score':>8}{'seconds':>9}", flush=True)
+    print(f"{'module':<15}{'mutants':>9}{'tried':>7}{'killed':>8}{'score':>8}{'seconds':>9}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         notes = Path(folder, "seconds.json")
         for name in arguments.parts or CORE:
             part, start = CORE[name], time.monotonic()
             source = (ROOT / part.file).read_text()
-            tree, found = mutate(source, part.functions)
+            tree, found = mutate(source)
             if not tests_pass(part, tree, {}, 600.0, notes):
                 sys.exit(f"{' '.join(part.tests)}: the tests fail on the unchanged code")
             seconds, limit = json.loads(notes.read_text()), 10 + 3 * (time.monotonic() - start)
             count = min(arguments.most, len(found))
             lives = []
             for number in sorted(random.Random(arguments.seed).sample(range(len(found)), count)):
-                tree, _ = mutate(source, part.functions, number)
+                tree, _ = mutate(source, number)
                 if tests_pass(part, tree, seconds, limit, notes):
                     lives.append(f"{part.file}:{found[number]}")
             killed = count - len(lives)
             took = time.monotonic() - start
-            print(f"{name:<12}{len(found):>9}{count:>7}{killed:>8}{killed / count:>8.1%}{took:>9.0f}", flush=True)
+            print(f"{name:<15}{len(found):>9}{count:>7}{killed:>8}{killed / count:>8.1%}{took:>9.0f}", flush=True)
             living += lives
     print("\nliving:", *living, sep="\n")
 

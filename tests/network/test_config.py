@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from timm.layers import SEModule
 
-from se_search import PlacedSE, SEConfig, Site, find_sites
+from se_search import PlacedECA, PlacedSE, SEConfig, Site, find_sites
 from se_search.errors import ConfigurationError
 
 SITES = find_sites("resnet18", position="standard")
@@ -97,6 +97,30 @@ def test_with_site_replaces_what_stands_there():
     assert len(changed.placed) == len(UNIFORM.placed)
     assert changed.placed[3] == PlacedSE(SITES[3], 4, "relu")
     assert changed.placed[:3] + changed.placed[4:] == UNIFORM.placed[:3] + UNIFORM.placed[4:]
+
+
+def test_a_constant_takes_the_place_of_what_stands_there():
+    replaced, removed, constant, *_ = find_sites("regnety_002", position="existing")
+    config = SEConfig("regnety_002", (PlacedSE(replaced),), (removed,), (constant,))
+    for site, placed, gone in (
+        (replaced, (), (removed,)),
+        (removed, config.placed, ()),
+        (constant, config.placed, (removed,)),
+    ):
+        constants = tuple(one for one in (replaced, removed, constant) if one in (site, constant))
+        assert config.with_constant(site) == SEConfig("regnety_002", placed, gone, constants)
+    assert UNIFORM.with_constant(SITES[0]) == UNIFORM.without_sites(SITES[:1])
+
+
+def test_a_kind_other_than_se_is_named():
+    eca = PlacedECA(SITES[0])
+    config = SEConfig("resnet18", (eca, PlacedSE(SITES[1])))
+    first, second = json.loads(config.to_json())["sites"]
+    assert first["kind"] == "eca"
+    assert "kind" not in second
+    assert SEConfig.from_json(config.to_json()) == config
+    words = [one.attention for one in (config, UNIFORM, SEConfig("resnet18"), SEConfig("resnet18", (eca,)))]
+    assert words == ["attention", "SE", "SE", "ECA"]
 
 
 def test_without_stage_leaves_the_others():

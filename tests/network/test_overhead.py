@@ -10,11 +10,14 @@ from torch import nn
 
 from se_search import PlacedSE, SEConfig, create_model, find_sites, parameter_overhead
 from se_search.errors import ConfigurationError
+from se_search.network.attention.se_layers import create_se_block
+from se_search.network.attention.windows import Scope
 from se_search.network.backbones import network_options
 from se_search.network.insertion import count_parameters, create_model_on_meta
 from se_search.network.overhead import (
     added_flops,
     added_parameters,
+    backbone_costs,
     count_flops,
     flops_overhead,
     formula_by_stage,
@@ -115,6 +118,13 @@ def test_flops_of_an_se_block_by_hand():
     assert count_flops(searched, (3, 32, 32)) - count_flops(plain, (3, 32, 32)) == se
 
 
+def test_attention_that_does_not_run_costs_nothing():
+    network = create_model_on_meta(SEConfig.uniform("test_resnet", 4, squeeze="max"))
+    counted = count_flops(network)
+    network.unused = create_se_block(8, 2, scope=Scope("max"))
+    assert count_flops(network) == counted
+
+
 def mixed(name, ratio, start="paper"):
     """Replace every second attention block of a backbone and remove the others."""
     own = find_sites(name, position="existing")
@@ -143,7 +153,9 @@ def test_flops_without_a_network_equal_those_on_the_network(config, size):
         count_flops(create_model_on_meta(one, **options), size) for one in (SEConfig(config.backbone), config)
     )
     assert added_flops(config, size) == searched - bare
-    assert type(added_flops(config, size)) is type(bare) is int
+    costs = backbone_costs(config.backbone, size)
+    assert costs.flops == bare
+    assert type(added_flops(config, size)) is type(costs.flops) is type(bare) is int
     assert flops_overhead(config, size) == pytest.approx((searched - bare) / bare, rel=1e-12)
 
 

@@ -220,12 +220,12 @@ def test_an_elastic_block_has_no_other_widths(width):
         ElasticSE(16, 8).select(width)
 
 
-@pytest.mark.parametrize(("width", "gate"), [(9, "relu"), (2, "softmax")])
-def test_a_refused_selection_leaves_the_elastic_block_as_it_was(width, gate):
+@pytest.mark.parametrize("selection", [(9, "relu"), (2, "softmax"), (2, "relu", "mean")])
+def test_a_refused_selection_leaves_the_elastic_block_as_it_was(selection):
     elastic = ElasticSE(16, 8)
     elastic.select(4, "tanh")
     x = torch.randn(1, 16, 2, 2)
     before = elastic(x)
     with pytest.raises(ConfigurationError):
-        elastic.select(width, gate)
+        elastic.select(*selection)
     assert torch.equal(elastic(x), before)

@@ -77,6 +77,12 @@ def test_each_window_is_squeezed_and_scaled_on_its_own(squeeze, extent, layout, 
     torch.testing.assert_close(elastic(laid_out(x, layout, before)), expected)
 
 
+def test_windows_leave_out_the_tokens_before_the_map():
+    for extent, prefix, expected in ((2, 1, False), (2, 0, True), (None, 1, True)):
+        block = create_se_block(6, 2, layout="NLC", scope=Scope("avg", extent, Grid(prefix, 5, 7)))
+        assert block.scales_all is expected
+
+
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC", "NLC", "NCL"])
 def test_a_global_maximum_takes_all_positions_and_tokens(layout):
     torch.manual_seed(0)

@@ -156,22 +156,46 @@ def test_few_seeds_ask_for_more_of_the_same_trainings():
     assert commands(decision)[1].startswith("se-search export")
 
 
+def member_of(config, accuracies, error=""):
+    """A verified network that learned in each training of an accuracy above 50 %, or diverged in all."""
+    trainings = tuple(
+        Retraining(seed, (accuracy, 0.0, 1.0), (0.1, 0.0, 1.0), accuracy > 0.5, None, error)
+        for seed, accuracy in enumerate(accuracies)
+    )
+    learned = sum(one.learned for one in trainings)
+    some = ((0.8, 0.7, 0.9),) * 2
+    return Member(
+        config.id, 1, "", *some, *some, trainings, trainings[0], learned, (learned / 3, 0.0, 1.0), None, None, ()
+    )
+
+
 def test_a_training_that_did_not_learn_is_named_and_asks_for_more_seeds():
     """Two trainings of three reach 97 %, one 50 %."""
-    trainings = tuple(
-        Retraining(seed, (accuracy, 0.0, 1.0), (0.1, 0.0, 1.0), accuracy > 0.5, None)
-        for seed, accuracy in enumerate((0.97, 0.5, 0.97))
-    )
-    some = ((0.8, 0.7, 0.9),) * 2
-    member = Member(
-        UNIFORM.id, 1, "uniform r=16", *some, *some, trainings, trainings[0], 2, (2 / 3, 0.1, 0.99), None, None, ()
-    )
-    found = replace(schedule(advantage(GAIN, log_loss=(-0.9, -1.1, -0.7))), members=(member,))
+    clean = schedule(advantage(GAIN, log_loss=(-0.9, -1.1, -0.7)))
+    found = replace(clean, members=(member_of(UNIFORM, (0.97, 0.5, 0.97)),))
     decision = decide(*results(verified=(found,)))
     assert decision.headline.endswith("over no SE [35.1, 46.4]; 1 of 3 trainings did not learn")
     assert decision.next[0].reason == "Train more seeds: 1 of 3 trainings did not learn."
     assert commands(decision)[0] == "se-search verify 'runs/my run' --members verified --seeds 5"
     assert " export " in commands(decision)[1]
+    # The longest schedule decides.
+    assert decide(*results(verified=(clean, found))).headline == decision.headline
+    assert decide(*results(verified=(found, clean))).headline.endswith("over no SE [35.1, 46.4]")
+
+
+def test_a_baseline_that_always_diverges_leaves_no_result():
+    """Its differences would say that attention helps."""
+    diverged = member_of(BARE, (0.1, 0.1, 0.1), error="the loss is NaN")
+    found = replace(schedule(advantage(GAIN, log_loss=(-0.9, -1.1, -0.7))), members=(diverged,))
+    decision = decide(*results(verified=(found,)))
+    assert decision.verdict == "no result yet"
+    assert decision.headline == "Unknown whether SE helps: all trainings of the network without SE diverged"
+    (step,) = decision.next
+    assert step.command == ""
+    assert step.reason.startswith("Lower the learning_rate of runs/my run/study.yaml or set its clip_gradient")
+    once = replace(diverged.trainings[0], error="")
+    some = replace(found, members=(replace(diverged, trainings=(once, *diverged.trainings[1:])),))
+    assert decide(*results(verified=(some,))).verdict == "helps"
 
 
 def test_an_estimated_gain_is_to_be_verified_first():
@@ -232,6 +256,11 @@ def test_a_front_without_se_leaves_nothing_to_verify():
     decision = decide(*results(*rows, gain=estimated(advantage(NONE, name=""))))
     assert commands(decision) == [""]
     assert "between trial 1 and no SE" in decision.headline
+    one_block = SEConfig.uniform("test_resnet", 16, stages=[2])
+    assert one_block.block_count == 1
+    rows = trial(0, BARE, "no SE"), trial(1, one_block)
+    decision = decide(*results(*rows, gain=estimated(advantage(NONE, name="", config=one_block))))
+    assert commands(decision) == ["se-search verify 'runs/my run'", ""]
 
 
 def test_a_verified_loss_ends_the_matter():
@@ -248,6 +277,8 @@ def test_a_gain_that_only_the_log_loss_shows_is_told_in_its_unit():
     said = "uniform r=16 changes log-loss by -0.0200 [-0.0300, -0.0100] relative to no SE"
     assert decision.headline == f"Verified: {said}"
     assert decision.figures[0].text == "+0.10 points"  # a narrow interval deserves another digit
+    just = decide(*results(**verified((0.02, 0.0, 0.04), (-0.02, -0.03, -0.01))))
+    assert just.headline == f"Verified: {said}"  # an interval that begins at 0 shows no gain of accuracy
 
 
 def test_the_knee_is_the_subject_where_its_gain_is_measurable():
@@ -271,10 +302,13 @@ def test_costs_are_against_no_se_where_the_backbone_has_attention_of_its_own():
     bare |= {"latency_ratio": 0.9, "latency_low": 0.9 / math.exp(0.03), "latency_high": 0.9 * math.exp(0.03)}
     other = {"latency_ratio": 1.08, "latency_low": 1.08 / math.exp(0.04), "latency_high": 1.08 * math.exp(0.04)}
     other |= {"parameter_overhead": 0.2, "counted_parameters": 2000}
-    rows = trial(0, BARE, **bare), trial(1, UNIFORM, **other)
-    _, parameters, latency = decide(*results(*rows, gain=estimated(advantage(GAIN)))).figures
+    rows = trial(0, UNIFORM, **other), trial(1, BARE, **bare)
+    gain = estimated(advantage(GAIN, number=0))
+    _, parameters, latency = decide(*results(*rows, gain=gain)).figures
     assert (parameters.text, parameters.interval) == ("+50.00 %", "(+4,000)")
     assert latency.values == pytest.approx((1.2, 1.2 / math.exp(0.05), 1.2 * math.exp(0.05)))
+    foreign = trial(1, BARE, **bare | {"latency_low": 0.0})
+    assert [one.name for one in decide(*results(rows[0], foreign, gain=gain)).figures] == ["accuracy"]
 
 
 def test_a_baseline_without_a_trial_has_a_verdict_and_no_export():

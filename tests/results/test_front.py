@@ -46,6 +46,55 @@ def test_further_measurements_go_where_a_latency_can_decide():
     assert undecided(trials).tolist() == [True, True, False, True, False]
 
 
+def test_a_latency_may_decide_where_accuracy_decides_against_all_others():
+    """The last is more accurate than the first, which is faster, and as fast as the second within noise."""
+    trials = values_of([380, 398, 398], [0, 1, 2], [0.8, 1.3, 1.29], [0.01, 0.05, 0.05])
+    assert find_front(trials).members.tolist() == [True, True, False]
+    assert undecided(trials).all()
+
+
+def two_costs(costs, latencies, right=(380, 380)):
+    """Trials with two exact objectives, an accuracy and a latency with a standard error of 0.01."""
+    outcomes = [np.arange(IMAGES)[None] < count for count in right]
+    values = np.column_stack([-np.array(right) / IMAGES, latencies, costs]).astype(float)
+    latency = Measured(values[:, 1], np.eye(len(values)) * 1e-4)
+    return TrialValues(values, {0: Judged(outcomes, 1), 1: latency}, np.zeros(len(values)))
+
+
+def test_rivals_cost_less_in_one_objective_and_no_more_in_the_others():
+    """The second costs more in the second objective only, or less in the first."""
+    for costs, expected in (([[0, 1], [0, 2]], [True, False]), ([[1, 0], [0, 1]], [True, True])):
+        slower = two_costs(costs, [1.0, 1.2])
+        assert undecided(slower).tolist() == expected
+        assert find_front(two_costs(costs, [1.0, 1.0])).members.tolist() == expected
+
+
+def test_of_equal_costs_the_one_with_the_only_measurable_advantage_stays():
+    """The second has an image more than the third, which is measurably faster."""
+    trials = two_costs([[0, 0], [1, 1], [1, 1]], [1.0, 0.9, 0.8], (380, 381, 380))
+    found = find_front(trials)
+    assert found.members.tolist() == [True, False, True]
+    assert found.tied_with.tolist() == [-1, 2, -1]
+    assert undecided(trials).all()  # none of equal costs is cheaper
+
+
+def test_a_trial_is_tied_with_what_it_does_not_beat_though_that_is_not_on_the_front():
+    """The last is measurably faster than the first, but not than the second, whose latency is noisy."""
+    found = front_of([380] * 3, [0, 1, 2], [1.0, 0.98, 0.95], [0.01, 0.1, 0.01])
+    assert found.members.tolist() == [True, False, False]
+    assert found.tied_with.tolist() == [-1, 0, 1]
+
+
+def test_a_lower_log_loss_is_better():
+    """Losses of 400 images with a standard deviation of 0.1 and means that differ by 0.05: z is about 7."""
+    random = np.random.default_rng(0)
+    for gap, expected in ((0.05, True), (-0.05, False)):
+        losses = [1 + 0.1 * random.standard_normal((1, IMAGES)) for _ in range(2)]
+        losses[1] -= gap
+        judged = Judged(losses, -1)
+        assert (judged.is_better(0, 1, 0.95), judged.is_better(1, 0, 0.95)) == (not expected, expected)
+
+
 def test_an_exact_latency_that_equals_a_cheaper_one_decides_nothing():
     assert undecided(values_of([380, 380], [0, 1], [1.0, 1.0], 0.0)).tolist() == [True, False]
 
@@ -148,12 +197,18 @@ def test_probabilities_are_those_of_the_normal_distribution():
     assert probabilities[1] == pytest.approx(stats.norm.cdf(1), abs=0.06)  # three standard errors of 400 draws
 
 
+def test_a_latency_without_an_error_has_no_probability_but_0_and_1():
+    trials = values_of([380] * 3, [0, 1, 2], [1.0, 1.0, 0.9], 0.0)
+    assert front_probabilities(trials).tolist() == [1, 0, 1]
+
+
 def test_draws_have_the_spread_of_images_and_seeds():
     """Against formulas: the variance of a mean over images, and of one over crossed images and seeds."""
     random = np.random.default_rng(0)
     losses = random.exponential(size=(1, 1, 500))
     drawn = Judged(list(losses), -1).deviations(random, 4000)[:, 0]
     assert drawn.std() == pytest.approx(losses.std() / np.sqrt(500), rel=0.05)
+    assert drawn.mean() == pytest.approx(0, abs=0.005)  # its standard error is below 0.001
     several = random.exponential(size=(1, 1, 500)) + np.array([0.0, 0.3, 0.6, 0.9])[:, None]
     drawn = Judged(list(several), -1).deviations(random, 4000)[:, 0]
     expected = several.mean((0, 1)).var() / 500 + several.mean(2).var() / 4

@@ -8,6 +8,7 @@ import pickle
 import warnings
 import zlib
 from base64 import b64encode
+from datetime import timedelta
 
 import numpy as np
 import optuna
@@ -249,6 +250,24 @@ def test_a_row_says_what_became_of_a_trial(study):
     assert table["epochs"].fillna(0).tolist() == [3, 3, 0]
     assert table["log_loss"].isna().tolist() == [False, True, False]
     assert (table[["name", "error", "latency_stopped"]] == "").to_numpy().all()
+
+
+def test_seconds_are_those_of_the_trial_unless_the_clock_was_set_back(study):
+    add(study, 390, 0.0, 1.0)
+    trial = study.trials[0]
+    for seconds in (90, 0.4, -0.4):
+        trial.datetime_complete = trial.datetime_start + timedelta(seconds=seconds)
+        study.add_trial(trial)
+    assert trials_table(study)["seconds"].fillna(-1).tolist()[1:] == [90, 0.4, -1]
+
+
+def test_a_latency_that_is_not_pooled_was_measured_unless_it_is_predicted(study):
+    for stopped in ("target", PREDICTED):
+        add(study, 390, 0.0, 1.02, latency_stopped=stopped)
+    columns = ["latency_measured", "latency_measured_low", "latency_measured_high"]
+    measured, predicted = trials_table(study)[columns].to_numpy()
+    assert measured.tolist() == [1.02, 1.01, 1.03]
+    assert np.isnan(predicted).all()
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")

@@ -203,6 +203,31 @@ def test_a_larger_network_that_is_measurably_faster_is_on_the_front():
     assert picks_of(member(0, 3, 0.9), member(1, 3, 0.9), latencies=[1.0, 0.99]).front == (0,)
 
 
+def test_latencies_have_the_errors_of_their_intervals():
+    """Half-widths of 0.01 leave a difference of 0.02 at z = 2.77; beside accuracy, 1.96 is needed."""
+    both = (member(0, 3, 0.9), member(1, 3, 0.9))
+    assert picks_of(*both, latencies=[1.02, 1.0]).front == (0, 1)
+    assert picks_of(*both, latencies=[1.014, 1.0]).front == (0,)  # z = 1.94
+
+
+def test_without_an_exact_objective_the_fewest_parameters_stay():
+    both = (member(0, 3, 0.9), member(1, 3, 0.9))
+    assert picks_of(*both, latencies=[1.0, 0.995], objectives=("accuracy", "latency_ratio")).front == (0,)
+
+
+@pytest.mark.parametrize("quality", ["accuracy", "log_loss"])
+def test_the_most_accurate_is_the_one_with_the_best_mean(quality):
+    """The ends of the intervals have another order."""
+    accuracies, losses = ((0.8, 0.7, 0.99), (0.9, 0.6, 0.95)), ((0.2, 0.01, 0.4), (0.1, 0.05, 0.5))
+    members = [
+        replace(member(number, 3, 0.9), accuracy=accuracies[number], log_loss=losses[number]) for number in (0, 1)
+    ]
+    table = pd.DataFrame({"number": [0, 1], "parameter_overhead": [0.0, 0.1], "latency_ratio": [1.0, 1.1]})
+    schedule = Schedule(1, (0, 1, 2), 9, tuple(members), None, None, False, "", None, (), front=(0, 1))
+    picks = pick_verified(table, schedule, OBJECTIVES[quality])
+    assert dict(picks) == {"knee": 1, "accurate": 1, "small": 0, "fast": 0}
+
+
 def test_the_front_is_that_of_the_studys_objectives():
     """Without latency among the objectives, a larger network that is only faster has no advantage."""
     faster = (member(0, 3, 0.9), member(1, 3, 0.9))

@@ -161,13 +161,14 @@ class Stage(nn.Module):
         self.conv = nn.Conv2d(4, 4, 3, padding=1)
         self.bn = nn.BatchNorm2d(4)
         self.se = ElasticSE(4, 4)
+        self.factor = 2.0
 
     def forward(self, x):
         return self.se(self.bn(self.conv(x))).relu()
 
 
 class Network(nn.Module):
-    """Three stages, with something between them and perhaps a path around them."""
+    """Three stages, of which an attribute is read, with something between them and perhaps a path around them."""
 
     def __init__(self, between=None, around=False):
         super().__init__()
@@ -181,7 +182,7 @@ class Network(nn.Module):
     def forward(self, x):
         x = stem = self.stem(x)
         for stage in self.stages:
-            x = self.between(stage(x))
+            x = self.between(stage(x)) * stage.factor
         return self.head((x + stem if self.around else x).mean((2, 3)))
 
 
@@ -246,6 +247,7 @@ def test_outputs_are_kept_where_everything_passes(settings, boundaries):
         select(plain, widths)
         torch.testing.assert_close(shared(passes, widths), outputs(plain, plain))
         assert len(passes._boundaries[True]) == boundaries
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in passes.modules())
 
 
 @pytest.mark.parametrize("most_bytes", [0, 5_000, 15_000, 50_000])
