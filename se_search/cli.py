@@ -209,6 +209,9 @@ def _command(
                     if result is not None:
                         output.print(result)
             except SeSearchError as error:
+                if _was_interrupted(error):
+                    complain(f"Stopped.{hint}")
+                    raise typer.Exit(130) from error
                 output.complain(error)
                 raise typer.Exit(2) from error
             except (MemoryError, RuntimeError) as error:
@@ -236,6 +239,13 @@ def _command(
         return command
 
     return decorate
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether an interruption led to the error, as when PyTorch's export is interrupted and fails to clean up."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _load(module: str) -> None:

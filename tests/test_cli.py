@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from se_search import SEConfig, __version__, completion, parameter_overhead
 from se_search.api import sites
 from se_search.cli import app, main
+from se_search.errors import ExportError
 from se_search.network.insertion import whole_state
 from se_search.network.sites import find_places
 from se_search.results.excitation import AnalysisPage
@@ -319,6 +320,21 @@ def test_an_interrupted_analysis_leaves_nothing(finished_run, monkeypatch):
     before = contents(finished_run)
     assert invoke("excitation", "run", "--trial", "1", "--images", "60", "--to", "new/deeper").exit_code == 130
     assert contents(finished_run) == before
+
+
+def test_an_interruption_that_became_another_error_still_stops(monkeypatch):
+    def fail(*arguments, **options):
+        try:
+            try:
+                raise KeyboardInterrupt
+            finally:
+                raise AssertionError("there was no mode")
+        except AssertionError as error:
+            raise ExportError("cannot be exported") from error
+
+    monkeypatch.setattr("se_search.evidence.power.power", fail)
+    result = invoke("power")
+    assert (result.exit_code, result.stderr) == (130, "Stopped.\n")
 
 
 @pytest.mark.slow
