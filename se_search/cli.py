@@ -241,11 +241,12 @@ def _command(
     return decorate
 
 
-def _was_interrupted(error: BaseException | None) -> bool:
+def _was_interrupted(error: BaseException) -> bool:
     """Whether an interruption led to the error, as when PyTorch's export is interrupted and fails to clean up."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
+    chain = [error]
+    for one in chain:
+        chain += [other for other in (one.__cause__, one.__context__) if other is not None and other not in chain]
+    return any(isinstance(one, KeyboardInterrupt) for one in chain)
 
 
 def _load(module: str) -> None:

@@ -328,7 +328,7 @@ def test_an_interruption_that_became_another_error_still_stops(monkeypatch):
             try:
                 raise KeyboardInterrupt
             finally:
-                raise AssertionError("there was no mode")
+                raise AssertionError("there was no mode") from ValueError("no mode")
         except AssertionError as error:
             raise ExportError("cannot be exported") from error
 
