@@ -12,6 +12,7 @@ from se_search.statistics import (
     accuracy_estimate,
     crossed_difference,
     crossed_mean,
+    difference_in_words,
     mean_estimate,
     noise_ceiling,
     rank_agreement,
@@ -508,3 +509,9 @@ def test_the_ceiling_is_the_same_for_the_same_seed():
 def test_one_seed_or_one_configuration_does_not_tell_noise(shape):
     with pytest.raises(ValueError, match=f"{shape[0]} seeds of {shape[1]} configurations"):
         noise_ceiling(np.ones(shape))
+
+
+def test_a_difference_is_written_in_the_unit_of_its_quality():
+    difference = Estimate(0.02, -0.0039, 0.0437)
+    assert difference_in_words("accuracy", difference) == "+2.00 points [-0.39, +4.37]"
+    assert difference_in_words("log_loss", difference) == "+0.0200 [-0.0039, +0.0437]"

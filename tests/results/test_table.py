@@ -21,7 +21,7 @@ from se_search import SEConfig
 from se_search.errors import RunFolderError
 from se_search.results.hypervolume import hypervolume_history
 from se_search.results.picks import pick_trials
-from se_search.results.table import candidates_of, cautions, front_of, gain_over_none, to_csv, trials_table
+from se_search.results.table import Advantage, candidates_of, cautions, front_of, gain_over_none, to_csv, trials_table
 from se_search.trials.folder import load_trials
 from se_search.trials.notes import (
     MEASURED_LATENCY,
@@ -129,6 +129,7 @@ def test_trials_beyond_a_limit_are_kept_off_the_front(study):
     table = trials_table(study).set_index("number")
     assert list(table["feasible"]) == [False, True]
     assert list(table["on_front"]) == [False, True]
+    assert list(table["front_probability"].fillna(-1)) == [-1, 1]
     assert pick_trials(trials_table(study)) == dict.fromkeys(("knee", "accurate", "small", "fast"), 1)
 
 
@@ -181,6 +182,7 @@ def test_of_thousands_of_trials_the_front_is_sought_among_the_best(study, monkey
     for column in ("on_front", "tied_with"):
         assert few[column].equals(whole[column])
     assert (few["front_probability"] > 0).sum() <= 3
+    assert few["front_probability"].min() == 0
     assert few["front_probability"].notna().all()
 
 
@@ -410,6 +412,23 @@ def test_the_best_network_and_those_on_the_front_have_their_own_corrected_gains(
         margin = stats.norm.ppf(1 - 0.025 / 3) * math.sqrt(((more + 1) / (IMAGES + 2) - centre**2) / (IMAGES + 2))
         assert one.accuracy == one.judged == pytest.approx((more / IMAGES, centre - margin, centre + margin))
         assert (one.measurable, one.harmful) == (centre > margin, False)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "measurable", "harmful"),
+    [
+        ((0.02, 0.01, 0.03), True, False),
+        ((0.02, -0.01, 0.05), False, False),
+        ((-0.02, -0.05, 0.01), False, False),
+        ((-0.02, -0.03, -0.01), False, True),
+    ],
+)
+def test_only_a_whole_interval_shows_a_gain_or_a_loss(accuracy, measurable, harmful):
+    value, low, high = accuracy
+    log_loss = (-value, -high, -low)
+    for judged, quality in ((accuracy, "accuracy"), (log_loss, "log_loss")):
+        network = Advantage("id", 1, "", (0.0, 0.0, 0.0), judged, quality)
+        assert (network.measurable, network.harmful) == (measurable, harmful)
 
 
 def test_a_gain_is_claimed_only_where_it_is_no_chance_of_many_comparisons(study):
