@@ -11,12 +11,15 @@ from safetensors.torch import load_file
 from se_search import PlacedSE, SEConfig, create_model, find_sites, insert
 from se_search.errors import BackboneError, ConfigurationError
 from se_search.network.insertion import (
+    block_name,
     copy_with_blocks,
     count_parameters,
     create_model_on_meta,
+    detach,
     whole_state,
     write_weights,
 )
+from se_search.network.sites import find_places
 
 TWINS = [
     ("resnet50", "seresnet50"),
@@ -74,9 +77,36 @@ def test_seresnet50_has_the_published_number_of_parameters():
 )
 def test_new_parameters_are_named_after_where_they_stand(backbone, position, name):
     site = find_sites(backbone, position=position)[0]
-    added = create_model(SEConfig(backbone, (PlacedSE(site),))).state_dict().keys()
+    model = create_model(SEConfig(backbone, (PlacedSE(site),)))
     layers = {f"{name}.{layer}.{kind}" for layer in ("fc1", "fc2") for kind in ("weight", "bias")}
-    assert added - timm.create_model(backbone).state_dict().keys() == layers
+    assert model.state_dict().keys() - timm.create_model(backbone).state_dict().keys() == layers
+    assert block_name(model, site, find_places(backbone)[site]) == name
+
+
+@pytest.mark.parametrize("position", ["standard", "pre", "post"])
+def test_a_detached_block_leaves_the_backbone_and_its_hooks(position, images):
+    site = find_sites("test_resnet", position=position)[0]
+    model = branching(SEConfig("test_resnet", (PlacedSE(site),))).eval()
+    name = block_name(model, site, find_places("test_resnet")[site])
+    host, _, child = name.rpartition(".")
+    seen = []
+    handle = model.get_submodule(host).register_forward_pre_hook(lambda *_: seen.append(1))
+    model.get_submodule(host)._forward_pre_hooks.move_to_end(handle.id, last=False)
+    detach(model, name)
+    bare = timm.create_model("test_resnet").eval()
+    bare.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(model(images), bare(images))
+    assert seen
+    # timm's slot remains, and a module that a hook applied does not.
+    left = getattr(model.get_submodule(host), child, None)
+    assert type(left) is (torch.nn.Identity if position == "standard" else type(None))
+
+
+@pytest.mark.parametrize(("given", "named"), [("resnet18", "resnet18"), (3, "resnet50")])
+def test_what_is_no_configuration_is_refused_with_an_example(given, named):
+    with pytest.raises(ConfigurationError, match=rf"SEConfig\.uniform\('{named}', 16\)"):
+        create_model(given)
 
 
 def test_hooks_scale_the_input_and_the_output_of_their_module():
