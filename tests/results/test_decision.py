@@ -154,6 +154,8 @@ def test_few_seeds_ask_for_more_of_the_same_trainings():
     assert_a_command_line_takes(commands(decision)[0])
     assert "1 seed cannot show" in decision.next[0].reason
     assert commands(decision)[1].startswith("se-search export")
+    no_difference = decide(*results(**verified(NONE, (-0.02, -0.05, 0.01), seeds=(0,), epochs=30)))
+    assert commands(no_difference) == [commands(decision)[0], ""]
 
 
 def member_of(config, accuracies, error=""):
