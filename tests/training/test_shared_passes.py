@@ -259,7 +259,9 @@ def test_what_is_kept_stays_within_its_bound(most_bytes):
         select(plain, widths)
         torch.testing.assert_close(shared(passes, widths), outputs(plain, plain))
         every = [one for batches in passes._kept.values() for one in batches.values()]
-        most = max(most, sum(one.output.nbytes + sum(buffer.nbytes for buffer in one.buffers) for one in every))
+        kept = sum(one.output.nbytes + sum(buffer.nbytes for buffer in one.buffers) for one in every)
+        assert passes._bytes == kept
+        most = max(most, kept)
     assert most <= most_bytes
     assert (most > 0) == (most_bytes > 0)
 
