@@ -262,6 +262,7 @@ def add_verified(trials: pd.DataFrame, schedules: Sequence[Schedule]) -> pd.Data
         for one in schedule.members
     }
     added = pd.DataFrame.from_dict(values, orient="index", columns=list(VERIFIED_COLUMNS), dtype="float64")
+    added.index = added.index.astype("str")  # without members its type would be that of numbers, not of ids
     return trials.join(added, on="config_id")
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from wsgiref.util import setup_testing_defaults
 
 import pandas as pd
@@ -23,7 +24,8 @@ from se_search.api import follow_run
 from se_search.cli import app
 from se_search.errors import DefinitionError, RunFolderError
 from se_search.results.record import read_results
-from se_search.trials.folder import open_folder, read_definition
+from se_search.trials.folder import load_trials, open_folder, read_definition
+from se_search.trials.notes import ENDED
 
 COMMAND = [sys.executable, "-m", "se_search"]
 
@@ -159,7 +161,8 @@ def start(directory, *arguments):
 
 @pytest.mark.slow
 def test_beside_a_search_the_report_follows_it_to_the_end(tmp_path):
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY_STUDY | {"budget": 12}))
+    longer = {"budget": 12, "evaluator": TINY_STUDY["evaluator"] | {"epochs": 8}}  # than the imports of the report
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY_STUDY | longer))
     report = tmp_path / "run" / "report.html"
     live = start(tmp_path, "watch", "run", "--every", "1")
     assert live.stdout.readline() == "Waiting for a run in run; Ctrl-C ends this.\n"
@@ -214,6 +217,22 @@ def test_a_run_that_has_only_begun_is_waited_for_and_a_damaged_one_refused(direc
     (directory / "run" / "study.db").write_text("no database")
     with pytest.raises(RunFolderError, match="damaged"):
         follow_run("run")
+
+
+def test_a_run_without_a_trial_has_a_report(directory, monkeypatch, capsys):
+    def interrupt(seconds):
+        assert '"live":10' in Path("begun/report.html").read_text()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", interrupt)
+    with open_folder(Path("begun"), read_definition(Path("run"))) as study:
+        for name, value in load_trials(Path("run")).user_attrs.items():
+            if name != ENDED:
+                study.set_user_attr(name, value)
+        with pytest.raises(KeyboardInterrupt):
+            follow_run("begun")
+    assert capsys.readouterr().out == "0 of 6: begun/report.html\n"
+    assert '"live":null' in Path("begun/report.html").read_text()
 
 
 def test_a_run_that_disappears_is_waited_for_again(directory, monkeypatch, capsys):
