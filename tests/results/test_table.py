@@ -614,4 +614,4 @@ def test_no_text_of_a_csv_file_is_a_formula():
     assert back["number"].tolist() == [-1.5] * len(texts)
     # A carriage return becomes a line feed, which is quoted: the rest would begin a row.
     assert back["name"].tolist() == ["'=1", "'+1", "'-1", "'@1", "'\t1", "'\n1", "'\n1", "1=1", "", "a\n=1"]
-    assert to_csv(pd.DataFrame({"name": ["=1", None]}), header=False) == '\'=1\n""\n'
+    assert to_csv(pd.DataFrame({"name": ["=1", None, 2]}), header=False) == '\'=1\n""\n2\n'
