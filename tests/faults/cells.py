@@ -19,6 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from forked import Ended, run_command
 
 from se_search.data.image_data import Batches
 from se_search.trials import folder as run_folders, search_study
@@ -262,3 +263,15 @@ IN_THE_GATE = {
     ("evaluation", "read-only folder"),
     ("report", "SIGTERM"),
 }
+
+
+def run_disturbed(phase: str, fault: str, directory: Path) -> Ended:
+    """Run the command of a phase in a fork of this process, and let a fault happen there."""
+    where, what = PHASES[phase], FAULTS[fault]
+
+    def prepare():
+        what.starts()
+        point = where.writing if what.while_writing else None
+        (point or where.during).strike(lambda: what.happens(directory))
+
+    return run_command(where.command, directory, prepare)

@@ -1,12 +1,13 @@
 """A fault in any phase of a command: the same command again ends as if nothing had happened."""
 
 import shutil
-import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import pytest
 import torch
-from cells import ADAPTED, EMPTY, FAULTS, IN_THE_GATE, PHASES, RUN
+from cells import ADAPTED, EMPTY, FAULTS, IN_THE_GATE, PHASES, RUN, run_disturbed
 from forked import complete_trials, contents, run_command, write_small_study
 from safetensors.torch import save_file
 
@@ -18,16 +19,23 @@ BUDGET = 3  # as many as the known answers, which a resumed search may try in an
 
 
 class Undisturbed:
-    """Directories in which commands have ended undisturbed."""
+    """Directories in which commands have ended undisturbed.
 
-    def __init__(self, base):
-        self.base = base
+    Commands are forks of ``process``, which computes nothing: PyTorch cannot differentiate in a fork of a process that
+    has computed with several threads, as that of the tests has.
+    """
+
+    def __init__(self, base, process):
+        self.base, self.process = base, process
         self.directory = base / "directory"  # commands record where their images are
         self._ended = {}
         start = base / "start"
         write_small_study(start, BUDGET, source="measured")
         torch.manual_seed(0)
         save_file(create_model(SEConfig("test_resnet"), num_classes=7).state_dict(), start / "weights.safetensors")
+
+    def run(self, function, *arguments, **options):
+        return self.process.submit(function, *arguments, **options).result()
 
     def begin(self, command):
         """Make the directory one in which a command can be given."""
@@ -39,7 +47,7 @@ class Undisturbed:
         """Return a copy of the directory after a command."""
         if command not in self._ended:
             directory = self.begin(command)
-            ended = run_command(command, directory, is_first=True)
+            ended = self.run(run_command, command, directory, is_first=True)
             assert ended.code == 0, ended.output
             self._ended[command] = self.base / f"after {len(self._ended)}"
             shutil.move(directory, self._ended[command])
@@ -48,13 +56,18 @@ class Undisturbed:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    return Undisturbed(tmp_path_factory.mktemp("faults"))
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        yield Undisturbed(tmp_path_factory.mktemp("faults"), process)
 
 
-CELLS = [(phase, fault) for phase in PHASES for fault in FAULTS if (phase, fault) not in EMPTY]
+CELLS = [
+    pytest.param(phase, fault, marks=() if (phase, fault) in IN_THE_GATE else pytest.mark.slow)
+    for phase in PHASES
+    for fault in FAULTS
+    if (phase, fault) not in EMPTY
+]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("phase", "fault"), CELLS)
 def test_the_same_command_again_ends_as_if_nothing_had_happened(undisturbed, phase, fault, record_property):
     record_property("cell", (phase, fault))
@@ -66,23 +79,18 @@ def test_the_same_command_again_ends_as_if_nothing_had_happened(undisturbed, pha
             if study.exists():
                 study.write_text(study.read_text().replace("data_workers: 0", "data_workers: 1"))
 
-    def prepare():
-        what.starts()
-        point = PHASES[phase].writing if what.while_writing else None
-        (point or PHASES[phase].during).strike(lambda: what.happens(directory))
-
-    disturbed = run_command(command, directory, prepare)
+    disturbed = undisturbed.run(run_disturbed, phase, fault, directory)
     assert disturbed.code in what.codes, disturbed.output
     assert "Traceback" not in disturbed.output
     assert disturbed.code != 2 or disturbed.output.splitlines()[-1].startswith("Error: ")
     repair = what.before_again(directory)
     if repair is not None:
-        refused = run_command(command, directory)
+        refused = undisturbed.run(run_command, command, directory)
         assert refused.code == 2
         assert "other images" in refused.output
         repair()
 
-    again = run_command(command, directory)
+    again = undisturbed.run(run_command, command, directory)
     assert again.code == 0, disturbed.output + again.output
     assert disturbed.is_gone()
     assert again.is_gone()
@@ -94,16 +102,6 @@ def test_the_same_command_again_ends_as_if_nothing_had_happened(undisturbed, pha
     # A killed process leaves the socket by which it handed over batches, as with any loader of PyTorch.
     left = {name: what for name, what in contents(directory).items() if not name.startswith("tmp/pymp-")}
     assert left == contents(expected)
-
-
-def test_quick_cells_hold():
-    """In a process of their own: PyTorch cannot differentiate in a fork of one that has."""
-    test = test_the_same_command_again_ends_as_if_nothing_had_happened.__name__
-    cells = [f"{__file__}::{test}[{phase}-{fault}]" for phase, fault in sorted(IN_THE_GATE)]
-    arguments = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *cells]
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-4000:]
-    assert f"{len(cells)} run, {len(cells)} hold" in done.stdout
 
 
 def test_every_empty_cell_of_the_table_has_a_reason():
