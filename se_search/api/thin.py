@@ -1,6 +1,5 @@
 """Thin a trained network: which of its attention blocks can become constants, at what loss and what gain."""
 
-import copy
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ from ..files import plain
 from ..latency.meter import LatencyMeter, Ratio
 from ..latency.stopping import TARGET
 from ..memory import memory_told
+from ..network.backbones import copy_network
 from ..network.config import SEConfig
 from ..network.folding import fold_gates
 from ..network.insertion import count_parameters
@@ -210,7 +210,7 @@ def thin(  # noqa: PLR0913
             raise ConfigurationError(f"{as_given(name)} is {value}: it must be a finite number of at least 0")
     check_device(device)
     found = find_network(model, data, pick, trial, verified, pretrained)
-    found = replace(found, network=copy.deepcopy(found.network))  # a network of the user's stays as it is
+    found = replace(found, network=copy_network(found.network))  # a network of the user's stays as it is
     network, recipe = found.network, found.recipe or TrainingRecipe(epochs=0, batch=64, learning_rate=0.0)
     if not isinstance(getattr(network, "se_config", None), SEConfig) and timm.is_model(found.backbone or ""):
         network.se_config = SEConfig(str(found.backbone))  # type: ignore[assignment]  # for the export

@@ -16,7 +16,7 @@ from torch import nn
 from .. import __version__
 from ..errors import ConfigurationError, ExportError, RunFolderError, as_given
 from ..files import digest_of, draft_beside, move_into_place, refusing_unwritable
-from ..network.backbones import default_input_size
+from ..network.backbones import copy_network, default_input_size
 from ..network.config import SEConfig
 from ..network.insertion import create_model_on_meta, write_weights
 from ..words import counted
@@ -163,7 +163,7 @@ def export_timm(  # noqa: PLR0913
         "crop_mode": crop_mode,
     }
     _check_data(size[0], data)
-    model = copy.deepcopy(model).eval()
+    model = copy_network(model).eval()
     single = copy.deepcopy(model).cpu().float()
     twin = find_twin(single, config.backbone, size)
     if plain and twin is None:

@@ -65,9 +65,26 @@ def copy_on_meta(model: nn.Module) -> nn.Module:
     memo: dict[int, torch.Tensor] = {}
     for parameter in model.parameters():
         memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    for tensor in (*model.buffers(), *_computed_tensors(model)):
+        memo[id(tensor)] = torch.empty_like(tensor, device="meta")
     return copy.deepcopy(model, memo).float().eval()
+
+
+def copy_network(model: nn.Module) -> nn.Module:
+    """Copy a network, also one that has kept tensors of a forward pass with gradients, which PyTorch does not copy."""
+    return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in _computed_tensors(model)})
+
+
+def _computed_tensors(model: nn.Module) -> list[torch.Tensor]:
+    """Return tensors with gradients that modules keep, as EfficientFormer in ``attention_bias_cache``."""
+    kept = (
+        value
+        for module in model.modules()
+        for values in vars(module).values()
+        if isinstance(values, dict)
+        for value in values.values()
+    )
+    return [value for value in kept if isinstance(value, torch.Tensor) and not value.is_leaf]
 
 
 def default_input_size(model: nn.Module) -> tuple[int, int, int]:

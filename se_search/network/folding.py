@@ -4,7 +4,6 @@ A gate that is the same for all images is one factor for each channel. It is mul
 scaled tensor, or into those that read it. The outputs in evaluation mode stay the same.
 """
 
-import copy
 import functools
 import math
 from collections import Counter, defaultdict
@@ -19,7 +18,7 @@ from torch import nn
 
 from ..errors import ConfigurationError
 from .attention.layers import Gated
-from .backbones import copy_on_meta, create_on_meta, default_input_size
+from .backbones import copy_network, copy_on_meta, create_on_meta, default_input_size
 from .config import SEConfig
 from .insertion import block_name, detach
 from .sites import Site, find_places
@@ -107,7 +106,7 @@ def fold_gates(
         ConfigurationError: If a gate cannot be folded, with the reason.
     """
     folds = find_folds(model, gates, input_size) if folds is None else folds
-    folded = copy.deepcopy(model)
+    folded = copy_network(model)
     for name, gate in gates.items():
         fold, factors = folds[name], torch.as_tensor(gate, dtype=torch.float64).flatten()
         reason = fold if isinstance(fold, str) else ""
