@@ -2,7 +2,9 @@
 
 import errno
 import shlex
+import signal
 import sqlite3
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -142,10 +144,24 @@ def open_folder(
         try:
             yield opened
         finally:
-            opened.close()
-            _set_journal(storage, "delete")
+            with _uninterrupted():
+                opened.close()
+                _set_journal(storage, "delete")
     finally:
         lock.release()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ignore further interruptions, as SQLAlchemy prints the traceback of one in which a connection is closed."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may, and is interrupted
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def is_unwritable(error: Exception) -> bool:

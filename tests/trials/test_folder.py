@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import sqlite3
 import threading
 from contextlib import closing
@@ -20,6 +21,7 @@ from se_search.study.space import SearchSpace
 from se_search.study.space_definition import SpaceDefinition
 from se_search.trials import folder as folder_module
 from se_search.trials.folder import load_trials, open_folder, read_definition
+from se_search.trials.search_study import SearchStudy
 
 STUDY = load_study("digits", backbone="resnet10t", budget=5)
 
@@ -38,6 +40,19 @@ def test_what_others_created_comes_back_and_a_larger_budget_is_welcome(tmp_path)
     with open_folder(tmp_path / "run", larger) as study:
         assert len(study.trials) == 1
     assert read_definition(tmp_path / "run").budget == 50
+
+
+def test_a_second_interruption_does_not_disturb_the_closing(tmp_path, monkeypatch):
+    def interrupt(study, close=SearchStudy.close):
+        signal.raise_signal(signal.SIGINT)
+        close(study)
+
+    monkeypatch.setattr(SearchStudy, "close", interrupt)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match="the first"), open_folder(tmp_path / "run", STUDY):
+        raise KeyboardInterrupt("the first")
+    assert signal.getsignal(signal.SIGINT) is before
+    assert not list((tmp_path / "run").glob("study.db-*"))
 
 
 @pytest.mark.parametrize("name", ["why?", "no #1", "100%25", "{mine}", "Größe & Maß", "what?mode=memory"])
