@@ -208,8 +208,8 @@ def _command(
                         result = function(*args, **kwargs)
                     if result is not None:
                         output.print(result)
-            except SeSearchError as error:
-                if _was_interrupted(error):
+            except (SeSearchError, KeyboardInterrupt) as error:
+                if isinstance(error, KeyboardInterrupt) or _was_interrupted(error):
                     complain(f"Stopped.{hint}")
                     raise typer.Exit(130) from error
                 output.complain(error)
@@ -227,9 +227,6 @@ def _command(
                     raise
                 complain(f"Error: {str(error.filename)[:200]!r} cannot be used: {error.strerror}")
                 raise typer.Exit(2) from error
-            except KeyboardInterrupt as error:
-                complain(f"Stopped.{hint}")
-                raise typer.Exit(130) from error
 
         signature = inspect.signature(function)
         has_result = signature.return_annotation is not None
