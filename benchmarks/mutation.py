@@ -54,6 +54,13 @@ class Part:
     tests: tuple[str, ...]
 
 
+LOCAL = (
+    "tests/network/test_placed.py",
+    "tests/network/test_local.py",
+    "-k",
+    "not costs and not supernet and not exports",
+)
+
 CORE = {
     "overhead": Part(
         "se_search/network/overhead.py",
@@ -83,24 +90,8 @@ CORE = {
         "se_search/network/attention/eca_layers.py",
         ("tests/network/test_placed.py", "tests/network/test_eca.py", "-k", "not costs and not supernet and not file"),
     ),
-    "local": Part(
-        "se_search/network/attention/local.py",
-        (
-            "tests/network/test_placed.py",
-            "tests/network/test_local.py",
-            "-k",
-            "not costs and not supernet and not exports",
-        ),
-    ),
-    "local_block": Part(
-        "se_search/network/attention/local_layers.py",
-        (
-            "tests/network/test_placed.py",
-            "tests/network/test_local.py",
-            "-k",
-            "not costs and not supernet and not exports",
-        ),
-    ),
+    "local": Part("se_search/network/attention/local.py", LOCAL),
+    "local_block": Part("se_search/network/attention/local_layers.py", LOCAL),
     "pooled": Part("se_search/latency/pooled.py", ("tests/latency/test_pooled.py", "tests/latency/test_additive.py")),
     "results": Part("se_search/results/table.py", ("tests/results/test_table.py",)),
     "front": Part("se_search/results/front.py", ("tests/results/test_front.py",)),
