@@ -30,6 +30,12 @@ def folder(tmp_path):
     return Path(shutil.copytree(WRITTEN / "run", tmp_path / "run"))
 
 
+@pytest.fixture
+def same_machine(monkeypatch):
+    """Count what measured the latency of the folder as this machine: a run resumes with no other."""
+    monkeypatch.setattr("se_search.trials.latency.check_same_conditions", lambda before, now: None)
+
+
 def assert_as_written(trials, but=("on_front",)):
     """By default but for the front, which holds only measurable advantages now."""
     now = pd.read_csv(io.StringIO(trials.head(len(TRIALS)).to_csv(index=False)))
@@ -77,6 +83,7 @@ def test_a_network_of_a_run_is_the_slice_that_the_trial_has_evaluated(folder, tm
         torch.testing.assert_close(outputs(exported), outputs(network), rtol=0, atol=1e-6)
 
 
+@pytest.mark.usefixtures("same_machine")
 def test_a_run_resumes_and_its_verification_too(folder):
     run = se_search.search(study=folder / "study.yaml", budget=4, out=folder)
     assert_as_written(run.trials, but=("on_front", "tied_with"))  # which a fourth trial may change
@@ -91,6 +98,7 @@ def test_a_run_resumes_and_its_verification_too(folder):
     assert torch.isfinite(outputs(run.load(trial=1, verified=True)[0])).all()
 
 
+@pytest.mark.usefixtures("same_machine")
 def test_a_run_without_parts_by_depth_resumes_with_a_space_that_has_them(folder):
     before = (folder / "study.yaml").read_text()
     assert "depth_parts" not in before
