@@ -15,6 +15,7 @@ import yaml
 import se_search
 from se_search import SEConfig, load_run
 from se_search.errors import RunFolderError
+from se_search.latency.comparable import check_same_conditions
 from se_search.results.table import front_of
 from se_search.study.evaluator_definition import OwnEvaluatorDefinition, SupernetDefinition
 from se_search.study.files import parse_definition
@@ -32,8 +33,12 @@ def folder(tmp_path):
 
 @pytest.fixture
 def same_machine(monkeypatch):
-    """Count what measured the latency of the folder as this machine: a run resumes with no other."""
-    monkeypatch.setattr("se_search.trials.latency.check_same_conditions", lambda before, now: None)
+    """Count the processor and PyTorch that measured the folder's latency as those here: a run needs the same."""
+
+    def check(before, now):
+        check_same_conditions({**before, **{name: now[name] for name in ("processor", "runtime")}}, now)
+
+    monkeypatch.setattr("se_search.trials.latency.check_same_conditions", check)
 
 
 def assert_as_written(trials, but=("on_front",)):
