@@ -79,11 +79,10 @@ def test_the_control_with_a_local_cue_picks_local_blocks_that_are_better_verifie
     knee = trials.loc[run["picks"]["knee"]]
     assert "local" in {one.kind for one in SEConfig.from_json(knee["config"]).placed}
     (schedule,) = run["verified"]
-    difference, _, high = next(
+    difference, low, high = next(
         member["log_loss_difference"] for member in schedule["members"] if member["config_id"] == knee["config_id"]
     )
-    # Three seeds, one of which may learn less: an interval that excludes zero is what a user is told.
-    assert high < 0
+    assert -difference > 5 * (high - low) / 4
     assert run["focus"].startswith("Local focus helps here: the best network with it, ")
     # Global attention alone gains less than half of that.
     (uniform,) = (member for member in schedule["members"] if member["name"] == "uniform r=16")
