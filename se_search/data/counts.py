@@ -10,6 +10,8 @@ EMBEDDED_COUNTS: Mapping[str, ImageCounts] = {
     "digits": ImageCounts(1000, 400, 397),
     "digits-hard": ImageCounts(1000, 400, 397),
     "digits-context": ImageCounts(4000, 800, 794),
+    "digits-distant": ImageCounts(4000, 800, 794),
+    "digits-local": ImageCounts(4000, 800, 794),
 }
 """Numbers of images of embedded data."""
 

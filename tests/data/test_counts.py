@@ -15,9 +15,9 @@ def loaded(name):
     return ImageCounts(len(data.train), len(data.validation), len(data.test))
 
 
-@pytest.mark.parametrize("name", EMBEDDED_COUNTS)
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_embedded_data_have_these_numbers(name):
-    assert name in EMBEDDED
+    assert name in EMBEDDED_COUNTS
     assert count_images(name) == loaded(name)
 
 
