@@ -321,7 +321,7 @@ class SupernetDefinition(_FromBackbone):
     """Compile the network with ``torch.compile``; not possible with the supernet."""
 
     recalibration_images: Annotated[int, Field(ge=2)] = 256
-    """Training images from which normalisation statistics are re-estimated for each configuration."""
+    """Training images from which normalisation statistics are re-estimated, and constant gates averaged."""
 
     distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Weight of distillation from the larger network in the loss of the smaller one."""
@@ -348,8 +348,14 @@ class SupernetDefinition(_FromBackbone):
         if self.pretrained is not None:
             backbone = (definition.backbone, data, recipe, definition.device, self.pretrained, self.adaptation)
             rate = self.backbone_rate if self.train == "all" else 0.0
-            widest = space.widest_blocks()
-            return PretrainedSupernet(CommonStart(*backbone), widest, rate, self.distillation, self.patience)
+            return PretrainedSupernet(
+                CommonStart(*backbone),
+                space.widest_blocks(),
+                rate,
+                self.distillation,
+                self.patience,
+                self.recalibration_images,
+            )
         return Supernet(
             definition.backbone,
             space.widest_blocks(),

@@ -29,6 +29,7 @@ class PretrainedSupernet(Supernet):
         backbone_rate: Learning rate of the backbone relative to that of the inserted blocks; 0 freezes it.
         distillation: As in :class:`~se_search.training.supernet.Supernet`.
         patience: Likewise.
+        recalibration_images: Number of training images over which constant gates are averaged.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class PretrainedSupernet(Supernet):
         backbone_rate: float = 0.1,
         distillation: float = 0.0,
         patience: int | None = None,
+        recalibration_images: int = 256,
     ) -> None:
         blocks = [block.at_identity() for block in widest]
         super().__init__(
@@ -46,8 +48,9 @@ class PretrainedSupernet(Supernet):
             start.data,
             start.recipe,
             start.device,
-            distillation=distillation,
-            patience=patience,
+            recalibration_images,
+            distillation,
+            patience,
         )
         self._start = start
         inserted = frozenset(

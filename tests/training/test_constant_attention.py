@@ -10,10 +10,14 @@ from torch import nn
 from torch.utils.data import Subset
 
 from se_search import PlacedSE, SEConfig, create_model
+from se_search.data.image_data import sample
 from se_search.data.load import load_data
 from se_search.network.gates import find_gates
 from se_search.network.insertion import whole_state
 from se_search.network.sites import find_places, find_sites
+from se_search.study.definitions import StudyDefinition
+from se_search.study.files import load_space
+from se_search.study.space import SearchSpace
 from se_search.training.protocols import no_progress
 from se_search.training.recipe import TrainingRecipe
 from se_search.training.stand_alone import Finetune
@@ -45,7 +49,7 @@ def vary_gates(model):
     return model
 
 
-def with_mean_gates(model, sites):
+def with_mean_gates(model, sites, part=DATA.calibration):
     """The network with constant gates by hand: recorded from one pass, then returned by the gate."""
     gates, means = find_gates(model), {}
     names = [find_places(BACKBONE)[site].host for site in sites]
@@ -54,7 +58,7 @@ def with_mean_gates(model, sites):
         for name in names
     ]
     with torch.no_grad():
-        model(images_of(DATA.calibration)[0])
+        model(images_of(part)[0])
     for handle in handles:
         handle.remove()
     for name in names:
@@ -85,6 +89,16 @@ def test_the_supernet_evaluates_the_mean_gate_and_returns_the_folded_network(sup
     assert folded.se_config == CONSTANT
     assert not any(name.startswith(find_places(BACKBONE)[OWN[0]].host) for name, _ in folded.named_parameters())
     assert evaluation.losses[0] == pytest.approx(losses_of(folded), abs=1e-4)
+
+
+def test_a_supernet_from_pretrained_weights_averages_gates_over_the_studys_number_of_images():
+    settings = {"pretrained": "not read", "recalibration_images": 8}
+    definition = StudyDefinition(backbone=BACKBONE, data="digits", device="cpu", evaluator=settings)
+    made = definition.evaluator.create(definition, SearchSpace(BACKBONE, load_space("stages")), DATA, RECIPE)
+    vary_gates(made.model)
+    kept = made.network(replace(CONSTANT, constant=()))
+    by_hand = with_mean_gates(kept, CONSTANT.constant, sample(DATA.calibration, 8, RECIPE.seed))
+    assert made.evaluate(CONSTANT).losses[0] == pytest.approx(losses_of(by_hand), abs=1e-4)
 
 
 def test_attention_is_back_when_another_configuration_is_selected(supernet):
